@@ -1,0 +1,201 @@
+"""`BaseWorkflow`: what every backend knows of its graph, and how users pick nodes in it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .errors import DuplicateNameError, GraphError, NoMatchError
+from .workflow import Node, Pick, as_node, check_name, default_name
+
+__all__ = ["BaseWorkflow", "Graph", "NodePlugin", "Query"]
+
+
+class NodePlugin(Protocol):
+    """What `set_plugin` takes: see `functionfuse.backends.plugins`."""
+
+    def local_initialize(self) -> Any:
+        """Run in the process of the workflow, before a node is handed over to be computed."""
+
+    def remote_initialize(self) -> Callable[[], Any] | None:
+        """Return what runs just before the node, where the node runs; None for nothing."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes of a workflow as they are at one moment.
+
+    Attributes:
+        nodes: in the order in which they were created, so parents come first.
+        names: each node's name, in the same order; all different.
+        positions: node to its place in `nodes`. A child of a node can be missing here: it hangs on
+            a root that is no ancestor of what the workflow was given.
+    """
+
+    nodes: list[Node]
+    names: list[str]
+    positions: dict[Node, int]
+
+    def last(self) -> list[int]:
+        """Return the places of the nodes that no other node of the graph needs."""
+        positions = self.positions
+        return [
+            place
+            for place, node in enumerate(self.nodes)
+            if not any(child in positions for child in node.children)
+        ]
+
+
+class Query:
+    """The nodes that a pattern picked; settings made here hold in this workflow."""
+
+    def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
+        self.workflow = workflow
+        self.nodes = nodes
+
+    def set_plugin(self, plugin: NodePlugin) -> Query:
+        """Let `plugin` prepare each of the nodes, in place of an earlier plugin; returns self."""
+        for node in self.nodes:
+            self.workflow._plugins[node] = (plugin,)
+        return self
+
+    def set_plugins(self, *plugins: NodePlugin) -> Query:
+        """Let `plugins` prepare each of the nodes, in this order; returns self."""
+        for node in self.nodes:
+            self.workflow._plugins[node] = plugins
+        return self
+
+
+class BaseWorkflow:
+    """The graph around some nodes, under a name.
+
+    The graph is all roots that are ancestors of the nodes, everything below those roots, and
+    whatever else that needs. It is looked at when it is used: nodes added after the workflow was
+    made belong to it.
+
+    Args:
+        nodes: nodes, picks from nodes, or objects of decorated classes.
+        workflow_name: what results are stored under.
+
+    Raises:
+        GraphError: one of `nodes` is something else.
+        InvalidNameError: `workflow_name` is no string, or empty.
+    """
+
+    def __init__(self, *nodes: object, workflow_name: str) -> None:
+        self.workflow_name = check_name(workflow_name, "workflow")
+        self.leaves = [(as_node(leaf), leaf if isinstance(leaf, Pick) else None) for leaf in nodes]
+        self._functions: dict[Node, Callable[..., Any]] = {}
+        self._plugins: dict[Node, tuple[NodePlugin, ...]] = {}
+
+    def graph(self) -> Graph:
+        """Return the graph; takes time linear in its size.
+
+        Raises:
+            GraphError: there are no nodes.
+            DuplicateNameError: two nodes have one name; the message names both.
+        """
+        if not self.leaves:
+            raise GraphError(f"workflow {self.workflow_name!r} was made without nodes")
+        handed = [node for node, _ in self.leaves]
+        roots = [node for node in _closure(handed, _parents) if not node.parents]
+        nodes = sorted(_closure(_closure(roots, _children), _parents), key=_number)
+        names = _names(nodes, self.workflow_name)
+        positions = {node: place for place, node in enumerate(nodes)}
+        return Graph(nodes, names, positions)
+
+    def graph_traversal(self) -> Iterator[tuple[str, Node]]:
+        """Iterate (name, node), parents before children."""
+        graph = self.graph()
+        return zip(graph.names, graph.nodes, strict=True)
+
+    def find_nodes(self, pattern: str | None = None) -> list[Node]:
+        """Return the nodes whose whole name matches the regular expression; None matches all."""
+        if pattern is None:
+            return self.graph().nodes
+        matches = re.compile(pattern).fullmatch
+        return [node for name, node in self.graph_traversal() if matches(name)]
+
+    def query(self, pattern: str | None = None) -> Query:
+        """Return the nodes whose whole name matches the regular expression, to make settings.
+
+        Raises:
+            NoMatchError: no name matches.
+        """
+        return Query(self, self._matched(pattern))
+
+    def set_plugin(self, pattern: str | None, plugin: NodePlugin) -> None:
+        """Let `plugin` prepare every node that matches. See `query` and `Query.set_plugin`."""
+        self.query(pattern).set_plugin(plugin)
+
+    def replace_func(self, node: Node, func: Callable[..., Any]) -> None:
+        """Let this workflow call `func` for `node`, whatever function the node was made with.
+
+        Raises:
+            GraphError: `node` is not a call of a decorated function, or `func` can't be called.
+        """
+        func = getattr(func, "func", func)
+        if not hasattr(node, "called") or isinstance(getattr(node, "function", None), type):
+            raise GraphError(f"only a function's call can be given another function, not {node!r}")
+        if not callable(func):
+            raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
+        self._functions[node] = func
+
+    def _matched(self, pattern: str | None) -> list[Node]:
+        nodes = self.find_nodes(pattern)
+        if not nodes:
+            raise NoMatchError(
+                f"no node of workflow {self.workflow_name!r} has a name that"
+                f" {pattern!r} matches as a whole"
+            )
+        return nodes
+
+
+def _parents(node: Node) -> tuple[Node, ...]:
+    return node.parents
+
+
+def _children(node: Node) -> list[Node]:
+    return node.children
+
+
+def _number(node: Node) -> int:
+    return node.number
+
+
+def _closure(
+    start: list[Node] | set[Node], neighbours: Callable[[Node], tuple[Node, ...] | list[Node]]
+) -> set[Node]:
+    found = set(start)
+    stack = list(found)
+    while stack:
+        for node in neighbours(stack.pop()):
+            if node not in found:
+                found.add(node)
+                stack.append(node)
+    return found
+
+
+def _names(nodes: list[Node], workflow_name: str) -> list[str]:
+    """Return the names, all different, with unnamed nodes numbered within the workflow."""
+    counts: dict[object, tuple[str, Iterator[int]]] = {}
+    owners: dict[str, Node] = {}
+    for node in nodes:
+        name = node._name
+        if name is None:
+            key = node.numbered_with
+            if key not in counts:
+                counts[key] = node.label, itertools.count()
+            label, count = counts[key]
+            node._index = next(count)
+            name = default_name(label, node._index)
+        other = owners.setdefault(name, node)
+        if other is not node:
+            raise DuplicateNameError(
+                f"workflow {workflow_name!r} has two nodes named {name!r}: {other.described()}, and"
+                f" {node.described()}. Give one of them another name with set_name"
+            )
+    return list(owners)

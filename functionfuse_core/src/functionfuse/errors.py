@@ -1,0 +1,83 @@
+"""Every exception of Function Fuse; each is also the builtin that callers catch already."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DamagedResultError",
+    "DuplicateNameError",
+    "FunctionFuseError",
+    "GraphError",
+    "InvalidNameError",
+    "NewerFormatError",
+    "NoMatchError",
+    "OptionsError",
+    "PluginError",
+    "ResultNotFoundError",
+    "StoragePathError",
+    "UnknownKindError",
+    "UnpicklableResultError",
+    "WorkerDiedError",
+]
+
+
+class FunctionFuseError(Exception):
+    """Base of all errors that Function Fuse raises itself."""
+
+
+class GraphError(FunctionFuseError, TypeError):
+    """Something that is no node, or no value for a node, stands where one is needed."""
+
+
+class DuplicateNameError(FunctionFuseError, ValueError):
+    """Two nodes of one workflow have one name."""
+
+
+class InvalidNameError(FunctionFuseError, ValueError):
+    """A workflow or task name is not a string, is empty, or can't be kept apart from another."""
+
+
+class NoMatchError(FunctionFuseError, LookupError):
+    """A pattern that should pick nodes picks none."""
+
+
+class WorkerDiedError(FunctionFuseError, RuntimeError):
+    """A worker of an executor ended before it gave its node's result back."""
+
+
+class ResultNotFoundError(FunctionFuseError, FileNotFoundError):
+    """No result of that name is stored."""
+
+    # OSError's own __str__ and __reduce__ look at errno; a plain message is all there is here.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DamagedResultError(FunctionFuseError, ValueError):
+    """Stored bytes are not the bytes that were written."""
+
+
+class NewerFormatError(FunctionFuseError, ValueError):
+    """A stored result was written in a format that this version does not know yet."""
+
+
+class UnpicklableResultError(FunctionFuseError, TypeError):
+    """A result can't be pickled, so it can't be stored."""
+
+
+class StoragePathError(FunctionFuseError, OSError):
+    """A storage can't be opened for writing where its options say."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class OptionsError(FunctionFuseError, ValueError):
+    """A config is not as documented."""
+
+
+class UnknownKindError(FunctionFuseError, LookupError):
+    """No installed distribution brings the kind that a config names."""
+
+
+class PluginError(FunctionFuseError, ImportError):
+    """A plugin is installed but can't be used."""

@@ -1,0 +1,100 @@
+"""The contract that a storage plugin implements: bytes in, bytes out, by key."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["BlobInfo", "BlobStore", "Buffer"]
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """What a listing tells of a blob.
+
+    Attributes:
+        key: the blob's key.
+        size: in bytes.
+        modified: when it was last put, in seconds since the epoch, on the store's clock.
+        etag: differs whenever the bytes differ; "" where the store has none.
+    """
+
+    key: str
+    size: int
+    modified: float
+    etag: str = ""
+
+
+class BlobStore(ABC):
+    """Blobs under keys. Implement `put`, `get`, `list` and `delete`; the rest has defaults.
+
+    A key is segments joined by "/"; a segment is ASCII letters, digits and `._-, =+@()%`, 200
+    bytes at most, and never "." or "..". Keys come from `functionfuse.storage.keys`: a store never
+    sees a name that a user chose. Segments that begin with a dot belong to Function Fuse, those
+    that begin with ".tmp-" to the store itself: they are in no listing.
+
+    A store is used by several threads at once, and pickles by its options: clients and connections
+    are made on first use, once per process.
+    """
+
+    @abstractmethod
+    def put(
+        self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
+    ) -> None:
+        """Store the concatenation of `parts` under `key`, all or nothing.
+
+        The parts are written one after the other; they are not joined first. When this returns,
+        every reader sees the new blob; until then, and if it raises or the process is killed, every
+        reader sees the blob that was there before, whole, or none. Of two writers, one wins.
+
+        Args:
+            if_absent: leave a blob that is there as it is, and raise FileExistsError.
+            durable: when this returns, the blob survives a loss of power.
+        """
+
+    @abstractmethod
+    def get(self, key: str) -> Buffer:
+        """Return the whole blob, as one contiguous, preferably writable, buffer of its own.
+
+        Changing the buffer never changes the blob.
+
+        Raises:
+            ResultNotFoundError: there is no such blob. Never raised for another reason.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """Iterate the blobs whose keys begin with `prefix`, in the order of their keys."""
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove blobs. A key without a blob is no error, so it can be done again.
+
+        A key that ends in "/" is a folder that `prepare` made; it goes if nothing is in it.
+        """
+
+    def head(self, key: str, size: int) -> Buffer:
+        """Return the first `size` bytes of a blob, or all of a shorter one. Raises as `get`."""
+        return memoryview(self.get(key))[:size]
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Iterate what is directly in `folder` ("" or a key prefix that ends in "/"), in any order.
+
+        A blob gives the rest of its key, without a "/"; several deeper blobs give the segment that
+        they share once, with a "/" at its end.
+        """
+        seen = ""
+        for info in self.list(folder):
+            name, slash, _ = info.key[len(folder) :].partition("/")
+            if not slash:
+                yield name
+            elif seen != name:
+                seen = name
+                yield f"{name}/"
+
+    def prepare(self, folder: str) -> None:
+        """Raise StoragePathError now if nothing could be put under `folder` later."""
+        del folder

@@ -1,0 +1,65 @@
+"""Workflow and task names to keys of a blob store, and back.
+
+A name of letters, digits and `._-, =+@()` is its own segment. Every other character is
+percent-encoded as UTF-8, and so is a dot in front. A segment longer than 200 bytes keeps its
+beginning and ends in "%-" and the XXH3-128 digest of the name: the whole name is in the header.
+No two names share a segment, and no name leaves its place: "..", "/" and "" can't come out.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from xxhash import xxh3_128_hexdigest
+
+from ..workflow import check_name
+
+__all__ = ["LONGEST", "folder_of", "key_of", "name_of", "segment_of"]
+
+LONGEST = 200
+
+_is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
+_special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")
+
+
+def segment_of(name: str) -> str:
+    """Return the key segment of a workflow's or task's name."""
+    if len(name) <= LONGEST and _is_plain(name):
+        return name
+    data = name.encode("utf-8", "surrogatepass")
+    segment = _special.sub(lambda found: b"%%%02X" % found[0][0], data).decode("ascii")
+    if len(segment) <= LONGEST:
+        return segment
+    beginning = segment[: LONGEST - 34]
+    cut = beginning.rfind("%", len(beginning) - 2)
+    return f"{beginning[:cut] if cut >= 0 else beginning}%-{xxh3_128_hexdigest(data)}"
+
+
+def name_of(segment: str) -> str | None:
+    """Return the name of a segment; None if it is too long a name to be told from its segment."""
+    if "%" not in segment:
+        return segment
+    if "%-" in segment:
+        return None
+    return unquote_to_bytes(segment).decode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=256)
+def folder_of(workflow_name: str) -> str:
+    """Return the key prefix of everything that is stored for a workflow; it ends in "/".
+
+    Raises:
+        InvalidNameError: the name is no string, or empty.
+    """
+    return segment_of(check_name(workflow_name, "workflow")) + "/"
+
+
+def key_of(workflow_name: str, task_name: str) -> str:
+    """Return the key of a task's result.
+
+    Raises:
+        InvalidNameError: one of the names is no string, or empty.
+    """
+    return folder_of(workflow_name) + segment_of(check_name(task_name, "task"))

@@ -1,0 +1,54 @@
+"""Names to keys and back."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from functionfuse.errors import InvalidNameError
+from functionfuse.storage.keys import LONGEST, folder_of, key_of, name_of, segment_of
+
+names = st.text(st.characters(codec=None), min_size=1, max_size=400) | st.sampled_from(
+    [".", "..", "...", ".tmp-0", "/", "a/b", "../../../x", "%", "%2F", "%-", "a%-b", "\0", "ä" * 90]
+)
+
+
+@pytest.mark.parametrize("name", ["node2", "a b", "x_1-2,3=4+5@(6)", "f.g_0000", "A" * LONGEST])
+def test_plain_names_are_their_own_segment(name: str) -> None:
+    """A name of letters, digits and `._-, =+@()` is its own file name."""
+    assert name == segment_of(name)
+
+
+@given(names)
+def test_segments_are_safe_and_reversible(name: str) -> None:
+    """Any text gives one portable segment, and the segment gives the text back if it was short."""
+    segment = segment_of(name)
+    assert re.fullmatch(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]*", segment)
+    assert len(segment) <= LONGEST
+    assert name_of(segment) == (None if "%-" in segment else name)
+
+
+@given(names, names)
+def test_no_two_names_share_a_key(one: str, other: str) -> None:
+    """Different names have different keys; so do workflow and task of swapped names."""
+    assert (one == other) == (segment_of(one) == segment_of(other))
+    assert (one == other) == (key_of(one, other) == key_of(other, one))
+
+
+def test_a_long_name_keeps_a_readable_beginning() -> None:
+    """A segment over 200 bytes is cut between characters and ends in the name's digest."""
+    one, other = "ä" * 100 + "1", "ä" * 100 + "2"
+    assert segment_of(one) != segment_of(other)
+    assert re.fullmatch(r"(%C3%A4|%C3)+%-[0-9a-f]{32}", segment_of(one))
+
+
+@pytest.mark.parametrize("name", ["", None, 3, b"x"])
+def test_what_is_no_name_is_refused(name: object) -> None:
+    """An empty name, and what is no string, is an error of ours and a ValueError."""
+    with pytest.raises(InvalidNameError):
+        folder_of(name)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="task's name"):
+        key_of("w", name)  # type: ignore[arg-type]

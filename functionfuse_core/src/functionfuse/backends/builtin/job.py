@@ -1,0 +1,100 @@
+"""One node's work as an object that can go to where it is done, and what comes back from there."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import cloudpickle
+
+__all__ = ["Job", "Outcome", "Portable"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What computing a node gave.
+
+    Attributes:
+        value: the result; None if `error`, or if it is to be read from the storage.
+        target: the stateful object after the call, for a class's nodes.
+        seconds: how long the function ran.
+        saved: what the storage told of the saved result.
+        error: what was raised, with the traceback's text where it comes from another process.
+    """
+
+    value: Any
+    target: Any = None
+    seconds: float = 0.0
+    saved: Any = None
+    error: BaseException | None = None
+    remote_traceback: str = ""
+
+
+@dataclass(slots=True)
+class Job:
+    """What computes a node, and saves its result right there.
+
+    Attributes:
+        function: the callable, or the name of a method of `target`.
+        prepare: what node plugins run before the node.
+        target: the stateful object whose method is called.
+        save: takes the result and the seconds, and stores it; None: it isn't stored.
+        keep: whether the value is wanted back.
+        constructs: whether the value is a stateful object, for `target`, and the result None.
+    """
+
+    function: Callable[..., Any] | str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    prepare: Sequence[Callable[[], Any]] = ()
+    target: Any = None
+    save: Callable[[Any, float], Any] | None = None
+    keep: bool = True
+    constructs: bool = False
+
+    def run(self) -> Outcome:
+        """Compute and save; raises what the function or the storage raises."""
+        for prepare in self.prepare:
+            prepare()
+        function = self.function
+        call = getattr(self.target, function) if isinstance(function, str) else function
+        started = perf_counter()
+        value = call(*self.args, **self.kwargs)
+        seconds = perf_counter() - started
+        if self.constructs:
+            return Outcome(None, value, seconds)
+        saved = None if self.save is None else self.save(value, seconds)
+        return Outcome(value if self.keep else None, self.target, seconds, saved)
+
+
+class Portable:
+    """Something that crosses to another process by cloudpickle, and to another thread as it is."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (cloudpickle.dumps(self.content, 5),)
+
+    def __call__(self) -> Portable:
+        """Run the job that this holds; what it raises comes back in the outcome."""
+        try:
+            return Portable(self.content.run())
+        except BaseException as error:  # noqa: BLE001  # raised again where the run is
+            text = traceback.format_exc()
+            try:
+                cloudpickle.loads(cloudpickle.dumps(error))
+            except Exception:  # noqa: BLE001  # whatever its own __reduce__ raises
+                # It could not travel, and would break the executor if it tried.
+                replaced = RuntimeError(f"{type(error).__name__}: {error}")
+                for note in getattr(error, "__notes__", ()):
+                    replaced.add_note(note)
+                error = replaced
+            return Portable(Outcome(None, error=error, remote_traceback=text))
+
+
+def _revive(pickled: bytes) -> Portable:
+    return Portable(cloudpickle.loads(pickled))

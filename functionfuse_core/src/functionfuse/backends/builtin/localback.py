@@ -1,0 +1,90 @@
+"""`LocalWorkflow`: runs a graph in this process, or on any `concurrent.futures.Executor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from ...baseworkflow import BaseWorkflow
+from ...errors import GraphError
+from ...plan import Report
+from ...workflow import Node
+from .localrun import LocalRun
+
+__all__ = ["LocalWorkflow"]
+
+
+class LocalWorkflow(BaseWorkflow):
+    """Runs a graph in process; see `BaseWorkflow` for the arguments and which nodes belong to it.
+
+    Attributes:
+        report: what the last run did with each node; None before the first.
+    """
+
+    def __init__(self, *nodes: object, workflow_name: str) -> None:
+        super().__init__(*nodes, workflow_name=workflow_name)
+        self.storage: Any = None
+        self.report: Report | None = None
+        self._logged: set[Node] = set()
+
+    def set_storage(self, storage: Any) -> None:
+        """Keep every node's result in `storage`, and reuse what is stored there; None to stop.
+
+        Besides a `Storage`, any object with `new_workflow`, `save`, `read_task` (a
+        FileNotFoundError says that nothing is stored) and `always_read` will do.
+
+        Raises:
+            GraphError: `storage` lacks one of these.
+        """
+        if storage is not None:
+            members = ("new_workflow", "save", "read_task", "always_read")
+            missing = [member for member in members if not hasattr(storage, member)]
+            if missing:
+                raise GraphError(f"{storage!r} is no storage: it has no {', '.join(missing)}")
+        self.storage = storage
+
+    def log_nodes(self, pattern: str | None) -> None:
+        """Run the matching nodes in every run, and never store their results.
+
+        For nodes that are called for what they do, such as printing. See `query` for `pattern`.
+
+        Raises:
+            NoMatchError: no name matches.
+        """
+        self._logged.update(self._matched(pattern))
+
+    def run(self, executor: Executor | None = None) -> Any:
+        """Bring the handed nodes and all last nodes up to date; return the handed nodes' results.
+
+        Stored results are reused, and only loaded if they are returned or a computed node needs
+        them. A result is stored as soon as it is computed, and released as soon as no other node
+        needs it. When a node fails, all results computed before stay stored.
+
+        Args:
+            executor: where to compute; independent nodes run at the same time. None: here, one
+                after the other. It isn't shut down. With processes, a result is saved in the
+                process that computed it; functions and results cross by cloudpickle.
+
+        Returns:
+            The result of the node if one was handed over, otherwise a list, in their order. An
+            object of a decorated class gives None.
+
+        Raises:
+            GraphError: the workflow has no nodes.
+            DuplicateNameError: two nodes have one name.
+            StoragePathError: the storage can't be written. Nothing was run yet.
+            WorkerDiedError: a worker of the executor died; names the nodes it may have run.
+            Exception: what a node's function raised, with a note that names node, function and
+                workflow.
+        """
+        run = LocalRun(self, executor)
+        try:
+            results = run.execute()
+        finally:
+            self.report = run.report()
+        return results[0] if len(results) == 1 else results
+
+    def function_of(self, node: Node) -> Callable[..., Any]:
+        """Return what this workflow calls for a node: see `replace_func`."""
+        return self._functions.get(node, node.function)

@@ -1,0 +1,1 @@
+"""The backends that core brings, and facades for those that plugins bring."""

@@ -1,0 +1,200 @@
+"""Where boxes and edges of a layered drawing go.
+
+Directions are relative to the flow: "along" it, from layer to layer, and "across" it, within a
+layer. Time is linear in boxes and edges, but for sorting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Placement", "layers", "place"]
+
+Point = tuple[float, float]
+
+_BESIDE = 18.0  # between two boxes of one layer
+_LANE = 10.0  # what an edge takes up where it passes a layer
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A layout, in pixels from the corner where the flow begins.
+
+    Attributes:
+        centers: each box's centre, (along, across).
+        routes: for each edge the points that it passes, (along, across): from the border of its
+            source to that of its target, and in between two for every layer that it crosses.
+        along, across: the extent of the whole.
+    """
+
+    centers: list[Point]
+    routes: list[list[Point]]
+    along: float
+    across: float
+
+
+def layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """Return each box's layer: as far on as its longest path from a box that has no parents.
+
+    Boxes that have more children than parents are moved on, up to their first child. The source
+    of every edge must come before its target, as positions in creation order do.
+    """
+    before: list[list[int]] = [[] for _ in range(count)]
+    after: list[list[int]] = [[] for _ in range(count)]
+    for source, target in edges:
+        before[target].append(source)
+        after[source].append(target)
+    layer = [0] * count
+    for box in range(count):
+        layer[box] = 1 + max((layer[parent] for parent in before[box]), default=-1)
+    for box in reversed(range(count)):
+        if len(after[box]) > len(before[box]):
+            layer[box] = min(layer[child] for child in after[box]) - 1
+    return layer
+
+
+def place(
+    thickness: Sequence[float],
+    breadth: Sequence[float],
+    *,
+    edges: Sequence[tuple[int, int]],
+    layer: Sequence[int],
+    gaps: Sequence[float],
+) -> Placement:
+    """Return where boxes of these sizes (along, across the flow) and edges go.
+
+    Args:
+        gaps: the room in front of each layer.
+    """
+    slots = _Slots(breadth, edges, layer, len(gaps))
+    across = slots.coordinates()
+    depth = [0.0] * len(gaps)
+    for box, number in enumerate(layer):
+        depth[number] = max(depth[number], thickness[box])
+    begins, along = [], 0.0
+    for number, gap in enumerate(gaps):
+        along += gap if number else 0.0
+        begins.append(along)
+        along += depth[number]
+
+    centers = [
+        (begins[number] + depth[number] / 2, across[box]) for box, number in enumerate(layer)
+    ]
+    routes = []
+    for (source, target), lanes in zip(edges, slots.lanes, strict=True):
+        route = [(centers[source][0] + thickness[source] / 2, across[source])]
+        for lane in lanes:
+            begin = begins[slots.layer[lane]]
+            route.append((begin, across[lane]))
+            route.append((begin + depth[slots.layer[lane]], across[lane]))
+        route.append((centers[target][0] - thickness[target] / 2, across[target]))
+        routes.append(route)
+    ends = [across[slot] + slots.breadth[slot] / 2 for slot in range(len(across))]
+    return Placement(centers, routes, along, max(ends, default=0.0))
+
+
+class _Slots:
+    """What stands side by side in layers: boxes, and lanes of edges that cross a layer."""
+
+    def __init__(
+        self,
+        breadth: Sequence[float],
+        edges: Sequence[tuple[int, int]],
+        layer: Sequence[int],
+        depth: int,
+    ) -> None:
+        self.breadth = [box + _BESIDE for box in breadth]
+        self.layer = list(layer)
+        self.lanes: list[list[int]] = [[] for _ in edges]
+        self.before: list[list[int]] = [[] for _ in breadth]
+        self.after: list[list[int]] = [[] for _ in breadth]
+
+        # Lanes for all could be quadratic: the shortest edges get them, the others go straight.
+        budget = 5_000 + len(breadth) + len(edges)
+        spans = [layer[target] - layer[source] - 1 for source, target in edges]
+        for place in sorted(range(len(edges)), key=spans.__getitem__):
+            source, target = edges[place]
+            if spans[place] <= budget:
+                budget -= spans[place]
+                for number in range(layer[source] + 1, layer[target]):
+                    source = self._add_lane(source, number)
+                    self.lanes[place].append(source)
+            self.before[target].append(source)
+            self.after[source].append(target)
+
+        self.rows: list[list[int]] = [[] for _ in range(depth)]
+        for slot, number in enumerate(self.layer):
+            self.rows[number].append(slot)
+
+    def _add_lane(self, source: int, number: int) -> int:
+        lane = len(self.layer)
+        self.layer.append(number)
+        self.breadth.append(_LANE)
+        self.before.append([source])
+        self.after.append([])
+        self.after[source].append(lane)
+        return lane
+
+    def coordinates(self) -> list[float]:
+        """Return the centre of each slot, across the flow.
+
+        Sweeps over the layers pull every slot to the mean of its neighbours (the barycenter
+        heuristic of Sugiyama, Tagawa and Toda, 1981): at first with the neighbours on one side,
+        and slots change places; then with all of them, and the order stays.
+        """
+        small = len(self.layer) <= 20_000
+        at = [0.0] * len(self.layer)
+        for row in self.rows:
+            self._settle(row, [0.0] * len(row), at)
+        for _ in range(4 if small else 1):
+            for rows, near, far in (
+                (self.rows, self.before, self.after),
+                (self.rows[::-1], self.after, self.before),
+            ):
+                for row in rows:
+                    pulled = {slot: _mean(at, near[slot] or far[slot] or [slot]) for slot in row}
+                    row.sort(key=pulled.__getitem__)
+                    self._settle(row, [pulled[slot] for slot in row], at)
+        for _ in range(6 if small else 2):
+            for rows in (self.rows, self.rows[::-1]):
+                for row in rows:
+                    wanted = [_mean(at, self._neighbours(slot)) for slot in row]
+                    self._settle(row, wanted, at)
+        low = min((at[slot] - self.breadth[slot] / 2 for slot in range(len(at))), default=0.0)
+        return [center - low for center in at]
+
+    def _neighbours(self, slot: int) -> list[int]:
+        return self.before[slot] + self.after[slot] or [slot]
+
+    def _settle(self, row: list[int], wanted: list[float], at: list[float]) -> None:
+        for slot, center in zip(row, self._spread(row, wanted), strict=True):
+            at[slot] = center
+
+    def _spread(self, row: list[int], wanted: list[float]) -> Iterator[float]:
+        """Iterate the centres that are nearest to `wanted`, in order and without overlap.
+
+        Less the room that the slots need, that is isotonic regression by least squares: pool
+        neighbours that are out of order, and give them their mean.
+        """
+        rooms: list[float] = []
+        pools: list[tuple[float, int]] = []
+        room = 0.0
+        for number, slot in enumerate(row):
+            if number:
+                room += (self.breadth[row[number - 1]] + self.breadth[slot]) / 2
+            rooms.append(room)
+            total, count = wanted[number] - room, 1
+            while pools and pools[-1][0] * count > total * pools[-1][1]:
+                more, others = pools.pop()
+                total, count = total + more, count + others
+            pools.append((total, count))
+        number = 0
+        for total, count in pools:
+            for _ in range(count):
+                yield rooms[number] + total / count
+                number += 1
+
+
+def _mean(at: list[float], slots: list[int]) -> float:
+    return sum([at[slot] for slot in slots]) / len(slots)

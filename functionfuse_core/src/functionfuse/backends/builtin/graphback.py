@@ -1,0 +1,200 @@
+"""`GraphWorkflow`: draws the graph."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import reprlib
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ...baseworkflow import BaseWorkflow
+from ...errors import GraphError, StoragePathError
+from ...workflow import ConstructorCall, MethodCall, Nested, Node, Pick
+from ._picture import Box, Edge, Kind, Picture
+from ._svg import to_svg
+from ._text import to_dot, to_mermaid
+
+__all__ = ["GraphWorkflow"]
+
+_log = logging.getLogger(__name__)
+
+# Graphviz takes minutes for thousands, and more than linear time.
+_DOT_BOXES, _DOT_EDGES, _DOT_SECONDS = 1_000, 2_000, 60.0
+
+
+class GraphWorkflow(BaseWorkflow):
+    """Draw the graph around some nodes; nothing is run.
+
+    Calls on one object of a decorated class have shapes of their own and are joined by heavier
+    arrows; what is picked from a result stands at the arrow.
+
+    Args:
+        doc_path: the folder that `run` writes to, and makes if need be; None is the current one.
+
+    Raises:
+        GraphError: one of `nodes` is no node, or `doc_path` is no path.
+        InvalidNameError: `workflow_name` is no string, or empty.
+    """
+
+    def __init__(
+        self, *nodes: object, workflow_name: str, doc_path: str | os.PathLike[str] | None = None
+    ) -> None:
+        super().__init__(*nodes, workflow_name=workflow_name)
+        if not isinstance(doc_path, (str, os.PathLike, type(None))):
+            raise GraphError(f"doc_path is the path of a folder, not {doc_path!r}")
+        self.doc_path = doc_path
+
+    def dot(self) -> str:
+        """Return the graph in the DOT language of Graphviz. Raises what `graph` does."""
+        return to_dot(self._picture())
+
+    def mermaid(self) -> str:
+        """Return the graph as a Mermaid flowchart, for Markdown. Raises what `graph` does."""
+        return to_mermaid(self._picture())
+
+    def svg(self) -> str:
+        """Return a picture of the graph as SVG text, which can stand in HTML as it is.
+
+        Needs no other program. Raises what `graph` does.
+        """
+        return to_svg(self._picture())
+
+    def run(self) -> Path:
+        """Write `<workflow name>.dot` and `.svg` into `doc_path`; return the path of the latter.
+
+        Characters that don't belong in a file's name are written as `%` and their code. The
+        program `dot` renders the SVG where it is installed and the graph is not huge; in all
+        other cases, a failing `dot` among them, the SVG is that of `svg`. Each file is replaced
+        atomically.
+
+        Raises:
+            GraphError, DuplicateNameError: as `graph` does; nothing is written then.
+            StoragePathError: `doc_path` can't be written to.
+        """
+        picture = self._picture()
+        dot = to_dot(picture).encode()
+        svg = None
+        if len(picture.boxes) <= _DOT_BOXES and len(picture.edges) <= _DOT_EDGES:
+            svg = _rendered(dot)
+        svg = svg or to_svg(picture).encode()
+        folder = Path(self.doc_path or ".")
+        stem = _file_name(self.workflow_name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / f"{stem}.dot", dot)
+            return _write(folder / f"{stem}.svg", svg)
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            raise StoragePathError(
+                f"the graph of workflow {self.workflow_name!r} can't be written into {folder}:"
+                f" {error}. Give a folder that can be written to as doc_path"
+            ) from error
+
+    def _repr_svg_(self) -> str:
+        return self.svg()
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow: auto; max-height: 80vh">{self.svg()}</div>'
+
+    def _picture(self) -> Picture:
+        graph = self.graph()
+        boxes, edges = [], []
+        for target, (node, name) in enumerate(zip(graph.nodes, graph.names, strict=True)):
+            label = node.label
+            kind = _kind(node)
+            boxes.append(Box(name, "" if name.startswith(label) else label, kind))
+            uses = _uses(node)
+            before = node.before if isinstance(node, MethodCall) else None
+            for parent in node.parents:
+                state = parent is before
+                text = _used(uses.get(parent, []), state)
+                edges.append(Edge(graph.positions[parent], target, text, state))
+        return Picture(self.workflow_name, boxes, edges)
+
+
+def _kind(node: Node) -> Kind:
+    if isinstance(node, ConstructorCall):
+        return "constructor"
+    return "method" if isinstance(node, MethodCall) else "function"
+
+
+def _uses(node: Node) -> dict[Node, list[str]]:
+    """Return what the arguments of `node` take from each parent: its picks, "" for the result."""
+    uses: dict[Node, dict[str, None]] = {}
+    seen: set[int] = set()  # a container that stands in several places is walked once
+    todo = [*reversed(node.kwargs.values()), *reversed(node.args)]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Node):
+            uses.setdefault(value, {})[""] = None
+        elif isinstance(value, Pick):
+            text = "".join(f"[{_key(key)}]" for key in value.path)
+            uses.setdefault(value.node, {})[text] = None
+        elif isinstance(value, Nested) and id(value) not in seen:
+            seen.add(id(value))
+            todo.extend(reversed(value.items))
+    return {parent: list(texts) for parent, texts in uses.items()}
+
+
+def _used(texts: list[str], state: bool) -> str:
+    if texts == [""] and not state:
+        return ""
+    return ", ".join(text or "result" for text in texts)
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, slice):
+        parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
+        return ":".join("" if part is None else reprlib.repr(part) for part in parts)
+    return reprlib.repr(key)
+
+
+def _rendered(dot: bytes) -> bytes | None:
+    """Return the SVG that the program `dot` makes; None where there is none, or it fails."""
+    program = shutil.which("dot")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "-Tsvg"], input=dot, capture_output=True, timeout=_DOT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.warning("%s can't draw the graph, so it is drawn without: %s", program, error)
+        return None
+    if done.returncode == 0 and done.stdout.rstrip().endswith(b"</svg>"):
+        return done.stdout
+    _log.warning(
+        "%s can't draw the graph, so it is drawn without: exit code %d, and it says %r",
+        program,
+        done.returncode,
+        done.stderr.decode(errors="replace").strip() or "nothing",
+    )
+    return None
+
+
+def _file_name(name: str) -> str:
+    """Return a name that is one safe part of a path, and another for every other `name`."""
+    stem = "".join(
+        char
+        if char.isalnum() or char in "-_" or (char in " ." and place)
+        else "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
+        for place, char in enumerate(name)
+    )
+    if len(stem.encode()) <= 200:
+        return stem
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return f"{stem.encode()[:150].decode(errors='ignore')}~{digest}"
+
+
+def _write(path: Path, content: bytes) -> Path:
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        beside.write_bytes(content)
+        return beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

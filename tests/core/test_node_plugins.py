@@ -1,0 +1,231 @@
+"""Node plugins: what they do on either side, how they pickle, and what they refuse."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import pytest
+
+from functionfuse import workflow
+from functionfuse.backends.plugins import (
+    InitializerPlugin,
+    Plugin,
+    PluginCollection,
+    RandomStatePlugin,
+)
+from functionfuse.errors import GraphError, OptionsError
+
+
+@workflow
+def decorated(seed=0):
+    raise AssertionError("nothing is run here")
+
+
+class Recorder(Plugin):
+    """Notes what is called, in order."""
+
+    def __init__(self, name, calls):
+        self.name = name
+        self.calls = calls
+
+    def local_initialize(self):
+        self.calls.append(f"{self.name} local")
+
+    def remote_initialize(self):
+        return lambda: self.calls.append(f"{self.name} remote")
+
+
+class Wrong(Plugin):
+    """Breaks the contract."""
+
+    def remote_initialize(self):
+        return "not callable"
+
+
+noted = []
+
+
+def note_seed(seed):
+    """Note what a node would be seeded with."""
+    noted.append(seed)
+
+
+def seeds_of(plugin, nodes):
+    """Return the seeds that as many nodes get."""
+    seeds = []
+    for _ in range(nodes):
+        plugin.local_initialize()
+        seeds.append(plugin.remote_initialize()())
+    return seeds
+
+
+def test_initializer_calls_its_function():
+    """An initializer hands its function over, and calls nothing in the workflow's process."""
+    calls = []
+    plugin = InitializerPlugin(lambda: calls.append("remote"))
+    plugin.local_initialize()
+    call = plugin.remote_initialize()
+    assert calls == []
+    call()
+    assert calls == ["remote"]
+
+
+def test_seed_counts_up_once_per_node():
+    """The first node gets the seed after the given one, and each next node the next."""
+    assert seeds_of(RandomStatePlugin(0, 100, 41, int), 3) == [42, 43, 44]
+
+
+def test_seed_wraps():
+    """After the largest seed comes the smallest, the given seed included."""
+    assert seeds_of(RandomStatePlugin(min=-1, max=1, seed=0, seed_func=int), 5) == [1, -1, 0, 1, -1]
+    assert seeds_of(RandomStatePlugin(7, 7, 7, int), 2) == [7, 7]
+
+
+def test_seed_is_that_of_its_node():
+    """A call that is made late still has the seed that its node was given."""
+    plugin = RandomStatePlugin(0, 100, 0, int)
+    calls = []
+    for _ in range(3):
+        plugin.local_initialize()
+        calls.append(plugin.remote_initialize())
+    assert [call() for call in reversed(calls)] == [3, 2, 1]
+
+
+def test_seed_range_may_be_that_of_64_bits():
+    """Seeds beyond the machine's integers are exact."""
+    low, high = -0x8000_0000_0000_0000, 0xFFFF_FFFF_FFFF_FFFF
+    assert seeds_of(RandomStatePlugin(low, high, low, int), 1) == [low + 1]
+    assert seeds_of(RandomStatePlugin(low, high, high - 1, int), 2) == [high, low]
+
+
+def test_whole_numbers_of_other_types_are_seeds():
+    """Whatever stands for a whole number, as numpy's integers do, is taken for one."""
+
+    class Whole:
+        def __init__(self, value):
+            self.value = value
+
+        def __index__(self):
+            return self.value
+
+    plugin = RandomStatePlugin(Whole(0), Whole(9), Whole(4), int)
+    assert seeds_of(plugin, 1) == [5]
+    assert type(plugin.seed) is int
+
+
+def test_collection_keeps_order():
+    """A collection calls its plugins in the order given, on both sides."""
+    calls = []
+    plugin = PluginCollection(Recorder(name, calls) for name in "ab")
+    plugin.local_initialize()
+    plugin.remote_initialize()()
+    assert calls == ["a local", "b local", "a remote", "b remote"]
+
+
+def test_collection_skips_what_has_nothing_to_run():
+    """A plugin that returns None has nothing to run, and so has a collection of such."""
+    calls = []
+    both = PluginCollection([Plugin(), PluginCollection([Recorder("a", calls)])])
+    both.remote_initialize()()
+    assert calls == ["a remote"]
+    assert PluginCollection([Plugin(), PluginCollection([])]).remote_initialize() is None
+
+
+def test_collection_is_fixed_when_made():
+    """A list that changes later doesn't change the collection."""
+    plugins = [Plugin()]
+    collection = PluginCollection(plugins)
+    plugins.append(Wrong())
+    assert collection.remote_initialize() is None
+
+
+def test_collection_stops_at_an_error():
+    """An error of one plugin is raised as it is, and later plugins are not run."""
+    calls = []
+
+    def fail():
+        raise ZeroDivisionError
+
+    plugin = PluginCollection([InitializerPlugin(fail), Recorder("a", calls)])
+    with pytest.raises(ZeroDivisionError):
+        plugin.remote_initialize()()
+    assert calls == []
+
+
+def test_calls_pickle():
+    """What goes to a worker pickles with plain pickle when the functions in it do."""
+    noted.clear()
+    plugin = PluginCollection([InitializerPlugin(dict), RandomStatePlugin(0, 10, 2, note_seed)])
+    plugin.local_initialize()
+    pickle.loads(pickle.dumps(plugin.remote_initialize()))()
+    assert noted == [3]
+
+
+def test_seed_of_random_reaches_the_module():
+    """`random.seed` seeds the worker's module, though by itself it pickles as that of a copy."""
+    plugin = RandomStatePlugin(0, 10, 2, random.seed)
+    plugin.local_initialize()
+    call = pickle.loads(pickle.dumps(plugin.remote_initialize()))
+    state = random.getstate()
+    try:
+        call()
+        drawn = random.random()
+    finally:
+        random.setstate(state)
+    assert drawn == random.Random(3).random()
+
+
+def test_plugins_pickle():
+    """A plugin itself pickles, with the seed that it has reached."""
+    plugin = RandomStatePlugin(0, 10, 2, int)
+    plugin.local_initialize()
+    copied = pickle.loads(pickle.dumps(PluginCollection([plugin]))).plugins[0]
+    assert seeds_of(copied, 1) == [4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ((5, 4, 5, int), OptionsError, "min=5 is above max=4"),
+        ((0, 4, 5, int), OptionsError, "seed=5 is not between min=0 and max=4"),
+        ((0, 4, -1, int), OptionsError, "seed=-1"),
+        ((0, 4, 1.5, int), GraphError, "seed is a whole number, not 1.5"),
+        (("0", 4, 1, int), GraphError, "min is a whole number, not '0'"),
+        ((0, None, 1, int), GraphError, "max is a whole number, not None"),
+        ((0, 4, 1, None), GraphError, "seed_func is None"),
+        ((0, 4, 1, decorated), GraphError, "not decorated with @workflow"),
+    ],
+)
+def test_random_state_refuses(arguments, error, said):
+    """Bad ranges are values that are wrong, and other arguments are of wrong types."""
+    with pytest.raises(error, match=said):
+        RandomStatePlugin(*arguments)
+    assert issubclass(error, ValueError if error is OptionsError else TypeError)
+
+
+@pytest.mark.parametrize("func", [None, "name", decorated])
+def test_initializer_refuses(func):
+    """An initializer needs a function that does something when it is called."""
+    with pytest.raises(GraphError, match="func is"):
+        InitializerPlugin(func)
+
+
+@pytest.mark.parametrize("plugins", [Plugin(), 3, None])
+def test_collection_is_made_from_a_list(plugins):
+    """What is no list of plugins is refused, one bare plugin among them."""
+    with pytest.raises(GraphError, match="list of plugins"):
+        PluginCollection(plugins)
+
+
+@pytest.mark.parametrize("item", [print, "plugin", None, Plugin])
+def test_collection_names_what_is_no_plugin(item):
+    """An item that is no plugin is refused by its place; a class is no plugin yet."""
+    with pytest.raises(GraphError, match="item 1 of a PluginCollection"):
+        PluginCollection([Plugin(), item])
+
+
+def test_collection_checks_what_plugins_return():
+    """A plugin that returns something that can't be called is named before the node is sent."""
+    with pytest.raises(GraphError, match=r"Wrong object.*can't be called"):
+        PluginCollection([Wrong()]).remote_initialize()

@@ -1,0 +1,100 @@
+"""Run the classifier comparison twice on one storage, then read it from a second process.
+
+python3 demo.py [--path FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from classifiers import CLASSIFIERS, DATA_SETS, WORKFLOW_NAME, comparison
+
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import storage_factory
+
+Table = dict[str, dict[str, float]]
+
+
+def bind(config: dict[str, Any]) -> LocalWorkflow:
+    """Build the graph anew, as a script that is started again does, and give it a storage."""
+    workflow = LocalWorkflow(comparison(), workflow_name=WORKFLOW_NAME)
+    workflow.set_storage(storage_factory(config))
+    return workflow
+
+
+def run(workflow: LocalWorkflow) -> Table:
+    """Run, and print what happened to the nodes."""
+    start = time.perf_counter()
+    table: Table = workflow.run()
+    seconds = time.perf_counter() - start
+
+    assert workflow.report is not None
+    nodes = workflow.report.nodes
+    counts = Counter(node.action for node in nodes)
+    computed = [node for node in nodes if node.action == "computed"]
+    print(
+        f"  {counts['computed']} computed, {counts['reused']} taken from storage,"
+        f" {counts['not needed']} not needed"
+    )
+    print(f"  {seconds:.3f} seconds")
+    if computed:
+        print(f"  {sum(node.bytes for node in computed) / 1e6:.1f} MB stored; the slowest nodes:")
+        for node in sorted(computed, key=lambda node: -node.seconds)[:3]:
+            print(f"    {node.seconds:6.3f} s  {node.name}")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a line for each classifier, a column for each data set."""
+    print(f"\n{'accuracy':<20}" + "".join(f"{data_set:>15}" for data_set in DATA_SETS))
+    for classifier, row in table.items():
+        print(f"{classifier:<20}" + "".join(f"{row[data_set]:>15.1%}" for data_set in DATA_SETS))
+
+
+def demonstrate(folder: Path) -> None:
+    """Run twice, and read from a second process; everything is kept in `folder`."""
+    config = {"kind": "file", "options": {"path": str(folder / "results")}}
+    config_file = folder / "storage.json"
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    workflow = bind(config)
+    print(f"{len(workflow.find_nodes())} nodes: {len(CLASSIFIERS)} classifiers on", end=" ")
+    print(f"{', '.join(DATA_SETS)}\n\nFirst run")
+    run(workflow)
+
+    print("\nSecond run: the same graph, built anew, on the same storage")
+    workflow = bind(config)
+    table = run(workflow)
+    print_table(table)
+
+    print("\nA second process, with the same config and neither the graph nor scikit-learn")
+    reader = Path(__file__).with_name("read_results.py")
+    subprocess.run([sys.executable, str(reader), str(config_file)], check=True)
+
+
+def main() -> None:
+    """Take the folder from the command line."""
+    parser = argparse.ArgumentParser(description="Compare ten classifiers on three data sets.")
+    parser.add_argument(
+        "--path", type=Path, help="keep the results in this folder (default: a temporary one)"
+    )
+    path: Path | None = parser.parse_args().path
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with contextlib.ExitStack() as stack:
+        if path is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="functionfuse-")))
+        path.mkdir(parents=True, exist_ok=True)
+        demonstrate(path.resolve())
+
+
+if __name__ == "__main__":
+    main()

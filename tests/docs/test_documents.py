@@ -1,0 +1,75 @@
+"""The documents: their Python blocks run, and print what the documents say.
+
+A Python block may be followed by a block in the language `output`: what it prints, to the letter,
+with `...` for what differs from run to run. The blocks of one document share their names and a
+working directory that is empty at first, as the lines of one script do.
+"""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sybil import Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser
+
+if TYPE_CHECKING:
+    from sybil import Example
+
+ROOT = Path(__file__).parents[2]
+PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "*/README.md", "plugins/*/README.md")
+DOCUMENTS = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
+
+PYTHON_FENCE = re.compile(
+    r"^[ >]*(?:```+|~~~+)\s*\{?(?:py|python|python3|pycon)\b", re.IGNORECASE | re.MULTILINE
+)
+
+each_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS]
+)
+
+
+def test_the_readme_is_among_the_documents() -> None:
+    """The patterns find something: otherwise the tests below would pass by testing nothing."""
+    assert ROOT / "README.md" in DOCUMENTS
+
+
+@each_document
+def test_python_blocks_run(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every Python block of a document runs, in order, and prints what the document says."""
+    printed = ""
+    run = PythonEvaluator()
+
+    def run_python(example: Example) -> None:
+        nonlocal printed
+        run(example)
+        printed = capsys.readouterr().out
+
+    def compare(example: Example) -> str | None:
+        if doctest.OutputChecker().check_output(example.parsed, printed, doctest.ELLIPSIS):
+            return None
+        return f"the document says:\n{example.parsed}\nit printed:\n{printed}"
+
+    parsers = [CodeBlockParser("python", run_python), CodeBlockParser("output", compare)]
+    document = Sybil(parsers).parse(path)
+    document.namespace["__name__"] = "__main__"
+    monkeypatch.chdir(tmp_path)
+    for example in document.examples():
+        example.evaluate()
+
+
+@each_document
+def test_every_python_block_is_found(path: Path) -> None:
+    """A block under another spelling of "python" would be shown as Python and never run."""
+    text = path.read_text(encoding="utf-8")
+    blocks = list(Sybil([CodeBlockParser("python", lambda _: None)]).parse(path).examples())
+    assert len(PYTHON_FENCE.findall(text)) == len(blocks)

@@ -1,0 +1,76 @@
+"""The examples run as a person runs them, print what they promise, and nothing on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from functionfuse.storage import storage_factory
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    finished = subprocess.run(
+        [sys.executable, EXAMPLES / script, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
+    expected = (0, "")
+    assert expected == (finished.returncode, finished.stderr)
+    return finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders"), [([], ["storage"]), (["elsewhere"], ["elsewhere"])]
+)
+def test_quick_start(tmp_path: Path, arguments: list[str], folders: list[str]) -> None:
+    """The quick start computes, lists and reads, in the folder that it is given or "storage"."""
+    expected = (
+        "Result: 3.0\nAll graph node names: ['node1', 'node2', 'node3']\nResult of node2: 9\n"
+    )
+    assert expected == run("quickstart/quickstart.py", *arguments, cwd=tmp_path)
+    assert folders == [path.name for path in tmp_path.iterdir()]
+
+
+def test_the_examples_page_shows_what_the_quick_start_prints(tmp_path: Path) -> None:
+    """`examples/README.md` shows the output as it is."""
+    printed = run("quickstart/quickstart.py", cwd=tmp_path)
+    assert printed in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The second run computes nothing; another process reads what the first one computed."""
+    out = run("classifier_comparison/demo.py", "--path", "demo", cwd=tmp_path)
+
+    counts = [("70", "0", "0"), ("0", "70", "0")]
+    assert counts == re.findall(r"(\d+) computed, (\d+) taken from storage, (\d+) not needed", out)
+
+    config = json.loads((tmp_path / "demo" / "storage.json").read_text(encoding="utf-8"))
+    storage = storage_factory(config)
+    table = storage.read_task("classifier comparison", "summary")
+    data_sets = ["digits", "breast cancer", "wine"]
+    assert [data_sets] * 10 == [list(row) for row in table.values()]
+    for classifier, row in table.items():
+        accuracies = "".join(f"{accuracy:>15.1%}" for accuracy in row.values())
+        assert f"{classifier:<20}{accuracies}\n" in out
+
+    assert "70 tasks are stored, 30 of them match '*/score'\n" in out
+    read = re.findall(r"the best on (.*): (.*), (\S+%)\n", out)
+    assert sorted(data_sets) == [data_set for data_set, _, _ in read]
+    for data_set, classifier, accuracy in read:
+        best = max(row[data_set] for row in table.values())
+        assert best == table[classifier][data_set]
+        assert f"{best:.1%}" == accuracy
+
+    again = run("classifier_comparison/read_results.py", "demo/storage.json", cwd=tmp_path)
+    assert out.endswith(again)

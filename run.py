@@ -172,7 +172,7 @@ def check(names: Sequence[str]) -> int:
         "ruff check": [*python, "ruff", "check"],
         "ruff format": [*python, "ruff", "format", "--check"],
         "mypy": [*python, "mypy"],
-        "import-linter": [str(SCRIPTS / "lint-imports")],
+        "import-linter": [str(SCRIPTS / "lint-imports"), "--no-logo"],
         "links": [PYTHON, "tools/check_links.py"],
     }
     for folder in (CORE, *PLUGINS):

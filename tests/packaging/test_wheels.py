@@ -1,0 +1,99 @@
+"""What is in the wheel of each distribution."""
+
+import importlib.metadata
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTIONS = [
+    ("functionfuse-core", "functionfuse_core", "functionfuse"),
+    ("functionfuse-s3", "plugins/functionfuse_s3", "functionfuse_s3"),
+    ("functionfuse-ray", "plugins/functionfuse_ray", "functionfuse_ray"),
+    ("functionfuse-dask", "plugins/functionfuse_dask", "functionfuse_dask"),
+]
+each_distribution = pytest.mark.parametrize(
+    ("name", "folder", "package"), DISTRIBUTIONS, ids=[name for name, _, _ in DISTRIBUTIONS]
+)
+
+
+def open_wheel(wheel: Path) -> tuple[zipfile.ZipFile, importlib.metadata.Distribution, str]:
+    """Return the archive, its metadata, and the name of the folder with the metadata."""
+    archive = zipfile.ZipFile(wheel)
+    (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+    return archive, importlib.metadata.PathDistribution(zipfile.Path(archive, f"{info}/")), info
+
+
+@each_distribution
+def test_metadata_says_what_the_project_says(
+    name: str, folder: str, package: str, wheels: Mapping[str, Path]
+) -> None:
+    """The wheel carries name, version, Python, license and description of its pyproject.toml."""
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
+    metadata = open_wheel(wheels[name])[1].metadata
+
+    assert name == metadata["Name"]
+    assert project["project"]["version"] == metadata["Version"]
+    assert ">=3.11" == metadata["Requires-Python"]
+    assert "Apache-2.0" == metadata["License-Expression"]
+    assert ["LICENSE"] == metadata.get_all("License-File")
+    assert project["project"]["description"] == metadata["Summary"]
+    assert "text/markdown" == metadata["Description-Content-Type"]
+    assert f"# {name}" in metadata.get_payload()
+
+
+@each_distribution
+def test_holds_its_license(
+    name: str, folder: str, package: str, wheels: Mapping[str, Path]
+) -> None:
+    """Each wheel holds the license of the project, in full."""
+    archive, _, info = open_wheel(wheels[name])
+    assert (ROOT / "LICENSE").read_bytes() == archive.read(f"{info}/licenses/LICENSE")
+
+
+@each_distribution
+def test_holds_its_package_and_nothing_else(
+    name: str, folder: str, package: str, wheels: Mapping[str, Path]
+) -> None:
+    """Every module and `py.typed` is in the wheel; no file is outside the import package."""
+    archive, _, info = open_wheel(wheels[name])
+    source = ROOT / folder / "src"
+    expected = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
+
+    files = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
+    assert expected | {f"{package}/py.typed"} == {
+        file for file in files if not file.startswith(f"{info}/")
+    }
+
+
+@each_distribution
+def test_entry_points(name: str, folder: str, package: str, wheels: Mapping[str, Path]) -> None:
+    """Core registers its file storage, by a module that it has; the empty plugins nothing."""
+    archive, distribution, _ = open_wheel(wheels[name])
+    found = {(entry.group, entry.name, entry.value) for entry in distribution.entry_points}
+    if name == "functionfuse-core":
+        assert {("functionfuse.storages", "file", "functionfuse.storage.filestorage")} == found
+        assert "functionfuse/storage/filestorage.py" in archive.namelist()
+    else:
+        assert set() == found
+
+
+@each_distribution
+def test_requirements(name: str, folder: str, package: str, wheels: Mapping[str, Path]) -> None:
+    """Core needs four small libraries; a plugin needs core; the extras name the plugins."""
+    requires = [Requirement(line) for line in open_wheel(wheels[name])[1].requires or []]
+    always = {requirement.name for requirement in requires if requirement.marker is None}
+    if name == "functionfuse-core":
+        assert {"cloudpickle", "pluggy", "pydantic", "xxhash"} == always
+        extras = {
+            f'functionfuse-{plugin}; extra == "{extra}"'
+            for plugin in ("s3", "ray", "dask")
+            for extra in (plugin, "all")
+        }
+        assert extras == {str(requirement) for requirement in requires if requirement.marker}
+    else:
+        assert {"functionfuse-core"} == always

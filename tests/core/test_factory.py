@@ -73,7 +73,7 @@ def test_a_file_storage_is_made_from_its_config(tmp_path: Path) -> None:
         ({"kind": "file"}, "option 'path' is missing"),
         (
             {"kind": "file", "options": {"path": "s", "pth": 1}},
-            r"unknown option 'pth' \(did you mean 'path'\?\); known: path",
+            r"unknown option 'pth' \(did you mean 'path'\?\); known: .*path",
         ),
         ({"kind": "file", "options": {"path": 3}}, "option 'path': "),
         ({"kind": "file", "options": {"path": "s", "private": "maybe"}}, "option 'private': "),
@@ -108,7 +108,7 @@ def test_a_known_kind_says_what_to_install(kind: str, monkeypatch: pytest.Monkey
     with pytest.raises(UnknownKindError, match=r"pip install functionfuse-s3"):
         storage_factory({"kind": kind})
     monkeypatch.setattr(registry.metadata, "version", lambda _: "0.1.0")
-    with pytest.raises(UnknownKindError, match=r"0\.1\.0 is installed but does not bring it"):
+    with pytest.raises(UnknownKindError, match=r"functionfuse-s3 0\.1\.0 does not bring it"):
         storage_factory({"kind": kind})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "DamagedResultError",
     "DuplicateNameError",
+    "FingerprintError",
     "FunctionFuseError",
     "GraphError",
     "InvalidNameError",
@@ -12,10 +13,14 @@ __all__ = [
     "NoMatchError",
     "OptionsError",
     "PluginError",
+    "ResultExistsError",
     "ResultNotFoundError",
+    "SerializerMissingError",
     "StoragePathError",
     "UnknownKindError",
     "UnpicklableResultError",
+    "UnreadableResultError",
+    "UntrustedResultError",
     "WorkerDiedError",
 ]
 
@@ -30,6 +35,10 @@ class GraphError(FunctionFuseError, TypeError):
 
 class DuplicateNameError(FunctionFuseError, ValueError):
     """Two nodes of one workflow have one name."""
+
+
+class FingerprintError(FunctionFuseError, TypeError):
+    """A value or a function can't be told from another, so no result can be reused for it."""
 
 
 class InvalidNameError(FunctionFuseError, ValueError):
@@ -58,6 +67,25 @@ class DamagedResultError(FunctionFuseError, ValueError):
 
 class NewerFormatError(FunctionFuseError, ValueError):
     """A stored result was written in a format that this version does not know yet."""
+
+
+class ResultExistsError(FunctionFuseError, FileExistsError):
+    """A result is stored already, and was to be left as it is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class UnreadableResultError(FunctionFuseError, ImportError):
+    """A result's bytes are sound, but a class or module that it names is not there any more."""
+
+
+class SerializerMissingError(UnreadableResultError):
+    """A result has side data of a serializer that is not registered."""
+
+
+class UntrustedResultError(FunctionFuseError, ValueError):
+    """A result is not signed as the options demand, or names what they don't allow."""
 
 
 class UnpicklableResultError(FunctionFuseError, TypeError):

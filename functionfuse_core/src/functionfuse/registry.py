@@ -87,14 +87,17 @@ def _owner(entry: metadata.EntryPoint) -> str:
 
 def _unknown(group: str, kind: str, installed: list[str]) -> str:
     published = _PUBLISHED.get(group, {})
-    message = f"no storage of kind {kind!r} is installed{close_to(kind, [*installed, *published])}."
-    for name, distribution in published.items():
-        if name.lower() == kind.lower():
-            try:
-                version = metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                message += f" It comes with: pip install {distribution}."
-            else:
-                message += f" {distribution} {version} is installed but does not bring it:"
-                message += f" pip install --upgrade {distribution}."
-    return f"{message} Installed kinds: {', '.join(installed) or 'none'}"
+    known = [name for name in published if name.lower() == kind.lower()]
+    message = f"no storage of kind {kind!r} is installed"
+    if known:
+        distribution = published[known[0]]
+        try:
+            version = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            message += f"; it comes with {distribution}: pip install {distribution}"
+        else:
+            message += f": {distribution} {version} does not bring it yet, a later release will:"
+            message += f" pip install --upgrade {distribution}"
+    else:
+        message += close_to(kind, [*installed, *published])
+    return f"{message}. Installed kinds: {', '.join(installed) or 'none'}"

@@ -1,8 +1,10 @@
-"""Names of the protocols that storages offer to serializers."""
+"""Serializers: how values of particular types are kept beside a result, and by what protocols."""
 
 from __future__ import annotations
 
-__all__ = ["FILE_PROTOCOL", "S3_PROTOCOL"]
+from .base import Serializer, generate_name
+
+__all__ = ["FILE_PROTOCOL", "S3_PROTOCOL", "Serializer", "generate_name"]
 
 FILE_PROTOCOL = "file_protocol"
 S3_PROTOCOL = "s3 protocol"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from ..serializers import FILE_PROTOCOL
+from .protocols import StagedFiles
 
 __all__ = ["BlobInfo", "BlobStore", "Buffer"]
 
@@ -31,8 +36,8 @@ class BlobInfo:
 class BlobStore(ABC):
     """Blobs under keys. Implement `put`, `get`, `list` and `delete`; the rest has defaults.
 
-    A key is segments joined by "/"; a segment is ASCII letters, digits and `._-, =+@()%`, 200
-    bytes at most, and never "." or "..". Keys come from `functionfuse.storage.keys`: a store never
+    A key is segments joined by "/"; a segment is ASCII letters, digits and `._-, =+@()%`, at most
+    200 bytes, and never "." or "..". Keys come from `functionfuse.storage.keys`: a store never
     sees a name that a user chose. Segments that begin with a dot belong to Function Fuse, those
     that begin with ".tmp-" to the store itself: they are in no listing.
 
@@ -98,3 +103,29 @@ class BlobStore(ABC):
     def prepare(self, folder: str) -> None:
         """Raise StoragePathError now if nothing could be put under `folder` later."""
         del folder
+
+    def protocols(self, folder: str) -> dict[str, Any]:
+        """Return what serializers are handed to keep data under `folder`, by protocol.
+
+        `FILE_PROTOCOL` is always among them: an object with `open(filename, mode)` and
+        `remove(filename)`. By default a file is staged locally and put when it is closed.
+        """
+        return {FILE_PROTOCOL: StagedFiles(self, folder)}
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Have what `protocols` wrote under these keys survive a loss of power."""
+        del keys
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch, on the clock of `BlobInfo.modified`."""
+        return time.time()
+
+    def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
+        """Remove what killed writers left inside the store, and iterate what it was.
+
+        Args:
+            older_than: in seconds, on the store's own clock; what is younger may be in use.
+            dry_run: remove nothing.
+        """
+        del older_than, dry_run
+        return iter(())

@@ -1,41 +1,77 @@
 """One result as bytes: prefix, JSON header, pickle, aligned buffers, each with its digest.
 
-The bytes are specified in `docs/format.md`. Everything here works on buffers: what is packed is
-never joined, what is read is never copied, and nothing is unpickled before its digest is checked.
+The bytes are specified in `docs/format.md`. What is packed is never joined, and what is read is
+never copied; nothing is unpickled before its digest, and its signature if there is a key, is right.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
-import pickle
 import platform
-import secrets
+import re
 import struct
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from os import urandom
 from typing import Any
 
-import cloudpickle
-from xxhash import xxh3_128, xxh3_128_hexdigest
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
-from ..errors import DamagedResultError, NewerFormatError, UnpicklableResultError
+from ..errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    NewerFormatError,
+    UnreadableResultError,
+    UntrustedResultError,
+)
 from .blobstore import Buffer
+from .pickling import Pickled, loads, packages_of
 
-__all__ = ["FIRST_READ", "TaskInfo", "pack", "read_info", "unpack"]
+__all__ = [
+    "FIRST_READ",
+    "SideData",
+    "Stored",
+    "TaskInfo",
+    "check",
+    "names_in_header",
+    "pack",
+    "read_info",
+    "read_stored",
+    "unpack",
+]
 
 MAGIC = b"\x93FUSE\r\n\x1a"
 VERSION = 1
-_PREFIX = struct.Struct("<8sII")
-_HEADER_AT = _PREFIX.size + 16
+_START = struct.Struct("<8sII")  # magic, version, length of the header
+_DIGEST_AT = _START.size
+_SIGNATURE_AT = _DIGEST_AT + 16
+HEADER_AT = _SIGNATURE_AT + 32
 ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
-_OUT_OF_BAND_FROM = 1024  # smaller buffers stay inside the pickle
 
 _PYTHON = platform.python_version()
 _HOST = platform.node()
+_UNSIGNED = bytes(32)
 _padding = [bytes(count) for count in range(ALIGNMENT)]
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class SideData:
+    """What one serializer keeps beside a result.
+
+    Attributes:
+        serializer: the serializer's name.
+        distribution: what provides it, as "name version"; "" where that isn't known.
+        files: (name, size in bytes, XXH3-128 digest) of each file that it wrote.
+    """
+
+    serializer: str
+    distribution: str
+    files: tuple[tuple[str, int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +84,18 @@ class TaskInfo:
         created: when, ISO 8601, UTC, on the writer's clock.
         seconds: how long the function ran; None for a result saved by hand.
         type: module and qualified name of the value's type.
-        digest: XXH3-128 over the digests of pickle and buffers: equal for equal bytes of the value.
-        size: bytes of the whole blob.
+        digest: XXH3-128 of the value's bytes: pickle, buffers and side data.
+        pickle: (size in bytes, digest) of the pickle.
+        buffers: the same of each out-of-band buffer.
+        side_data: what serializers keep beside the result.
         by_value: whether code is stored by value, which only the same Python minor version reads.
         python: version of Python that wrote it.
         packages: module to version, of those that the pickle names.
         host: name of the machine that wrote it.
         token: different for every write.
         fingerprint: what the backend recorded of code and inputs.
+        size: bytes of the whole blob, without side data.
+        signed: whether it carries a signature; `read_info` has not checked that.
     """
 
     workflow: str
@@ -65,253 +105,309 @@ class TaskInfo:
     seconds: float | None
     type: str
     digest: str
-    size: int
+    pickle: tuple[int, str]
+    buffers: Sequence[tuple[int, str]]
+    side_data: tuple[SideData, ...]
     by_value: bool
     python: str
     packages: Mapping[str, str]
     host: str
     token: str
     fingerprint: Mapping[str, Any]
+    size: int
+    signed: bool
+
+
+_HEADER_FIELDS = tuple(field.name for field in fields(TaskInfo))[:-2]
+_HEADER_TYPES = (
+    *(str, str, str, str, (float, int, type(None)), str, str, tuple, list, tuple),
+    *(bool, str, dict, str, str, dict),
+)
+_make_info: Callable[..., TaskInfo] = TaskInfo
 
 
 def pack(
-    value: Any,
-    workflow: str,
-    task: str,
-    *,
-    function: str = "",
-    seconds: float | None = None,
-    fingerprint: Mapping[str, Any] | None = None,
+    pickled: Pickled,
+    about: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    side_data: Sequence[SideData] = (),
+    key: bytes | None = None,
 ) -> tuple[list[Buffer], TaskInfo]:
     """Return a result's bytes as parts to be written in order, and what its header tells.
 
     The value's buffers are among the parts themselves: they must not change until written.
 
-    Raises:
-        UnpicklableResultError: neither pickle nor cloudpickle can pickle the value.
+    Args:
+        about: workflow, task, function, seconds and type; see `TaskInfo`.
+        fingerprint: what the backend records of code and inputs.
+        key: signs the header, and with its digests all bytes (HMAC-SHA256, RFC 2104).
     """
-    pickled, views, by_value = _pickle(value)
+    data, views = pickled.data, pickled.views
     buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-    digest_of_pickle = xxh3_128_hexdigest(pickled)
-    kind = type(value)
+    digest = xxh3_128_hexdigest(data)
     header = {
-        "workflow": workflow,
-        "task": task,
-        "function": function,
-        "created": datetime.now(UTC).isoformat(),
-        "seconds": seconds,
-        "type": f"{kind.__module__}.{kind.__qualname__}",
-        "digest": _combined(digest_of_pickle, [digest for _, digest in buffers]),
-        "pickle": (len(pickled), digest_of_pickle),
+        **about,
+        "created": _now(),
+        "digest": _combined(digest, buffers, side_data) if buffers or side_data else digest,
+        "pickle": (len(data), digest),
         "buffers": buffers,
-        "by_value": by_value,
+        "side_data": [(side.serializer, side.distribution, side.files) for side in side_data],
+        "by_value": pickled.by_value,
         "python": _PYTHON,
-        "packages": _packages(pickled),
+        "packages": packages_of(data),
         "host": _HOST,
-        "token": secrets.token_hex(8),
-        "fingerprint": fingerprint or {},
+        "token": urandom(8).hex(),
+        "fingerprint": fingerprint,
     }
-    encoded = json.dumps(header, separators=(",", ":")).encode() + b"\n"
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(encoded))
-    digest = xxh3_128(prefix)
-    digest.update(encoded)
-    parts: list[Buffer] = [b"".join((prefix, digest.digest(), encoded, pickled))]
-    if len(pickled) > ALIGNMENT * 1024:
-        parts = [b"".join((prefix, digest.digest(), encoded)), pickled]
-    size = _HEADER_AT + len(encoded) + len(pickled)
+    encoded = _encode(header).encode() + b"\n"
+    start = _START.pack(MAGIC, VERSION, len(encoded))
+    signature = _UNSIGNED if key is None else _sign(key, start, encoded)
+    prefix = start + xxh3_128_digest(start + signature + encoded) + signature
+    parts: list[Buffer] = [prefix + encoded + data]
+    if len(data) > ALIGNMENT * 1024:
+        parts = [prefix + encoded, data]
+    size = HEADER_AT + len(encoded) + len(data)
     for view in views:
-        gap = -size % ALIGNMENT
-        if gap:
+        if gap := -size % ALIGNMENT:
             parts.append(_padding[gap])
         parts.append(view)
         size += gap + len(view)
-    return parts, _info(header, size)
+    return parts, _info(header | {"side_data": tuple(side_data)}, size, key is not None)
 
 
 def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
     """Return what a header tells; or, if `data` ends before the header does, the bytes it needs.
 
     Args:
-        data: the beginning of a blob.
+        data: the beginning of a blob, `FIRST_READ` bytes of it for instance.
         size: of the whole blob, where it is known.
 
     Raises:
-        DamagedResultError: this is no header, or it was changed.
+        DamagedResultError: this is no header, it was changed, or it is not as specified.
         NewerFormatError: it was written by a later version of Function Fuse.
     """
-    header = _header(data)
-    if isinstance(header, int):
-        return header
-    return _info(header, _layout(header, _header_end(data))[1] if size is None else size)
+    end = _header_end(data)
+    if end > len(data):
+        return end
+    view = memoryview(data)
+    start, signature, encoded = (
+        view[:_DIGEST_AT],
+        view[_SIGNATURE_AT:HEADER_AT],
+        view[HEADER_AT:end],
+    )
+    if xxh3_128_digest(b"".join((start, signature, encoded))) != view[_DIGEST_AT:_SIGNATURE_AT]:
+        raise DamagedResultError("the header is not what was written")
+    try:
+        header = json.loads(bytes(encoded))
+        header["pickle"] = tuple(header["pickle"])
+        header["buffers"] = [(length, digest) for length, digest in header["buffers"]]
+        header["side_data"] = tuple(map(_side_data, header["side_data"]))
+        if size is None:
+            size = _sections(header["pickle"], header["buffers"], end)[-1][2]
+        return _info(header, size, signature != _UNSIGNED)
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedResultError(f"the header is not as specified: {error}") from error
 
 
-def unpack(data: Buffer, workflow: str, task: str) -> tuple[Any, TaskInfo]:
-    """Return the value of a result, and what its header tells.
+class Stored:
+    """A checked header of which a plan needs little; the rest is parsed when it is asked for.
 
-    Every digest is checked first. Arrays are views of `data`, and as writable as it is.
+    Attributes:
+        digest: of the value; see `TaskInfo`.
+        call: the fingerprint's first field; "" where nothing was recorded.
+    """
+
+    __slots__ = ("_data", "_info", "call", "digest")
+
+    def __init__(self, digest: str, call: str, data: Buffer, info: TaskInfo | None = None) -> None:
+        self.digest = digest
+        self.call = call
+        self._data = data
+        self._info = info
+
+    @property
+    def info(self) -> TaskInfo:
+        """All that the header tells."""
+        if self._info is None:
+            info = read_info(self._data)
+            assert isinstance(info, TaskInfo)
+            self._info = info
+        return self._info
+
+    @classmethod
+    def of(cls, info: TaskInfo) -> Stored:
+        """Return the same of a header that is parsed already."""
+        return cls(info.digest, info.fingerprint.get("call", ""), b"", info)
+
+
+def read_stored(data: Buffer, names: bytes) -> Stored | None:
+    """Return a header that is sound and as `pack` writes it; None for any other: see `read_info`.
+
+    Args:
+        names: what the header begins with, from `names_in_header`.
+    """
+    end = HEADER_AT
+    if len(data) >= end and data[:8] == MAGIC:
+        _, version, length = _START.unpack_from(data)
+        end += length
+    if not HEADER_AT < end <= len(data) or version != VERSION:
+        return None
+    head = bytes(data[:end])
+    if xxh3_128_digest(head[:_DIGEST_AT] + head[_SIGNATURE_AT:]) != head[
+        _DIGEST_AT:_SIGNATURE_AT
+    ] or not head.startswith(names, HEADER_AT):
+        return None
+    # A quotation mark inside a JSON string is escaped, so these can't be found in one.
+    digest = head.find(b',"digest":"', HEADER_AT) + 11
+    call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
+    if digest < HEADER_AT or head[digest + 32 : digest + 33] != b'"':
+        return None
+    found = head[call : call + 32].decode("latin-1") if call > HEADER_AT else ""
+    return Stored(head[digest : digest + 32].decode("latin-1"), found, head)
+
+
+def names_in_header(workflow: str, task: str) -> bytes:
+    """Return what the header of a task's result begins with, as `pack` writes it."""
+    return b'{"workflow":%s,"task":%s,' % (_encode(workflow).encode(), _encode(task).encode())
+
+
+def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memoryview]]:
+    """Check all digests of a result; return what its header tells, and pickle and buffers.
 
     Raises:
-        DamagedResultError: the bytes were changed or cut, or belong to another task.
-        NewerFormatError: they were written by a later version of Function Fuse.
-        ImportError, AttributeError, …: what unpickling raises, with a note on what was written.
+        DamagedResultError: the bytes were changed or cut.
+        UntrustedResultError: there is a key, and the result is not signed with it.
+        NewerFormatError: the result was written by a later version of Function Fuse.
     """
-    header = _header(data)
-    if isinstance(header, int):
+    info = read_info(data)
+    if isinstance(info, int):
         raise DamagedResultError(f"the blob is cut within its header, at byte {len(data)}")
-    if header["workflow"] != workflow or header["task"] != task:
-        raise DamagedResultError(
-            f"the blob is the result of task {header['task']!r} of workflow"
-            f" {header['workflow']!r}, and stands in the place of another"
-        )
-    sections, size = _layout(header, _header_end(data))
-    if size != len(data):
-        raise DamagedResultError(f"the blob has {len(data)} bytes and not {size}")
     view, position = memoryview(data), _header_end(data)
+    if key is not None:
+        signature = _sign(key, view[:_DIGEST_AT], view[HEADER_AT:position])
+        if not hmac.compare_digest(signature, view[_SIGNATURE_AT:HEADER_AT]):
+            state = "signed with another key, or changed" if info.signed else "not signed"
+            raise UntrustedResultError(
+                f"the result is {state}, and the storage's options demand it"
+            )
+    if info.size != len(data):
+        raise DamagedResultError(f"the blob has {len(data)} bytes and not {info.size}")
     contents = []
-    for name, start, end, digest in sections:
+    for name, start, end, digest in _sections(info.pickle, info.buffers, position):
         content, gap = view[start:end], view[position:start]
         if xxh3_128_hexdigest(content) != digest or any(gap):
             raise DamagedResultError(f"{name} (bytes {start} to {end}) is not what was written")
-        position = end
         contents.append(content)
-    info = _info(header, size)
-    return _unpickle(contents, info), info
+        position = end
+    return info, contents
 
 
-def _pickle(value: Any) -> tuple[bytes, list[memoryview], bool]:
-    views: list[memoryview] = []
+def unpack(
+    info: TaskInfo,
+    contents: Sequence[memoryview],
+    *,
+    allow: Sequence[str] | None = None,
+    restore: Callable[[str, Any], Any] | None = None,
+) -> Any:
+    """Return the value of a result that `check` has found sound; see `pickling.loads`.
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        view = buffer.raw()
-        if view.nbytes < _OUT_OF_BAND_FROM:
-            return True
-        views.append(view)
-        return False
+    Arrays in it are views of `contents`, and as writable as they are.
 
-    try:
-        pickled = pickle.dumps(value, 5, buffer_callback=keep)
-        # pickle names what is in a script's or a notebook's __main__; no other process finds it.
-        if b"__main__" not in pickled:
-            return pickled, views, False
-    except Exception:  # noqa: BLE001, S110  # anything; cloudpickle's error, if any, tells more
-        pass
-    views.clear()
-    try:
-        pickled = cloudpickle.dumps(value, 5, buffer_callback=keep)
-    except Exception as error:
-        kind = type(value)
-        raise UnpicklableResultError(
-            f"a value of type {kind.__module__}.{kind.__qualname__} can't be pickled:"
-            f" {type(error).__name__}: {error}"
-        ) from error
-    return pickled, views, True
-
-
-def _unpickle(contents: Sequence[memoryview], info: TaskInfo) -> Any:
+    Raises:
+        UnreadableResultError: a class or module that it names is not there or does not take what
+            was pickled, or it holds code by value of another Python minor version.
+        UntrustedResultError: it names what `allow` doesn't allow.
+        OSError: a serializer could not read.
+    """
     if info.by_value and _minor(info.python) != _minor(_PYTHON):
-        raise DamagedResultError(
-            f"task {info.task!r} of workflow {info.workflow!r} holds code by value, written by"
-            f" Python {info.python}; Python {_PYTHON} can't load that. Read it with"
-            f" Python {_minor(info.python)}, or move its classes and functions into a module"
+        raise UnreadableResultError(
+            f"it holds code by value, written by Python {info.python}, which Python {_PYTHON} can't"
+            f" load. Read it with Python {_minor(info.python)}, or move its classes and functions"
+            " from the script into a module, and compute it again"
         )
     try:
-        return pickle.loads(contents[0], buffers=contents[1:])
-    except Exception as error:
-        written = ", ".join(f"{name} {version}" for name, version in info.packages.items())
-        error.add_note(
-            f"while reading task {info.task!r} of workflow {info.workflow!r}, whose bytes are"
-            f" sound; it was written by Python {info.python}{' with ' if written else ''}{written}"
-        )
+        return loads(contents[0], contents[1:], allow=allow, restore=restore)
+    except (FunctionFuseError, MemoryError, OSError):
         raise
+    except Exception as error:
+        written = [f"{name} {version}" for name, version in info.packages.items()]
+        raise UnreadableResultError(
+            "its bytes are sound, but no value can be made of them here:"
+            f" {type(error).__name__}: {error}. It was written by"
+            f" {', '.join([f'Python {info.python}', *written])}; install that, or put the class or"
+            " module back as it was"
+        ) from error
 
 
-def _header(data: Buffer) -> dict[str, Any] | int:
-    if len(data) < _HEADER_AT:
-        if MAGIC.startswith(bytes(data[: len(MAGIC)])):
-            return _HEADER_AT
+def _header_end(data: Buffer) -> int:
+    """Return where the header ends; or how much must be read to tell."""
+    if not MAGIC.startswith(bytes(data[: len(MAGIC)])):
         raise DamagedResultError("the blob is not a result of Function Fuse")
-    magic, version, length = _PREFIX.unpack_from(data)
-    if magic != MAGIC:
-        raise DamagedResultError("the blob is not a result of Function Fuse")
+    if len(data) < HEADER_AT:
+        return HEADER_AT
+    _, version, length = _START.unpack_from(data)
     if version > VERSION:
         raise NewerFormatError(
             f"the result has format version {version}, and this version of Function Fuse reads"
             f" versions up to {VERSION}: upgrade functionfuse-core"
         )
-    end = _HEADER_AT + length
-    if len(data) < end:
-        return int(end)
-    view = memoryview(data)
-    digest = xxh3_128(view[: _PREFIX.size])
-    digest.update(view[_HEADER_AT:end])
-    if digest.digest() != view[_PREFIX.size : _HEADER_AT]:
-        raise DamagedResultError("the header is not what was written")
-    header: dict[str, Any] = json.loads(bytes(view[_HEADER_AT:end]))
-    return header
+    return HEADER_AT + int(length)
 
 
-def _header_end(data: Buffer) -> int:
-    return _HEADER_AT + int(_PREFIX.unpack_from(data)[2])
-
-
-def _layout(
-    header: Mapping[str, Any], position: int
-) -> tuple[list[tuple[str, int, int, str]], int]:
-    """Return (what, first byte, end, digest) of pickle and buffers, and the size of the blob."""
-    length, digest = header["pickle"]
-    sections = [("the pickle", position, position + length, digest)]
-    position += length
-    for number, (length, digest) in enumerate(header["buffers"]):
-        position += -position % ALIGNMENT
-        sections.append((f"buffer {number}", position, position + length, digest))
+def _sections(
+    pickled: tuple[int, str], buffers: Sequence[tuple[int, str]], position: int
+) -> list[tuple[str, int, int, str]]:
+    """Return (what, first byte, end, digest) of pickle and buffers."""
+    sections = []
+    name = "the pickle"
+    for number, (length, digest) in enumerate((pickled, *buffers)):
+        if number:
+            name = f"buffer {number - 1}"
+            position += -position % ALIGNMENT
+        if type(length) is not int or length < 0 or type(digest) is not str:
+            raise TypeError(f"size or digest of {name}")
+        sections.append((name, position, position + length, digest))
         position += length
-    return sections, position
+    return sections
 
 
-def _info(header: Mapping[str, Any], size: int) -> TaskInfo:
-    return TaskInfo(
-        header["workflow"],
-        header["task"],
-        header["function"],
-        header["created"],
-        header["seconds"],
-        header["type"],
-        header["digest"],
-        size,
-        header["by_value"],
-        header["python"],
-        header["packages"],
-        header["host"],
-        header["token"],
-        header["fingerprint"],
-    )
+def _side_data(entry: tuple[Any, Any, Any]) -> SideData:
+    """Return a header's entry; no file name in it leads out of the side data's folder."""
+    name, distribution, entries = entry
+    files = tuple((file, size, digest) for file, size, digest in entries)
+    for file, size, digest in files:
+        if not (_is_segment(file) and type(size) is int and size >= 0 and type(digest) is str):
+            raise TypeError(f"side data {file!r}")
+    if not (type(name) is str and type(distribution) is str):
+        raise TypeError(f"side data of serializer {name!r}")
+    return SideData(name, distribution, files)
 
 
-def _combined(digest_of_pickle: str, digests_of_buffers: Sequence[str]) -> str:
-    if not digests_of_buffers:
-        return digest_of_pickle
-    return xxh3_128_hexdigest("".join([digest_of_pickle, *digests_of_buffers]).encode())
+def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
+    values = [header[name] for name in _HEADER_FIELDS]
+    if not all(map(isinstance, values, _HEADER_TYPES)):
+        found = zip(_HEADER_FIELDS, values, _HEADER_TYPES, strict=True)
+        wrong = [name for name, value, kind in found if not isinstance(value, kind)]
+        raise TypeError(f"the type of {', '.join(wrong)}")
+    return _make_info(*values, size, signed)
 
 
-def _packages(pickled: bytes) -> dict[str, str]:
-    """Return the versions of the top-level modules that the pickle names.
+def _combined(
+    digest: str, buffers: Sequence[tuple[int, str]], side_data: Sequence[SideData]
+) -> str:
+    digests = [digest, *(digest for _, digest in buffers)]
+    digests += [digest for side in side_data for _, _, digest in side.files]
+    return xxh3_128_hexdigest("".join(digests).encode())
 
-    Protocol 4 and later write a global as two strings and STACK_GLOBAL; each string is a length
-    byte, the text and MEMOIZE. A string met before is fetched from the memo instead, so the first
-    global of each module is found by its text.
-    """
-    versions = {}
-    place = pickled.find(b"\x94\x93")
-    while place >= 0:
-        end = pickled.rfind(b"\x94\x8c", 0, place)
-        start = pickled.rfind(b"\x8c", 0, end) if end > 0 else -1
-        if start >= 0 and pickled[start + 1] == end - start - 2:
-            name = pickled[start + 2 : end].decode("utf-8", "replace").partition(".")[0]
-            version = getattr(sys.modules.get(name), "__version__", None)
-            if isinstance(version, str):
-                versions[name] = version
-        place = pickled.find(b"\x94\x93", place + 2)
-    return versions
+
+def _sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
+    return hmac.digest(key, b"".join((start, encoded)), "sha256")
+
+
+def _now() -> str:
+    seconds = time.time()
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1e6):06d}Z"
 
 
 def _minor(version: str) -> str:

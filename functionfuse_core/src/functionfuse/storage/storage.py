@@ -7,32 +7,81 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ..errors import DamagedResultError, ResultNotFoundError
+from xxhash import xxh3_128_hexdigest
+
+from ..errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    ResultExistsError,
+    ResultNotFoundError,
+    UntrustedResultError,
+)
+from ..serializers import FILE_PROTOCOL, Serializer
 from .blobstore import BlobStore
-from .keys import folder_of, key_of, name_of
-from .resultfile import FIRST_READ, TaskInfo, pack, read_info, unpack
+from .keys import DAMAGED, SIDE_DATA, folder_of, key_of, name_of, segment_of
+from .options import StorageOptions
+from .pickling import dumps
+from .resultfile import (
+    FIRST_READ,
+    Stored,
+    TaskInfo,
+    check,
+    names_in_header,
+    pack,
+    read_stored,
+    unpack,
+)
+from .sidedata import SafeFiles, SideReader, SideWriter, checked
+from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
 __all__ = ["Storage"]
+
+_DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
 
 
 class Storage:
     """Results of workflows. Used by several threads and processes at once, without locks.
 
     A result is replaced as a whole: readers see the old one or the new one. A storage can be
-    pickled and used in another process.
+    pickled and used in another process; a signing key goes with it, in clear.
+
+    Args:
+        store: the blob store that keeps the bytes.
+        options: durability, trust and key; see `StorageOptions`.
 
     Attributes:
-        store: the blob store that keeps the bytes.
         always_read: whether what follows a saved node in a run is given the stored result, read
             back, instead of the object that the node returned.
     """
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, options: StorageOptions | None = None) -> None:
+        options = options or StorageOptions()
         self.store = store
         self.always_read = False
+        self._durability = options.durability
+        self._allow = None if options.trust == "pickle" else tuple(options.trust.allow)
+        self._key = options.key.get_secret_value().encode() if options.key else None
+        self._serializers: dict[str, Serializer] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
+
+    @property
+    def protocols(self) -> dict[str, Any]:
+        """The protocols that the storage offers; serializers are handed the workflow's own."""
+        protocols = self.store.protocols("")
+        return {**protocols, FILE_PROTOCOL: SafeFiles(protocols[FILE_PROTOCOL])}
+
+    def register_persistent_serializers(self, *serializers: Serializer) -> None:
+        """Have serializers keep the values of their types beside the results.
+
+        One of the same name, or of the same type, replaces an earlier one.
+
+        Raises:
+            OptionsError: something is no serializer.
+        """
+        for serializer in checked(serializers):
+            self._serializers[serializer.name] = serializer
 
     def new_workflow(self, workflow_name: str) -> None:
         """Make sure that results of the workflow can be saved; what is stored stays.
@@ -53,35 +102,59 @@ class Storage:
         seconds: float | None = None,
         fingerprint: Mapping[str, Any] | None = None,
         durable: bool = False,
+        if_absent: bool = False,
     ) -> TaskInfo:
         """Store a result, replacing an earlier one atomically, and return its header.
+
+        Side data goes first, under fresh names; the result's own blob is the commit; then the side
+        data of the result that it replaced is removed.
 
         Args:
             function: module and qualified name of what computed it.
             seconds: how long that took.
             fingerprint: what to record of code and inputs.
-            durable: when this returns, the result survives a loss of power.
+            durable: when this returns, the result survives a loss of power (unless the option
+                `durability` is "rename").
+            if_absent: leave a result that is there as it is.
 
         Raises:
-            UnpicklableResultError: the result can't be pickled. Nothing was written.
+            UnpicklableResultError: the result can't be pickled. Nothing was stored.
+            ResultExistsError: there is one, and `if_absent` was given.
             OSError: the blob store failed; an earlier result is still there.
         """
-        key = key_of(workflow_name, task_name)
+        key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
+        about = {
+            "workflow": workflow_name,
+            "task": task_name,
+            "function": function,
+            "seconds": seconds,
+            "type": f"{type(obj).__module__}.{type(obj).__qualname__}",
+        }
+        if self._durability != "auto":
+            durable = self._durability == "fsync"
+        elif seconds is not None:
+            durable = durable or seconds >= _DURABLE_FROM
+        writer = None
+        if self._serializers:
+            writer = SideWriter(self.store, folder, self._serializers.values())
         try:
-            parts, info = pack(
-                obj,
-                workflow_name,
-                task_name,
-                function=function,
-                seconds=seconds,
-                fingerprint=fingerprint,
-            )
-            self.store.put(key, parts, durable=durable)
-        except Exception as error:
-            error.add_note(
-                f"while saving task {task_name!r} of workflow {workflow_name!r} in {self!r}"
-            )
+            pickled = dumps(obj, writer.replace if writer else None)
+            side_data = writer.side_data() if writer else ()
+            parts, info = pack(pickled, about, fingerprint or {}, side_data, self._key)
+            if side_data and durable and writer:
+                self.store.flush(writer.keys())
+            replaced = self._side_keys(key, folder)
+            self.store.put(key, parts, if_absent=if_absent, durable=durable)
+        except BaseException as error:
+            if writer:
+                self.store.delete(writer.keys())
+            where = f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
+            if if_absent and isinstance(error, FileExistsError):
+                raise ResultExistsError(f"{where} is stored already") from None
+            error.add_note(f"while saving {where}")
             raise
+        if replaced:
+            self.store.delete(replaced)
         return info
 
     def read_task(self, workflow_name: str, task_name: str) -> Any:
@@ -90,40 +163,35 @@ class Storage:
         Raises:
             ResultNotFoundError: none is stored under these names.
             DamagedResultError: the stored bytes are not what was written.
+            UnreadableResultError: what the result is made of is not installed here.
+            UntrustedResultError: it is not signed as the options demand, or names what they don't
+                allow. Nothing of it was unpickled.
+            NewerFormatError: a later version of Function Fuse wrote it.
         """
-        data = self._get(self.store.get, workflow_name, task_name)
-        try:
-            return unpack(data, workflow_name, task_name)[0]
-        except DamagedResultError as error:
-            error.add_note(self._damaged(workflow_name, task_name))
-            raise
+        return self._read(workflow_name, task_name, self._value)
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
-        try:
-            info: TaskInfo = self._get(self._info, workflow_name, task_name)
-            if (info.workflow, info.task) != (workflow_name, task_name):
-                raise DamagedResultError(
-                    f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
-                )
-        except DamagedResultError as error:
-            error.add_note(self._damaged(workflow_name, task_name))
-            raise
+        info: TaskInfo
+        info, _ = self._read(workflow_name, task_name, lambda key: (info_of(self.store, key), None))
         return info
 
     def task_infos(
         self, workflow_name: str, task_names: Iterable[str]
-    ) -> Iterator[TaskInfo | DamagedResultError | None]:
-        """Iterate the headers of tasks, in order.
+    ) -> Iterator[Stored | FunctionFuseError | None]:
+        """Iterate the headers of tasks, in order, for a plan: one read each, nothing else.
 
-        Where nothing is stored there is None, and where a header is damaged, the error.
+        Where nothing is stored there is None, and where a result is of no use, the error.
         """
+        folder = folder_of(workflow_name)
         for name in task_names:
             try:
-                yield self.task_info(workflow_name, name)
+                data = self.store.head(folder + segment_of(name), FIRST_READ)
+                stored = read_stored(data, names_in_header(workflow_name, name))
+                yield stored or Stored.of(self.task_info(workflow_name, name))
             except ResultNotFoundError:
                 yield None
-            except DamagedResultError as error:
+            except (DamagedResultError, UntrustedResultError) as error:
                 yield error
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
@@ -134,14 +202,29 @@ class Storage:
             return False
         return True
 
+    def list_workflows(self) -> list[str]:
+        """Return the sorted names of the workflows that have results."""
+        names = []
+        for name in self.store.names(""):
+            if name.startswith(".") or not name.endswith("/"):
+                continue
+            results = self._results(name)
+            first = next(results, None)
+            if first is not None:
+                known = name_of(name[:-1])
+                names.append(known or info_of(self.store, name + first).workflow)
+        return sorted(names)
+
     def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
         """Return the sorted names of stored results that match a glob pattern, or are equal to it.
 
         A workflow of which nothing is stored has no tasks: the list is empty.
         """
         folder = folder_of(workflow_name)
-        segments = (name for name in self.store.names(folder) if name[0] != "." and name[-1] != "/")
-        names = (name_of(s) or self._info(folder + s).task for s in segments)
+        names = (
+            name_of(segment) or info_of(self.store, folder + segment).task
+            for segment in self._results(folder)
+        )
         if pattern == "*":
             return sorted(names)
         matches = re.compile(fnmatch.translate(pattern)).match
@@ -151,6 +234,8 @@ class Storage:
         self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
     ) -> None:
         """Remove one result, or all whose names match a glob pattern (which goes first if given).
+
+        Their side data goes after them; no serializer is needed for that.
 
         Raises:
             ResultNotFoundError: there is none of that name, or none that matches.
@@ -169,44 +254,126 @@ class Storage:
             if not self.file_exists(workflow_name, task_name):
                 raise self._not_found(workflow_name, task_name)
             names = [task_name]
-        self.store.delete([key_of(workflow_name, name) for name in names])
+        keys, folder = [key_of(workflow_name, name) for name in names], folder_of(workflow_name)
+        side_data = [file for key in keys for file in self._side_keys(key, folder)]
+        self.store.delete(keys)
+        self.store.delete(side_data)
 
     def remove_workflow(self, workflow_name: str) -> None:
-        """Remove all that is stored for a workflow.
+        """Remove all that is stored for a workflow: results first, then what lies beside them.
 
         Raises:
             ResultNotFoundError: nothing is.
             InvalidNameError: the name is no string, or empty.
         """
         folder = folder_of(workflow_name)
-        keys = [info.key for info in self.store.list(folder)]
+        keys = [blob.key for blob in self.store.list(folder)]
         if not keys and folder not in self.store.names(""):
             raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
-        self.store.delete([*keys, folder])
+        self.store.delete([key for key in keys if not key.startswith(f"{folder}.")])
+        self.store.delete([*(key for key in keys if key.startswith(f"{folder}.")), folder])
 
-    def _get(self, read: Callable[[str], Any], workflow_name: str, task_name: str) -> Any:
+    def verify(self, workflow_name: str | None = None) -> list[Verified]:
+        """Check every byte of all results, or of one workflow's, and of their side data.
+
+        Nothing is unpickled, changed or locked; several threads read. Returns one record for each
+        result, in the order of the keys; a sound one's `problem` is "".
+        """
+        return verify(self.store, self._folder(workflow_name), self._key)
+
+    def gc(self, older_than: float = 86400.0, *, dry_run: bool = False) -> list[Leftover]:
+        """Remove what nothing needs any more, and return what it was.
+
+        That is: temporaries of killed writers, side data that no result refers to, and damaged
+        results that runs have set aside. Safe beside running workflows as long as no save takes
+        longer than `older_than`.
+
+        Args:
+            older_than: in seconds, on the storage's own clock; what is younger stays.
+            dry_run: remove nothing, and return what would be.
+        """
+        return list(collect(self.store, older_than, dry_run=dry_run))
+
+    def du(self, workflow_name: str | None = None) -> list[Usage]:
+        """Return what each workflow takes, or only the one; lists keys, and reads no result."""
+        names = self.list_workflows() if workflow_name is None else [workflow_name]
+        return [usage(self.store, folder_of(name), name) for name in names]
+
+    def set_aside(self, workflow_name: str, task_name: str) -> bool:
+        """Keep a copy of a result's bytes apart, for `gc` to remove, if they are damaged.
+
+        What is stored under the names stays as it is, until it is replaced or removed: a sound
+        result that another writer has put there meanwhile is not touched. Returns whether they were
+        damaged.
+        """
+        key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
         try:
-            return read(key_of(workflow_name, task_name))
+            data = self.store.get(key)
+            check(data)
+        except ResultNotFoundError:
+            return False
+        except DamagedResultError:
+            aside = f"{folder}{DAMAGED}{segment_of(task_name)}/{xxh3_128_hexdigest(data)}"
+            self.store.put(aside, [data])
+            return True
+        return False
+
+    def _value(self, key: str) -> tuple[TaskInfo, Callable[[], Any]]:
+        info, contents = check(self.store.get(key), self._key)
+
+        def value() -> Any:
+            restore = None
+            if info.side_data:
+                folder = key.rpartition("/")[0] + "/"
+                serializers = self._serializers.values()
+                restore = SideReader(self.store, folder, serializers, info.side_data).restore
+            return unpack(info, contents, allow=self._allow, restore=restore)
+
+        return info, value
+
+    def _read(
+        self,
+        workflow_name: str,
+        task_name: str,
+        read: Callable[[str], tuple[TaskInfo, Callable[[], Any] | None]],
+    ) -> Any:
+        try:
+            info, value = read(key_of(workflow_name, task_name))
+            if (info.workflow, info.task) != (workflow_name, task_name):
+                stands = f"{info.workflow}/{info.task}"
+                if stands.casefold() == f"{workflow_name}/{task_name}".casefold():
+                    raise self._not_found(workflow_name, task_name)
+                raise DamagedResultError(
+                    f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
+                )
+            return (info, None) if value is None else value()
         except ResultNotFoundError:
             raise self._not_found(workflow_name, task_name) from None
+        except FunctionFuseError as error:
+            error.add_note(
+                f"while reading task {task_name!r} of workflow {workflow_name!r} in {self!r};"
+                " remove it, or run the workflow again, to be rid of it"
+            )
+            raise
 
-    def _info(self, key: str) -> TaskInfo:
-        data = self.store.head(key, FIRST_READ)
-        info = read_info(data)
-        while isinstance(info, int):
-            asked, data = len(data), self.store.head(key, info)
-            if len(data) <= asked:
-                raise DamagedResultError(f"the blob is cut within its header, at byte {asked}")
-            info = read_info(data)
-        return info
+    def _results(self, folder: str) -> Iterator[str]:
+        """Iterate the segments of the results in a workflow's folder."""
+        return (name for name in self.store.names(folder) if name[0] != "." and name[-1] != "/")
+
+    def _side_keys(self, key: str, folder: str) -> list[str]:
+        """Return the keys of a stored result's side data, if its workflow has any side data."""
+        if next(iter(self.store.names(folder + SIDE_DATA)), None) is None:
+            return []
+        try:
+            side_data = info_of(self.store, key).side_data
+        except (ResultNotFoundError, DamagedResultError):
+            return []  # what a damaged result refers to can't be told; `gc` will find it
+        return [f"{folder}{SIDE_DATA}{name}" for side in side_data for name, *_ in side.files]
+
+    def _folder(self, workflow_name: str | None) -> str:
+        return "" if workflow_name is None else folder_of(workflow_name)
 
     def _not_found(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
         return ResultNotFoundError(
             f"no result of task {task_name!r} of workflow {workflow_name!r} is stored in {self!r}"
-        )
-
-    def _damaged(self, workflow_name: str, task_name: str) -> str:
-        return (
-            f"the stored result of task {task_name!r} of workflow {workflow_name!r} in {self!r} is"
-            " damaged; remove it, or run the workflow again to replace it"
         )

@@ -1,0 +1,468 @@
+"""`FileStore`: blobs as files below a folder."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
+
+from ..errors import InvalidNameError, ResultNotFoundError, StoragePathError
+from ..serializers import FILE_PROTOCOL
+from .blobstore import BlobInfo, BlobStore, Buffer
+
+__all__ = ["FileStore"]
+
+logger = logging.getLogger(__name__)
+
+_TEMPORARY = ".tmp-"
+_MAPPED_FROM = 1 << 20  # bytes; below, a plain read is quicker than a map and its page faults
+_PARTS_AT_ONCE = 1000  # IOV_MAX is 1024
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFELY
+_ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
+_CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
+
+
+class FileStore(BlobStore):
+    """Blobs as files below `root`: a key is a path.
+
+    A blob is written to a temporary file beside it, flushed if it is to be durable, and renamed;
+    with `if_absent` it is linked. No symbolic link below `root` is followed in writing, removing
+    and listing. Reads of 1 MiB and more are private, writable memory maps.
+    """
+
+    def __init__(self, root: str, *, private: bool = False) -> None:
+        self.root = root
+        self.private = private
+        self._file_mode, self._folder_mode = (0o600, 0o700) if private else (0o666, 0o777)
+        self._folds: bool | None = None
+        self._warned = False
+        self._flushed: tuple[int, int] | None = None  # inode and mtime of root
+
+    def __repr__(self) -> str:
+        return f"FileStore({self.root!r})"
+
+    def put(
+        self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
+    ) -> None:
+        """Store a blob; see `BlobStore.put`."""
+        folder, _, name = key.rpartition("/")
+        if self._folds is not False:
+            os.close(self._enter(folder))
+            self._refuse_folded(folder, name)
+        temporary = f"{_TEMPORARY}{os.urandom(8).hex()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        directory, file = self._create(folder, temporary, flags)
+        try:
+            try:
+                try:
+                    _write(file, parts)
+                    if durable:
+                        os.fsync(file)
+                finally:
+                    os.close(file)
+                if if_absent:
+                    os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                    os.unlink(temporary, dir_fd=directory)
+                else:
+                    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException as error:
+                try:
+                    _unlink(temporary, directory)
+                except OSError as second:
+                    error.add_note(f"its temporary file {temporary!r} is left for gc: {second}")
+                raise
+            if durable:
+                os.fsync(directory)
+                self._flush_above(folder)
+        finally:
+            os.close(directory)
+
+    def get(self, key: str) -> Buffer:
+        """Return a blob; see `BlobStore.get`."""
+        file = self._open(key)
+        try:
+            size = os.fstat(file).st_size
+            if size >= _MAPPED_FROM:
+                try:
+                    return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_COPY))
+                except OSError:
+                    # No maps on this file system, or too many open: reading does as well.
+                    return _read(file, size)
+            return _read(file, size)
+        finally:
+            os.close(file)
+
+    def head(self, key: str, size: int) -> Buffer:
+        """Return the beginning of a blob; see `BlobStore.head`."""
+        file = self._open(key)
+        try:
+            return os.read(file, size)
+        finally:
+            os.close(file)
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """Iterate blobs; see `BlobStore.list`. One folder is read at a time."""
+        folder, _, beginning = prefix.rpartition("/")
+        for path, entry in self._walk(f"{folder}/" if folder else "", beginning):
+            if not entry.name.startswith(_TEMPORARY):
+                yield from _described(path, entry)
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Iterate what is in a folder; see `BlobStore.names`. Opens no file."""
+        for entry in self._scan(folder):
+            if not (entry.name.startswith(_TEMPORARY) or entry.is_symlink()):
+                yield entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/"
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove blobs, and folders that are empty then; see `BlobStore.delete`."""
+        by_folder: dict[str, list[str]] = {}
+        for key in keys:
+            folder, _, name = key.rpartition("/")
+            by_folder.setdefault(folder, []).append(name)
+        for folder, names in by_folder.items():
+            self._remove(folder, [name for name in names if name])
+        for deepest in sorted(by_folder, reverse=True):
+            folder = deepest
+            while folder and self._remove_folder(folder):
+                folder = folder.rpartition("/")[0]
+
+    def prepare(self, folder: str) -> None:
+        """Make the folder, or raise StoragePathError if it can't be made or written."""
+        try:
+            os.close(self._enter(folder.rstrip("/")))
+        except OSError as error:
+            if isinstance(error, StoragePathError):
+                raise
+            raise StoragePathError(
+                f"the storage at {self.root!r} can't be used: {error.strerror}: {error.filename!r}."
+                " Its option 'path' must be a folder that you can write"
+            ) from error
+        path = f"{self.root}/{folder}"
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise StoragePathError(f"the storage can't be used: no permission to write in {path!r}")
+        if not self._warned:
+            self._warned = True
+            if os.stat(self.root).st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+                logger.warning(
+                    "others may write to the storage %r, and who can write a pickle there can run"
+                    " code here: take the permission away, or sign results (option 'key')",
+                    self.root,
+                )
+
+    def protocols(self, folder: str) -> dict[str, Any]:
+        """Offer plain files under `folder`; see `BlobStore.protocols`."""
+        return {FILE_PROTOCOL: _Files(self, folder)}
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Flush files and their folders; see `BlobStore.flush`."""
+        folders = set()
+        for key in keys:
+            folders.add(key.rpartition("/")[0])
+            _flush(self._open(key))
+        for folder in sorted(folders):
+            _flush(os.open(f"{self.root}/{folder}", _FOLDER))
+            self._flush_above(folder)
+
+    def now(self) -> float:
+        """Return the time on the file system's clock, by touching a temporary file."""
+        path = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}"
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, self._file_mode))
+        except FileNotFoundError:
+            return time.time()  # there is no root, and so nothing whose age could be asked for
+        try:
+            return os.stat(path).st_mtime
+        finally:
+            _unlink(path)
+
+    def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
+        """Remove temporary files of killed writers; see `BlobStore.sweep`."""
+        if not os.path.isdir(self.root):
+            return
+        before = self.now() - older_than
+        for path, entry in self._walk(""):
+            if entry.name.startswith(_TEMPORARY):
+                for blob in _described(path, entry):
+                    if blob.modified < before:
+                        if not dry_run:
+                            folder, _, name = path.rpartition("/")
+                            self._remove(folder, [name])
+                        yield blob
+
+    def _enter(self, folder: str) -> int:
+        """Open a folder below root, making what is missing; follow no symbolic link below root."""
+        attempts = 1
+        while True:
+            try:
+                # Quick, and right if only the last segment could be a link.
+                if folder and "/" not in folder:
+                    return os.open(f"{self.root}/{folder}", _FOLDER)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise self._no_folder(folder, error) from error
+            try:
+                os.makedirs(self.root, self._folder_mode, exist_ok=True)
+                return self._descend(folder, make=True)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
+                    raise self._no_folder(folder, error) from error
+            attempts += 1  # somebody else removes what is made here
+
+    def _descend(self, folder: str, *, make: bool = False) -> int:
+        """Open a folder below root; follow no symbolic link below root."""
+        directory = os.open(self.root, _FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+        for segment in folder.split("/") if folder else []:
+            outer = directory
+            try:
+                if make:
+                    try:
+                        directory = os.open(segment, _FOLDER, dir_fd=outer)
+                        continue
+                    except FileNotFoundError:
+                        _make_folder(segment, self._folder_mode, outer)
+                directory = os.open(segment, _FOLDER, dir_fd=outer)
+            finally:
+                os.close(outer)
+        return directory
+
+    def _create(self, folder: str, name: str, flags: int) -> tuple[int, int]:
+        """Open a file for writing in a folder that is made if need be; return both descriptors."""
+        attempts = 1
+        while True:
+            directory = self._enter(folder)
+            try:
+                return directory, os.open(name, flags | _SAFELY, self._file_mode, dir_fd=directory)
+            except BaseException as error:
+                os.close(directory)
+                # Somebody else may have removed the folder.
+                if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
+                    raise
+            attempts += 1
+
+    def _remove(self, folder: str, names: Iterable[str]) -> None:
+        """Remove files of a folder that is not, and is not below, a symbolic link."""
+        try:
+            directory = self._descend(folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._no_folder(folder, error) from error
+        try:
+            for name in names:
+                _unlink(name, directory)
+        finally:
+            os.close(directory)
+
+    def _remove_folder(self, folder: str) -> bool:
+        """Remove a folder if nothing is in it; tell whether that was so."""
+        above, _, segment = folder.rpartition("/")
+        try:
+            directory = self._descend(above)
+        except OSError:
+            return False
+        try:
+            os.rmdir(segment, dir_fd=directory)
+        except OSError:
+            return False  # something is in it, or somebody else has removed it
+        finally:
+            os.close(directory)
+        return True
+
+    def _flush_above(self, folder: str) -> None:
+        """Have a folder's own name survive a loss of power, and those of the folders above it.
+
+        Root is flushed again only when something has been made in it since this store did so; the
+        folders above root are flushed once.
+        """
+        above = folder.rpartition("/")[0]
+        while above:
+            _flush(os.open(f"{self.root}/{above}", _FOLDER))
+            above = above.rpartition("/")[0]
+        status = os.stat(self.root)
+        if self._flushed == (status.st_ino, status.st_mtime_ns):
+            return
+        path = self.root
+        _flush_folder(path)
+        if self._flushed is None or self._flushed[0] != status.st_ino:
+            while path != os.path.dirname(path):
+                path = os.path.dirname(path)
+                _flush_folder(path)
+        settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK
+        self._flushed = status.st_ino, status.st_mtime_ns if settled else 0
+
+    def _no_folder(self, folder: str, error: OSError) -> StoragePathError:
+        path = f"{self.root}/{folder}"
+        what = (
+            "is a symbolic link" if os.path.islink(path) else f"can't be opened: {error.strerror}"
+        )
+        return StoragePathError(
+            f"the storage at {self.root!r} can't be used: {path!r} {what}."
+            " Its option 'path' must be a folder that you can write, with folders in it"
+        )
+
+    def _open(self, key: str) -> int:
+        try:
+            return os.open(f"{self.root}/{key}", os.O_RDONLY | _SAFELY)
+        except OSError as error:
+            # What is a symbolic link is no blob; O_NOFOLLOW gives ELOOP then, or EMLINK.
+            absent = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK
+            if error.errno not in absent:
+                raise
+            raise ResultNotFoundError(f"no blob {key!r} in {self!r}") from None
+
+    def _refuse_folded(self, folder: str, name: str) -> None:
+        """Where the file system folds case, refuse a second name that differs only in case."""
+        if self._folds is None:
+            probe = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}-probe"
+            file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
+            try:
+                os.close(file)
+                self._folds = os.path.lexists(probe[: -len("probe")] + "PROBE")
+            finally:
+                _unlink(probe)
+        if self._folds:
+            workflow, _, rest = folder.partition("/")
+            for where, segment in (("", workflow), (workflow if not rest else folder, name)):
+                for entry in self._scan(where):
+                    if entry.name != segment and entry.name.casefold() == segment.casefold():
+                        raise InvalidNameError(
+                            f"{segment!r} can't be stored beside {entry.name!r}: the file system"
+                            f" of {self.root!r} does not tell upper from lower case"
+                        )
+
+    def _scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
+        """Return what is in a folder; nothing where it is a symbolic link, or below one."""
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                found = list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        path = folder.rstrip("/")
+        while path:
+            if os.path.islink(f"{self.root}/{path}"):
+                return []
+            path = path.rpartition("/")[0]
+        return found
+
+    def _walk(self, folder: str, beginning: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Iterate (key, file) below a folder, in the order of the keys."""
+        found = [
+            (entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/", entry)
+            for entry in self._scan(folder)
+            if entry.name.startswith(beginning)
+        ]
+        for name, entry in sorted(found, key=lambda pair: pair[0]):
+            if not name.endswith("/"):
+                yield folder + name, entry
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self._walk(folder + name)
+
+
+class _Files:
+    """The file protocol over plain files in one folder. File names are key segments."""
+
+    def __init__(self, store: FileStore, folder: str) -> None:
+        self.store = store
+        self.folder = folder
+
+    def open(self, filename: str, mode: str = "rb") -> IO[Any]:
+        """Open a file, as the builtin `open` does."""
+        path = f"{self.store.root}/{self.folder}{filename}"
+        if mode.strip("bt") == "r":
+            try:
+                return open(path, mode, opener=_open_safely)
+            except FileNotFoundError:
+                raise ResultNotFoundError(f"no file {path!r}") from None
+
+        def create(_: str, flags: int) -> int:
+            directory, file = self.store._create(self.folder.rstrip("/"), filename, flags)
+            os.close(directory)
+            return file
+
+        return open(path, mode, opener=create)
+
+    def remove(self, filename: str) -> None:
+        """Remove a file; one that isn't there is no error."""
+        self.store._remove(self.folder.rstrip("/"), [filename])
+
+
+def _open_safely(path: str, flags: int) -> int:
+    return os.open(path, flags | _SAFELY)
+
+
+def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return  # removed since the folder was read
+    etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    yield BlobInfo(key, status.st_size, status.st_mtime, etag)
+
+
+def _write(file: int, parts: Sequence[Buffer]) -> None:
+    """Write all bytes of all parts; a call may take fewer than it was given."""
+    for start in range(0, len(parts), _PARTS_AT_ONCE):
+        views = parts[start : start + _PARTS_AT_ONCE]
+        written = os.writev(file, views)
+        if written != sum(map(len, views)):
+            _write_rest(file, views, written)
+
+
+def _write_rest(file: int, views: Sequence[Buffer], written: int) -> None:
+    for part in views:
+        view = memoryview(part)
+        if written >= len(view):
+            written -= len(view)
+            continue
+        view = view[written:]
+        written = 0
+        while view:
+            view = view[os.write(file, view) :]
+
+
+def _read(file: int, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    done = 0
+    while done < size:
+        count = os.readv(file, [view[done:]])
+        if not count:
+            break
+        done += count
+    return data if done == size else data[:done]
+
+
+def _flush(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(path: str) -> None:
+    try:
+        descriptor = os.open(path, _FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+    except PermissionError:
+        return  # whoever owns it made it: it was there before the store
+    _flush(descriptor)
+
+
+def _make_folder(segment: str, mode: int, directory: int) -> None:
+    try:
+        os.mkdir(segment, mode, dir_fd=directory)
+    except FileExistsError:
+        return
+
+
+def _unlink(path: str, directory: int | None = None) -> None:
+    try:
+        os.unlink(path, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return

@@ -1,0 +1,166 @@
+"""Looking after a store: what is sound, what is left over, what takes how much room.
+
+Nothing here unpickles, locks, or stands in the way of running workflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ..errors import DamagedResultError, FunctionFuseError, ResultNotFoundError
+from .blobstore import BlobInfo, BlobStore
+from .keys import DAMAGED, SIDE_DATA, key_of, name_of
+from .resultfile import FIRST_READ, TaskInfo, check, read_info
+from .sidedata import check_side_data
+
+__all__ = ["Leftover", "Usage", "Verified", "collect", "info_of", "usage", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What `verify` found of one stored result.
+
+    Attributes:
+        workflow, task: its names; where a damaged one's can't be told, those of its key.
+        size: bytes, with side data; 0 where that can't be told.
+        problem: what is wrong, in words; "" if it is sound.
+    """
+
+    workflow: str
+    task: str
+    size: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that `gc` removed, or would.
+
+    Attributes:
+        key: where it was.
+        kind: "temporary" (of a killed writer), "side data" (that no result refers to) or "damaged"
+            (set aside by a run).
+        size: in bytes.
+        modified: when it was written, in seconds since the epoch.
+    """
+
+    key: str
+    kind: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a workflow takes.
+
+    Attributes:
+        workflow: its name.
+        tasks: the number of its stored results.
+        size: bytes of all that is stored for it, side data and left-overs included.
+    """
+
+    workflow: str
+    tasks: int
+    size: int
+
+
+def info_of(store: BlobStore, key: str) -> TaskInfo:
+    """Return a result's header: one read, or two where it is unusually long.
+
+    Raises:
+        ResultNotFoundError: there is no such blob.
+        DamagedResultError: it is no result, or its header was changed or cut.
+        NewerFormatError: a later version of Function Fuse wrote it.
+    """
+    data = store.head(key, FIRST_READ)
+    info = read_info(data)
+    while isinstance(info, int):
+        # Step by step: a damaged length must not ask for gigabytes.
+        had, data = len(data), store.head(key, min(info, FIRST_READ + 64 * len(data)))
+        if len(data) <= had:
+            raise DamagedResultError(f"the blob is cut within its header, at byte {had}")
+        info = read_info(data)
+    return info
+
+
+def verify(store: BlobStore, folder: str, key: bytes | None) -> list[Verified]:
+    """Check all digests of all results under a folder, and their side data; in several threads."""
+    keys = [blob.key for blob in store.list(folder) if _is_result(blob.key)]
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
+        found = pool.map(lambda name: _verified(store, name, key), keys)
+        return [record for record in found if record is not None]
+
+
+def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None:
+    folder, _, segment = name.rpartition("/")
+    workflow, task, size = name_of(folder) or folder, name_of(segment) or segment, 0
+    try:
+        info, _ = check(store.get(name), key)
+        if key_of(info.workflow, info.task) != name:
+            raise DamagedResultError(
+                f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
+            )
+        workflow, task, size = info.workflow, info.task, info.size
+        try:
+            size += check_side_data(store, f"{folder}/", info.side_data)
+        except DamagedResultError:
+            if info_of(store, name).token != info.token:
+                return _verified(store, name, key)  # replaced meanwhile, and its side data removed
+            raise
+    except ResultNotFoundError:
+        return None  # removed since it was listed
+    except (FunctionFuseError, OSError) as error:
+        return Verified(workflow, task, size, str(error))
+    return Verified(workflow, task, size, "")
+
+
+def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[Leftover]:
+    """Remove what nothing refers to and is older than `older_than` seconds; iterate what it was."""
+    for blob in store.sweep(older_than, dry_run=dry_run):
+        yield Leftover(blob.key, "temporary", blob.size, blob.modified)
+    before = store.now() - older_than
+    for name in sorted(store.names("")):
+        if name.startswith(".") or not name.endswith("/"):
+            continue
+        # Side data is listed before the headers are read: what is committed meanwhile is seen.
+        side_data = [blob for blob in store.list(name + SIDE_DATA) if blob.modified < before]
+        unused = _unused(store, name, side_data) if side_data else []
+        aside = [blob for blob in store.list(name + DAMAGED) if blob.modified < before]
+        if not dry_run:
+            store.delete([blob.key for blob in unused + aside])
+        for kind, blobs in (("side data", unused), ("damaged", aside)):
+            for blob in blobs:
+                yield Leftover(blob.key, kind, blob.size, blob.modified)
+
+
+def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[BlobInfo]:
+    used: set[str] = set()
+    for segment in store.names(folder):
+        if segment.startswith(".") or segment.endswith("/"):
+            continue
+        try:
+            info = info_of(store, folder + segment)
+        except ResultNotFoundError:
+            continue
+        except FunctionFuseError:
+            return []  # what a damaged result refers to can't be told, so all is kept
+        used.update(
+            f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
+        )
+    return [blob for blob in side_data if blob.key not in used]
+
+
+def usage(store: BlobStore, folder: str, workflow_name: str) -> Usage:
+    """Return what a workflow takes."""
+    tasks = size = 0
+    for blob in store.list(folder):
+        tasks += _is_result(blob.key)
+        size += blob.size
+    return Usage(workflow_name, tasks, size)
+
+
+def _is_result(key: str) -> bool:
+    return key.count("/") == 1 and "/." not in f"/{key}"

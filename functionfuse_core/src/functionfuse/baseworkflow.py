@@ -8,10 +8,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .errors import DuplicateNameError, GraphError, NoMatchError
-from .workflow import Node, Pick, as_node, check_name, default_name
+from .errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
+from .workflow import (
+    Call,
+    Node,
+    Pick,
+    WorkflowClass,
+    WorkflowFunction,
+    as_node,
+    check_name,
+    default_name,
+)
 
-__all__ = ["BaseWorkflow", "Graph", "NodePlugin", "Query"]
+__all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
+
+UNCHANGED = "unchanged"
+ALWAYS = "always"
+NEVER = "never"
 
 
 class NodePlugin(Protocol):
@@ -68,6 +81,16 @@ class Query:
             self.workflow._plugins[node] = plugins
         return self
 
+    def set_reuse(self, policy: str) -> Query:
+        """Reuse stored results of the nodes by another policy than the workflow's; returns self.
+
+        See `BaseWorkflow.set_reuse`.
+        """
+        check_policy(policy)
+        for node in self.nodes:
+            self.workflow._policies[node] = policy
+        return self
+
 
 class BaseWorkflow:
     """The graph around some nodes, under a name.
@@ -90,6 +113,8 @@ class BaseWorkflow:
         self.leaves = [(as_node(leaf), leaf if isinstance(leaf, Pick) else None) for leaf in nodes]
         self._functions: dict[Node, Callable[..., Any]] = {}
         self._plugins: dict[Node, tuple[NodePlugin, ...]] = {}
+        self._policy = UNCHANGED
+        self._policies: dict[Node, str] = {}
 
     def graph(self) -> Graph:
         """Return the graph; takes time linear in its size.
@@ -127,6 +152,18 @@ class BaseWorkflow:
         """
         return Query(self, self._matched(pattern))
 
+    def set_reuse(self, policy: str) -> None:
+        """Say when a stored result is taken instead of computing a node.
+
+        Args:
+            policy: "unchanged" (the default): when it was computed by the same code from the same
+                inputs; "always": whenever there is one of that name; "never".
+
+        Raises:
+            OptionsError: there is no such policy.
+        """
+        self._policy = check_policy(policy)
+
     def set_plugin(self, pattern: str | None, plugin: NodePlugin) -> None:
         """Let `plugin` prepare every node that matches. See `query` and `Query.set_plugin`."""
         self.query(pattern).set_plugin(plugin)
@@ -137,8 +174,9 @@ class BaseWorkflow:
         Raises:
             GraphError: `node` is not a call of a decorated function, or `func` can't be called.
         """
-        func = getattr(func, "func", func)
-        if not hasattr(node, "called") or isinstance(getattr(node, "function", None), type):
+        if isinstance(func, (WorkflowFunction, WorkflowClass)):
+            func = func.func
+        if not isinstance(node, Call):
             raise GraphError(f"only a function's call can be given another function, not {node!r}")
         if not callable(func):
             raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
@@ -152,6 +190,14 @@ class BaseWorkflow:
                 f" {pattern!r} matches as a whole"
             )
         return nodes
+
+
+def check_policy(policy: str) -> str:
+    """Return a policy of reuse, if it is one. Raises OptionsError."""
+    known = (UNCHANGED, ALWAYS, NEVER)
+    if policy not in known:
+        raise OptionsError(f"a policy of reuse is one of {', '.join(known)}, not {policy!r}")
+    return policy
 
 
 def _parents(node: Node) -> tuple[Node, ...]:

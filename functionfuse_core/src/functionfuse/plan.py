@@ -1,58 +1,308 @@
-"""What a run does with each node, and the report that it leaves."""
+"""What a run will do with each node and why: decided from headers and digests, without any value.
+
+A stored result stands when it was computed by the same call (see `identity`). Where a parent's
+result is not stored any more, the fingerprint that the child's header keeps of that parent stands
+in for it. Where a parent is to be computed first, whether the child is depends on what comes out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["COMPUTED", "NOT_NEEDED", "REUSED", "NodeReport", "Report"]
+from .baseworkflow import ALWAYS, NEVER, Graph
+from .errors import FingerprintError, FunctionFuseError
+from .identity import Identities, combined
+from .workflow import ConstructorCall, MethodCall, Node
 
-COMPUTED = "computed"
-REUSED = "reused"
-NOT_NEEDED = "not needed"
+__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
 
-
-@dataclass(frozen=True, slots=True)
-class NodeReport:
-    """What a run did with one node.
-
-    Attributes:
-        name: the node's name.
-        action: "computed", "reused" (its stored result stands) or "not needed".
-        seconds: how long its function ran, in this run.
-        bytes: size of the stored result that was saved or reused; 0 where there is none.
-    """
-
-    name: str
-    action: str
-    seconds: float
-    bytes: int
+REUSE = "reuse"
+COMPUTE = "compute"
+MAYBE = "maybe"
 
 
-class Report:
-    """What a run did.
+class Decisions:
+    """What to do with the nodes of a graph, as far as it is known; `settle` tells more of it.
+
+    Args:
+        policies, policy: of reuse, of some nodes and of all others.
+        unsaved: places of the nodes that always run and are never stored.
+        infos: for each node what the storage tells: `digest`, `call` and `info`, or None, or the
+            error where what is stored is of no use.
 
     Attributes:
-        workflow_name: the workflow's name.
-        nodes: one record for each node of the graph, parents first.
+        verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
+        reasons: why a node is to be computed, in words; "" for REUSE.
+        digests: of results that are stored and stand, or were computed; else None.
     """
 
-    def __init__(self, workflow_name: str, records: Callable[[], list[NodeReport]]) -> None:
-        self.workflow_name = workflow_name
-        self._records = records
+    def __init__(
+        self,
+        graph: Graph,
+        identities: Identities,
+        *,
+        policies: Mapping[Node, str],
+        policy: str,
+        unsaved: set[int],
+        infos: Sequence[Any],
+    ) -> None:
+        self.graph = graph
+        self.identities = identities
+        self.infos = list(infos)
+        self._policies = policies
+        self._policy = policy
+        self._why_not: dict[int, str] = {}  # of nodes without a fingerprint
+        self._unsaved = unsaved
+        count = len(graph.nodes)
+        self.verdicts = [COMPUTE] * count
+        self.reasons = [""] * count
+        self.digests: list[bytes | None] = [None] * count
+        self._own: list[bytes | None] = [None] * count
+        self._calls: list[bytes | None] = [None] * count
+        self._recipes: list[bytes | None] | None = None
+        for place, node in enumerate(graph.nodes):
+            self._identify(place, node)
+            self.judge(place)
 
-    @cached_property
-    def nodes(self) -> list[NodeReport]:
-        return self._records()
+    def needed(self, targets: Sequence[int]) -> list[int]:
+        """Return what must be computed, or judged again, to bring targets up to date; sorted."""
+        found = {place for place in targets if self.verdicts[place] != REUSE}
+        stack = list(found)
+        while stack:
+            place = stack.pop()
+            for parent in self._awaited(place):
+                if parent not in found:
+                    found.add(parent)
+                    stack.append(parent)
+        for place in found:
+            if self.verdicts[place] == REUSE:
+                self.reasons[place] = "replayed for a later call on its object"
+        return sorted(found)
 
-    def names(self, action: str) -> list[str]:
-        """Return the names of the nodes with this action."""
-        return [node.name for node in self.nodes if node.action == action]
+    def judge(self, place: int) -> str:
+        """Decide on a node by what is known of its parents now; return and keep the verdict."""
+        verdict, reason, call = self._judged(place, self.graph.nodes[place])
+        if verdict == REUSE:
+            info = self.infos[place]
+            self.digests[place] = bytes.fromhex(info.digest)
+            self._calls[place] = call
+        self.verdicts[place], self.reasons[place] = verdict, reason
+        return verdict
 
-    def __str__(self) -> str:
-        width = max((len(node.name) for node in self.nodes), default=0)
-        return "\n".join(
-            f"{node.name:<{width}}  {node.action:<10} {node.seconds:9.3f} s {node.bytes:>14,} bytes"
-            for node in self.nodes
-        )
+    def give_up(self, place: int, reason: str) -> None:
+        """Note that a stored result that was to be reused can't be read."""
+        self.verdicts[place], self.reasons[place] = COMPUTE, reason
+
+    def settle(self, place: int, digest: bytes | None) -> None:
+        """Note the digest of a result that was computed; None for an object, which has none."""
+        self.digests[place] = digest
+        self._call(place, self.graph.nodes[place])
+
+    def record(self, place: int) -> dict[str, Any]:
+        """Return a node's fingerprint, for the header of its result; its parents are settled."""
+        node = self.graph.nodes[place]
+        own, recipe = self._own[place], self._recipe(place)
+        call = self._call(place, node)
+        if own is None or call is None:
+            return {"why not": self._why_not.get(place, "")}
+        parents = [self._parent(self._place(parent)) for parent in node.needs]
+        before = None
+        if isinstance(node, MethodCall):
+            before = self._parent(self._place(node.before))
+        return {
+            "call": call.hex(),
+            "recipe": recipe.hex() if recipe else "",
+            "parents": parents,
+            "before": before,
+            **self.identities.parts(node),
+        }
+
+    def _place(self, node: Node) -> int:
+        return self.graph.positions[node]
+
+    def _parent(self, place: int) -> list[str]:
+        digest, call, recipe = self.digests[place], self._calls[place], self._recipe(place)
+        texts = [part.hex() if part else "" for part in (digest, call, recipe)]
+        return [self.graph.names[place], *texts]
+
+    def _identify(self, place: int, node: Node) -> None:
+        """Find a node's own part and its recipe."""
+        try:
+            self._own[place] = self.identities.own(node)
+        except FingerprintError as error:
+            self._why_not[place] = str(error)
+            return
+
+    def _recipe(self, place: int) -> bytes | None:
+        """Return a node's recipe; those of all nodes are found when the first is asked for."""
+        if self._recipes is None:
+            recipes: list[bytes | None] = []
+            for node, own, info in zip(self.graph.nodes, self._own, self.infos, strict=True):
+                recipe = None
+                if self._policies.get(node, self._policy) == ALWAYS and hasattr(info, "digest"):
+                    # What is stored stands for ever, so it is what children are made from.
+                    recipe = combined(b"stored", [bytes.fromhex(info.digest)])
+                elif own is not None and not self._volatile(len(recipes), node):
+                    parents = [recipes[self._place(parent)] for parent in _basis(node)]
+                    if None not in parents:
+                        recipe = combined(own, parents)  # type: ignore[arg-type]
+                recipes.append(recipe)
+            self._recipes = recipes
+        return self._recipes[place]
+
+    def _volatile(self, place: int, node: Node) -> bool:
+        """Whether a node's result must be seen anew in each run."""
+        return place in self._unsaved or self._policies.get(node, self._policy) == NEVER
+
+    def _call(self, place: int, node: Node) -> bytes | None:
+        """Return the digest of a node's call, as soon as all that it depends on is known."""
+        own = self._own[place]
+        if own is None:
+            return None
+        known: list[bytes] = []
+        for parent in node.needs:
+            digest = self.digests[self._place(parent)]
+            if digest is None:
+                return None
+            known.append(digest)
+        if isinstance(node, MethodCall):
+            before = self._calls[self._place(node.before)]
+            if before is None:
+                return None
+            known.append(before)
+        call = self._calls[place] = combined(own, known)
+        return call
+
+    def _judged(self, place: int, node: Node) -> tuple[str, str, bytes | None]:
+        call, info = self._call(place, node), self.infos[place]
+        policy = self._policies.get(node, self._policy)
+        if place in self._unsaved:
+            return COMPUTE, "runs always, and is not stored", None
+        if isinstance(node, ConstructorCall):
+            return COMPUTE, "an object is never stored", None
+        if isinstance(info, FunctionFuseError):
+            return COMPUTE, f"stored result is of no use: {info}", None
+        if info is None:
+            return COMPUTE, "nothing stored", None
+        if policy == NEVER:
+            return COMPUTE, "is never reused", None
+        if policy == ALWAYS:
+            return REUSE, "", call
+        if self._own[place] is None:
+            return COMPUTE, self._why_not[place], None
+        if call is not None and call.hex() == info.call:
+            return REUSE, "", call
+        recorded = info.info.fingerprint
+        if "call" not in recorded:
+            return COMPUTE, recorded.get("why not") or "stored without a fingerprint", None
+        if call is None:
+            supposed, awaited = self._supposed(place, node, recorded)
+            if supposed is not None and supposed.hex() == recorded["call"]:
+                if not awaited:
+                    return REUSE, "", supposed
+                names = " or ".join(repr(self.graph.names[parent]) for parent in awaited)
+                return MAYBE, f"compute if {names} changes", None
+        return COMPUTE, self._difference(node, recorded), None
+
+    def _supposed(
+        self, place: int, node: Node, recorded: Mapping[str, Any]
+    ) -> tuple[bytes | None, list[int]]:
+        """Return the call if all unknown parents were as recorded, and which may not be."""
+        own, parents, awaited = self._own[place], recorded["parents"], []
+        if own is None or len(parents) != len(node.needs):
+            return None, []
+        known: list[bytes] = []
+        for parent_node, (_, digest, *marks) in zip(node.needs, parents, strict=True):
+            parent = self._place(parent_node)
+            known.append(self.digests[parent] or bytes.fromhex(digest))
+            if self.digests[parent] is None and not self._same(parent, *marks):
+                awaited.append(parent)
+        if isinstance(node, MethodCall):
+            if recorded["before"] is None:
+                return None, []
+            parent = self._place(node.before)
+            _, _, *marks = recorded["before"]
+            known.append(self._calls[parent] or bytes.fromhex(marks[0]))
+            if self._calls[parent] is None and not self._same(parent, *marks):
+                awaited.append(parent)
+        return combined(own, known), awaited
+
+    def _same(self, place: int, call: str, recipe: str) -> bool:
+        """Whether a node without a result would compute what was recorded of it."""
+        node = self.graph.nodes[place]
+        if self._volatile(place, node):
+            return False
+        now = self._calls[place]
+        if now is not None:
+            return now.hex() == call
+        own = self._recipe(place)
+        return own is not None and own.hex() == recipe
+
+    def _awaited(self, place: int) -> list[int]:
+        """Return the parents without which a node can't be computed, or judged."""
+        node = self.graph.nodes[place]
+        if self.verdicts[place] == MAYBE:
+            return self._supposed(place, node, self.infos[place].info.fingerprint)[1]
+        before = node.before if isinstance(node, MethodCall) else None
+        return [
+            self._place(parent)
+            for parent in node.parents
+            if parent is before or self.verdicts[self._place(parent)] != REUSE
+        ]
+
+    def _difference(self, node: Node, recorded: Mapping[str, Any]) -> str:
+        """Say what is different from what was recorded, in words: the first thing that is."""
+        now = self.identities.parts(node)
+        label = node.label
+        if now["function"] != recorded["function"]:
+            return f"function changed ({recorded['function']} → {now['function']})"
+        if now["python"] != recorded["python"]:
+            return f"Python changed ({recorded['python']} → {now['python']})"
+        if now["code"] != recorded["code"]:
+            return _code_difference(label, now, recorded)
+        arguments = {**recorded["arguments"], **now["arguments"]}
+        for name in arguments:
+            was, new = recorded["arguments"].get(name), now["arguments"].get(name)
+            if was is None:
+                return f"argument {name!r} is new"
+            if new is None:
+                return f"argument {name!r} is gone"
+            if was[1] != new[1]:
+                both = f" ({was[0]} → {new[0]})" if was[0] and new[0] else ""
+                return f"argument {name!r} changed{both}"
+        for parent, was in zip(node.needs, recorded["parents"], strict=False):
+            digest = self.digests[self._place(parent)]
+            if digest is None or digest.hex() != was[1]:
+                return f"parent {self.graph.names[self._place(parent)]!r} changed"
+        if isinstance(node, MethodCall):
+            before = self.graph.names[self._place(node.before)]
+            return f"an earlier call on its object changed: {before!r}"
+        return "what it was computed from changed"
+
+
+def _basis(node: Node) -> tuple[Node, ...]:
+    """Return the parents in the order in which they enter a call: values, then the call before."""
+    return (*node.needs, node.before) if isinstance(node, MethodCall) else node.needs
+
+
+def _code_difference(label: str, now: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
+    was, new = recorded["uses"], now["uses"]
+    for name in {**was, **new}:
+        if was.get(name) == new.get(name):
+            continue
+        short = name.rpartition(".")[2]
+        if name == now["function"] or name not in was or name not in new:
+            break
+        if name == "version":
+            return f"version of {label!r} changed ({was[name]!r} → {new[name]!r})"
+        if name.startswith(("package ", "module ")):
+            return f"{name}, which {label!r} uses, changed ({was[name]} → {new[name]})"
+        if len(was[name]) == len(new[name]) == 8 and _is_hex(was[name]) and _is_hex(new[name]):
+            return f"code of {label!r} changed: in {short!r}, which it uses"
+        return f"code of {label!r} changed: {short!r}, which it uses ({was[name]} → {new[name]})"
+    return f"code of {label!r} changed"
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdef" for letter in text)

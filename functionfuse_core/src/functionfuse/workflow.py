@@ -7,10 +7,12 @@ and a cycle can't be written.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast, overload
 
 from .errors import GraphError, InvalidNameError
@@ -22,10 +24,12 @@ __all__ = [
     "Nested",
     "Node",
     "Pick",
+    "Settings",
     "StatefulObject",
     "WorkflowClass",
     "WorkflowFunction",
     "as_node",
+    "label_of",
     "resolve",
     "workflow",
 ]
@@ -35,6 +39,24 @@ _NO_KWARGS: dict[str, Any] = {}
 
 # Values of these types hold no nodes; most arguments are one of them.
 _PLAIN = frozenset({int, float, str, bool, bytes, complex, type(None), type})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `@workflow(...)` says of when a stored result of the function may be reused.
+
+    Attributes:
+        version: stands for the code: a result is reused while the version is the same.
+        ignore: names of arguments that don't change the result.
+        packages: names of distributions whose versions count.
+    """
+
+    version: str | None = None
+    ignore: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+_NO_SETTINGS = Settings()
 
 
 class Pick:
@@ -78,6 +100,7 @@ class Node:
         args, kwargs: the arguments; nodes stand in them as `Node`, `Pick` or `Nested`.
         needs: the nodes whose results the call needs, each once, in order of first use.
         parents: the nodes that go before this one: `needs`, and for a method the call before it.
+        called: what was called; a method's class.
         children: the nodes that need this one, in order of creation.
         where: file and line of the call.
     """
@@ -97,15 +120,18 @@ class Node:
     __iter__ = None
     __contains__ = None
 
+    called: WorkflowFunction | WorkflowClass
+
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], index: int, before: Node | None = None
     ) -> None:
         needs: dict[Node, None] = {}
-        self.args = _lift_all(args, needs)
+        seen: dict[int, Any] = {}
+        self.args = _lift_all(args, needs, seen)
         if kwargs:
             for key, value in kwargs.items():
                 if type(value) not in _PLAIN:
-                    kwargs[key] = _lift(value, needs, {})
+                    kwargs[key] = _lift(value, needs, seen)
         self.kwargs = kwargs or _NO_KWARGS  # one less object for the garbage collector to visit
         # Often the arguments are the nodes; then one tuple does for both.
         alike = self.args is args and len(needs) == len(args) and not kwargs
@@ -114,7 +140,9 @@ class Node:
         self.children: list[Node] = []
         self._name: str | None = None
         self._index = index
-        frame = sys._getframe(3)  # past both __init__ and the decorated function's __call__
+        frame: Any = sys._getframe(3)  # past both __init__ and the decorated function's __call__
+        while frame.f_code in _PASSED:
+            frame = frame.f_back
         self.where = (frame.f_code.co_filename, frame.f_lineno)
         self.number = next(_numbers)
         for parent in self.parents:
@@ -126,6 +154,11 @@ class Node:
         raise TypeError(f"{type(self).__name__} does not say what it calls")
 
     @property
+    def settings(self) -> Settings:
+        """What the decorator was told."""
+        return self.called.settings
+
+    @property
     def portable_function(self) -> Callable[..., Any] | str:
         """`function` in a form that other processes find by its import path, where it has one."""
         return self.function
@@ -133,7 +166,7 @@ class Node:
     @property
     def label(self) -> str:
         """The qualified name of the function, class or method that is called."""
-        return _qualname(self.function)
+        return label_of(self.function)
 
     @property
     def numbered_with(self) -> object:
@@ -181,6 +214,8 @@ class Call(Node):
 
     __slots__ = ("called",)
 
+    called: WorkflowFunction
+
     def __init__(
         self, called: WorkflowFunction, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
     ) -> None:
@@ -195,11 +230,17 @@ class Call(Node):
     def portable_function(self) -> Callable[..., Any]:
         return self.called.compute
 
+    @property
+    def numbered_with(self) -> object:
+        return self.called.key
+
 
 class ConstructorCall(Node):
     """The construction of an object of a decorated class. Its result is None."""
 
     __slots__ = ("called", "constructor", "last")
+
+    called: WorkflowClass
 
     def __init__(
         self, called: WorkflowClass, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
@@ -249,12 +290,16 @@ class MethodCall(Node):
         return function
 
     @property
+    def called(self) -> WorkflowClass:  # type: ignore[override]
+        return self.constructor.called
+
+    @property
     def portable_function(self) -> str:
         return self.method
 
     @property
     def label(self) -> str:
-        return f"{_qualname(self.constructor.called.func)}.{self.method}"
+        return f"{label_of(self.constructor.called.func)}.{self.method}"
 
     @property
     def numbered_with(self) -> object:
@@ -275,6 +320,8 @@ class StatefulObject:
         return self
 
     def __getattr__(self, method: str) -> Callable[..., MethodCall]:
+        if method == "_constructor":  # copying asks for methods before this has a value
+            raise AttributeError(method)
         return self._constructor.called.caller(self._constructor, method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> MethodCall:
@@ -284,12 +331,18 @@ class StatefulObject:
         return f"<object of {self._constructor!r}>"
 
 
+_PASSED = (StatefulObject.__call__.__code__,)
+
+
 class _Decorated:
     """What `@workflow` makes; pickled by its import path where it has one, else with `func`."""
 
-    def __init__(self, func: Callable[..., Any]) -> None:
+    def __init__(self, func: Callable[..., Any], settings: Settings = _NO_SETTINGS) -> None:
         functools.update_wrapper(cast(Callable[..., Any], self), func, updated=())
         self.func = func
+        self.settings = settings
+        # A callable object may have no hash; it lives as long as this does.
+        self.key: object = func if isinstance(func, Hashable) else id(func)
         self._count = itertools.count()
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:
@@ -298,14 +351,14 @@ class _Decorated:
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         module = sys.modules.get(getattr(self, "__module__", None) or "")
-        name = _qualname(self.func)
+        name = label_of(self.func)
         found: Any = module
         for part in name.split("."):
             found = getattr(found, part, None)
         # A worker process has another __main__, so what is defined there goes by value.
         if found is self and module is not None and module.__name__ != "__main__":
             return name
-        return type(self), (self.func,)
+        return type(self), (self.func, self.settings)
 
     def __repr__(self) -> str:
         return f"<workflow {self.func!r}>"
@@ -321,8 +374,8 @@ class WorkflowFunction(_Decorated):
 class WorkflowClass(_Decorated):
     """A decorated class: a call makes a `StatefulObject`. `func` is the class itself."""
 
-    def __init__(self, func: type) -> None:
-        super().__init__(func)
+    def __init__(self, func: type, settings: Settings = _NO_SETTINGS) -> None:
+        super().__init__(func, settings)
         self._method_counts: dict[str, Iterator[int]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> StatefulObject:
@@ -334,11 +387,15 @@ class WorkflowClass(_Decorated):
         Raises:
             AttributeError: the class has no such method.
         """
-        if not callable(getattr(self.func, method, None)) or (
-            method.startswith("__") and method != "__call__"
+        # getattr alone would find what every class has from `type`, such as __call__ and mro.
+        known = any(method in vars(base) for base in cast(type, self.func).__mro__)
+        if (
+            not known
+            or not callable(getattr(self.func, method))
+            or (method.startswith("__") and method != "__call__")
         ):
             raise AttributeError(
-                f"{_qualname(self.func)!r} has no method {method!r}; on an object of a @workflow"
+                f"{label_of(self.func)!r} has no method {method!r}; on an object of a @workflow"
                 " class only methods can be used, and each call is a node"
             )
 
@@ -353,19 +410,53 @@ class WorkflowClass(_Decorated):
 def workflow(func: type) -> WorkflowClass: ...  # type: ignore[overload-overlap]
 @overload
 def workflow(func: Callable[..., Any]) -> WorkflowFunction: ...
-def workflow(func: Callable[..., Any]) -> WorkflowFunction | WorkflowClass:
+@overload
+def workflow(
+    *, version: str | None = None, ignore: Iterable[str] = (), packages: Iterable[str] = ()
+) -> Callable[[Callable[..., Any]], Any]: ...
+def workflow(
+    func: Callable[..., Any] | None = None,
+    *,
+    version: str | None = None,
+    ignore: Iterable[str] = (),
+    packages: Iterable[str] = (),
+) -> Any:
     """Make calls of a function, or of a class and its methods, nodes of a graph.
 
+    As `@workflow`, or as `@workflow(version="2")` with these arguments, all of which are about when
+    a stored result is reused:
+
+    Args:
+        version: stands for the code. Stored results are reused while the version stays the same,
+            whatever happens to the code.
+        ignore: names of arguments that don't change the result, such as "verbose".
+        packages: names of distributions; when the version of one changes, results are computed
+            again. Otherwise the user's own code counts, and that of packages does not.
+
     Raises:
-        GraphError: `func` can't be called, or is decorated already.
+        GraphError: `func` can't be called, or is decorated already; or an argument is of a wrong
+            type.
     """
+    names = [("ignore", ignore), ("packages", packages)]
+    for argument, value in names:
+        if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+            raise GraphError(f"@workflow({argument}=...) takes a list of names, not {value!r}")
+    if version is not None and not isinstance(version, str):
+        raise GraphError(f"@workflow(version=...) takes a string, not {version!r}")
+    settings = Settings(version, tuple(ignore), tuple(packages))
+    if func is None:
+        return functools.partial(_decorated, settings=settings)
+    return _decorated(func, settings)
+
+
+def _decorated(func: Callable[..., Any], settings: Settings) -> WorkflowFunction | WorkflowClass:
     if isinstance(func, _Decorated):
         raise GraphError(f"{func!r} is decorated with @workflow already")
     if isinstance(func, type):
-        return WorkflowClass(func)
+        return WorkflowClass(func, settings)
     if not callable(func):
         raise GraphError(f"@workflow decorates functions and classes, not {func!r}")
-    return WorkflowFunction(func)
+    return WorkflowFunction(func, settings)
 
 
 class Nested:
@@ -380,23 +471,32 @@ class Nested:
     def build(self, resolved: list[Any]) -> Any:
         """Return a container of the original's type with `resolved` in the places of `items`."""
         like, kind = self.like, type(self.like)
+        if kind is dict:
+            return dict(zip(resolved[::2], resolved[1::2], strict=True))
+        if isinstance(like, tuple):
+            return tuple.__new__(kind, resolved)
+        if isinstance(like, frozenset):
+            return frozenset.__new__(kind, resolved)
+        if kind is list or kind is set:
+            return kind(resolved)
+        copied = copy.copy(like)  # keeps, for instance, a defaultdict's factory
+        copied.clear()
         if isinstance(like, dict):
-            pairs = zip(resolved[::2], resolved[1::2], strict=True)
-            if kind is dict:
-                return dict(pairs)
-            copied = like.copy()  # keeps, for instance, a defaultdict's factory
-            copied.clear()
-            copied.update(pairs)
-            return copied
-        if hasattr(like, "_make"):
-            return kind._make(resolved)
-        return kind(resolved)
+            for key, value in zip(resolved[::2], resolved[1::2], strict=True):
+                copied[key] = value
+        elif isinstance(like, set):
+            copied.update(resolved)
+        else:
+            copied.extend(resolved)
+        return copied
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
-def _lift_all(args: tuple[Any, ...], needs: dict[Node, None]) -> tuple[Any, ...]:
+def _lift_all(
+    args: tuple[Any, ...], needs: dict[Node, None], seen: dict[int, Any]
+) -> tuple[Any, ...]:
     """Note the nodes in `args` in `needs`; return `args` with containers of nodes as `Nested`."""
     for value in args:
         kind = type(value)
@@ -406,7 +506,6 @@ def _lift_all(args: tuple[Any, ...], needs: dict[Node, None]) -> tuple[Any, ...]
             break
     else:
         return args
-    seen: dict[int, Any] = {}
     return tuple([_lift(value, needs, seen) for value in args])
 
 
@@ -456,13 +555,19 @@ _OPEN = object()
 _CYCLIC = object()
 
 
-def resolve(value: Any, result_of: Callable[[Node], Any]) -> Any:
-    """Return `value` (an argument of a node) with every node in it replaced by its result."""
+def resolve(value: Any, result_of: Callable[[Node], Any], built: dict[Nested, Any]) -> Any:
+    """Return `value` (an argument of a node) with every node in it replaced by its result.
+
+    `built` is one dict for all arguments of a node, so that a container that stands in them twice
+    reaches the function as one object.
+    """
     kind = type(value)
     if kind in _PLAIN:
         return value
     if kind is Nested:
-        return value.build([resolve(item, result_of) for item in value.items])
+        if value not in built:
+            built[value] = value.build([resolve(item, result_of, built) for item in value.items])
+        return built[value]
     if kind is Pick:
         return value.of(result_of(value.node))
     if isinstance(value, Node):
@@ -509,11 +614,18 @@ def check_name(name: object, what: str) -> str:
 
 
 def _plain_key(key: Any) -> Any:
-    if isinstance(key, (Node, Pick)):
-        raise GraphError(f"{key!r} can't be a key: only values that are known now pick from a node")
+    parts = key if isinstance(key, tuple) else (key,)
+    for part in parts:
+        ends = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
+        for end in ends:
+            if isinstance(end, (Node, Pick)):
+                raise GraphError(
+                    f"{end!r} can't be a key: only values that are known now pick from a node"
+                )
     return key
 
 
-def _qualname(function: Any) -> str:
+def label_of(function: Any) -> str:
+    """Return the qualified name of a function, a class or another callable."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name)

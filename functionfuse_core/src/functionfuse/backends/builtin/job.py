@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -71,30 +71,65 @@ class Job:
 
 
 class Portable:
-    """Something that crosses to another process by cloudpickle, and to another thread as it is."""
+    """Something that crosses to another process by cloudpickle, and to another thread as it is.
 
-    def __init__(self, content: Any) -> None:
-        self.content = content
+    It is unpickled when it is used and not when it arrives: an executor breaks if that fails.
+    """
+
+    def __init__(self, content: Any, pickled: bytes | None = None) -> None:
+        self._content = content
+        self._pickled = pickled
+
+    @property
+    def content(self) -> Any:
+        """What crosses; raises what unpickling raises."""
+        if self._pickled is not None:
+            self._content = cloudpickle.loads(self._pickled)
+            self._pickled = None
+        return self._content
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _revive, (cloudpickle.dumps(self.content, 5),)
+        content = self.content
+        if isinstance(content, Outcome) and content.error is not None:
+            content = replace(content, error=_portable_error(content.error))
+        return Portable, (None, cloudpickle.dumps(content, 5))
 
     def __call__(self) -> Portable:
         """Run the job that this holds; what it raises comes back in the outcome."""
         try:
             return Portable(self.content.run())
         except BaseException as error:  # noqa: BLE001  # raised again where the run is
-            text = traceback.format_exc()
-            try:
-                cloudpickle.loads(cloudpickle.dumps(error))
-            except Exception:  # noqa: BLE001  # whatever its own __reduce__ raises
-                # It could not travel, and would break the executor if it tried.
-                replaced = RuntimeError(f"{type(error).__name__}: {error}")
-                for note in getattr(error, "__notes__", ()):
-                    replaced.add_note(note)
-                error = replaced
-            return Portable(Outcome(None, error=error, remote_traceback=text))
+            return Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
 
 
-def _revive(pickled: bytes) -> Portable:
-    return Portable(cloudpickle.loads(pickled))
+class _ErrorParts:
+    """Pickles as an exception that isn't made by its `__init__`, which may take what it likes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _error_of, (type(self.error), self.error.args, vars(self.error))
+
+
+def _error_of(
+    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
+
+
+def _portable_error(error: BaseException) -> Any:
+    """Return what unpickles as `error`, or as a RuntimeError if nothing does."""
+    for form in (error, _ErrorParts(error)):
+        try:
+            if type(cloudpickle.loads(cloudpickle.dumps(form))) is type(error):
+                return form
+        except Exception:  # noqa: BLE001, S112  # in this form it can't travel
+            continue
+    replaced = RuntimeError(f"{type(error).__name__}: {error}")
+    for note in getattr(error, "__notes__", ()):
+        replaced.add_note(note)
+    return replaced

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...baseworkflow import BaseWorkflow
 from ...errors import GraphError
-from ...plan import Report
+from ...events import Listener
+from ...report import Report
 from ...workflow import Node
 from .localrun import LocalRun
 
@@ -20,12 +21,14 @@ class LocalWorkflow(BaseWorkflow):
 
     Attributes:
         report: what the last run did with each node; None before the first.
+        listeners: functions that are called with each `Event` of a run, in this process.
     """
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
         super().__init__(*nodes, workflow_name=workflow_name)
         self.storage: Any = None
         self.report: Report | None = None
+        self.listeners: list[Listener] = []
         self._logged: set[Node] = set()
 
     def set_storage(self, storage: Any) -> None:
@@ -54,11 +57,19 @@ class LocalWorkflow(BaseWorkflow):
         """
         self._logged.update(self._matched(pattern))
 
+    def plan(self) -> Report:
+        """Return what a run would do with each node, and why. Runs nothing, and loads no values.
+
+        Raises what `run` raises before it computes anything.
+        """
+        return LocalRun(self, None).plan()
+
     def run(self, executor: Executor | None = None) -> Any:
         """Bring the handed nodes and all last nodes up to date; return the handed nodes' results.
 
-        Stored results are reused, and only loaded if they are returned or a computed node needs
-        them. A result is stored as soon as it is computed, and released as soon as no other node
+        Stored results are reused by the policy (see `set_reuse`), and only loaded if they are
+        returned or a computed node needs them. A result is stored as soon as it is computed, and
+        released as soon as no other node
         needs it. When a node fails, all results computed before stay stored.
 
         Args:
@@ -71,13 +82,15 @@ class LocalWorkflow(BaseWorkflow):
             object of a decorated class gives None.
 
         Raises:
-            GraphError: the workflow has no nodes.
+            GraphError: the workflow has no nodes, or `executor` is no executor.
             DuplicateNameError: two nodes have one name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: a worker of the executor died; names the nodes it may have run.
             Exception: what a node's function raised, with a note that names node, function and
                 workflow.
         """
+        if executor is not None and not hasattr(executor, "submit"):
+            raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
         run = LocalRun(self, executor)
         try:
             results = run.execute()

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ...errors import DamagedResultError, WorkerDiedError
-from ...plan import COMPUTED, NOT_NEEDED, REUSED, NodeReport, Report
-from ...workflow import ConstructorCall, MethodCall, Node, resolve
+from ...baseworkflow import NEVER
+from ...errors import (
+    DamagedResultError,
+    FingerprintError,
+    FunctionFuseError,
+    UnreadableResultError,
+    UntrustedResultError,
+    WorkerDiedError,
+)
+from ...events import Event, Listener
+from ...fingerprint import digest_of
+from ...identity import Identities
+from ...plan import COMPUTE, MAYBE, REUSE, Decisions
+from ...report import COMPUTED, NOT_NEEDED, REUSED, NodeRecord, Report
+from ...workflow import ConstructorCall, MethodCall, Nested, Node, resolve
 from .job import Job, Outcome, Portable
 
 if TYPE_CHECKING:
@@ -40,14 +53,16 @@ class LocalRun:
         count = len(self.graph.nodes)
         self.state = bytearray(count)
         self.stored = bytearray(count)  # whether the storage holds the node's present result
+        self.saved = bytearray(count)  # whether this run put it there
         self.blockers = [0] * count  # parents that are WAITING or RUNNING
         self.users = [0] * count  # children that are WAITING or RUNNING
         self.ready: list[int] = []  # heap: WAITING, without blockers when they came in
         self.values: dict[int, Any] = {}
         self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
-        self.seconds: dict[int, float] = {}
-        self.sizes: dict[int, int] = {}
+        self.done_with = _Collected()
+        self.listeners: list[Listener] = [self.done_with, *workflow.listeners]
+        self.decisions: Decisions | None = None
         self.futures: dict[int, Future[Portable]] = {}
         self.done: SimpleQueue[int] = SimpleQueue()
         self.started = False  # until then nodes are activated in order, parents first
@@ -60,7 +75,18 @@ class LocalRun:
         """Run, and return the results of the handed nodes."""
         if self.storage is not None:
             self.storage.new_workflow(self.workflow.workflow_name)
-        for place in self._decide():
+        places = self._decide()
+        if self.decisions:
+            for place, info in enumerate(self.decisions.infos):
+                if isinstance(info, FunctionFuseError):
+                    self._give_up(place, info)
+            for place in places:
+                self._emit("planned", place, reason=self.decisions.reasons[place])
+            planned = set(places)
+            for place, verdict in enumerate(self.decisions.verdicts):
+                if verdict == REUSE and place not in planned:
+                    self._emit("reused", place)
+        for place in places:
             self._activate(place)
         self.started = True
         self._work()
@@ -74,59 +100,95 @@ class LocalRun:
             for place, (_, pick) in zip(self.returned, self.workflow.leaves, strict=True)
         ]
 
+    def plan(self) -> Report:
+        """Return what `execute` would do."""
+        if self.storage is not None and not hasattr(self.storage, "task_infos"):
+            why = "unless it is stored; this storage tells only by reading it"
+            records = [NodeRecord(name, COMPUTE, why) for name in self.graph.names]
+            return Report(self.workflow.workflow_name, lambda: records)
+        planned = set(self._decide())
+        decisions = self.decisions
+        records = []
+        for place, name in enumerate(self.graph.names):
+            if decisions is None:
+                records.append(NodeRecord(name, COMPUTE, "there is no storage"))
+                continue
+            verdict, reason = decisions.verdicts[place], decisions.reasons[place]
+            if place in planned:
+                verdict = COMPUTE if verdict == REUSE else verdict
+            elif verdict != REUSE:
+                verdict = NOT_NEEDED
+            size = decisions.infos[place].info.size if verdict == REUSE else 0
+            records.append(NodeRecord(name, verdict, reason, 0.0, size))
+        return Report(self.workflow.workflow_name, lambda: records)
+
     def report(self) -> Report:
         """Return what was done so far."""
-        names, seconds, sizes, stored = self.graph.names, self.seconds, self.sizes, self.stored
+        names, done, decisions = self.graph.names, self.done_with, self.decisions
 
-        def records() -> list[NodeReport]:
-            return [
-                NodeReport(
-                    name,
-                    COMPUTED if place in seconds else REUSED if stored[place] else NOT_NEEDED,
-                    seconds.get(place, 0.0),
-                    sizes.get(place, 0),
-                )
-                for place, name in enumerate(names)
-            ]
+        def records() -> list[NodeRecord]:
+            found = []
+            for place, name in enumerate(names):
+                seconds = done.seconds.get(place)
+                action = NOT_NEEDED if seconds is None else COMPUTED
+                size = done.sizes.get(place, 0)
+                if seconds is None and place in done.reused:
+                    action = REUSED
+                    size = decisions.infos[place].info.size if decisions else 0
+                reason = decisions.reasons[place] if decisions and seconds is not None else ""
+                found.append(NodeRecord(name, action, reason, seconds or 0.0, size))
+            return found
 
         return Report(self.workflow.workflow_name, records)
+
+    def _emit(self, kind: str, place: int, **facts: Any) -> None:
+        event = Event(kind, self.workflow.workflow_name, self.graph.names[place], place, **facts)
+        for listener in self.listeners:
+            listener(event)
 
     # What is to be computed.
 
     def _decide(self) -> Sequence[int]:
-        """Find what is stored, and return the places of what must be computed, ascending."""
-        graph = self.graph
+        """Find what is stored, and return the places of what is to be computed, ascending."""
+        graph, workflow = self.graph, self.workflow
         if self.storage is None:
             return range(len(graph.nodes))
-        infos = None
+        # An object's own result is None, so that one is handed over is no reason to make it.
+        returned = [place for place in self.returned if not self._is_constructor(place)]
+        targets = [*graph.last(), *returned, *self.unsaved]
         if hasattr(self.storage, "task_infos"):
-            infos = self.storage.task_infos(self.workflow.workflow_name, graph.names)
-            for place, info in enumerate(infos):
-                if isinstance(info, DamagedResultError):
-                    self._warn(place, info)
-                elif info is not None and self._has_result(place):
-                    self.stored[place] = True
-                    self.sizes[place] = info.size
+            self.decisions = Decisions(
+                graph,
+                Identities(workflow._functions),
+                policies=workflow._policies,
+                policy=workflow._policy,
+                unsaved=self.unsaved,
+                infos=list(self.storage.task_infos(workflow.workflow_name, graph.names)),
+            )
+            self.stored = bytearray(verdict == REUSE for verdict in self.decisions.verdicts)
+            return self.decisions.needed(targets)
+        # A storage that can only be read: look for no more than is needed, and keep what comes.
         found: set[int] = set()
-        stack = graph.last() + self.returned
-        while stack:
-            place = stack.pop()
+        while targets:
+            place = targets.pop()
             if place in found:
                 continue
-            if infos is None:
-                # A storage that can only be read: look for what is needed, and keep what comes.
-                self.stored[place] = self._has_result(place)
-                self.stored[place] = self._available(place)
-            if not self.stored[place]:
+            policy = workflow._policies.get(graph.nodes[place], workflow._policy)
+            self.stored[place] = self._has_result(place) and policy != NEVER
+            self.stored[place] = self._available(place)
+            if self.stored[place]:
+                self._emit("reused", place)
+            else:
                 found.add(place)
-                stack += [graph.positions[parent] for parent in graph.nodes[place].parents]
+                targets += [graph.positions[parent] for parent in graph.nodes[place].parents]
         return sorted(found)
 
     def _has_result(self, place: int) -> bool:
         """Whether a node's result belongs into a storage."""
-        return place not in self.unsaved and not isinstance(
-            self.graph.nodes[place], ConstructorCall
-        )
+        return place not in self.unsaved and not self._is_constructor(place)
+
+    def _is_constructor(self, place: int) -> bool:
+        return isinstance(self.graph.nodes[place], ConstructorCall)
 
     def _activate(self, place: int) -> None:
         """Have a node computed, after those of its parents that are to be computed."""
@@ -163,13 +225,16 @@ class LocalRun:
                 if self.futures:
                     self._receive(self.done.get())
         finally:
-            for future in self.futures.values():
-                future.cancel()
-            wait(self.futures.values())
+            wait([future for future in self.futures.values() if not future.cancel()])
 
     def _start(self, place: int) -> None:
         """Compute a node, or hand it to the executor; or have computed what it lacks first."""
-        node = self.graph.nodes[place]
+        node, decisions = self.graph.nodes[place], self.decisions
+        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
+            self.stored[place] = True
+            self._emit("reused", place)
+            self._release(place, node)
+            return
         lacking = []
         for parent_node in node.needs:
             parent = self.graph.positions[parent_node]
@@ -184,26 +249,36 @@ class LocalRun:
                 self._activate(parent)
             return
         self.state[place] = _RUNNING
+        self._emit("started", place, reason=decisions.reasons[place] if decisions else "")
         try:
             job = self._job(place, node)
-            if self.executor is None:
-                outcome = job.run()
-            else:
-                future = self.executor.submit(Portable(job))
-                self.futures[place] = future
-                future.add_done_callback(lambda _: self.done.put(place))
-                return
+            outcome = job.run() if self.executor is None else None
         except BaseException as error:
             self._note(place, error)
             raise
-        self._settle(place, node, outcome)
+        if outcome is not None:
+            self._settle(place, node, outcome)
+        else:
+            self._submit(place, job)
+
+    def _submit(self, place: int, job: Job) -> None:
+        try:
+            future = cast(Executor, self.executor).submit(Portable(job))
+        except BrokenExecutor as error:
+            raise self._died([*self.futures, place]) from error
+        except BaseException as error:
+            self._note(place, error)
+            raise
+        self.futures[place] = future
+        future.add_done_callback(lambda _: self.done.put(place))
 
     def _job(self, place: int, node: Node) -> Job:
         args, kwargs = node.args, node.kwargs
         if node.needs:
-            args = tuple([resolve(value, self._value) for value in args])
+            built: dict[Nested, Any] = {}
+            args = tuple([resolve(value, self._value, built) for value in args])
             if kwargs:
-                kwargs = {key: resolve(value, self._value) for key, value in kwargs.items()}
+                kwargs = {key: resolve(value, self._value, built) for key, value in kwargs.items()}
         workflow = self.workflow
         function: Callable[..., Any] | str
         if node in workflow._functions:
@@ -226,7 +301,10 @@ class LocalRun:
                 _save,
                 self.storage,
                 (workflow.workflow_name, self.graph.names[place]),
-                f"{getattr(node.function, '__module__', None)}.{node.label}",
+                {
+                    "function": f"{getattr(node.function, '__module__', None)}.{node.label}",
+                    "fingerprint": self.decisions.record(place) if self.decisions else None,
+                },
             )
             job.keep = not self.storage.always_read
         return job
@@ -240,13 +318,7 @@ class LocalRun:
         try:
             outcome: Outcome = future.result().content
         except BrokenExecutor as error:
-            names = [self.graph.names[place] for place in self.futures]
-            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-            raise WorkerDiedError(
-                f"a worker of {self.executor!r} died; it was given, in this order, node(s)"
-                f" {', '.join(map(repr, names[:10]))}{more} of workflow"
-                f" {self.workflow.workflow_name!r}. All that was computed before is stored"
-            ) from error
+            raise self._died(list(self.futures)) from error
         except BaseException as error:
             self._note(place, error)
             raise
@@ -259,16 +331,27 @@ class LocalRun:
             raise outcome.error
         self._settle(place, self.graph.nodes[place], outcome)
 
+    def _died(self, places: Sequence[int]) -> WorkerDiedError:
+        names = [self.graph.names[place] for place in places]
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        return WorkerDiedError(
+            f"a worker of {self.executor!r} died; it was given, in this order, node(s)"
+            f" {', '.join(map(repr, names[:10]))}{more} of workflow"
+            f" {self.workflow.workflow_name!r}. All that was computed before is stored"
+        )
+
     def _settle(self, place: int, node: Node, outcome: Outcome) -> None:
         """Take over a result, and let go of what nobody needs any more."""
-        self.state[place] = _SETTLED
-        self.seconds[place] = outcome.seconds
+        self._emit("finished", place, seconds=outcome.seconds)
+        digest = None
         if outcome.saved is not None:
-            self.stored[place] = True
-            self.sizes[place] = getattr(outcome.saved, "size", 0)
-        if not (outcome.saved and self.storage.always_read) and (
-            self.users[place] or place in self.kept
-        ):
+            self.stored[place] = self.saved[place] = True
+            self._emit("saved", place, size=getattr(outcome.saved, "size", 0))
+            digest = getattr(outcome.saved, "digest", None)
+        if self.decisions and self.decisions.digests[place] is None:
+            self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
+        read_back = self.stored[place] and self.storage.always_read
+        if not read_back and (self.users[place] or place in self.kept):
             self.values[place] = outcome.value
         if isinstance(node, _STATEFUL):
             constructor = node.constructor
@@ -276,6 +359,24 @@ class LocalRun:
             self.calls_left[constructor] -= 1
             if not self.calls_left[constructor]:
                 del self.objects[constructor]
+        self._release(place, node)
+
+    def _digest(self, place: int, node: Node, value: Any, saved: str | None) -> bytes | None:
+        """Return the digest of a result for the nodes that are made from it."""
+        if saved is not None:
+            return bytes.fromhex(saved)
+        if self._is_constructor(place):
+            return None
+        if not node.children:
+            return b""
+        try:
+            return digest_of(value)  # of a node that is never stored
+        except FingerprintError:
+            return os.urandom(16)
+
+    def _release(self, place: int, node: Node) -> None:
+        """Let go of what only this node needed, and let those go on that waited for it."""
+        self.state[place] = _SETTLED
         positions, users, state, blockers = (
             self.graph.positions,
             self.users,
@@ -305,28 +406,40 @@ class LocalRun:
         if place in self.values:
             return True
         if not self.stored[place]:
+            if self._is_constructor(place):
+                self.values[place] = None
+                return True
             return False
         name = self.graph.names[place]
         try:
             self.values[place] = self.storage.read_task(self.workflow.workflow_name, name)
-        except (DamagedResultError, FileNotFoundError) as error:
-            if place in self.seconds:
+        except _OF_NO_USE as error:
+            if self.saved[place]:
                 raise
             if hasattr(self.storage, "task_infos"):
-                self._warn(place, error)
+                self._give_up(place, error)
             self.stored[place] = False
+            if self.decisions:
+                self.decisions.give_up(place, f"stored result is of no use: {error}")
             return False
         return True
 
-    def _warn(self, place: int, error: Exception) -> None:
+    def _give_up(self, place: int, error: Exception) -> None:
+        """Say that a stored result is of no use, and keep what is damaged for a look at it."""
+        names = self.workflow.workflow_name, self.graph.names[place]
+        aside = isinstance(error, DamagedResultError) and self.storage.set_aside(*names)
         logger.warning(
-            "workflow %r: the stored result of %r can't be used and is computed again: %s",
-            self.workflow.workflow_name,
-            self.graph.names[place],
+            "the stored result of task %r of workflow %r can't be used, and is computed when it is"
+            " needed: %s%s",
+            names[1],
+            names[0],
             error,
+            "; its bytes are kept until the next gc" if aside else "",
         )
 
     def _note(self, place: int, error: BaseException) -> None:
+        """Say of an error which node it came from, and tell the listeners."""
+        self._emit("failed", place, error=error)
         node = self.graph.nodes[place]
         error.add_note(
             f"in node {self.graph.names[place]!r} of workflow {self.workflow.workflow_name!r}:"
@@ -334,13 +447,33 @@ class LocalRun:
         )
 
 
+_OF_NO_USE = (DamagedResultError, UnreadableResultError, UntrustedResultError, FileNotFoundError)
 _PENDING = (_WAITING, _RUNNING)
 _STATEFUL = (ConstructorCall, MethodCall)
 
 
-def _save(storage: Any, names: tuple[str, str], function: str, value: Any, seconds: float) -> Any:
+class _Collected:
+    """The listener that remembers what the report needs."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+        self.sizes: dict[int, int] = {}
+        self.reused: set[int] = set()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "finished":
+            self.seconds[event.place] = event.seconds
+        elif event.kind == "saved":
+            self.sizes[event.place] = event.size
+        elif event.kind == "reused":
+            self.reused.add(event.place)
+
+
+def _save(
+    storage: Any, names: tuple[str, str], about: dict[str, Any], value: Any, seconds: float
+) -> Any:
     """Store a result with what the storage takes, and return what it tells, or True."""
     if hasattr(storage, "task_infos"):
-        return storage.save(*names, value, function=function, seconds=seconds)
+        return storage.save(*names, value, seconds=seconds, **about)
     storage.save(*names, value)
     return True

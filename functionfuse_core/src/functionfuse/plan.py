@@ -99,6 +99,16 @@ class Decisions:
         self.digests[place] = digest
         self._call(place, self.graph.nodes[place])
 
+    def take(self, place: int, info: Any) -> None:
+        """Note that another run has stored the very result that was to be computed."""
+        self.infos[place] = info
+        self.verdicts[place], self.reasons[place] = REUSE, ""
+        self.digests[place] = bytes.fromhex(info.digest)
+
+    def call(self, place: int) -> bytes | None:
+        """Return the digest of a node's call, if all that it depends on is known."""
+        return self._calls[place]
+
     def record(self, place: int) -> dict[str, Any]:
         """Return a node's fingerprint, for the header of its result; its parents are settled."""
         node = self.graph.nodes[place]

@@ -16,13 +16,23 @@ from xxhash import xxh3_128_hexdigest
 
 from ..workflow import check_name
 
-__all__ = ["DAMAGED", "LONGEST", "SIDE_DATA", "folder_of", "key_of", "name_of", "segment_of"]
+__all__ = [
+    "DAMAGED",
+    "LEASES",
+    "LONGEST",
+    "SIDE_DATA",
+    "folder_of",
+    "key_of",
+    "name_of",
+    "segment_of",
+]
 
 LONGEST = 200
 
 # Folders of ours inside a workflow's: no name's segment begins with a dot.
 SIDE_DATA = ".data/"
 DAMAGED = ".damaged/"
+LEASES = ".lease/"
 
 _is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
 _special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")

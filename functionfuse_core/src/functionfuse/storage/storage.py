@@ -18,7 +18,8 @@ from ..errors import (
 )
 from ..serializers import FILE_PROTOCOL, Serializer
 from .blobstore import BlobStore
-from .keys import DAMAGED, SIDE_DATA, folder_of, key_of, name_of, segment_of
+from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
+from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps
 from .resultfile import (
@@ -317,6 +318,11 @@ class Storage:
             self.store.put(aside, [data])
             return True
         return False
+
+    def lease(self, workflow_name: str, task_name: str) -> Lease:
+        """Return the lease on computing a task's result: see `Lease`. Nothing is written yet."""
+        folder = folder_of(workflow_name)
+        return Lease(self.store, f"{folder}{LEASES}{segment_of(task_name)}")
 
     def _value(self, key: str) -> tuple[TaskInfo, Callable[[], Any]]:
         info, contents = check(self.store.get(key), self._key)

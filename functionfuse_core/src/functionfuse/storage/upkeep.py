@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import DamagedResultError, FunctionFuseError, ResultNotFoundError
 from .blobstore import BlobInfo, BlobStore
-from .keys import DAMAGED, SIDE_DATA, key_of, name_of
+from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
 from .resultfile import FIRST_READ, TaskInfo, check, read_info
 from .sidedata import check_side_data
 
@@ -40,8 +40,8 @@ class Leftover:
 
     Attributes:
         key: where it was.
-        kind: "temporary" (of a killed writer), "side data" (that no result refers to) or "damaged"
-            (set aside by a run).
+        kind: "temporary" (of a killed writer), "side data" (that no result refers to), "damaged"
+            (set aside by a run) or "lease" (of a run that died).
         size: in bytes.
         modified: when it was written, in seconds since the epoch.
     """
@@ -129,9 +129,10 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
         side_data = [blob for blob in store.list(name + SIDE_DATA) if blob.modified < before]
         unused = _unused(store, name, side_data) if side_data else []
         aside = [blob for blob in store.list(name + DAMAGED) if blob.modified < before]
+        leases = [blob for blob in store.list(name + LEASES) if blob.modified < before]
         if not dry_run:
-            store.delete([blob.key for blob in unused + aside])
-        for kind, blobs in (("side data", unused), ("damaged", aside)):
+            store.delete([blob.key for blob in unused + aside + leases])
+        for kind, blobs in (("side data", unused), ("damaged", aside), ("lease", leases)):
             for blob in blobs:
                 yield Leftover(blob.key, kind, blob.size, blob.modified)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import cloudpickle
 
-__all__ = ["Job", "Outcome", "Portable"]
+__all__ = ["Flight", "Job", "Outcome", "Portable"]
+
+POLL = 0.05  # seconds between looks at what another run is computing
 
 
 @dataclass(slots=True)
@@ -22,6 +24,8 @@ class Outcome:
         target: the stateful object after the call, for a class's nodes.
         seconds: how long the function ran.
         saved: what the storage told of the saved result.
+        reused: the header of the result that another run has stored meanwhile, if so; then there is
+            no value.
         error: what was raised, with the traceback's text where it comes from another process.
     """
 
@@ -31,6 +35,37 @@ class Outcome:
     saved: Any = None
     error: BaseException | None = None
     remote_traceback: str = ""
+    reused: Any = None
+
+
+@dataclass(slots=True)
+class Flight:
+    """One computation that several runs want at once, so that one of them does it.
+
+    Attributes:
+        look: returns the header of what is stored for the node, or what has no `call`.
+        call: what the stored result must have been computed by, to be the one that is wanted.
+        lease: who has it computes.
+    """
+
+    look: Callable[[], Any]
+    call: str
+    lease: Any
+
+    def board(self) -> Any:
+        """Wait for the stored result and return its header; or return None, with the lease."""
+        while (found := self._found()) is None:
+            if self.lease.acquire():
+                found = self._found()  # it may have been stored just before
+                if found is not None:
+                    self.lease.release()
+                return found
+            sleep(POLL)
+        return found
+
+    def _found(self) -> Any:
+        stored = self.look()
+        return stored if getattr(stored, "call", None) == self.call else None
 
 
 @dataclass(slots=True)
@@ -44,6 +79,7 @@ class Job:
         save: takes the result and the seconds, and stores it; None: it isn't stored.
         keep: whether the value is wanted back.
         constructs: whether the value is a stateful object, for `target`, and the result None.
+        flight: makes one of several runs compute, and the others wait for it.
     """
 
     function: Callable[..., Any] | str
@@ -54,9 +90,22 @@ class Job:
     save: Callable[[Any, float], Any] | None = None
     keep: bool = True
     constructs: bool = False
+    flight: Flight | None = None
 
     def run(self) -> Outcome:
         """Compute and save; raises what the function or the storage raises."""
+        if self.flight is None:
+            return self.compute()
+        reused = self.flight.board()
+        if reused is not None:
+            return Outcome(None, self.target, reused=reused)
+        try:
+            return self.compute()
+        finally:
+            self.flight.lease.release()
+
+    def compute(self) -> Outcome:
+        """Compute and save, whoever else does the same."""
         for prepare in self.prepare:
             prepare()
         function = self.function

@@ -64,7 +64,7 @@ class LocalWorkflow(BaseWorkflow):
         """
         return LocalRun(self, None).plan()
 
-    def run(self, executor: Executor | None = None) -> Any:
+    def run(self, executor: Executor | None = None, *, single_flight: bool = False) -> Any:
         """Bring the handed nodes and all last nodes up to date; return the handed nodes' results.
 
         Stored results are reused by the policy (see `set_reuse`), and only loaded if they are
@@ -76,6 +76,8 @@ class LocalWorkflow(BaseWorkflow):
             executor: where to compute; independent nodes run at the same time. None: here, one
                 after the other. It isn't shut down. With processes, a result is saved in the
                 process that computed it; functions and results cross by cloudpickle.
+            single_flight: where another run is computing the same result for the same storage just
+                now, wait for it instead of computing it too. If it dies, this one takes over.
 
         Returns:
             The result of the node if one was handed over, otherwise a list, in their order. An
@@ -91,7 +93,7 @@ class LocalWorkflow(BaseWorkflow):
         """
         if executor is not None and not hasattr(executor, "submit"):
             raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
-        run = LocalRun(self, executor)
+        run = LocalRun(self, executor, single_flight=single_flight)
         try:
             results = run.execute()
         finally:

@@ -27,7 +27,7 @@ from ...identity import Identities
 from ...plan import COMPUTE, MAYBE, REUSE, Decisions
 from ...report import COMPUTED, NOT_NEEDED, REUSED, NodeRecord, Report
 from ...workflow import ConstructorCall, MethodCall, Nested, Node, resolve
-from .job import Job, Outcome, Portable
+from .job import Flight, Job, Outcome, Portable
 
 if TYPE_CHECKING:
     from .localback import LocalWorkflow
@@ -45,8 +45,11 @@ _SETTLED = 3  # computed
 class LocalRun:
     """The state of one run. A place is a node's index in the graph; parents have lower ones."""
 
-    def __init__(self, workflow: LocalWorkflow, executor: Executor | None) -> None:
+    def __init__(
+        self, workflow: LocalWorkflow, executor: Executor | None, *, single_flight: bool = False
+    ) -> None:
         self.workflow = workflow
+        self.single_flight = single_flight
         self.executor = executor
         self.storage = workflow.storage
         self.graph = workflow.graph()
@@ -307,7 +310,17 @@ class LocalRun:
                 },
             )
             job.keep = not self.storage.always_read
+            # A method's object would not have gone through the call.
+            if self.single_flight and self.decisions and not isinstance(node, MethodCall):
+                job.flight = self._flight(place)
         return job
+
+    def _flight(self, place: int) -> Flight | None:
+        names = self.workflow.workflow_name, self.graph.names[place]
+        call = self.decisions.call(place) if self.decisions else None
+        if call is None or not hasattr(self.storage, "lease"):
+            return None
+        return Flight(partial(_look, self.storage, names), call.hex(), self.storage.lease(*names))
 
     def _value(self, node: Node) -> Any:
         return self.values[self.graph.positions[node]]
@@ -342,6 +355,12 @@ class LocalRun:
 
     def _settle(self, place: int, node: Node, outcome: Outcome) -> None:
         """Take over a result, and let go of what nobody needs any more."""
+        if outcome.reused is not None and self.decisions:
+            self.decisions.take(place, outcome.reused)
+            self.stored[place] = True
+            self._emit("reused", place)
+            self._release(place, node)
+            return
         self._emit("finished", place, seconds=outcome.seconds)
         digest = None
         if outcome.saved is not None:
@@ -477,3 +496,8 @@ def _save(
         return storage.save(*names, value, seconds=seconds, **about)
     storage.save(*names, value)
     return True
+
+
+def _look(storage: Any, names: tuple[str, str]) -> Any:
+    """Return the header of what is stored under a task's names now."""
+    return next(iter(storage.task_infos(names[0], [names[1]])))

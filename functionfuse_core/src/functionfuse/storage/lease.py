@@ -1,0 +1,78 @@
+"""A lease: who holds it computes a result, and others wait for that instead of doing it as well.
+
+Nothing that must be right depends on it. A lease whose owner has died, or can't be heard, goes to
+the next who asks; at worst a result is computed twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from os import urandom
+
+from ..errors import ResultNotFoundError
+from .blobstore import BlobStore
+
+__all__ = ["Lease"]
+
+HEARTBEAT = 2.0  # seconds between signs of life
+LOST_AFTER = 10.0  # seconds without one
+
+
+class Lease:
+    """One blob that says who is at work; it pickles without being held."""
+
+    def __init__(self, store: BlobStore, key: str) -> None:
+        self.store = store
+        self.key = key
+        self.token = b""
+        self._ended: threading.Event | None = None
+
+    def __reduce__(self) -> tuple[type[Lease], tuple[BlobStore, str]]:
+        return type(self), (self.store, self.key)
+
+    def acquire(self) -> bool:
+        """Take the lease if nobody alive holds it; tell whether that worked. Doesn't wait."""
+        token = urandom(16)
+        for _ in range(2):
+            try:
+                self.store.put(self.key, [token], if_absent=True)
+            except FileExistsError:
+                if not self._is_lost():
+                    return False
+                self.store.delete([self.key])
+            else:
+                self.token, self._ended = token, threading.Event()
+                threading.Thread(
+                    target=self._beat,
+                    args=(token, self._ended),
+                    name=f"lease {self.key}",
+                    daemon=True,
+                ).start()
+                return True
+        return False
+
+    def release(self) -> None:
+        """Give the lease back, if it is still held."""
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
+            if self._is_mine(self.token):
+                self.store.delete([self.key])
+
+    def _is_lost(self) -> bool:
+        for blob in self.store.list(self.key):
+            if blob.key == self.key:
+                return self.store.now() - blob.modified > LOST_AFTER
+        return False
+
+    def _is_mine(self, token: bytes) -> bool:
+        try:
+            return bytes(self.store.get(self.key)) == token
+        except ResultNotFoundError:
+            return False
+
+    def _beat(self, token: bytes, ended: threading.Event) -> None:
+        while not ended.wait(HEARTBEAT):
+            if not self._is_mine(token):
+                return  # it was taken for dead; the other one goes on
+            self.store.put(self.key, [token])

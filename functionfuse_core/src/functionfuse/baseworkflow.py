@@ -9,16 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
-from .workflow import (
-    Call,
-    Node,
-    Pick,
-    WorkflowClass,
-    WorkflowFunction,
-    as_node,
-    check_name,
-    default_name,
-)
+from .names import check_name, default_name
+from .nodes import Call, Node, Pick, as_node
+from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
 

@@ -16,7 +16,7 @@ class Event(NamedTuple):
             runs), "started", "reused" (its stored result stands), "saved", "finished" or "failed".
         workflow, node: their names.
         place: the node's place in the graph.
-        reason: why it is computed, for "planned" and "started".
+        reason: why it is computed, in words; "" if that isn't known.
         seconds: how long the function ran, for "finished".
         size: bytes of the stored result, for "saved".
         error: what was raised, for "failed".

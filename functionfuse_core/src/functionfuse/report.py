@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["COMPUTED", "NOT_NEEDED", "REUSED", "NodeRecord", "Report"]
+__all__ = ["COMPUTED", "FAILED", "NOT_NEEDED", "NOT_RUN", "REUSED", "NodeRecord", "Report"]
 
 COMPUTED = "computed"
 REUSED = "reused"
 NOT_NEEDED = "not needed"
+FAILED = "failed"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class NodeRecord:
         name: the node's name.
         action: in a plan "compute", "maybe" (the reason says if what changes), "reuse" or "not
             needed"; in a
-            report "computed", "reused" (the stored result stands) or "not needed".
+            report "computed", "reused" (the stored result stands), "not needed", and in a run that
+            was ended by an error "failed" or "not run".
         reason: why it is computed; "" if it isn't.
         seconds: how long its function ran in this run.
         bytes: size of the stored result; 0 where there is none.

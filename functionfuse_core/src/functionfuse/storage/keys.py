@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from xxhash import xxh3_128_hexdigest
 
-from ..workflow import check_name
+from ..names import check_name
 
 __all__ = [
     "DAMAGED",

@@ -12,9 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ...arguments import Nested
 from ...baseworkflow import BaseWorkflow
 from ...errors import GraphError, StoragePathError
-from ...workflow import ConstructorCall, MethodCall, Nested, Node, Pick
+from ...nodes import ConstructorCall, MethodCall, Node, Pick
 from ._picture import Box, Edge, Kind, Picture
 from ._svg import to_svg
 from ._text import to_dot, to_mermaid

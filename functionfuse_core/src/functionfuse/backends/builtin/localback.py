@@ -9,8 +9,8 @@ from typing import Any
 from ...baseworkflow import BaseWorkflow
 from ...errors import GraphError
 from ...events import Listener
+from ...nodes import Node
 from ...report import Report
-from ...workflow import Node
 from .localrun import LocalRun
 
 __all__ = ["LocalWorkflow"]

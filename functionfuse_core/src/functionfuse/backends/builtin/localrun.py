@@ -12,6 +12,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
+from ...arguments import Nested, resolve
 from ...baseworkflow import NEVER
 from ...errors import (
     DamagedResultError,
@@ -21,13 +22,13 @@ from ...errors import (
     UntrustedResultError,
     WorkerDiedError,
 )
-from ...events import Event, Listener
 from ...fingerprint import digest_of
 from ...identity import Identities
-from ...plan import COMPUTE, MAYBE, REUSE, Decisions
-from ...report import COMPUTED, NOT_NEEDED, REUSED, NodeRecord, Report
-from ...workflow import ConstructorCall, MethodCall, Nested, Node, resolve
+from ...nodes import ConstructorCall, MethodCall, Node
+from ...plan import MAYBE, REUSE, Decisions
+from ...report import Report
 from .job import Flight, Job, Outcome, Portable
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .localback import LocalWorkflow
@@ -63,8 +64,8 @@ class LocalRun:
         self.values: dict[int, Any] = {}
         self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
-        self.done_with = _Collected()
-        self.listeners: list[Listener] = [self.done_with, *workflow.listeners]
+        names = workflow.workflow_name, self.graph.names
+        self.progress = Progress(*names, workflow.listeners)
         self.decisions: Decisions | None = None
         self.futures: dict[int, Future[Portable]] = {}
         self.done: SimpleQueue[int] = SimpleQueue()
@@ -78,17 +79,17 @@ class LocalRun:
         """Run, and return the results of the handed nodes."""
         if self.storage is not None:
             self.storage.new_workflow(self.workflow.workflow_name)
-        places = self._decide()
+        places = self.progress.wanted = self._decide()
         if self.decisions:
             for place, info in enumerate(self.decisions.infos):
                 if isinstance(info, FunctionFuseError):
                     self._give_up(place, info)
             for place in places:
-                self._emit("planned", place, reason=self.decisions.reasons[place])
+                self.progress.emit("planned", place)
             planned = set(places)
             for place, verdict in enumerate(self.decisions.verdicts):
                 if verdict == REUSE and place not in planned:
-                    self._emit("reused", place)
+                    self.progress.emit("reused", place)
         for place in places:
             self._activate(place)
         self.started = True
@@ -105,49 +106,15 @@ class LocalRun:
 
     def plan(self) -> Report:
         """Return what `execute` would do."""
-        if self.storage is not None and not hasattr(self.storage, "task_infos"):
-            why = "unless it is stored; this storage tells only by reading it"
-            records = [NodeRecord(name, COMPUTE, why) for name in self.graph.names]
-            return Report(self.workflow.workflow_name, lambda: records)
-        planned = set(self._decide())
-        decisions = self.decisions
-        records = []
-        for place, name in enumerate(self.graph.names):
-            if decisions is None:
-                records.append(NodeRecord(name, COMPUTE, "there is no storage"))
-                continue
-            verdict, reason = decisions.verdicts[place], decisions.reasons[place]
-            if place in planned:
-                verdict = COMPUTE if verdict == REUSE else verdict
-            elif verdict != REUSE:
-                verdict = NOT_NEEDED
-            size = decisions.infos[place].info.size if verdict == REUSE else 0
-            records.append(NodeRecord(name, verdict, reason, 0.0, size))
-        return Report(self.workflow.workflow_name, lambda: records)
+        if self.storage is None or hasattr(self.storage, "task_infos"):
+            self.progress.wanted = self._decide()
+        return self.progress.plan()
 
     def report(self) -> Report:
-        """Return what was done so far."""
-        names, done, decisions = self.graph.names, self.done_with, self.decisions
-
-        def records() -> list[NodeRecord]:
-            found = []
-            for place, name in enumerate(names):
-                seconds = done.seconds.get(place)
-                action = NOT_NEEDED if seconds is None else COMPUTED
-                size = done.sizes.get(place, 0)
-                if seconds is None and place in done.reused:
-                    action = REUSED
-                    size = decisions.infos[place].info.size if decisions else 0
-                reason = decisions.reasons[place] if decisions and seconds is not None else ""
-                found.append(NodeRecord(name, action, reason, seconds or 0.0, size))
-            return found
-
-        return Report(self.workflow.workflow_name, records)
-
-    def _emit(self, kind: str, place: int, **facts: Any) -> None:
-        event = Event(kind, self.workflow.workflow_name, self.graph.names[place], place, **facts)
-        for listener in self.listeners:
-            listener(event)
+        """Return what was done so far, and let go of all values: the run is over."""
+        self.values.clear()
+        self.objects.clear()
+        return self.progress.report()
 
     # What is to be computed.
 
@@ -160,7 +127,7 @@ class LocalRun:
         returned = [place for place in self.returned if not self._is_constructor(place)]
         targets = [*graph.last(), *returned, *self.unsaved]
         if hasattr(self.storage, "task_infos"):
-            self.decisions = Decisions(
+            self.decisions = self.progress.decisions = Decisions(
                 graph,
                 Identities(workflow._functions),
                 policies=workflow._policies,
@@ -180,7 +147,7 @@ class LocalRun:
             self.stored[place] = self._has_result(place) and policy != NEVER
             self.stored[place] = self._available(place)
             if self.stored[place]:
-                self._emit("reused", place)
+                self.progress.emit("reused", place)
             else:
                 found.add(place)
                 targets += [graph.positions[parent] for parent in graph.nodes[place].parents]
@@ -235,7 +202,7 @@ class LocalRun:
         node, decisions = self.graph.nodes[place], self.decisions
         if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
             self.stored[place] = True
-            self._emit("reused", place)
+            self.progress.emit("reused", place)
             self._release(place, node)
             return
         lacking = []
@@ -252,7 +219,7 @@ class LocalRun:
                 self._activate(parent)
             return
         self.state[place] = _RUNNING
-        self._emit("started", place, reason=decisions.reasons[place] if decisions else "")
+        self.progress.emit("started", place)
         try:
             job = self._job(place, node)
             outcome = job.run() if self.executor is None else None
@@ -299,6 +266,7 @@ class LocalRun:
         if isinstance(node, MethodCall):
             job.target = self.objects[node.constructor][0]
         job.constructs = isinstance(node, ConstructorCall)
+        job.keep = bool(self.users[place]) or place in self.kept
         if self.storage is not None and not self.stored[place] and self._has_result(place):
             job.save = partial(
                 _save,
@@ -309,7 +277,7 @@ class LocalRun:
                     "fingerprint": self.decisions.record(place) if self.decisions else None,
                 },
             )
-            job.keep = not self.storage.always_read
+            job.keep = job.keep and not self.storage.always_read
             # A method's object would not have gone through the call.
             if self.single_flight and self.decisions and not isinstance(node, MethodCall):
                 job.flight = self._flight(place)
@@ -358,14 +326,14 @@ class LocalRun:
         if outcome.reused is not None and self.decisions:
             self.decisions.take(place, outcome.reused)
             self.stored[place] = True
-            self._emit("reused", place)
+            self.progress.emit("reused", place)
             self._release(place, node)
             return
-        self._emit("finished", place, seconds=outcome.seconds)
+        self.progress.emit("finished", place, seconds=outcome.seconds)
         digest = None
         if outcome.saved is not None:
             self.stored[place] = self.saved[place] = True
-            self._emit("saved", place, size=getattr(outcome.saved, "size", 0))
+            self.progress.emit("saved", place, size=getattr(outcome.saved, "size", 0))
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
@@ -458,7 +426,7 @@ class LocalRun:
 
     def _note(self, place: int, error: BaseException) -> None:
         """Say of an error which node it came from, and tell the listeners."""
-        self._emit("failed", place, error=error)
+        self.progress.emit("failed", place, error=error)
         node = self.graph.nodes[place]
         error.add_note(
             f"in node {self.graph.names[place]!r} of workflow {self.workflow.workflow_name!r}:"
@@ -469,23 +437,6 @@ class LocalRun:
 _OF_NO_USE = (DamagedResultError, UnreadableResultError, UntrustedResultError, FileNotFoundError)
 _PENDING = (_WAITING, _RUNNING)
 _STATEFUL = (ConstructorCall, MethodCall)
-
-
-class _Collected:
-    """The listener that remembers what the report needs."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[int, float] = {}
-        self.sizes: dict[int, int] = {}
-        self.reused: set[int] = set()
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "finished":
-            self.seconds[event.place] = event.seconds
-        elif event.kind == "saved":
-            self.sizes[event.place] = event.size
-        elif event.kind == "reused":
-            self.reused.add(event.place)
 
 
 def _save(

@@ -1,0 +1,101 @@
+"""The events of one run, and the plan and the report that a person sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from ...events import Event, Listener
+from ...plan import COMPUTE, REUSE, Decisions
+from ...report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
+
+__all__ = ["Progress"]
+
+_Record = Callable[[int, str], NodeRecord]
+
+
+class Progress:
+    """The one stream of events of a run: it is remembered for the report, and goes to listeners.
+
+    Attributes:
+        decisions: what was decided from the storage; None where nothing could be.
+        wanted: places of the nodes that were to be computed, or judged again.
+    """
+
+    def __init__(
+        self, workflow_name: str, names: Sequence[str], listeners: Iterable[Listener]
+    ) -> None:
+        self.workflow_name = workflow_name
+        self.names = names
+        self.listeners = list(listeners)
+        self.decisions: Decisions | None = None
+        self.wanted: Collection[int] = ()
+        self.seconds: dict[int, float] = {}
+        self.sizes: dict[int, int] = {}
+        self.reused: set[int] = set()
+        self.failed: dict[int, str] = {}
+
+    def emit(
+        self,
+        kind: str,
+        place: int,
+        *,
+        seconds: float = 0.0,
+        size: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
+        """Put an event into the stream; see `Event`."""
+        if kind == "finished":
+            self.seconds[place] = seconds
+        elif kind == "saved":
+            self.sizes[place] = size
+        elif kind == "reused":
+            self.reused.add(place)
+        elif kind == "failed":
+            self.failed[place] = f"{type(error).__name__}: {error}"
+        if self.listeners:
+            names = self.workflow_name, self.names[place]
+            event = Event(kind, *names, place, self._reason(place), seconds, size, error)
+            for listener in self.listeners:
+                listener(event)
+
+    def plan(self) -> Report:
+        """Return what is to be done with each node."""
+        return Report(self.workflow_name, lambda: self._each(self._planned))
+
+    def report(self) -> Report:
+        """Return what was done with each node."""
+        return Report(self.workflow_name, lambda: self._each(self._done))
+
+    def _each(self, record: _Record) -> list[NodeRecord]:
+        self.wanted = frozenset(self.wanted)
+        return [record(place, name) for place, name in enumerate(self.names)]
+
+    def _planned(self, place: int, name: str) -> NodeRecord:
+        if self.decisions is None:
+            return NodeRecord(name, COMPUTE, "nothing is known to be stored")
+        verdict = self.decisions.verdicts[place]
+        if place in self.wanted:
+            # What is stored, and wanted all the same, is replayed.
+            return NodeRecord(name, COMPUTE if verdict == REUSE else verdict, self._reason(place))
+        if verdict == REUSE:
+            return NodeRecord(name, REUSE, "", 0.0, self._stored_size(place))
+        return NodeRecord(name, NOT_NEEDED, self._reason(place))
+
+    def _done(self, place: int, name: str) -> NodeRecord:
+        if place in self.seconds:
+            size = self.sizes.get(place, 0)
+            return NodeRecord(name, COMPUTED, self._reason(place), self.seconds[place], size)
+        if place in self.failed:
+            return NodeRecord(name, FAILED, self.failed[place])
+        if place in self.reused:
+            return NodeRecord(name, REUSED, "", 0.0, self._stored_size(place))
+        if place in self.wanted:
+            return NodeRecord(name, NOT_RUN, self._reason(place))
+        return NodeRecord(name, NOT_NEEDED)
+
+    def _reason(self, place: int) -> str:
+        return self.decisions.reasons[place] if self.decisions else ""
+
+    def _stored_size(self, place: int) -> int:
+        size: int = self.decisions.infos[place].info.size if self.decisions else 0
+        return size

@@ -1,0 +1,338 @@
+"""The nodes of a graph: what calls of decorated functions and classes make.
+
+A node can only be given nodes that exist already, so the order of creation (`Node.number`) is a
+topological order, and a cycle can't be written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .arguments import PLAIN, Reference, lift, lift_all
+from .errors import GraphError
+from .names import check_name, default_name, label_of
+
+if TYPE_CHECKING:
+    from .workflow import Settings, WorkflowClass, WorkflowFunction
+
+__all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
+
+_numbers = itertools.count()
+_NO_KWARGS: dict[str, Any] = {}
+
+
+class Pick(Reference):
+    """An item of a node's result: `node[key]`, `node[key][key]`, and so on."""
+
+    __slots__ = ("node", "path")
+
+    def __init__(self, node: Node, path: tuple[Any, ...]) -> None:
+        self.node = node
+        self.path = path
+
+    @property
+    def source(self) -> Node:
+        return self.node
+
+    def __getitem__(self, key: Any) -> Pick:
+        return Pick(self.node, (*self.path, _plain_key(key)))
+
+    def __repr__(self) -> str:
+        return f"{self.node!r}{''.join(f'[{key!r}]' for key in self.path)}"
+
+    def of(self, result: Any) -> Any:
+        """Return the item of `result` that this pick stands for.
+
+        Raises what indexing raises, with a note that names node and path.
+        """
+        try:
+            for key in self.path:
+                result = result[key]
+        except Exception as error:
+            error.add_note(f"while picking {self!r} from that node's result")
+            raise
+        return result
+
+
+class Node(Reference):
+    """One call in the graph. Made by calling what `@workflow` decorates, not by hand.
+
+    Attributes:
+        number: position in the order of creation, over all nodes of this process.
+        args, kwargs: the arguments; nodes stand in them as `Node`, `Pick` or `Nested`.
+        needs: the nodes whose results the call needs, each once, in order of first use.
+        parents: the nodes that go before this one: `needs`, and for a method the call before it.
+        called: what was called; a method's class.
+        children: the nodes that need this one, in order of creation.
+        where: file and line of the call.
+    """
+
+    __slots__ = (
+        "_index",
+        "_name",
+        "args",
+        "children",
+        "kwargs",
+        "needs",
+        "number",
+        "parents",
+        "where",
+    )
+
+    called: WorkflowFunction | WorkflowClass
+
+    def __init__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], index: int, before: Node | None = None
+    ) -> None:
+        needs: dict[Node, None] = {}
+        seen: dict[int, Any] = {}
+        self.args = lift_all(args, needs, seen)
+        if kwargs:
+            for key, value in kwargs.items():
+                if type(value) not in PLAIN:
+                    kwargs[key] = lift(value, needs, seen)
+        self.kwargs = kwargs or _NO_KWARGS  # one less object for the garbage collector to visit
+        # Often the arguments are the nodes; then one tuple does for both.
+        alike = len(needs) == len(args) and all(map(operator.is_, needs, args))
+        self.needs = args if alike else tuple(needs)
+        self.parents = self.needs if before is None or before in needs else (before, *self.needs)
+        self.children: list[Node] = []
+        self._name: str | None = None
+        self._index = index
+        frame: Any = sys._getframe(3)  # past both __init__ and the decorated function's __call__
+        while frame.f_code in _PASSED:
+            frame = frame.f_back
+        self.where = (frame.f_code.co_filename, frame.f_lineno)
+        self.number = next(_numbers)
+        for parent in self.parents:
+            parent.children.append(self)
+
+    @property
+    def source(self) -> Node:
+        return self
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What the user wrote and this node calls."""
+        raise TypeError(f"{type(self).__name__} does not say what it calls")
+
+    @property
+    def settings(self) -> Settings:
+        """What the decorator was told."""
+        return self.called.settings
+
+    @property
+    def portable_function(self) -> Callable[..., Any] | str:
+        """`function` in a form that other processes find by its import path, where it has one."""
+        return self.function
+
+    @property
+    def label(self) -> str:
+        """The qualified name of the function, class or method that is called."""
+        return label_of(self.function)
+
+    @property
+    def numbered_with(self) -> object:
+        """Unnamed nodes that share this are numbered together."""
+        return self.function
+
+    @property
+    def name(self) -> str:
+        """The name given by `set_name`, or else `<qualified name>_<number>`.
+
+        An unnamed node's number counts the calls of its function. A workflow counts within itself
+        (so that a graph built again in the same process gets the same names), and the name seen
+        here afterwards is the one in the workflow that looked at the node last.
+        """
+        return self._name or default_name(self.label, self._index)
+
+    def get_name(self) -> str:
+        """Return `name`."""
+        return self.name
+
+    def set_name(self, name: str) -> Node:
+        """Name the node, and with it the stored result. Any text but the empty one; returns self.
+
+        Raises:
+            InvalidNameError: `name` is no string, or empty.
+        """
+        self._name = check_name(name, "node")
+        return self
+
+    def described(self) -> str:
+        """Return function and place of the call, for messages."""
+        function = self.function
+        module = getattr(function, "__module__", None)
+        return f"{module}.{self.label}, called in {self.where[0]}:{self.where[1]}"
+
+    def __getitem__(self, key: Any) -> Pick:
+        return Pick(self, (_plain_key(key),))
+
+    def __repr__(self) -> str:
+        return f"<node {self.name!r}>"
+
+
+class Call(Node):
+    """A call of a decorated function."""
+
+    __slots__ = ("called",)
+
+    called: WorkflowFunction
+
+    def __init__(
+        self, called: WorkflowFunction, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
+    ) -> None:
+        self.called = called
+        Node.__init__(self, args, kwargs, index)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.called.func
+
+    @property
+    def portable_function(self) -> Callable[..., Any]:
+        return self.called.compute
+
+    @property
+    def numbered_with(self) -> object:
+        return self.called.key
+
+
+class ConstructorCall(Node):
+    """The construction of an object of a decorated class. Its result is None."""
+
+    __slots__ = ("called", "constructor", "last")
+
+    called: WorkflowClass
+
+    def __init__(
+        self, called: WorkflowClass, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
+    ) -> None:
+        self.called = called
+        self.constructor = self
+        self.last: Node = self
+        Node.__init__(self, args, kwargs, index)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.called.func
+
+    @property
+    def portable_function(self) -> Callable[..., Any]:
+        return self.called.compute
+
+
+class MethodCall(Node):
+    """A call of a method on an object of a decorated class, after all earlier calls on it.
+
+    Attributes:
+        constructor: the node that makes the object.
+        before: the constructor or the call before this one; one of `parents`.
+        method: the method's name.
+    """
+
+    __slots__ = ("before", "constructor", "method")
+
+    def __init__(
+        self,
+        constructor: ConstructorCall,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        index: int,
+    ) -> None:
+        self.constructor = constructor
+        self.method = method
+        self.before = constructor.last
+        Node.__init__(self, args, kwargs, index, self.before)
+        constructor.last = self
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(self.constructor.called.func, self.method)
+        return function
+
+    @property
+    def called(self) -> WorkflowClass:  # type: ignore[override]
+        return self.constructor.called
+
+    @property
+    def portable_function(self) -> str:
+        return self.method
+
+    @property
+    def label(self) -> str:
+        return f"{label_of(self.constructor.called.func)}.{self.method}"
+
+    @property
+    def numbered_with(self) -> object:
+        return self.constructor.called.func, self.method
+
+
+class StatefulObject(Reference):
+    """What a call of a decorated class gives: its methods make nodes, chained as written."""
+
+    __slots__ = ("_constructor",)
+
+    def __init__(self, constructor: ConstructorCall) -> None:
+        self._constructor = constructor
+
+    @property
+    def source(self) -> Node:
+        raise GraphError(
+            f"{self!r} can't be an argument: its state changes from call to call."
+            " Hand over the result of one of its method calls"
+        )
+
+    def set_name(self, name: str) -> StatefulObject:
+        """Name the node of the constructor's call; returns self. See `Node.set_name`."""
+        self._constructor.set_name(name)
+        return self
+
+    def __getattr__(self, method: str) -> Callable[..., MethodCall]:
+        if method == "_constructor":  # copying asks for methods before this has a value
+            raise AttributeError(method)
+        return self._constructor.called.caller(self._constructor, method)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> MethodCall:
+        return self._constructor.called.caller(self._constructor, "__call__")(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<object of {self._constructor!r}>"
+
+
+_PASSED = (StatefulObject.__call__.__code__,)
+
+
+def as_node(leaf: object) -> Node:
+    """Return the node behind what a workflow is given.
+
+    Raises:
+        GraphError: `leaf` is no node, no pick from one, and no object of a decorated class.
+    """
+    if isinstance(leaf, StatefulObject):
+        return leaf._constructor
+    if isinstance(leaf, Reference):
+        return leaf.source
+    hint = ""
+    if hasattr(leaf, "settings"):
+        hint = "; it is a function that has not been called"
+    elif isinstance(leaf, (list, tuple, set, dict)):
+        hint = "; hand over its nodes one by one: LocalWorkflow(*nodes, workflow_name=...)"
+    raise GraphError(f"a workflow is made from nodes, not from {leaf!r}{hint}")
+
+
+def _plain_key(key: Any) -> Any:
+    parts = key if isinstance(key, tuple) else (key,)
+    for part in parts:
+        ends = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
+        for end in ends:
+            if isinstance(end, (Node, Pick)):
+                raise GraphError(
+                    f"{end!r} can't be a key: only values that are known now pick from a node"
+                )
+    return key

@@ -10,6 +10,8 @@ from typing import Any
 
 import cloudpickle
 
+from ...portable import dumps
+
 __all__ = ["Flight", "Job", "Outcome", "Portable"]
 
 POLL = 0.05  # seconds between looks at what another run is computing
@@ -141,7 +143,7 @@ class Portable:
         content = self.content
         if isinstance(content, Outcome) and content.error is not None:
             content = replace(content, error=_portable_error(content.error))
-        return Portable, (None, cloudpickle.dumps(content, 5))
+        return Portable, (None, dumps(content))
 
     def __call__(self) -> Portable:
         """Run the job that this holds; what it raises comes back in the outcome."""
@@ -174,7 +176,7 @@ def _portable_error(error: BaseException) -> Any:
     """Return what unpickles as `error`, or as a RuntimeError if nothing does."""
     for form in (error, _ErrorParts(error)):
         try:
-            if type(cloudpickle.loads(cloudpickle.dumps(form))) is type(error):
+            if type(cloudpickle.loads(dumps(form))) is type(error):
                 return form
         except Exception:  # noqa: BLE001, S112  # in this form it can't travel
             continue

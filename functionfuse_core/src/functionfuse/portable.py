@@ -1,0 +1,50 @@
+"""Pickling for other processes: cloudpickle, knowing what `@workflow` does to names.
+
+The name of a decorated class leads to what `@workflow` made of it. Pickled as it is, the class
+itself would go by value, with all that its methods refer to, although any process can import it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from .workflow import WorkflowClass, WorkflowFunction
+
+__all__ = ["PortablePickler", "dumps"]
+
+
+class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, which finds decorated functions and classes by their import path."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Be asked by pickle for each object that it doesn't write natively."""
+        decorated = _decorated(obj)
+        if decorated is not None:
+            return getattr, (decorated, "func")
+        return super().reducer_override(obj)
+
+
+def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """Return a value's pickle, protocol 5. Raises what cloudpickle raises."""
+    file = io.BytesIO()
+    PortablePickler(file, protocol=5, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+def _decorated(obj: Any) -> WorkflowFunction | WorkflowClass | None:
+    """Return the decorated form that stands at an object's import path, if it can be imported."""
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, (WorkflowFunction, WorkflowClass)) and found.func is obj:
+        return found
+    return None

@@ -6,6 +6,7 @@ never copied; nothing is unpickled before its digest, and its signature if there
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import platform
@@ -13,9 +14,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from os import urandom
-from typing import Any
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
@@ -28,6 +27,7 @@ from ..errors import (
 )
 from .blobstore import Buffer
 from .pickling import Pickled, loads, packages_of
+from .unique import unique
 
 __all__ = [
     "FIRST_READ",
@@ -55,12 +55,25 @@ _PYTHON = platform.python_version()
 _HOST = platform.node()
 _UNSIGNED = bytes(32)
 _padding = [bytes(count) for count in range(ALIGNMENT)]
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_quoted = json.encoder.encode_basestring_ascii
+_decoder = json.JSONDecoder()
+_QUOTED_HOST = _quoted(_HOST)
+_JOINED_UP_TO = 64 << 10  # bytes of pickle
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
 
 
-@dataclass(frozen=True, slots=True)
-class SideData:
+class About(NamedTuple):
+    """What a header tells beside what is seen from the bytes; see `TaskInfo`."""
+
+    workflow: str
+    task: str
+    function: str
+    seconds: float | None
+    type: str
+
+
+class SideData(NamedTuple):
     """What one serializer keeps beside a result.
 
     Attributes:
@@ -74,8 +87,7 @@ class SideData:
     files: tuple[tuple[str, int, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
+class TaskInfo(NamedTuple):
     """What a result's header tells, without the value.
 
     Attributes:
@@ -118,17 +130,16 @@ class TaskInfo:
     signed: bool
 
 
-_HEADER_FIELDS = tuple(field.name for field in fields(TaskInfo))[:-2]
-_HEADER_TYPES = (
+_HEADER_FIELDS = TaskInfo._fields[:-2]
+_HEADER_TYPES: tuple[Any, ...] = (
     *(str, str, str, str, (float, int, type(None)), str, str, tuple, list, tuple),
     *(bool, str, dict, str, str, dict),
 )
-_make_info: Callable[..., TaskInfo] = TaskInfo
 
 
 def pack(
     pickled: Pickled,
-    about: Mapping[str, Any],
+    about: About,
     fingerprint: Mapping[str, Any],
     side_data: Sequence[SideData] = (),
     key: bytes | None = None,
@@ -138,41 +149,59 @@ def pack(
     The value's buffers are among the parts themselves: they must not change until written.
 
     Args:
-        about: workflow, task, function, seconds and type; see `TaskInfo`.
         fingerprint: what the backend records of code and inputs.
         key: signs the header, and with its digests all bytes (HMAC-SHA256, RFC 2104).
     """
-    data, views = pickled.data, pickled.views
+    data, views, by_value = pickled
+    own = xxh3_128_hexdigest(data)
     buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-    digest = xxh3_128_hexdigest(data)
-    header = {
-        **about,
-        "created": _now(),
-        "digest": _combined(digest, buffers, side_data) if buffers or side_data else digest,
-        "pickle": (len(data), digest),
-        "buffers": buffers,
-        "side_data": [(side.serializer, side.distribution, side.files) for side in side_data],
-        "by_value": pickled.by_value,
-        "python": _PYTHON,
-        "packages": packages_of(data),
-        "host": _HOST,
-        "token": urandom(8).hex(),
-        "fingerprint": fingerprint,
-    }
-    encoded = _encode(header).encode() + b"\n"
-    start = _START.pack(MAGIC, VERSION, len(encoded))
-    signature = _UNSIGNED if key is None else _sign(key, start, encoded)
-    prefix = start + xxh3_128_digest(start + signature + encoded) + signature
-    parts: list[Buffer] = [prefix + encoded + data]
-    if len(data) > ALIGNMENT * 1024:
-        parts = [prefix + encoded, data]
-    size = HEADER_AT + len(encoded) + len(data)
+    digest = _combined(own, buffers, side_data) if buffers or side_data else own
+    created, packages, token = _now(), packages_of(data), unique()
+    workflow, task, function, seconds, kind = about
+    # Put together by hand: this takes a third of the time of encoding a dictionary.
+    header = (
+        f'{{"workflow":{_quoted(workflow)},"task":{_quoted(task)},"function":{_quoted(function)},'
+        f'"created":"{created}","seconds":{_encode(seconds)},"type":{_quoted(kind)},'
+        f'"digest":"{digest}","pickle":[{len(data)},"{own}"],'
+        f'"buffers":{_encode(buffers) if buffers else "[]"},'
+        f'"side_data":{_encode(side_data) if side_data else "[]"},'
+        f'"by_value":{"true" if by_value else "false"},"python":"{_PYTHON}",'
+        f'"packages":{_encode(packages) if packages else "{}"},"host":{_QUOTED_HOST},'
+        f'"token":"{token}","fingerprint":{_encode(fingerprint) if fingerprint else "{}"}}}\n'
+    ).encode()
+    start = _START.pack(MAGIC, VERSION, len(header))
+    signature = _UNSIGNED if key is None else _sign(key, start, header)
+    prefix = start + xxh3_128_digest(start + signature + header) + signature
+    size = HEADER_AT + len(header) + len(data)
+    parts: list[Buffer] = [prefix + header, data]
+    if len(data) <= _JOINED_UP_TO:
+        parts = [prefix + header + data]  # one small copy is quicker than one more part
     for view in views:
         if gap := -size % ALIGNMENT:
             parts.append(_padding[gap])
         parts.append(view)
         size += gap + len(view)
-    return parts, _info(header | {"side_data": tuple(side_data)}, size, key is not None)
+    info = TaskInfo(
+        workflow,
+        task,
+        function,
+        created,
+        seconds,
+        kind,
+        digest,
+        (len(data), own),
+        buffers,
+        tuple(side_data),
+        by_value,
+        _PYTHON,
+        packages,
+        _HOST,
+        token,
+        fingerprint,
+        size,
+        key is not None,
+    )
+    return parts, info
 
 
 def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
@@ -198,7 +227,7 @@ def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
     if xxh3_128_digest(b"".join((start, signature, encoded))) != view[_DIGEST_AT:_SIGNATURE_AT]:
         raise DamagedResultError("the header is not what was written")
     try:
-        header = json.loads(bytes(encoded))
+        header, _ = _decoder.raw_decode(str(encoded, "utf-8"))
         header["pickle"] = tuple(header["pickle"])
         header["buffers"] = [(length, digest) for length, digest in header["buffers"]]
         header["side_data"] = tuple(map(_side_data, header["side_data"]))
@@ -295,7 +324,7 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
     contents = []
     for name, start, end, digest in _sections(info.pickle, info.buffers, position):
         content, gap = view[start:end], view[position:start]
-        if xxh3_128_hexdigest(content) != digest or any(gap):
+        if xxh3_128_hexdigest(content) != digest or (gap and any(gap)):
             raise DamagedResultError(f"{name} (bytes {start} to {end}) is not what was written")
         contents.append(content)
         position = end
@@ -389,7 +418,7 @@ def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
         found = zip(_HEADER_FIELDS, values, _HEADER_TYPES, strict=True)
         wrong = [name for name, value, kind in found if not isinstance(value, kind)]
         raise TypeError(f"the type of {', '.join(wrong)}")
-    return _make_info(*values, size, signed)
+    return TaskInfo._make([*values, size, signed])
 
 
 def _combined(
@@ -405,9 +434,13 @@ def _sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
 
 
 def _now() -> str:
-    seconds = time.time()
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1e6):06d}Z"
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _minor(version: str) -> str:

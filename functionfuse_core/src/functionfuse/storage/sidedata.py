@@ -58,6 +58,11 @@ def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
         missing = [member for member in members if not hasattr(serializer, member)]
         if missing:
             raise OptionsError(f"{serializer!r} is no serializer: it has no {', '.join(missing)}")
+        if not isinstance(serializer.serializer_class, type):
+            raise OptionsError(
+                f"serializer {serializer.name!r} claims {serializer.serializer_class!r},"
+                " which is no class"
+            )
         if serializer.serializer_class in _NATIVE:
             raise OptionsError(
                 f"serializer {serializer.name!r} claims {serializer.serializer_class!r}, which"

@@ -24,6 +24,7 @@ from .options import StorageOptions
 from .pickling import dumps
 from .resultfile import (
     FIRST_READ,
+    About,
     Stored,
     TaskInfo,
     check,
@@ -124,13 +125,10 @@ class Storage:
             OSError: the blob store failed; an earlier result is still there.
         """
         key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
-        about = {
-            "workflow": workflow_name,
-            "task": task_name,
-            "function": function,
-            "seconds": seconds,
-            "type": f"{type(obj).__module__}.{type(obj).__qualname__}",
-        }
+        kind = type(obj)
+        about = About(
+            workflow_name, task_name, function, seconds, f"{kind.__module__}.{kind.__qualname__}"
+        )
         if self._durability != "auto":
             durable = self._durability == "fsync"
         elif seconds is not None:

@@ -1,7 +1,10 @@
 """What code does, apart from how it is written: bytecode without lines, docstrings and paddings.
 
 Equal for code that differs in comments, formatting, docstrings or place, under every patch release
-of one Python minor version. See the standard library's `dis` for the instructions.
+of one Python minor version. The compiler looks at line breaks when it decides whether a jump to a
+jump goes to its end at once, whether a short way out is shared or copied, and whether a swap on the
+stack is done by the order of what follows; so instructions are written in the order in which they
+can run, with all of that done. See the standard library's `dis` for the instructions.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import dis
 import functools
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -18,10 +22,15 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-__all__ = ["Shape", "is_own", "module_shape", "shape_of"]
+__all__ = ["Module", "Shape", "is_own", "module_of", "shape_of"]
 
 _DROPPED = {"NOP", "CACHE", "EXTENDED_ARG", "RESUME"}
 _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
+_ALWAYS_JUMPS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP_ABSOLUTE"}
+_ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"}
+_SWAPPABLE = {"STORE_FAST", "STORE_FAST_MAYBE_NULL", "POP_TOP"}
+_SHORT = 4  # instructions: the compiler may copy so short a way out to each place that goes there
+_FUSED = re.compile("LOAD_FAST_BORROW|LOAD_FAST|STORE_FAST")
 _CONSTANTS = frozenset(dis.hasconst)
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 _GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS"}
@@ -31,7 +40,8 @@ _CHANGING = {
     *("popitem", "popleft", "remove", "reverse", "rotate", "setdefault", "sort", "subtract"),
     "update",
 }
-_NOT_MEANT = {"__doc__", "__firstlineno__"}  # what a class body stores of how it is written
+# What a class body stores of how it is written, or of its methods, in an order by chance.
+_NOT_MEANT = {"__doc__", "__firstlineno__", "__static_attributes__"}
 _FLAGS = 0x3AF  # of co_flags: optimized, newlocals, var*, generator, coroutine, async
 
 
@@ -43,14 +53,14 @@ class Shape:
         text: the instructions and their constants, as bytes.
         names: the global names that are read, each with the attributes read from it at once, as in
             `("module", "function")`, in order of first use.
-        imports: (level, name) of the modules that are imported within.
+        imports: of what is imported within: level, module, and names that are taken from it.
         changed: the names, of globals or of the closure, that the code itself assigns, or whose
             items it changes.
     """
 
     text: bytes
     names: tuple[tuple[str, ...], ...]
-    imports: tuple[tuple[int, str], ...]
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
     changed: frozenset[tuple[str, ...]]
 
 
@@ -67,12 +77,11 @@ class _Reader:
     def __init__(self) -> None:
         self.out: list[bytes] = []
         self.names: dict[tuple[str, ...], None] = {}
-        self.imports: dict[tuple[int, str], None] = {}
+        self.imports: dict[tuple[int, str, tuple[str, ...]], None] = {}
         self.changed: set[tuple[str, ...]] = set()
 
     def code(self, code: CodeType) -> None:
-        kept = _kept(code)
-        places = [instruction.offset for instruction in kept]
+        flow = _Flow(code)
         arguments = code.co_argcount + code.co_kwonlyargcount
         arguments += bool(code.co_flags & 0x04) + bool(code.co_flags & 0x08)
         heading = (
@@ -85,21 +94,47 @@ class _Reader:
             code.co_cellvars,
         )
         self.out.append(b"{%s" % repr(heading).encode())
-        for number, instruction in enumerate(kept):
-            value = instruction.argval
-            self.out.append(b"\n" + instruction.opname.encode() + b" ")
-            if instruction.opcode in _CONSTANTS:
-                self.constant(value)
-            elif instruction.opcode in _JUMPS:
-                self.out.append(b"@%d" % bisect.bisect_left(places, value))
-            elif value is not None:
-                self.out.append(repr(value).encode())
-            self.name(kept, number, code)
-        for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
-            offsets = entry.start, entry.end, entry.target
-            bounds = [bisect.bisect_left(places, offset) for offset in offsets]
-            self.out.append(b"\ntry %s" % repr((*bounds, entry.depth, entry.lasti)).encode())
+        order = flow.order()
+        numbers = {place: number for number, place in enumerate(order)}
+        handler = None
+        for number, place in enumerate(order):
+            if flow.handlers[place] != handler:
+                handler = flow.handlers[place]
+                self.handler(handler, numbers)
+            self.instruction(flow, place, code)
+            name, after = flow.steps[place]
+            self.out.append(b" " + name.encode())
+            for branch, target in enumerate(after):
+                if target in flow.exits:
+                    self.out.append(b" (")
+                    for step in flow.exits[target]:
+                        self.handler(flow.handlers[step], numbers)
+                        self.instruction(flow, step, code)
+                    self.out.append(b")")
+                elif branch or numbers[target] != number + 1:
+                    self.out.append(b" @%d" % numbers[target])
         self.out.append(b"}")
+
+    def handler(self, handler: tuple[int, int, bool] | None, numbers: dict[int, int]) -> None:
+        """Write where an exception goes."""
+        self.out.append(b"\ntry ")
+        if handler is not None:
+            place, depth, lasti = handler
+            self.out.append(b"@%d %d %d" % (numbers.get(place, -1), depth, lasti))
+
+    def instruction(self, flow: _Flow, place: int, code: CodeType) -> None:
+        """Write an instruction, without its jump."""
+        instruction = flow.swapped[place]
+        value = instruction.argval
+        self.out.append(b"\n")
+        if instruction.opcode in _JUMPS:
+            return
+        self.out.append(instruction.opname.encode() + b" ")
+        if instruction.opcode in _CONSTANTS:
+            self.constant(value)
+        elif value is not None:
+            self.out.append(repr(value).encode("utf-8", "surrogatepass"))
+        self.name(flow.kept, place, code)
 
     def name(self, kept: list[dis.Instruction], number: int, code: CodeType) -> None:
         """Note what an instruction reads or changes of what is outside."""
@@ -120,8 +155,8 @@ class _Reader:
         elif opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
             self.changed.add(_container(kept, number))
         elif opname == "IMPORT_NAME":
-            level = kept[number - 2].argval if number >= 2 else 0
-            self.imports[level if isinstance(level, int) else 0, value] = None
+            level, names = kept[number - 2].argval, kept[number - 1].argval
+            self.imports[level, value, names or ()] = None
 
     def constant(self, value: Any) -> None:
         if isinstance(value, CodeType):
@@ -141,16 +176,155 @@ class _Reader:
             self.out.append(repr(value).encode("utf-8", "surrogatepass"))
 
 
+class _Flow:
+    """The instructions of a code object, and where each can go.
+
+    A place is an index into them.
+
+    Attributes:
+        kept: the instructions.
+        swapped: the same, with stores in the order that makes swaps on the stack needless.
+        steps: for each place, "" or what kind of jump it is, and the places that can be next.
+        handlers: for each place, where an exception goes: place, depth of the stack, and whether
+            the stack gets the place where it was raised; or None.
+        exits: for each place from where it is not far to an end, and without a choice, the way.
+    """
+
+    def __init__(self, code: CodeType) -> None:
+        self.kept = _kept(code)
+        places = [instruction.offset for instruction in self.kept]
+        self._targets = {
+            place: bisect.bisect_left(places, instruction.argval)
+            for place, instruction in enumerate(self.kept)
+            if instruction.opcode in _JUMPS
+        }
+        self.swapped, self._needless = _without_swaps(self.kept, set(self._targets.values()))
+        self.handlers: list[tuple[int, int, bool] | None] = [None] * len(places)
+        for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
+            first, end = (bisect.bisect_left(places, at) for at in (entry.start, entry.end))
+            target = self._landing(bisect.bisect_left(places, entry.target))
+            self.handlers[first:end] = [(target, entry.depth, entry.lasti)] * (end - first)
+        self.steps = [self._step(place) for place in range(len(places))]
+        self.exits = {place: way for place in range(len(places)) if (way := self._exit(place))}
+
+    def order(self) -> list[int]:
+        """Return the places that can be reached, as they follow each other; without `exits`."""
+        found: dict[int, None] = {}
+        pending = [self._landing(0)]
+        while pending:
+            place = pending.pop()
+            if place in found:
+                continue
+            found[place] = None
+            after = self.steps[place][1]
+            ways = [place, *(step for target in after for step in self.exits.get(target, ()))]
+            handlers = [handler[0] for step in ways if (handler := self.handlers[step])]
+            pending += handlers[::-1]
+            pending += [target for target in after[::-1] if target not in self.exits]
+        return list(found)
+
+    def _landing(self, place: int) -> int:
+        """Return the first place, from this one on, that does more than to go to another."""
+        seen = set()
+        while place not in seen:
+            seen.add(place)
+            if place in self._needless:
+                place += 1
+            elif self.kept[place].opname in _ALWAYS_JUMPS:
+                place = self._targets[place]
+            else:
+                break
+        return place
+
+    def _step(self, place: int) -> tuple[str, tuple[int, ...]]:
+        name = self._jump(place)
+        if not name:
+            ends = self.kept[place].opname in _ENDS
+            return "", () if ends else (self._landing(place + 1),)
+        if name in _ALWAYS_JUMPS:
+            return "forever", ()
+        target, after = self._landing(self._targets[place]), self._landing(place + 1)
+        if name.endswith("_OR_POP"):
+            name, target = self._threaded(name, target)
+        if name == "POP_JUMP_IF_FALSE":
+            return "true", (after, target)
+        if name == "POP_JUMP_IF_TRUE":
+            return "true", (target, after)
+        if name == "POP_JUMP_IF_NOT_NONE":
+            return "none", (after, target)
+        if name == "POP_JUMP_IF_NONE":
+            return "none", (target, after)
+        return name, (after, target)
+
+    def _jump(self, place: int) -> str:
+        """Return what kind of jump stands at a place, whatever its direction; "" for none."""
+        instruction = self.kept[place]
+        if instruction.opcode not in _JUMPS or instruction.opname in _ALWAYS_JUMPS:
+            return instruction.opname if instruction.opname in _ALWAYS_JUMPS else ""
+        return instruction.opname.replace("FORWARD_", "").replace("BACKWARD_", "")
+
+    def _threaded(self, name: str, target: int) -> tuple[str, int]:
+        """Follow a jump that keeps the value that it tests to where that is tested again."""
+        tested, other = ("TRUE", "FALSE") if name == "JUMP_IF_TRUE_OR_POP" else ("FALSE", "TRUE")
+        while self._jump(target) == name:
+            target = self._landing(self._targets[target])
+        if self._jump(target) == f"POP_JUMP_IF_{tested}":
+            return f"POP_JUMP_IF_{tested}", self._landing(self._targets[target])
+        if self._jump(target) in (f"POP_JUMP_IF_{other}", f"JUMP_IF_{other}_OR_POP"):
+            return f"POP_JUMP_IF_{tested}", self._landing(target + 1)
+        return name, target
+
+    def _exit(self, place: int) -> list[int]:
+        way: list[int] = []
+        while len(way) < _SHORT:
+            way.append(place)
+            name, after = self.steps[place]
+            if name:
+                break
+            if not after:
+                return way
+            (place,) = after
+        return []
+
+
 def _kept(code: CodeType) -> list[dis.Instruction]:
     kept: list[dis.Instruction] = []
     for instruction in dis.get_instructions(code):
-        if instruction.opname in _DROPPED:
+        name = instruction.opname
+        if name in _DROPPED:
             continue
-        if instruction.opname == "STORE_NAME" and instruction.argval in _NOT_MEANT:
+        if name == "STORE_NAME" and instruction.argval in _NOT_MEANT:
             kept.pop()
-            continue
-        kept.append(instruction)
+        elif isinstance(instruction.argval, tuple) and "FAST" in name:
+            # One for two, which the compiler only takes when both are on one line.
+            for part, value in zip(_FUSED.findall(name), instruction.argval, strict=True):
+                kept.append(instruction._replace(opname=part, opcode=dis.opmap[part], argval=value))
+        else:
+            kept.append(instruction)
     return kept
+
+
+def _without_swaps(
+    kept: list[dis.Instruction], targets: set[int]
+) -> tuple[list[dis.Instruction], set[int]]:
+    """Return the instructions with stores reordered, and the places of the swaps to leave out."""
+    swapped, needless = kept.copy(), set[int]()
+    for place in range(len(kept) - 1, -1, -1):
+        if kept[place].opname != "SWAP":
+            continue
+        after = place + 1
+        stores: list[int] = []
+        while len(stores) < kept[place].argval and after not in targets:
+            if swapped[after].opname in _SWAPPABLE:
+                stores.append(after)
+            elif after not in needless:
+                break
+            after += 1
+        if len(stores) == kept[place].argval:
+            first, last = stores[0], stores[-1]
+            swapped[first], swapped[last] = swapped[last], swapped[first]
+            needless.add(place)
+    return swapped, needless
 
 
 def _attributes(kept: list[dis.Instruction], number: int) -> Iterator[str]:
@@ -218,8 +392,16 @@ def _installed() -> tuple[str, ...]:
     return tuple(os.path.abspath(folder) + os.sep for folder in folders)
 
 
-def module_shape(name: str) -> Shape | None:
-    """Return what a module of the user's project does as a whole, from its file; None for others.
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What a module does as a whole, and the package that it and its relative imports are in."""
+
+    shape: Shape
+    package: str
+
+
+def module_of(name: str) -> Module | None:
+    """Return a module of the user's project, from its file; None for others.
 
     The module is not imported, but the packages that it is in are.
     """
@@ -227,13 +409,15 @@ def module_shape(name: str) -> Shape | None:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None or not _is_own_file(spec.origin):
+    if spec is None or name.partition(".")[0] == "functionfuse":
         return None
-    if name.partition(".")[0] == "functionfuse":
+    if spec.origin is None and spec.submodule_search_locations:
+        return Module(_source_shape(b""), name)  # a package without a file
+    if spec.origin is None or not _is_own_file(spec.origin):
         return None
     with open(spec.origin, "rb") as file:
         source = file.read()
-    return _source_shape(source)
+    return Module(_source_shape(source), spec.parent or "")
 
 
 @functools.lru_cache(maxsize=256)

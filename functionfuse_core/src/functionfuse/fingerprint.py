@@ -1,27 +1,38 @@
 """Values and code as digests: equal for what is equal, different for what differs.
 
 A value is written as a stream of typed bytes, each part with its length, that is hashed with
-XXH3-128. Sets and dictionaries are written in the order of their items' digests. What is no literal
-is written as what its `__reduce_ex__` gives; functions and classes of the user's project as what
-they do and refer to, others by name. `docs/reuse.md` says what counts and what can't be seen.
+XXH3-128. Sets and dictionaries are written in the order of their sorted keys, or of their items'
+digests. What is no literal is written as what its `__reduce_ex__` gives; functions and classes of
+the user's project as what they do and refer to, others by name. `docs/reuse.md` says what counts
+and what can't be seen.
 """
 
 from __future__ import annotations
 
 import copyreg
+import functools
 import importlib.util
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
 from pathlib import PurePath
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from xxhash import xxh3_128_digest
 
-from .code import is_own, module_shape, shape_of
+from .arguments import Nested
+from .code import is_own, module_of, shape_of
 from .errors import FingerprintError
-from .workflow import Nested, Node, Pick, WorkflowClass, WorkflowFunction
+from .nodes import Node, Pick
+from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["Writer", "digest_of", "literal_stream", "shown"]
 
@@ -36,6 +47,7 @@ _LITERALS: dict[type, Callable[[Any], bytes]] = {
     str: lambda value: _text(b"s", value),
 }
 _REPR_FROM = 32  # items; a longer list of literals is written as its repr, which is as exact
+_VISITS = 32  # times that an object is written in full; then, by its number: see `Writer.write`
 _NO_CODE = {"__dict__", "__weakref__", "__doc__", "__module__", "_abc_impl"}
 
 
@@ -77,16 +89,22 @@ class Writer:
         self.out: list[bytes] = []
         self.uses: dict[str, str] = {}
         self._place = place
-        self._known: dict[int, int] = {}  # functions and classes: id to order of discovery
+        self._known: dict[int | str, int] = {}  # ids of code, names of modules: order of discovery
         self._open: dict[int, int] = {}  # what is being written: id to depth
-        self._kept: list[Any] = []
+        self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and times
+        self._kept: list[Any] = []  # so that no id is given again
 
     def digest(self) -> bytes:
         """Return the digest of all that was written: 16 bytes."""
         return xxh3_128_digest(b"".join(self.out))
 
     def write(self, value: Any) -> None:
-        """Write a value. Raises FingerprintError as `digest_of`."""
+        """Write a value. Raises FingerprintError as `digest_of`.
+
+        An object that is met again is written again, so that it makes no difference whether two
+        equal values are one object. That would take for ever where many objects refer to each
+        other, so it has an end.
+        """
         kind = type(value)
         literal = _LITERALS.get(kind)
         if literal is not None:
@@ -95,24 +113,40 @@ class Writer:
         if isinstance(value, (Node, Pick, Nested)):
             self._node(value)
             return
-        if id(value) in self._open:
-            self.out.append(b"^%d;" % self._open[id(value)])
+        key = id(value)
+        if key in self._open:
+            self.out.append(b"^%d;" % self._open[key])
             return
-        self._open[id(value)] = len(self._open)
+        number, times = self._visits.get(key, (len(self._visits), 0))
+        if times == _VISITS:
+            self.out.append(b"~%d;" % number)
+            return
+        self._visits[key] = number, times + 1
+        self._kept.append(value)
+        self._open[key] = len(self._open)
         try:
             self._compound(value, kind)
+        except FingerprintError:
+            raise
         except RecursionError:
             raise FingerprintError(f"a {_name(kind)} is nested too deeply") from None
+        except Exception as error:
+            raise FingerprintError(
+                f"a {_name(kind)} can't be told from another ({error})"
+            ) from error
         finally:
-            del self._open[id(value)]
+            del self._open[key]
 
     def _compound(self, value: Any, kind: type) -> None:
         if kind in (list, tuple):
             self._sequence(b"l" if kind is list else b"t", value)
         elif kind is dict:
-            self._unordered(b"d", value.items())
+            self._mapping(value.items())
         elif kind in (set, frozenset):
             self._unordered(b"S" if kind is set else b"Z", value)
+        elif kind is MappingProxyType:
+            self.out.append(b"v")
+            self._mapping(value.items())
         elif isinstance(value, PurePath):
             self.out.append(_text(b"p", f"{_name(kind)} {value}"))
         elif kind is bytearray or kind is memoryview:
@@ -141,6 +175,9 @@ class Writer:
             self.write(value.__func__)
         elif isinstance(value, property):
             self._sequence(b"P", (value.fget, value.fset, value.fdel))
+        elif isinstance(value, functools.cached_property):
+            self.out.append(b"h")  # it can hold a lock
+            self.write(value.func)
         elif callable(value) and hasattr(value, "__wrapped__"):
             self.out.append(_text(b"w", _name(kind)))  # such as functools.lru_cache
             self.write(value.__wrapped__)
@@ -161,7 +198,7 @@ class Writer:
         else:
             self.out.append(_text(b"x", _name(type(value.like))))
             if isinstance(value.like, dict):
-                self._unordered(b"d", zip(value.items[::2], value.items[1::2], strict=True))
+                self._mapping(list(zip(value.items[::2], value.items[1::2], strict=True)))
             elif isinstance(value.like, (set, frozenset)):
                 self._unordered(b"S", value.items)
             else:
@@ -182,12 +219,25 @@ class Writer:
             self.write(item)
         self.out.append(b"]")
 
+    def _mapping(self, items: Collection[tuple[Any, Any]]) -> None:
+        """Write pairs of key and value, in any order."""
+        if not {type(key) for key, _ in items} <= _LITERALS.keys():
+            self._unordered(b"d", items)
+            return
+        self.out.append(b"d%d{" % len(items))
+        for key, value in sorted(
+            ((_LITERALS[type(key)](key), value) for key, value in items), key=_first
+        ):
+            self.out.append(key)
+            self.write(value)
+        self.out.append(b"}")
+
     def _unordered(self, tag: bytes, items: Iterable[Any]) -> None:
         # What one item makes known must not be told by another: which comes first is by chance.
-        outer, known, written = self.out, self._known, []
+        outer, known, visits, written = self.out, self._known, self._visits, []
         try:
             for item in items:
-                self.out = []
+                self.out, self._visits = [], {}
                 if len(self._known) != len(known) or self._known is known:
                     self._known = known.copy()
                 if tag == b"d":
@@ -197,31 +247,33 @@ class Writer:
                     self.write(item)
                 written.append(self.digest())
         finally:
-            self.out, self._known = outer, known
+            self.out, self._known, self._visits = outer, known, visits
         self.out.append(b"%s%d[%s]" % (tag, len(written), b"".join(sorted(written))))
 
     def _buffer(self, name: str, view: memoryview) -> None:
         self.out.append(_text(b"u", f"{name} {view.format} {view.shape}"))
-        flat = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+        try:
+            flat = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+        except ValueError:  # of a format that memoryview can't cast
+            flat = view.tobytes()
         self.out.append(xxh3_128_digest(flat))
 
     def _array(self, array: Any) -> None:
-        self.out.append(_text(b"a", f"{array.dtype.descr} {array.shape}"))
+        try:
+            described = array.dtype.descr
+        except ValueError:  # of fields that overlap
+            described = array.dtype
+        self.out.append(_text(b"a", f"{described} {array.shape}"))
         if array.dtype.hasobject:
             self.write(array.tolist())
             return
         if not array.flags.c_contiguous:
             array = array.copy(order="C")
-        self.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.size else b""))
+        self.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
 
     def _object(self, value: Any, kind: type) -> None:
-        try:
-            registered = copyreg.dispatch_table.get(kind)
-            reduced = registered(value) if registered else value.__reduce_ex__(4)
-        except Exception as error:
-            raise FingerprintError(
-                f"a {_name(kind)} can't be told from another ({error})"
-            ) from error
+        registered = copyreg.dispatch_table.get(kind)
+        reduced = registered(value) if registered else value.__reduce_ex__(4)
         if isinstance(reduced, str):
             self.out.append(_text(b"g", f"{getattr(value, '__module__', '')}.{reduced}"))
             return
@@ -230,10 +282,16 @@ class Writer:
         if is_own(kind.__module__):
             self.type(kind)
         self.write(call)
-        self.write(args)
+        if isinstance(value, (set, frozenset)):
+            self._unordered(b"S", value)
+        else:
+            self.write(args)
         self.write(state)
         self._sequence(b"l", list(items or ()))
-        self._unordered(b"d", pairs or ())
+        if isinstance(value, OrderedDict):
+            self._sequence(b"l", list(pairs or ()))
+        else:
+            self._mapping(list(pairs or ()))
 
     # Code.
 
@@ -241,17 +299,16 @@ class Writer:
         """Write what a function does, and what it refers to."""
         if self._seen(function):
             return
-        name = f"{function.__module__}.{function.__qualname__}"
-        cells = function.__closure__ or ()
-        if not is_own(function.__module__):
-            # A library's function counts by name; one that wraps the user's, by that too.
-            self.out.append(_text(b"G", name))
-            for wrapped in (getattr(function, "__wrapped__", None), *map(_contents, cells)):
-                if isinstance(wrapped, (FunctionType, type)) and is_own(wrapped.__module__):
-                    self.write(wrapped)
+        # functools.wraps copies __module__; where it was written, its globals tell.
+        if not is_own(function.__module__) or not is_own(
+            function.__globals__.get("__name__", function.__module__)
+        ):
+            self._library(function)
             return
+        name, cells = f"{function.__module__}.{function.__qualname__}", function.__closure__ or ()
         shape = shape_of(function.__code__)
         self.uses[name] = xxh3_128_digest(shape.text)[:4].hex()
+        self.out.append(_text(b"F", function.__name__))
         self.out.append(b"L%d:%s" % (len(shape.text), shape.text))
         self.write(function.__defaults__)
         self.write(function.__kwdefaults__)
@@ -260,8 +317,27 @@ class Writer:
                 self._cell(cell)
         for path in shape.names:
             self._global(function.__globals__, path, shape.changed)
-        for level, module in shape.imports:
-            self._import(level, module, function.__globals__.get("__package__") or "")
+        self._imports(shape.imports, function.__globals__.get("__package__") or "")
+
+    def _library(self, function: FunctionType) -> None:
+        """Write a library's function: its name, and what it wraps of the user's."""
+        code = function.__code__
+        module = function.__globals__.get("__name__", function.__module__)
+        self.out.append(_text(b"G", f"{module}.{code.co_qualname}"))
+        contents = [_contents(cell) for cell in function.__closure__ or ()]
+        for value in (getattr(function, "__wrapped__", None), *contents):
+            if isinstance(value, (FunctionType, type)) and is_own(value.__module__):
+                self.write(value)
+        if is_own(function.__module__):  # a wrapper: what the decorator was given
+            changed = shape_of(code).changed
+            for name, value in zip(code.co_freevars, contents, strict=True):
+                if type(value) in _LITERALS and not _is_state((name,), value, changed):
+                    self.out.append(_text(b"=", name))
+                    self.write(value)
+        implementations = getattr(function, "registry", None)  # functools.singledispatch
+        if isinstance(implementations, MappingProxyType):
+            for kind in sorted(implementations, key=_name):
+                self.write((kind, implementations[kind]))
 
     def type(self, kind: type) -> None:
         """Write what a class is: its bases, its methods and its constants."""
@@ -272,7 +348,7 @@ class Writer:
             self.out.append(_text(b"C", name))
             return
         self.uses[name] = ""
-        self.out.append(b"K")
+        self.out.append(_text(b"K", name))
         for base in (type(kind), *kind.__bases__):
             self.write(base)
         for attribute, value in sorted(vars(kind).items()):
@@ -284,6 +360,9 @@ class Writer:
             if type(value).__name__ in ("member_descriptor", "getset_descriptor"):
                 continue
             self.write(value)
+        for attribute, field in getattr(kind, "__pydantic_fields__", {}).items():
+            given = field.default, field.default_factory
+            self.write((attribute, repr(field.annotation), repr(field.metadata), given))
 
     def _seen(self, value: Any) -> bool:
         if id(value) in self._known:
@@ -329,23 +408,37 @@ class Writer:
         ):
             self.uses[name] = shown(value) or xxh3_128_digest(b"".join(self.out[before:]))[:4].hex()
 
-    def _import(self, level: int, module: str, package: str) -> None:
-        """Write a module of the user's project that a function imports when it runs."""
-        try:
-            name = importlib.util.resolve_name("." * level + module, package) if level else module
-        except ImportError:
-            return
-        shape = module_shape(name)
-        if shape is None:
-            return
-        key = f"module {name}"
-        if key in self.uses:
-            return
-        self.uses[key] = xxh3_128_digest(shape.text)[:4].hex()
+    def _imports(self, imports: Iterable[tuple[int, str, tuple[str, ...]]], package: str) -> None:
+        """Write the modules of the user's project that code imports when it runs."""
+        for level, module, names in imports:
+            try:
+                name = importlib.util.resolve_name("." * level + module, package)
+            except ImportError:
+                continue
+            # Packages first, since to look for `a.b` imports `a`.
+            parts = name.split(".")
+            parents = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+            if all(self._module(parent) for parent in parents):
+                for inner in names:
+                    self._module(f"{name}.{inner}")
+
+    def _module(self, name: str) -> bool:
+        """Write a module if it is of the user's project; tell whether it is."""
+        if name in self._known:
+            return True
+        module = module_of(name)
+        if module is None:
+            return False
+        self._known[name] = len(self._known)
+        self.uses[f"module {name}"] = xxh3_128_digest(module.shape.text)[:4].hex()
         self.out.append(_text(b"I", name))
-        self.out.append(b"%d:%s" % (len(shape.text), shape.text))
-        for inner_level, inner in shape.imports:
-            self._import(inner_level, inner, name.rpartition(".")[0])
+        self.out.append(b"%d:%s" % (len(module.shape.text), module.shape.text))
+        self._imports(module.shape.imports, module.package)
+        return True
+
+
+def _first(pair: tuple[bytes, Any]) -> bytes:
+    return pair[0]
 
 
 def _text(tag: bytes, text: str) -> bytes:

@@ -16,7 +16,8 @@ from xxhash import xxh3_128_digest
 
 from .errors import FingerprintError
 from .fingerprint import Writer, literal_stream, shown
-from .workflow import Call, MethodCall, Node, label_of
+from .names import label_of
+from .nodes import Call, MethodCall, Node
 
 __all__ = ["PYTHON", "Identities", "combined"]
 
@@ -51,8 +52,11 @@ class Identities:
         """
         head, names, ignored = self._head(node)
         out = [head]
+        if len(node.args) > len(names):
+            out.append(b"*%d;" % (len(node.args) - len(names)))
         for name, value in _arguments(node, names, ignored):
-            out.append(b"%s=" % name.encode("utf-8", "surrogatepass"))
+            encoded = name.encode("utf-8", "surrogatepass")
+            out.append(b"%d:%s=" % (len(encoded), encoded))
             stream = literal_stream(value)
             out.append(self._stream(node, name, value) if stream is None else stream)
         return xxh3_128_digest(b"".join(out))
@@ -84,9 +88,9 @@ class Identities:
         return f"{getattr(node.function, '__module__', None)}.{node.label}"
 
     def _head(self, node: Node) -> tuple[bytes, tuple[str, ...], frozenset[str]]:
-        key = self._replaced.get(node) or (
-            (node.called, node.method) if isinstance(node, MethodCall) else node.called
-        )
+        key = self._key(node)
+        if isinstance(node, MethodCall):
+            key = key, node.method
         head = self._heads.get(key)
         if head is None:
             digest, _ = self._code(node)
@@ -102,7 +106,7 @@ class Identities:
             function = node.function
             if isinstance(node, MethodCall):
                 function = node.constructor.function
-        key: Any = self._replaced.get(node) or node.called
+        key = self._key(node)
         known = self._codes.get(key)
         if known is None:
             try:
@@ -113,6 +117,12 @@ class Identities:
         if isinstance(known, FingerprintError):
             raise known
         return known
+
+    def _key(self, node: Node) -> object:
+        """Return what nodes of the same code share; what replaces a function may have no hash."""
+        if self._replaced and node in self._replaced:
+            return node.called, id(self._replaced[node])
+        return node.called
 
     def _written(self, function: Any, node: Node) -> tuple[bytes, dict[str, str]]:
         settings, writer = node.settings, Writer()

@@ -13,7 +13,7 @@ from typing import Any
 from .baseworkflow import ALWAYS, NEVER, Graph
 from .errors import FingerprintError, FunctionFuseError
 from .identity import Identities, combined
-from .workflow import ConstructorCall, MethodCall, Node
+from .nodes import ConstructorCall, MethodCall, Node
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
 

@@ -30,6 +30,7 @@ from functionfuse.storage.filestorage import FileStorage
 
 IMPORTABLE = Path(__file__).parent / "importable"
 
+
 class Calls(list):
     """What was called. To whoever pickles it, it is always the same: it changes no result."""
 
@@ -290,6 +291,17 @@ def test_a_result_is_saved_where_it_was_computed(executors, shared, tmp_path, ki
     expected = {f"node {number}": pid for number, pid in enumerate(results)}
     assert expected == {name: int(pid) for pid, name in saved}
     assert os.getpid() not in expected.values()
+
+
+@pytest.mark.parametrize("kind", OF_PROCESSES)
+def test_a_result_that_is_read_back_does_not_travel(executors, shared, tmp_path, kind):
+    """With `always_read`, it is pickled once: to be stored."""
+    notes = tmp_path / "notes"
+    storage = FileStorage(tmp_path / "store")
+    storage.always_read = True
+    result = bound(shared.traveller(str(notes)), storage=storage).run(executors(kind))
+    assert isinstance(result, shared.Traveller)
+    assert "pickled\n" == notes.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -47,6 +47,18 @@ class NotingStorage(FileStorage):
         return super().save(workflow_name, task_name, obj, **details)
 
 
+class Traveller:
+    """Notes in a file whenever it is pickled."""
+
+    def __init__(self, notes):
+        self.notes = notes
+
+    def __reduce__(self):
+        with Path(self.notes).open("a", encoding="utf-8") as notes:
+            notes.write("pickled\n")
+        return Traveller, (self.notes,)
+
+
 class BreaksWhenLoaded:
     """Pickles, and can't be unpickled."""
 
@@ -96,6 +108,11 @@ def fail_after(before, kind, *args):
 @workflow
 def generator():
     return (number for number in range(3))
+
+
+@workflow
+def traveller(notes):
+    return Traveller(notes)
 
 
 @workflow

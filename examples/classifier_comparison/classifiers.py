@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from functionfuse import workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from functionfuse.workflow import Node
 
@@ -161,15 +161,19 @@ def summarise(rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
     return dict(sorted(table.items(), key=lambda row: -sum(row[1].values())))
 
 
-def comparison() -> Node:
-    """Build the graph; return its last node, named "summary". Computes nothing."""
+def comparison(rows: Mapping[str, int] = ROWS) -> Node:
+    """Build the graph; return its last node, named "summary". Computes nothing.
+
+    Args:
+        rows: how many samples a classifier is fitted to, where it isn't all.
+    """
     rankings = {}
     for data_set, loader in DATA_SETS.items():
         data = load(loader).set_name(f"{data_set}/load")
         parts = split(data[0], data[1]).set_name(f"{data_set}/split")
         scores = {}
         for name, classifier in CLASSIFIERS.items():
-            model = fit(classifier, parts["train"], parts["train classes"], rows=ROWS.get(name))
+            model = fit(classifier, parts["train"], parts["train classes"], rows=rows.get(name))
             model.set_name(f"{data_set}/{name}/fit")
             scores[name] = score(model, parts["test"], parts["test classes"])
             scores[name].set_name(f"{data_set}/{name}/score")

@@ -1,4 +1,4 @@
-"""Run the classifier comparison twice on one storage, then read it from a second process.
+"""Run the classifier comparison on one storage: twice, changed, and read by a second process.
 
 python3 demo.py [--path FOLDER]
 """
@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from classifiers import CLASSIFIERS, DATA_SETS, WORKFLOW_NAME, comparison
+from classifiers import CLASSIFIERS, DATA_SETS, ROWS, WORKFLOW_NAME, comparison
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
@@ -24,9 +24,9 @@ from functionfuse.storage import storage_factory
 Table = dict[str, dict[str, float]]
 
 
-def bind(config: dict[str, Any]) -> LocalWorkflow:
+def bind(config: dict[str, Any], rows: dict[str, int]) -> LocalWorkflow:
     """Build the graph anew, as a script that is started again does, and give it a storage."""
-    workflow = LocalWorkflow(comparison(), workflow_name=WORKFLOW_NAME)
+    workflow = LocalWorkflow(comparison(rows), workflow_name=WORKFLOW_NAME)
     workflow.set_storage(storage_factory(config))
     return workflow
 
@@ -53,6 +53,15 @@ def run(workflow: LocalWorkflow) -> Table:
     return table
 
 
+def print_plan(workflow: LocalWorkflow) -> None:
+    """Print what the next run will do, and why; a stored result that stands has no reason."""
+    plan = workflow.plan()
+    print(f"  the plan: {plan.summary()}")
+    for node in plan.nodes:
+        if node.action != "reuse":
+            print(f"    {node.name}: {node.action}: {node.reason}")
+
+
 def print_table(table: Table) -> None:
     """Print a line for each classifier, a column for each data set."""
     print(f"\n{'accuracy':<20}" + "".join(f"{data_set:>15}" for data_set in DATA_SETS))
@@ -61,24 +70,30 @@ def print_table(table: Table) -> None:
 
 
 def demonstrate(folder: Path) -> None:
-    """Run twice, and read from a second process; everything is kept in `folder`."""
+    """Run, run again, change and run, read elsewhere; everything is kept in `folder`."""
     config = {"kind": "file", "options": {"path": str(folder / "results")}}
     config_file = folder / "storage.json"
     config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    workflow = bind(config)
+    workflow = bind(config, ROWS)
     print(f"{len(workflow.find_nodes())} nodes: {len(CLASSIFIERS)} classifiers on", end=" ")
     print(f"{', '.join(DATA_SETS)}\n\nFirst run")
     run(workflow)
 
     print("\nSecond run: the same graph, built anew, on the same storage")
-    workflow = bind(config)
+    workflow = bind(config, ROWS)
+    print_plan(workflow)
     table = run(workflow)
     print_table(table)
 
     print("\nA second process, with the same config and neither the graph nor scikit-learn")
     reader = Path(__file__).with_name("read_results.py")
     subprocess.run([sys.executable, str(reader), str(config_file)], check=True)
+
+    print("\nThird run: the Gaussian process is fitted to 150 samples instead of 200")
+    workflow = bind(config, {"Gaussian process": 150})
+    print_plan(workflow)
+    run(workflow)
 
 
 def main() -> None:

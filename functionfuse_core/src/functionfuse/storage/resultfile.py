@@ -216,23 +216,21 @@ def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
         NewerFormatError: it was written by a later version of Function Fuse.
     """
     end = _header_end(data)
-    if end > len(data):
-        return end
-    view = memoryview(data)
-    start, signature, encoded = (
-        view[:_DIGEST_AT],
-        view[_SIGNATURE_AT:HEADER_AT],
-        view[HEADER_AT:end],
-    )
-    if xxh3_128_digest(b"".join((start, signature, encoded))) != view[_DIGEST_AT:_SIGNATURE_AT]:
+    return end if end > len(data) else _parsed(bytes(data[:end]), size)
+
+
+def _parsed(head: bytes, size: int | None) -> TaskInfo:
+    """Return what a whole prefix and header tell."""
+    signature = head[_SIGNATURE_AT:HEADER_AT]
+    if xxh3_128_digest(head[:_DIGEST_AT] + head[_SIGNATURE_AT:]) != head[_DIGEST_AT:_SIGNATURE_AT]:
         raise DamagedResultError("the header is not what was written")
     try:
-        header, _ = _decoder.raw_decode(str(encoded, "utf-8"))
+        header, _ = _decoder.raw_decode(str(head[HEADER_AT:], "utf-8"))
         header["pickle"] = tuple(header["pickle"])
         header["buffers"] = [(length, digest) for length, digest in header["buffers"]]
         header["side_data"] = tuple(map(_side_data, header["side_data"]))
         if size is None:
-            size = _sections(header["pickle"], header["buffers"], end)[-1][2]
+            size = _sections(header["pickle"], header["buffers"], len(head))[-1][2]
         return _info(header, size, signature != _UNSIGNED)
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise DamagedResultError(f"the header is not as specified: {error}") from error
@@ -308,10 +306,11 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
         UntrustedResultError: there is a key, and the result is not signed with it.
         NewerFormatError: the result was written by a later version of Function Fuse.
     """
-    info = read_info(data)
-    if isinstance(info, int):
+    position = _header_end(data)
+    if position > len(data):
         raise DamagedResultError(f"the blob is cut within its header, at byte {len(data)}")
-    view, position = memoryview(data), _header_end(data)
+    view = memoryview(data)
+    info = _parsed(bytes(view[:position]), None)
     if key is not None:
         signature = _sign(key, view[:_DIGEST_AT], view[HEADER_AT:position])
         if not hmac.compare_digest(signature, view[_SIGNATURE_AT:HEADER_AT]):

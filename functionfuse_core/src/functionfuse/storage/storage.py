@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
@@ -167,12 +167,26 @@ class Storage:
                 allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
-        return self._read(workflow_name, task_name, self._value)
+        try:
+            info, contents = check(self.store.get(key_of(workflow_name, task_name)), self._key)
+            self._refuse_other(info, workflow_name, task_name)
+            restore = None
+            if info.side_data:
+                folder, serializers = folder_of(workflow_name), self._serializers.values()
+                restore = SideReader(self.store, folder, serializers, info.side_data).restore
+            return unpack(info, contents, allow=self._allow, restore=restore)
+        except FunctionFuseError as error:
+            explained = self._explained(error, workflow_name, task_name)
+            raise explained from explained.__cause__
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
-        info: TaskInfo
-        info, _ = self._read(workflow_name, task_name, lambda key: (info_of(self.store, key), None))
+        try:
+            info = info_of(self.store, key_of(workflow_name, task_name))
+            self._refuse_other(info, workflow_name, task_name)
+        except FunctionFuseError as error:
+            explained = self._explained(error, workflow_name, task_name)
+            raise explained from explained.__cause__
         return info
 
     def task_infos(
@@ -322,43 +336,29 @@ class Storage:
         folder = folder_of(workflow_name)
         return Lease(self.store, f"{folder}{LEASES}{segment_of(task_name)}")
 
-    def _value(self, key: str) -> tuple[TaskInfo, Callable[[], Any]]:
-        info, contents = check(self.store.get(key), self._key)
+    def _refuse_other(self, info: TaskInfo, workflow_name: str, task_name: str) -> None:
+        """Raise if a header is another task's."""
+        if info.task == task_name and info.workflow == workflow_name:
+            return
+        stands = f"{info.workflow}/{info.task}".casefold()
+        if stands == f"{workflow_name}/{task_name}".casefold():
+            # The file system doesn't tell upper from lower case.
+            raise self._not_found(workflow_name, task_name)
+        raise DamagedResultError(
+            f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
+        )
 
-        def value() -> Any:
-            restore = None
-            if info.side_data:
-                folder = key.rpartition("/")[0] + "/"
-                serializers = self._serializers.values()
-                restore = SideReader(self.store, folder, serializers, info.side_data).restore
-            return unpack(info, contents, allow=self._allow, restore=restore)
-
-        return info, value
-
-    def _read(
-        self,
-        workflow_name: str,
-        task_name: str,
-        read: Callable[[str], tuple[TaskInfo, Callable[[], Any] | None]],
-    ) -> Any:
-        try:
-            info, value = read(key_of(workflow_name, task_name))
-            if (info.workflow, info.task) != (workflow_name, task_name):
-                stands = f"{info.workflow}/{info.task}"
-                if stands.casefold() == f"{workflow_name}/{task_name}".casefold():
-                    raise self._not_found(workflow_name, task_name)
-                raise DamagedResultError(
-                    f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
-                )
-            return (info, None) if value is None else value()
-        except ResultNotFoundError:
-            raise self._not_found(workflow_name, task_name) from None
-        except FunctionFuseError as error:
-            error.add_note(
-                f"while reading task {task_name!r} of workflow {workflow_name!r} in {self!r};"
-                " remove it, or run the workflow again, to be rid of it"
-            )
-            raise
+    def _explained(
+        self, error: FunctionFuseError, workflow_name: str, task_name: str
+    ) -> FunctionFuseError:
+        """Return an error that names the task."""
+        if isinstance(error, ResultNotFoundError):
+            return self._not_found(workflow_name, task_name)
+        error.add_note(
+            f"while reading task {task_name!r} of workflow {workflow_name!r} in {self!r};"
+            " remove it, or run the workflow again, to be rid of it"
+        )
+        return error
 
     def _results(self, folder: str) -> Iterator[str]:
         """Iterate the segments of the results in a workflow's folder."""

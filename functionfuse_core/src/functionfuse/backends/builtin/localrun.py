@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import heapq
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from ...arguments import Nested, resolve
 from ...baseworkflow import NEVER
 from ...errors import (
-    DamagedResultError,
     FingerprintError,
     FunctionFuseError,
-    UnreadableResultError,
-    UntrustedResultError,
     WorkerDiedError,
 )
 from ...fingerprint import digest_of
@@ -27,15 +22,14 @@ from ...identity import Identities
 from ...nodes import ConstructorCall, MethodCall, Node
 from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
-from .job import Flight, Job, Outcome, Portable
+from .job import Job, Outcome, Portable
+from .kept import OF_NO_USE, Kept
 from .progress import Progress
 
 if TYPE_CHECKING:
     from .localback import LocalWorkflow
 
 __all__ = ["LocalRun"]
-
-logger = logging.getLogger(__name__)
 
 _IDLE = 0  # not asked for, or reused
 _WAITING = 1  # to be computed, after its parents
@@ -52,7 +46,6 @@ class LocalRun:
         self.workflow = workflow
         self.single_flight = single_flight
         self.executor = executor
-        self.storage = workflow.storage
         self.graph = workflow.graph()
         count = len(self.graph.nodes)
         self.state = bytearray(count)
@@ -66,6 +59,7 @@ class LocalRun:
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
         names = workflow.workflow_name, self.graph.names
         self.progress = Progress(*names, workflow.listeners)
+        self.results = None if workflow.storage is None else Kept(workflow.storage, *names)
         self.decisions: Decisions | None = None
         self.futures: dict[int, Future[Portable]] = {}
         self.done: SimpleQueue[int] = SimpleQueue()
@@ -77,13 +71,13 @@ class LocalRun:
 
     def execute(self) -> list[Any]:
         """Run, and return the results of the handed nodes."""
-        if self.storage is not None:
-            self.storage.new_workflow(self.workflow.workflow_name)
+        if self.results:
+            self.results.prepare()
         places = self.progress.wanted = self._decide()
-        if self.decisions:
+        if self.decisions and self.results:
             for place, info in enumerate(self.decisions.infos):
                 if isinstance(info, FunctionFuseError):
-                    self._give_up(place, info)
+                    self.results.give_up(place, info)
             for place in places:
                 self.progress.emit("planned", place)
             planned = set(places)
@@ -106,7 +100,7 @@ class LocalRun:
 
     def plan(self) -> Report:
         """Return what `execute` would do."""
-        if self.storage is None or hasattr(self.storage, "task_infos"):
+        if self.results is None or self.results.tells:
             self.progress.wanted = self._decide()
         return self.progress.plan()
 
@@ -121,19 +115,19 @@ class LocalRun:
     def _decide(self) -> Sequence[int]:
         """Find what is stored, and return the places of what is to be computed, ascending."""
         graph, workflow = self.graph, self.workflow
-        if self.storage is None:
+        if self.results is None:
             return range(len(graph.nodes))
         # An object's own result is None, so that one is handed over is no reason to make it.
         returned = [place for place in self.returned if not self._is_constructor(place)]
         targets = [*graph.last(), *returned, *self.unsaved]
-        if hasattr(self.storage, "task_infos"):
+        if self.results.tells:
             self.decisions = self.progress.decisions = Decisions(
                 graph,
                 Identities(workflow._functions),
                 policies=workflow._policies,
                 policy=workflow._policy,
                 unsaved=self.unsaved,
-                infos=list(self.storage.task_infos(workflow.workflow_name, graph.names)),
+                infos=self.results.infos(),
             )
             self.stored = bytearray(verdict == REUSE for verdict in self.decisions.verdicts)
             return self.decisions.needed(targets)
@@ -267,28 +261,18 @@ class LocalRun:
             job.target = self.objects[node.constructor][0]
         job.constructs = isinstance(node, ConstructorCall)
         job.keep = bool(self.users[place]) or place in self.kept
-        if self.storage is not None and not self.stored[place] and self._has_result(place):
-            job.save = partial(
-                _save,
-                self.storage,
-                (workflow.workflow_name, self.graph.names[place]),
-                {
-                    "function": f"{getattr(node.function, '__module__', None)}.{node.label}",
-                    "fingerprint": self.decisions.record(place) if self.decisions else None,
-                },
-            )
-            job.keep = job.keep and not self.storage.always_read
-            # A method's object would not have gone through the call.
-            if self.single_flight and self.decisions and not isinstance(node, MethodCall):
-                job.flight = self._flight(place)
+        if self.results and not self.stored[place] and self._has_result(place):
+            about: dict[str, Any] = {
+                "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
+            }
+            if self.decisions:
+                about["fingerprint"] = self.decisions.record(place)
+                # A method's object would not have gone through the call of another run.
+                if self.single_flight and not isinstance(node, MethodCall):
+                    job.flight = self.results.flight(place, self.decisions.call(place))
+            job.save = self.results.saver(place, about)
+            job.keep = job.keep and not self.results.read_back
         return job
-
-    def _flight(self, place: int) -> Flight | None:
-        names = self.workflow.workflow_name, self.graph.names[place]
-        call = self.decisions.call(place) if self.decisions else None
-        if call is None or not hasattr(self.storage, "lease"):
-            return None
-        return Flight(partial(_look, self.storage, names), call.hex(), self.storage.lease(*names))
 
     def _value(self, node: Node) -> Any:
         return self.values[self.graph.positions[node]]
@@ -337,7 +321,7 @@ class LocalRun:
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
-        read_back = self.stored[place] and self.storage.always_read
+        read_back = self.stored[place] and self.results and self.results.read_back
         if not read_back and (self.users[place] or place in self.kept):
             self.values[place] = outcome.value
         if isinstance(node, _STATEFUL):
@@ -392,37 +376,22 @@ class LocalRun:
         """
         if place in self.values:
             return True
-        if not self.stored[place]:
+        if not self.stored[place] or self.results is None:
             if self._is_constructor(place):
                 self.values[place] = None
                 return True
             return False
-        name = self.graph.names[place]
         try:
-            self.values[place] = self.storage.read_task(self.workflow.workflow_name, name)
-        except _OF_NO_USE as error:
+            self.values[place] = self.results.load(place)
+        except OF_NO_USE as error:
             if self.saved[place]:
                 raise
-            if hasattr(self.storage, "task_infos"):
-                self._give_up(place, error)
+            self.results.give_up(place, error)
             self.stored[place] = False
             if self.decisions:
                 self.decisions.give_up(place, f"stored result is of no use: {error}")
             return False
         return True
-
-    def _give_up(self, place: int, error: Exception) -> None:
-        """Say that a stored result is of no use, and keep what is damaged for a look at it."""
-        names = self.workflow.workflow_name, self.graph.names[place]
-        aside = isinstance(error, DamagedResultError) and self.storage.set_aside(*names)
-        logger.warning(
-            "the stored result of task %r of workflow %r can't be used, and is computed when it is"
-            " needed: %s%s",
-            names[1],
-            names[0],
-            error,
-            "; its bytes are kept until the next gc" if aside else "",
-        )
 
     def _note(self, place: int, error: BaseException) -> None:
         """Say of an error which node it came from, and tell the listeners."""
@@ -434,21 +403,5 @@ class LocalRun:
         )
 
 
-_OF_NO_USE = (DamagedResultError, UnreadableResultError, UntrustedResultError, FileNotFoundError)
 _PENDING = (_WAITING, _RUNNING)
 _STATEFUL = (ConstructorCall, MethodCall)
-
-
-def _save(
-    storage: Any, names: tuple[str, str], about: dict[str, Any], value: Any, seconds: float
-) -> Any:
-    """Store a result with what the storage takes, and return what it tells, or True."""
-    if hasattr(storage, "task_infos"):
-        return storage.save(*names, value, seconds=seconds, **about)
-    storage.save(*names, value)
-    return True
-
-
-def _look(storage: Any, names: tuple[str, str]) -> Any:
-    """Return the header of what is stored under a task's names now."""
-    return next(iter(storage.task_infos(names[0], [names[1]])))

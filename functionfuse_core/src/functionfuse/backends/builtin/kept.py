@@ -1,0 +1,92 @@
+"""What a run asks of its storage: what there is, to load it, and to keep what was computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ...errors import DamagedResultError, UnreadableResultError, UntrustedResultError
+from .job import Flight
+
+__all__ = ["OF_NO_USE", "Kept"]
+
+logger = logging.getLogger(__name__)
+
+# What reading raises when a stored result can't be had, so that it is computed again.
+OF_NO_USE = (DamagedResultError, UnreadableResultError, UntrustedResultError, FileNotFoundError)
+
+
+class Kept:
+    """The stored results of one workflow's nodes, by place.
+
+    Attributes:
+        tells: whether the storage tells what it has without reading it, as a `Storage` does. Others
+            have `new_workflow`, `save`, `read_task` and `always_read`, and no more.
+    """
+
+    def __init__(self, storage: Any, workflow_name: str, names: Sequence[str]) -> None:
+        self.storage = storage
+        self.workflow_name = workflow_name
+        self.names = names
+        self.tells = hasattr(storage, "task_infos")
+
+    @property
+    def read_back(self) -> bool:
+        """Whether what follows a saved node is given what is read back."""
+        return bool(self.storage.always_read)
+
+    def prepare(self) -> None:
+        """Raise now if nothing could be saved."""
+        self.storage.new_workflow(self.workflow_name)
+
+    def infos(self) -> list[Any]:
+        """Return for each node what the storage tells; see `Decisions`."""
+        return list(self.storage.task_infos(self.workflow_name, self.names))
+
+    def load(self, place: int) -> Any:
+        """Return a stored value. Raises one of OF_NO_USE if there is none to be had."""
+        return self.storage.read_task(self.workflow_name, self.names[place])
+
+    def saver(self, place: int, about: dict[str, Any]) -> Callable[[Any, float], Any]:
+        """Return what stores a value, given it and its seconds, wherever it was computed."""
+        names = self.workflow_name, self.names[place]
+        return partial(_save, self.storage, names, about if self.tells else None)
+
+    def flight(self, place: int, call: bytes | None) -> Flight | None:
+        """Return what makes one of several runs compute a node, where the storage can."""
+        if call is None or not hasattr(self.storage, "lease"):
+            return None
+        names = self.workflow_name, self.names[place]
+        return Flight(partial(_look, self.storage, names), call.hex(), self.storage.lease(*names))
+
+    def give_up(self, place: int, error: Exception) -> None:
+        """Say that a stored result is of no use, and keep what is damaged for a look at it."""
+        if not self.tells:
+            return  # reading was how to find out that there is nothing
+        names = self.workflow_name, self.names[place]
+        aside = isinstance(error, DamagedResultError) and self.storage.set_aside(*names)
+        logger.warning(
+            "the stored result of task %r of workflow %r can't be used, and is computed when it is"
+            " needed: %s%s",
+            names[1],
+            names[0],
+            error,
+            "; its bytes are kept until the next gc" if aside else "",
+        )
+
+
+def _save(
+    storage: Any, names: tuple[str, str], about: dict[str, Any] | None, value: Any, seconds: float
+) -> Any:
+    """Store a result with what the storage takes, and return what it tells, or True."""
+    if about is not None:
+        return storage.save(*names, value, seconds=seconds, **about)
+    storage.save(*names, value)
+    return True
+
+
+def _look(storage: Any, names: tuple[str, str]) -> Any:
+    """Return the header of what is stored under a task's names now."""
+    return next(iter(storage.task_infos(names[0], [names[1]])))

@@ -1,0 +1,105 @@
+"""The second run: what it takes to find that nothing changed, and what fingerprints cost."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import FunctionType
+
+import joblib  # type: ignore[import-untyped]
+import numpy as np
+from xxhash import xxh3_128_digest
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.code import shape_of
+from functionfuse.fingerprint import digest_of
+from functionfuse.identity import Identities
+from functionfuse.storage import Storage, storage_factory
+from pairs import time_pair
+from table import Row, amount, at_least, at_most
+
+CHAIN, MANY = 2_000, 100_000
+OFFSET = 1
+
+
+@workflow
+def increment(value: int) -> int:
+    return value + OFFSET
+
+
+def measure_in(folder: Path) -> Iterator[Row]:
+    storage = storage_factory({"kind": "file", "options": {"path": str(folder / "storage")}})
+    yield from chains(folder, storage)
+    yield from many(storage)
+    yield array()
+    yield from functions()
+
+
+def chains(folder: Path, storage: Storage) -> Iterator[Row]:
+    """Compare with the same calls through joblib.Memory, stored as well."""
+    remembered = joblib.Memory(folder / "joblib", verbose=0).cache(increment.func)
+
+    def calls() -> None:
+        value = 0
+        for _ in range(CHAIN):
+            value = remembered(value)
+        assert value == CHAIN
+
+    run_chain(storage, CHAIN)
+    calls()
+    ours = partial(run_chain, storage, CHAIN)
+    pair = time_pair(ours, calls, rounds=9, prepare=gc.collect)
+    yield amount(
+        f"second run of a {CHAIN:,}-node chain, per node", pair.ours / CHAIN * 1e6, 25, unit="µs"
+    )
+    yield at_least("joblib.Memory's second run of the same calls / ours", 10, pair)
+
+
+def many(storage: Storage) -> Iterator[Row]:
+    """Compare with a tenth of the nodes: the time must grow with their number, and no faster."""
+    run_chain(storage, MANY)
+    run_chain(storage, MANY // 10)
+    pair = time_pair(
+        partial(run_chain, storage, MANY),
+        partial(run_chain, storage, MANY // 10),
+        rounds=3,
+        prepare=gc.collect,
+    )
+    yield amount(f"second run of {MANY:,} nodes, per node", pair.ours / MANY * 1e6, 40, unit="µs")
+    yield at_most(f"second run of {MANY:,} nodes / {MANY // 10:,}", 12, pair)
+
+
+def array() -> Row:
+    values = np.ones(256 << 17)
+    view = memoryview(values).cast("B")
+    pair = time_pair(partial(digest_of, values), partial(xxh3_128_digest, view), rounds=15)
+    return at_least("XXH3-128 of 256 MiB / their fingerprint as an argument", 0.8, pair)
+
+
+def functions() -> Iterator[Row]:
+    """Fingerprint a function of average length, seen for the first time, and asked for again."""
+    function = many
+    assert isinstance(function, FunctionType)
+
+    def cold() -> None:
+        shape_of.cache_clear()
+        digest_of(function)
+
+    node = increment(1)
+    known = Identities({})
+    known.own(node)
+    pair = time_pair(cold, partial(known.own, node), rounds=50, calls=20)
+    yield amount("fingerprint of a function, cold", pair.ours * 1e3, 2, unit="ms")
+    yield amount("fingerprint of a call of a known function", pair.peer * 1e6, 2, unit="µs")
+
+
+def run_chain(storage: Storage, count: int) -> None:
+    node = increment(0)
+    for _ in range(count - 1):
+        node = increment(node)
+    local = LocalWorkflow(node, workflow_name=f"chain of {count}")
+    local.set_storage(storage)
+    assert local.run() == count

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
 
 from .errors import GraphError
 
+TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
     from .nodes import Node
 
 __all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "resolve"]
@@ -57,6 +58,8 @@ class Nested:
             return frozenset.__new__(kind, resolved)
         if kind is list or kind is set:
             return kind(resolved)
+        import copy
+
         copied = copy.copy(like)  # keeps, for instance, a defaultdict's factory
         copied.clear()
         if isinstance(like, dict):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .errors import InvalidNameError
+
+TYPE_CHECKING = False  # importing typing would take longer than all the rest of the package
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["check_name", "default_name", "label_of"]
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from .arguments import PLAIN, Reference, lift, lift_all
 from .errors import GraphError
 from .names import check_name, default_name, label_of
 
+TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from .workflow import Settings, WorkflowClass, WorkflowFunction
 
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, NamedTuple, cast, overload
 
 from .errors import GraphError
 from .names import label_of
 from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, StatefulObject
 
+TYPE_CHECKING = False  # see names.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, overload
+
 __all__ = ["Node", "Pick", "Settings", "WorkflowClass", "WorkflowFunction", "workflow"]
 
 
-class Settings(NamedTuple):
+class Settings:
     """What `@workflow(...)` says of when a stored result of the function may be reused.
 
     Attributes:
@@ -24,9 +26,17 @@ class Settings(NamedTuple):
         packages: names of distributions whose versions count.
     """
 
-    version: str | None = None
-    ignore: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
+    __slots__ = ("ignore", "packages", "version")
+
+    def __init__(
+        self,
+        version: str | None = None,
+        ignore: tuple[str, ...] = (),
+        packages: tuple[str, ...] = (),
+    ) -> None:
+        self.version = version
+        self.ignore = ignore
+        self.packages = packages
 
 
 _NO_SETTINGS = Settings()
@@ -36,11 +46,14 @@ class _Decorated:
     """What `@workflow` makes; pickled by its import path where it has one, else with `func`."""
 
     def __init__(self, func: Callable[..., Any], settings: Settings = _NO_SETTINGS) -> None:
-        functools.update_wrapper(cast(Callable[..., Any], self), func, updated=())
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            if hasattr(func, name):
+                setattr(self, name, getattr(func, name))
+        self.__wrapped__ = func
         self.func = func
         self.settings = settings
         # A callable object may have no hash; it lives as long as this does.
-        self.key: object = func if isinstance(func, Hashable) else id(func)
+        self.key: object = func if getattr(type(func), "__hash__", None) else id(func)
         self._count = itertools.count()
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,21 +87,22 @@ class WorkflowClass(_Decorated):
 
     def __init__(self, func: type, settings: Settings = _NO_SETTINGS) -> None:
         super().__init__(func, settings)
+        self.kind = func
         self._method_counts: dict[str, Iterator[int]] = {}
 
     # Inside its methods, a class's name means the class.
 
     def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, cast(type, self.func))
+        return isinstance(instance, self.kind)
 
     def __subclasscheck__(self, subclass: type) -> bool:
-        return issubclass(subclass, cast(type, self.func))
+        return issubclass(subclass, self.kind)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Callable[..., Any]]:
         return (self.func,)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "func":  # copying and pickling look for these
+        if name.startswith("__") or name in ("func", "kind"):  # copying and pickling look for these
             raise AttributeError(name)
         return getattr(self.func, name)
 
@@ -102,7 +116,7 @@ class WorkflowClass(_Decorated):
             AttributeError: the class has no such method.
         """
         # getattr alone would find what every class has from `type`, such as __call__ and mro.
-        known = any(method in vars(base) for base in cast(type, self.func).__mro__)
+        known = any(method in vars(base) for base in self.kind.__mro__)
         if (
             not known
             or not callable(getattr(self.func, method))
@@ -120,14 +134,18 @@ class WorkflowClass(_Decorated):
         return call
 
 
-@overload
-def workflow(func: type) -> WorkflowClass: ...  # type: ignore[overload-overlap]
-@overload
-def workflow(func: Callable[..., Any]) -> WorkflowFunction: ...
-@overload
-def workflow(
-    *, version: str | None = None, ignore: Iterable[str] = (), packages: Iterable[str] = ()
-) -> Callable[[Callable[..., Any]], Any]: ...
+if TYPE_CHECKING:
+
+    @overload
+    def workflow(func: type) -> WorkflowClass: ...  # type: ignore[overload-overlap]
+    @overload
+    def workflow(func: Callable[..., Any]) -> WorkflowFunction: ...
+    @overload
+    def workflow(
+        *, version: str | None = None, ignore: Iterable[str] = (), packages: Iterable[str] = ()
+    ) -> Callable[[Callable[..., Any]], Any]: ...
+
+
 def workflow(
     func: Callable[..., Any] | None = None,
     *,
@@ -159,7 +177,7 @@ def workflow(
         raise GraphError(f"@workflow(version=...) takes a string, not {version!r}")
     settings = Settings(version, tuple(ignore), tuple(packages))
     if func is None:
-        return functools.partial(_decorated, settings=settings)
+        return lambda function: _decorated(function, settings)
     return _decorated(func, settings)
 
 

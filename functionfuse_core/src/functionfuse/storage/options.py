@@ -43,5 +43,6 @@ class StorageOptions(BaseModel):
     )
     key: SecretStr | None = Field(
         default=None,
+        min_length=1,  # a variable that is set to nothing must not mean that nothing is checked
         description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
     )

@@ -15,8 +15,8 @@ from ..errors import (
 )
 from ..serializers import FILE_PROTOCOL, Serializer
 from .blobstore import BlobStore
+from .header import SideData
 from .keys import SIDE_DATA, segment_of
-from .resultfile import SideData
 
 __all__ = ["SafeFiles", "SideReader", "SideWriter", "check_side_data", "checked"]
 

@@ -18,21 +18,12 @@ from ..errors import (
 )
 from ..serializers import FILE_PROTOCOL, Serializer
 from .blobstore import BlobStore
+from .header import FIRST_READ, Stored, TaskInfo, names_in_header, read_stored
 from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps
-from .resultfile import (
-    FIRST_READ,
-    About,
-    Stored,
-    TaskInfo,
-    check,
-    names_in_header,
-    pack,
-    read_stored,
-    unpack,
-)
+from .resultfile import About, check, pack, unpack
 from .sidedata import SafeFiles, SideReader, SideWriter, checked
 from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from ..errors import DamagedResultError, FunctionFuseError, ResultNotFoundError
 from .blobstore import BlobInfo, BlobStore
+from .header import FIRST_READ, TaskInfo, read_info
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
-from .resultfile import FIRST_READ, TaskInfo, check, read_info
+from .resultfile import check
 from .sidedata import check_side_data
 
 __all__ = ["Leftover", "Usage", "Verified", "collect", "info_of", "usage", "verify"]

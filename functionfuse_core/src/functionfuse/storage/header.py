@@ -1,0 +1,262 @@
+"""The beginning of a result file: prefix and JSON header, and what they tell without the value.
+
+The bytes are specified in `docs/format.md`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from ..errors import DamagedResultError, NewerFormatError
+from .blobstore import Buffer
+
+__all__ = [
+    "FIRST_READ",
+    "SideData",
+    "Stored",
+    "TaskInfo",
+    "header_end",
+    "names_in_header",
+    "parsed",
+    "read_info",
+    "read_stored",
+    "sections_of",
+    "sign",
+]
+
+MAGIC = b"\x93FUSE\r\n\x1a"
+VERSION = 1
+START = struct.Struct("<8sII")  # magic, version, length of the header
+DIGEST_AT = START.size
+SIGNATURE_AT = DIGEST_AT + 16
+HEADER_AT = SIGNATURE_AT + 32
+UNSIGNED = bytes(32)
+ALIGNMENT = 64
+FIRST_READ = 4096  # bytes that hold the header of nearly every result
+
+quoted = json.encoder.encode_basestring_ascii
+_decoder = json.JSONDecoder()
+_is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
+
+
+class SideData(NamedTuple):
+    """What one serializer keeps beside a result.
+
+    Attributes:
+        serializer: the serializer's name.
+        distribution: what provides it, as "name version"; "" where that isn't known.
+        files: (name, size in bytes, XXH3-128 digest) of each file that it wrote.
+    """
+
+    serializer: str
+    distribution: str
+    files: tuple[tuple[str, int, str], ...]
+
+
+class TaskInfo(NamedTuple):
+    """What a result's header tells, without the value.
+
+    Attributes:
+        workflow, task: the names it was saved under.
+        function: module and qualified name of what computed it; "" for a result saved by hand.
+        created: when, ISO 8601, UTC, on the writer's clock.
+        seconds: how long the function ran; None for a result saved by hand.
+        type: module and qualified name of the value's type.
+        digest: XXH3-128 of the value's bytes: pickle, buffers and side data.
+        pickle: (size in bytes, digest) of the pickle.
+        buffers: the same of each out-of-band buffer.
+        side_data: what serializers keep beside the result.
+        by_value: whether code is stored by value, which only the same Python minor version reads.
+        python: version of Python that wrote it.
+        packages: module to version, of those that the pickle names.
+        host: name of the machine that wrote it.
+        token: different for every write.
+        fingerprint: what the backend recorded of code and inputs.
+        size: bytes of the whole blob, without side data.
+        signed: whether it carries a signature; `read_info` has not checked that.
+    """
+
+    workflow: str
+    task: str
+    function: str
+    created: str
+    seconds: float | None
+    type: str
+    digest: str
+    pickle: tuple[int, str]
+    buffers: Sequence[tuple[int, str]]
+    side_data: tuple[SideData, ...]
+    by_value: bool
+    python: str
+    packages: Mapping[str, str]
+    host: str
+    token: str
+    fingerprint: Mapping[str, Any]
+    size: int
+    signed: bool
+
+
+_HEADER_FIELDS = TaskInfo._fields[:-2]
+_HEADER_TYPES: tuple[Any, ...] = (
+    *(str, str, str, str, (float, int, type(None)), str, str, tuple, list, tuple),
+    *(bool, str, dict, str, str, dict),
+)
+
+
+def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
+    """Return what a header tells; or, if `data` ends before the header does, the bytes it needs.
+
+    Args:
+        data: the beginning of a blob, `FIRST_READ` bytes of it for instance.
+        size: of the whole blob, where it is known.
+
+    Raises:
+        DamagedResultError: this is no header, it was changed, or it is not as specified.
+        NewerFormatError: it was written by a later version of Function Fuse.
+    """
+    end = header_end(data)
+    return end if end > len(data) else parsed(bytes(data[:end]), size)
+
+
+def parsed(head: bytes, size: int | None) -> TaskInfo:
+    """Return what a whole prefix and header tell."""
+    signature = head[SIGNATURE_AT:HEADER_AT]
+    if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[DIGEST_AT:SIGNATURE_AT]:
+        raise DamagedResultError("the header is not what was written")
+    try:
+        header, _ = _decoder.raw_decode(str(head[HEADER_AT:], "utf-8"))
+        header["pickle"] = tuple(header["pickle"])
+        header["buffers"] = [(length, digest) for length, digest in header["buffers"]]
+        header["side_data"] = tuple(map(_side_data, header["side_data"]))
+        if size is None:
+            size = sections_of(header["pickle"], header["buffers"], len(head))[-1][2]
+        return _info(header, size, signature != UNSIGNED)
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedResultError(f"the header is not as specified: {error}") from error
+
+
+def header_end(data: Buffer) -> int:
+    """Return where the header ends; or how much must be read to tell."""
+    if not MAGIC.startswith(bytes(data[: len(MAGIC)])):
+        raise DamagedResultError("the blob is not a result of Function Fuse")
+    if len(data) < HEADER_AT:
+        return HEADER_AT
+    _, version, length = START.unpack_from(data)
+    if version > VERSION:
+        raise NewerFormatError(
+            f"the result has format version {version}, and this version of Function Fuse reads"
+            f" versions up to {VERSION}: upgrade functionfuse-core"
+        )
+    return HEADER_AT + int(length)
+
+
+def sections_of(
+    pickled: tuple[int, str], buffers: Sequence[tuple[int, str]], position: int
+) -> list[tuple[str, int, int, str]]:
+    """Return (what, first byte, end, digest) of pickle and buffers."""
+    sections = []
+    name = "the pickle"
+    for number, (length, digest) in enumerate((pickled, *buffers)):
+        if number:
+            name = f"buffer {number - 1}"
+            position += -position % ALIGNMENT
+        if type(length) is not int or length < 0 or type(digest) is not str:
+            raise TypeError(f"size or digest of {name}")
+        sections.append((name, position, position + length, digest))
+        position += length
+    return sections
+
+
+def _side_data(entry: tuple[Any, Any, Any]) -> SideData:
+    """Return a header's entry; no file name in it leads out of the side data's folder."""
+    name, distribution, entries = entry
+    files = tuple((file, size, digest) for file, size, digest in entries)
+    for file, size, digest in files:
+        if not (_is_segment(file) and type(size) is int and size >= 0 and type(digest) is str):
+            raise TypeError(f"side data {file!r}")
+    if not (type(name) is str and type(distribution) is str):
+        raise TypeError(f"side data of serializer {name!r}")
+    return SideData(name, distribution, files)
+
+
+def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
+    values = [header[name] for name in _HEADER_FIELDS]
+    if not all(map(isinstance, values, _HEADER_TYPES)):
+        found = zip(_HEADER_FIELDS, values, _HEADER_TYPES, strict=True)
+        wrong = [name for name, value, kind in found if not isinstance(value, kind)]
+        raise TypeError(f"the type of {', '.join(wrong)}")
+    return TaskInfo._make([*values, size, signed])
+
+
+class Stored:
+    """A checked header of which a plan needs little; the rest is parsed when it is asked for.
+
+    Attributes:
+        digest: of the value; see `TaskInfo`.
+        call: the fingerprint's first field; "" where nothing was recorded.
+    """
+
+    __slots__ = ("_data", "_info", "call", "digest")
+
+    def __init__(self, digest: str, call: str, data: Buffer, info: TaskInfo | None = None) -> None:
+        self.digest = digest
+        self.call = call
+        self._data = data
+        self._info = info
+
+    @property
+    def info(self) -> TaskInfo:
+        """All that the header tells."""
+        if self._info is None:
+            info = read_info(self._data)
+            assert isinstance(info, TaskInfo)
+            self._info = info
+        return self._info
+
+    @classmethod
+    def of(cls, info: TaskInfo) -> Stored:
+        """Return the same of a header that is parsed already."""
+        return cls(info.digest, info.fingerprint.get("call", ""), b"", info)
+
+
+def read_stored(data: Buffer, names: bytes) -> Stored | None:
+    """Return a header that is sound and as `pack` writes it; None for any other: see `read_info`.
+
+    Args:
+        names: what the header begins with, from `names_in_header`.
+    """
+    end = HEADER_AT
+    if len(data) >= end and data[:8] == MAGIC:
+        _, version, length = START.unpack_from(data)
+        end += length
+    if not HEADER_AT < end <= len(data) or version != VERSION:
+        return None
+    head = bytes(data[:end])
+    if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[
+        DIGEST_AT:SIGNATURE_AT
+    ] or not head.startswith(names, HEADER_AT):
+        return None
+    # A quotation mark inside a JSON string is escaped, so these can't be found in one.
+    digest = head.find(b',"digest":"', HEADER_AT) + 11
+    call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
+    if digest < HEADER_AT or head[digest + 32 : digest + 33] != b'"':
+        return None
+    found = head[call : call + 32].decode("latin-1") if call > HEADER_AT else ""
+    return Stored(head[digest : digest + 32].decode("latin-1"), found, head)
+
+
+def names_in_header(workflow: str, task: str) -> bytes:
+    """Return what the header of a task's result begins with, as `pack` writes it."""
+    return b'{"workflow":%s,"task":%s,' % (quoted(workflow).encode(), quoted(task).encode())
+
+
+def sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
+    """Return the signature of a prefix's beginning and a header: HMAC-SHA256 (RFC 2104)."""
+    return hmac.digest(key, b"".join((start, encoded)), "sha256")

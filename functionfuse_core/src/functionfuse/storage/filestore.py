@@ -14,6 +14,18 @@ from typing import IO, Any
 from ..errors import InvalidNameError, ResultNotFoundError, StoragePathError
 from ..serializers import FILE_PROTOCOL
 from .blobstore import BlobInfo, BlobStore, Buffer
+from .files import (
+    FOLDER,
+    SAFELY,
+    allocate,
+    flush_and_close,
+    flush_folder,
+    make_folder,
+    open_safely,
+    read_all,
+    unlink,
+    write_all,
+)
 from .unique import unique
 
 __all__ = ["FileStore"]
@@ -23,10 +35,6 @@ logger = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-"
 _MAPPED_FROM = 1 << 20  # bytes; below, a plain read is quicker than a map and its page faults
 _READ_AT_ONCE = 4096
-_ALLOCATED_FROM = 16 << 20
-_PARTS_AT_ONCE = 1000  # IOV_MAX is 1024
-_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFELY
 _ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
 _CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
 
@@ -64,8 +72,8 @@ class FileStore(BlobStore):
         try:
             try:
                 try:
-                    _allocate(file, parts)
-                    _write(file, parts)
+                    allocate(file, parts)
+                    write_all(file, parts)
                     if durable:
                         os.fsync(file)
                 finally:
@@ -77,7 +85,7 @@ class FileStore(BlobStore):
                     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException as error:
                 try:
-                    _unlink(temporary, directory)
+                    unlink(temporary, directory)
                 except OSError as second:
                     error.add_note(f"its temporary file {temporary!r} is left for gc: {second}")
                 raise
@@ -104,8 +112,8 @@ class FileStore(BlobStore):
                     return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_COPY))
                 except OSError:
                     # No maps on this file system, or too many open: reading does as well.
-                    return _read(file, size)
-            return _read(file, size)
+                    return read_all(file, size)
+            return read_all(file, size)
         finally:
             os.close(file)
 
@@ -177,22 +185,22 @@ class FileStore(BlobStore):
         folders = set()
         for key in keys:
             folders.add(key.rpartition("/")[0])
-            _flush(self._open(key))
+            flush_and_close(self._open(key))
         for folder in sorted(folders):
-            _flush(os.open(f"{self.root}/{folder}", _FOLDER))
+            flush_and_close(os.open(f"{self.root}/{folder}", FOLDER))
             self._flush_above(folder)
 
     def now(self) -> float:
         """Return the time on the file system's clock, by touching a temporary file."""
         path = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}"
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, self._file_mode))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, self._file_mode))
         except FileNotFoundError:
             return time.time()  # there is no root, and so nothing whose age could be asked for
         try:
             return os.stat(path).st_mtime
         finally:
-            _unlink(path)
+            unlink(path)
 
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
         """Remove temporary files of killed writers; see `BlobStore.sweep`."""
@@ -215,7 +223,7 @@ class FileStore(BlobStore):
             try:
                 # Quick, and right if only the last segment could be a link.
                 if folder and "/" not in folder:
-                    return os.open(f"{self.root}/{folder}", _FOLDER)
+                    return os.open(f"{self.root}/{folder}", FOLDER)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -230,17 +238,17 @@ class FileStore(BlobStore):
 
     def _descend(self, folder: str, *, make: bool = False) -> int:
         """Open a folder below root; follow no symbolic link below root."""
-        directory = os.open(self.root, _FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+        directory = os.open(self.root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
         for segment in folder.split("/") if folder else []:
             outer = directory
             try:
                 if make:
                     try:
-                        directory = os.open(segment, _FOLDER, dir_fd=outer)
+                        directory = os.open(segment, FOLDER, dir_fd=outer)
                         continue
                     except FileNotFoundError:
-                        _make_folder(segment, self._folder_mode, outer)
-                directory = os.open(segment, _FOLDER, dir_fd=outer)
+                        make_folder(segment, self._folder_mode, outer)
+                directory = os.open(segment, FOLDER, dir_fd=outer)
             finally:
                 os.close(outer)
         return directory
@@ -251,7 +259,7 @@ class FileStore(BlobStore):
         while True:
             directory = self._enter(folder)
             try:
-                return directory, os.open(name, flags | _SAFELY, self._file_mode, dir_fd=directory)
+                return directory, os.open(name, flags | SAFELY, self._file_mode, dir_fd=directory)
             except BaseException as error:
                 os.close(directory)
                 # Somebody else may have removed the folder.
@@ -269,7 +277,7 @@ class FileStore(BlobStore):
             raise self._no_folder(folder, error) from error
         try:
             for name in names:
-                _unlink(name, directory)
+                unlink(name, directory)
         finally:
             os.close(directory)
 
@@ -296,17 +304,17 @@ class FileStore(BlobStore):
         """
         above = folder.rpartition("/")[0]
         while above:
-            _flush(os.open(f"{self.root}/{above}", _FOLDER))
+            flush_and_close(os.open(f"{self.root}/{above}", FOLDER))
             above = above.rpartition("/")[0]
         status = os.stat(self.root)
         if self._flushed == (status.st_ino, status.st_mtime_ns):
             return
         path = self.root
-        _flush_folder(path)
+        flush_folder(path)
         if self._flushed is None or self._flushed[0] != status.st_ino:
             while path != os.path.dirname(path):
                 path = os.path.dirname(path)
-                _flush_folder(path)
+                flush_folder(path)
         settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK
         self._flushed = status.st_ino, status.st_mtime_ns if settled else 0
 
@@ -322,7 +330,7 @@ class FileStore(BlobStore):
 
     def _open(self, key: str) -> int:
         try:
-            return os.open(f"{self.root}/{key}", os.O_RDONLY | _SAFELY)
+            return os.open(f"{self.root}/{key}", os.O_RDONLY | SAFELY)
         except OSError as error:
             # What is a symbolic link is no blob; O_NOFOLLOW gives ELOOP then, or EMLINK.
             absent = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK
@@ -334,12 +342,12 @@ class FileStore(BlobStore):
         """Where the file system folds case, refuse a second name that differs only in case."""
         if self._folds is None:
             probe = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}-probe"
-            file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
+            file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o600)
             try:
                 os.close(file)
                 self._folds = os.path.lexists(probe[: -len("probe")] + "PROBE")
             finally:
-                _unlink(probe)
+                unlink(probe)
         if self._folds:
             workflow, _, rest = folder.partition("/")
             for where, segment in (("", workflow), (workflow if not rest else folder, name)):
@@ -390,7 +398,7 @@ class _Files:
         path = f"{self.store.root}/{self.folder}{filename}"
         if mode.strip("bt") == "r":
             try:
-                return open(path, mode, opener=_open_safely)
+                return open(path, mode, opener=open_safely)
             except FileNotFoundError:
                 raise ResultNotFoundError(f"no file {path!r}") from None
 
@@ -406,10 +414,6 @@ class _Files:
         self.store._remove(self.folder.rstrip("/"), [filename])
 
 
-def _open_safely(path: str, flags: int) -> int:
-    return os.open(path, flags | _SAFELY)
-
-
 def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:
     try:
         status = entry.stat(follow_symlinks=False)
@@ -417,77 +421,3 @@ def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:
         return  # removed since the folder was read
     etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
     yield BlobInfo(key, status.st_size, status.st_mtime, etag)
-
-
-def _allocate(file: int, parts: Sequence[Buffer]) -> None:
-    """Have a disk lay a big file out in one piece, and say at once if it is full."""
-    total = sum(map(len, parts))
-    # Memory file systems have no device of their own, nor have network file systems.
-    if (
-        total >= _ALLOCATED_FROM
-        and hasattr(os, "posix_fallocate")
-        and os.major(os.fstat(file).st_dev)
-    ):
-        os.posix_fallocate(file, 0, total)
-
-
-def _write(file: int, parts: Sequence[Buffer]) -> None:
-    """Write all bytes of all parts; a call may take fewer than it was given."""
-    for start in range(0, len(parts), _PARTS_AT_ONCE):
-        views = parts[start : start + _PARTS_AT_ONCE]
-        written = os.writev(file, views)
-        if written != sum(map(len, views)):
-            _write_rest(file, views, written)
-
-
-def _write_rest(file: int, views: Sequence[Buffer], written: int) -> None:
-    for part in views:
-        view = memoryview(part)
-        if written >= len(view):
-            written -= len(view)
-            continue
-        view = view[written:]
-        written = 0
-        while view:
-            view = view[os.write(file, view) :]
-
-
-def _read(file: int, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    done = 0
-    while done < size:
-        count = os.readv(file, [view[done:]])
-        if not count:
-            break
-        done += count
-    return data if done == size else data[:done]
-
-
-def _flush(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flush_folder(path: str) -> None:
-    try:
-        descriptor = os.open(path, _FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
-    except PermissionError:
-        return  # whoever owns it made it: it was there before the store
-    _flush(descriptor)
-
-
-def _make_folder(segment: str, mode: int, directory: int) -> None:
-    try:
-        os.mkdir(segment, mode, dir_fd=directory)
-    except FileExistsError:
-        return
-
-
-def _unlink(path: str, directory: int | None = None) -> None:
-    try:
-        os.unlink(path, dir_fd=directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return

@@ -1,0 +1,115 @@
+"""System calls on files: whole writes and reads, and no symbolic link followed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from .blobstore import Buffer
+
+__all__ = [
+    "FOLDER",
+    "SAFELY",
+    "allocate",
+    "flush_and_close",
+    "flush_folder",
+    "make_folder",
+    "open_safely",
+    "read_all",
+    "unlink",
+    "write_all",
+]
+
+SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | SAFELY
+_ALLOCATED_FROM = 16 << 20  # bytes
+_PARTS_AT_ONCE = 1000  # IOV_MAX is 1024
+
+
+def open_safely(path: str, flags: int) -> int:
+    """Open a file as `open` asks for it, following no symbolic link."""
+    return os.open(path, flags | SAFELY)
+
+
+def allocate(file: int, parts: Sequence[Buffer]) -> None:
+    """Have a disk lay a big file out in one piece, and say at once if it is full."""
+    total = sum(map(len, parts))
+    # Memory file systems have no device of their own, nor have network file systems.
+    if (
+        total >= _ALLOCATED_FROM
+        and hasattr(os, "posix_fallocate")
+        and os.major(os.fstat(file).st_dev)
+    ):
+        try:
+            os.posix_fallocate(file, 0, total)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
+def write_all(file: int, parts: Sequence[Buffer]) -> None:
+    """Write all bytes of all parts; a call may take fewer than it was given."""
+    for start in range(0, len(parts), _PARTS_AT_ONCE):
+        views = parts[start : start + _PARTS_AT_ONCE]
+        written = os.writev(file, views)
+        if written != sum(map(len, views)):
+            _write_rest(file, views, written)
+
+
+def _write_rest(file: int, views: Sequence[Buffer], written: int) -> None:
+    for part in views:
+        view = memoryview(part)
+        if written >= len(view):
+            written -= len(view)
+            continue
+        view = view[written:]
+        written = 0
+        while view:
+            view = view[os.write(file, view) :]
+
+
+def read_all(file: int, size: int) -> bytearray:
+    """Return what a file of a known size has from here on; less if it was cut meanwhile."""
+    data = bytearray(size)
+    view = memoryview(data)
+    done = 0
+    while done < size:
+        count = os.readv(file, [view[done:]])
+        if not count:
+            break
+        done += count
+    return data if done == size else data[:done]
+
+
+def flush_and_close(descriptor: int) -> None:
+    """Flush a file or a folder, and close it."""
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(path: str) -> None:
+    """Flush a folder, so that what was made or renamed in it survives a loss of power."""
+    try:
+        descriptor = os.open(path, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+    except PermissionError:
+        return  # whoever owns it made it: it was there before the store
+    flush_and_close(descriptor)
+
+
+def make_folder(segment: str, mode: int, directory: int) -> None:
+    """Make a folder in an open folder, unless it is there."""
+    try:
+        os.mkdir(segment, mode, dir_fd=directory)
+    except FileExistsError:
+        return
+
+
+def unlink(path: str, directory: int | None = None) -> None:
+    """Remove a file, in an open folder if one is given; one that isn't there is no error."""
+    try:
+        os.unlink(path, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return

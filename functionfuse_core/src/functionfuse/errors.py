@@ -77,7 +77,11 @@ class ResultExistsError(FunctionFuseError, FileExistsError):
 
 
 class UnreadableResultError(FunctionFuseError, ImportError):
-    """A result's bytes are sound, but a class or module that it names is not there any more."""
+    """A result's bytes are sound, but no value can be made of them here.
+
+    A class or module that they name is not there, or has changed, or they hold code of another
+    Python.
+    """
 
 
 class SerializerMissingError(UnreadableResultError):

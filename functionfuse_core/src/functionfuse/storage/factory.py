@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from ..errors import OptionsError
 from ..hookspecs import StorageKind
 from ..registry import close_to, find
+from .options import check_options
 from .storage import Storage
 
 __all__ = ["storage_factory"]
@@ -45,34 +44,10 @@ def storage_factory(opt: Mapping[str, Any]) -> Storage:
             f"the options of storage {kind!r} are a dictionary, not {type(options).__name__}"
         )
     record: StorageKind = find("functionfuse.storages", kind)
-    storage: Storage = record.build(_checked(record, options))
+    storage: Storage = record.build(
+        check_options(record.options, kind=record.kind, options=options)
+    )
     return storage
-
-
-def _checked(record: StorageKind, options: Mapping[str, Any]) -> BaseModel:
-    try:
-        return record.options.model_validate(dict(options))
-    except ValidationError as error:
-        # pydantic's own message shows the input, secrets included.
-        problems = error.errors(include_input=False, include_url=False, include_context=False)
-    known = [
-        name
-        for field, info in record.options.model_fields.items()
-        for name in (field, info.alias)
-        if name
-    ]
-    lines = []
-    for problem in problems:
-        where = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"unknown option {where!r}{close_to(where, known)}; known: {', '.join(known)}"
-            )
-        elif problem["type"] == "missing":
-            lines.append(f"option {where!r} is missing")
-        else:
-            lines.append(f"option {where!r}: {problem['msg']}")
-    raise OptionsError(f"storage {record.kind!r}: " + "; ".join(lines)) from None
 
 
 _EXAMPLE = '{"kind": "file", "options": {"path": "storage"}}'

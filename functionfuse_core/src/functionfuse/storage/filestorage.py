@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..hookspecs import StorageKind, hookimpl
 from .filestore import FileStore
-from .options import StorageOptions
+from .options import StorageOptions, check_options
 from .storage import Storage
 
 __all__ = ["FileOptions", "FileStorage"]
@@ -35,7 +35,7 @@ class FileStorage(Storage):
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        checked = FileOptions.model_validate({"path": path, **options})
+        checked = check_options(FileOptions, kind="file", options={"path": path, **options})
         self.path = os.path.abspath(os.path.expanduser(checked.path))
         super().__init__(FileStore(self.path, private=checked.private), checked)
 

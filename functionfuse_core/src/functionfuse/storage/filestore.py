@@ -396,9 +396,10 @@ class _Files:
     def open(self, filename: str, mode: str = "rb") -> IO[Any]:
         """Open a file, as the builtin `open` does."""
         path = f"{self.store.root}/{self.folder}{filename}"
+        encoding = None if "b" in mode else "utf-8"
         if mode.strip("bt") == "r":
             try:
-                return open(path, mode, opener=open_safely)
+                return open(path, mode, encoding=encoding, opener=open_safely)
             except FileNotFoundError:
                 raise ResultNotFoundError(f"no file {path!r}") from None
 
@@ -407,7 +408,7 @@ class _Files:
             os.close(directory)
             return file
 
-        return open(path, mode, opener=create)
+        return open(path, mode, encoding=encoding, opener=create)
 
     def remove(self, filename: str) -> None:
         """Remove a file; one that isn't there is no error."""

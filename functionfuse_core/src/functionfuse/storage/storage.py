@@ -12,6 +12,7 @@ from xxhash import xxh3_128_hexdigest
 from ..errors import (
     DamagedResultError,
     FunctionFuseError,
+    NewerFormatError,
     ResultExistsError,
     ResultNotFoundError,
     UntrustedResultError,
@@ -24,7 +25,7 @@ from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps
 from .resultfile import About, check, pack, unpack
-from .sidedata import SafeFiles, SideReader, SideWriter, checked
+from .sidedata import SafeFiles, SideReader, SideWriter, check_side_data, checked
 from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
 __all__ = ["Storage"]
@@ -113,7 +114,8 @@ class Storage:
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
             ResultExistsError: there is one, and `if_absent` was given.
-            OSError: the blob store failed; an earlier result is still there.
+            OSError: the blob store failed. An earlier result is still there; or, if only making
+                the new one durable failed, the new one is.
         """
         key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
         kind = type(obj)
@@ -124,7 +126,7 @@ class Storage:
             durable = self._durability == "fsync"
         elif seconds is not None:
             durable = durable or seconds >= _DURABLE_FROM
-        writer = None
+        writer = info = None
         if self._serializers:
             writer = SideWriter(self.store, folder, self._serializers.values())
         try:
@@ -136,7 +138,7 @@ class Storage:
             replaced = self._side_keys(key, folder)
             self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
-            if writer:
+            if writer and not (info and self._may_hold(key, info.token)):
                 self.store.delete(writer.keys())
             where = f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
             if if_absent and isinstance(error, FileExistsError):
@@ -158,15 +160,21 @@ class Storage:
                 allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
+        info = None
         try:
             info, contents = check(self.store.get(key_of(workflow_name, task_name)), self._key)
             self._refuse_other(info, workflow_name, task_name)
             restore = None
             if info.side_data:
                 folder, serializers = folder_of(workflow_name), self._serializers.values()
+                if self._key is not None:
+                    check_side_data(self.store, folder, info.side_data)
                 restore = SideReader(self.store, folder, serializers, info.side_data).restore
             return unpack(info, contents, allow=self._allow, restore=restore)
         except FunctionFuseError as error:
+            key = key_of(workflow_name, task_name)
+            if info and info.side_data and not self._may_hold(key, info.token):
+                return self.read_task(workflow_name, task_name)  # it was replaced meanwhile
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
 
@@ -215,8 +223,7 @@ class Storage:
             results = self._results(name)
             first = next(results, None)
             if first is not None:
-                known = name_of(name[:-1])
-                names.append(known or info_of(self.store, name + first).workflow)
+                names.append(name_of(name[:-1]) or self._long_names(name + first)[0])
         return sorted(names)
 
     def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
@@ -226,7 +233,7 @@ class Storage:
         """
         folder = folder_of(workflow_name)
         names = (
-            name_of(segment) or info_of(self.store, folder + segment).task
+            name_of(segment) or self._long_names(folder + segment)[1]
             for segment in self._results(folder)
         )
         if pattern == "*":
@@ -361,9 +368,27 @@ class Storage:
             return []
         try:
             side_data = info_of(self.store, key).side_data
-        except (ResultNotFoundError, DamagedResultError):
-            return []  # what a damaged result refers to can't be told; `gc` will find it
+        except (ResultNotFoundError, DamagedResultError, NewerFormatError):
+            return []  # what it refers to can't be told; `gc` will find it
         return [f"{folder}{SIDE_DATA}{name}" for side in side_data for name, *_ in side.files]
+
+    def _long_names(self, key: str) -> tuple[str, str]:
+        """Return the names in a result's header; its key's segments where that is damaged."""
+        try:
+            info = info_of(self.store, key)
+        except (DamagedResultError, NewerFormatError):
+            workflow, _, task = key.rpartition("/")
+            return workflow, task
+        return info.workflow, info.task
+
+    def _may_hold(self, key: str, token: str) -> bool:
+        """Tell whether a blob is the write that has this token, or that can't be told."""
+        try:
+            return info_of(self.store, key).token == token
+        except ResultNotFoundError:
+            return False
+        except (FunctionFuseError, OSError):
+            return True
 
     def _folder(self, workflow_name: str | None) -> str:
         return "" if workflow_name is None else folder_of(workflow_name)

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Write the golden files of the present format version, beside this script: `python write.py`.
+
+A golden file is never changed and never removed: every later release must read it. When the format
+gets a new version, or a value of a new kind is worth keeping, run this in an environment with the
+oldest Python and the oldest packages that are supported, and `git add` what is new; what exists is
+left alone.
+
+The bytes depend on this script and on the versions of Python, numpy, pandas, cloudpickle and xxhash
+alone: clock, host and token are fixed. The headers record most of those versions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from functionfuse.serializers import FILE_PROTOCOL
+from functionfuse.storage import header, resultfile, sidedata
+from functionfuse.storage.filestorage import FileStorage
+
+HERE = Path(__file__).parent
+STORE = HERE / f"v{header.VERSION}"
+KEY = "golden key"
+CREATED = 1769860800_500_000_000  # 2026-01-31, noon, in nanoseconds
+HOSTILE = ["../../../x", ".hidden", "a/b", "%2F", "[1]*?", "new\nline", "ü", "\udcff", "a\0b"]
+PYTHON = ".".join(platform.python_version_tuple()[:2])
+LONG = "a long name with ünïcode " * 20
+
+
+class Grid:
+    """What `GridSerializer` keeps beside a result."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.rows = rows
+
+
+class GridSerializer:
+    """Writes grids as text."""
+
+    name = "golden grid"
+    serializer_class = Grid
+
+    @staticmethod
+    def pickle(obj: Grid, protocols: dict[str, Any]) -> tuple[str, Any]:
+        name = f"grid {len(obj.rows)}.txt"
+        with protocols[FILE_PROTOCOL].open(name, "wb") as file:
+            file.write("; ".join(" ".join(map(str, row)) for row in obj.rows).encode())
+        return GridSerializer.name, name
+
+    @staticmethod
+    def unpickle(pid: Any, protocols: dict[str, Any]) -> Grid:
+        with protocols[FILE_PROTOCOL].open(pid, "rb") as file:
+            return Grid([[int(cell) for cell in line.split()] for line in file.read().split(b";")])
+
+    @staticmethod
+    def remove(pid: Any, protocols: dict[str, Any]) -> None:
+        protocols[FILE_PROTOCOL].remove(pid)
+
+
+def plain() -> Any:
+    return {
+        "numbers": [0, -1, 2**70, 1.5, 2j, True, None],
+        "texts": ("", "text", "ü\U0001f600", b"bytes", bytearray(b"array")),
+        "sets": [{1}, frozenset({2})],
+        "moment": dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC),
+        "deep": [[[[[{"a": [1]}]]]]],
+    }
+
+
+def numpy_arrays() -> dict[str, Any]:
+    frozen = np.arange(300.0)
+    frozen.flags.writeable = False
+    point = np.dtype([("x", "<f8"), ("name", "<U4"), ("flags", "u1", (3,))])
+    return {
+        "c": np.arange(600, dtype="<i4").reshape(20, 30),
+        "fortran": np.asfortranarray(np.arange(600, dtype=">i2").reshape(20, 30)),
+        "small": np.arange(3, dtype="u1"),
+        "strided": np.arange(2000)[::4],
+        "read-only": frozen,
+        "no rows": np.zeros((0, 5), "f4"),
+        "scalar": np.float32(1.5),
+        "no dimension": np.array(7),
+        "structured": np.array([(1.5, "ab", (1, 2, 3))] * 60, point),
+        "times": np.arange("2026-01-01", "2026-12-31", dtype="M8[D]"),
+        "objects": np.array([None, "x", {"a": 1}], object),
+        "masked": np.ma.array(np.arange(200.0), mask=np.arange(200) % 3 == 0),
+    }
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "whole": range(200),
+            "real": np.arange(200) / 8,
+            "text": ["a", None] * 100,
+            "kind": pd.Categorical(["x", "y"] * 100),
+            "time": pd.date_range("2026-01-31", periods=200, tz="UTC"),
+        }
+    )
+
+
+def shared() -> dict[str, Any]:
+    array = np.arange(500)
+    return {"first": array, "again": [array, array], "view": array[::2]}
+
+
+def by_value() -> Callable[[int], int]:
+    # In a namespace of its own: cloudpickle writes the path of the module that a function is from.
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("def adder(step):\n    return lambda number: number + step\nadd = adder(21)", names)
+    add: Callable[[int], int] = names["add"]
+    return add
+
+
+VALUES: dict[str, Callable[[], Any]] = {
+    "plain": plain,
+    "numpy": numpy_arrays,
+    "frame": frame,
+    "shared": shared,
+    f"by value, Python {PYTHON}": by_value,
+    "side data": lambda: {"grid": Grid([[1, 2], [3, 4]]), "n": 1},
+}
+
+
+def write(store: Path) -> None:
+    """Write what is missing in a store."""
+    # The clock and the token are all that differs from run to run.
+    time.time_ns = lambda: CREATED
+    resultfile.unique = lambda: "676f6c64656e5f74-1"  # type: ignore[attr-defined]
+    resultfile._QUOTED_HOST = '"golden"'
+    sidedata._distribution = lambda _: "golden-grids 1.0"
+    storage = FileStorage(store / "store")
+    storage.register_persistent_serializers(GridSerializer)
+    signed = FileStorage(store / "signed", key=KEY)
+    for name, value in VALUES.items():
+        save(storage, "values", name, value())
+    for name in [*HOSTILE, LONG]:
+        save(storage, "names", name, name)
+    save(storage, "../names", ".", "dots")
+    save(signed, "values", "signed", numpy_arrays()["c"])
+
+
+def save(storage: FileStorage, workflow: str, task: str, value: Any) -> None:
+    if not storage.file_exists(workflow, task):
+        details = {"function": "golden.write", "fingerprint": {"code": "0" * 32, "inputs": {}}}
+        storage.save(workflow, task, value, seconds=0.25, durable=True, **details)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if sys.argv[1:] else STORE)

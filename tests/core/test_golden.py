@@ -1,0 +1,217 @@
+"""What earlier releases wrote, in `golden/`: it is read for ever. See `golden/write.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from result_bytes import FORMAT, documented_reader, header_of, rest_of, sealed
+from xxhash import xxh3_128_hexdigest
+
+from functionfuse.errors import (
+    DamagedResultError,
+    NewerFormatError,
+    SerializerMissingError,
+    UnreadableResultError,
+    UntrustedResultError,
+)
+from functionfuse.storage.filestorage import FileStorage
+
+GOLDEN = Path(__file__).parent / "golden"
+V1 = GOLDEN / "v1"
+FILES = sorted(path for path in V1.rglob("*") if path.is_file() and ".data" not in path.parts)
+BARE = [path for path in FILES if path.name != "side data" and not path.name.startswith("by value")]
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+@pytest.fixture(scope="module")
+def golden() -> ModuleType:
+    """The script that wrote the files, and that knows what must come out."""
+    spec = importlib.util.spec_from_file_location("golden_write", GOLDEN / "write.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def storage(golden: ModuleType) -> FileStorage:
+    storage = FileStorage(V1 / "store")
+    storage.register_persistent_serializers(golden.GridSerializer)
+    return storage
+
+
+def assert_same(expected: Any, actual: Any) -> None:
+    """Compare arrays by all that they are: type, order, writability, elements."""
+    assert type(expected) is type(actual)
+    if isinstance(expected, dict):
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            assert_same(value, actual[name])
+    elif isinstance(expected, np.ndarray):
+        assert expected.dtype == actual.dtype
+        assert expected.shape == actual.shape
+        assert expected.flags.fnc == actual.flags.fnc
+        assert expected.flags.writeable == actual.flags.writeable
+        np.testing.assert_array_equal(expected, actual)
+    else:
+        assert expected == actual
+
+
+def test_every_kind_of_file_is_there() -> None:
+    """A test that finds no files would pass by testing nothing."""
+    assert 19 == len([path for path in V1.rglob("*") if path.is_file()])
+
+
+def test_plain_values(golden: ModuleType, storage: FileStorage) -> None:
+    """Numbers, texts, containers, as Python has them."""
+    assert_same(golden.plain(), storage.read_task("values", "plain"))
+
+
+def test_numpy_arrays(golden: ModuleType, storage: FileStorage) -> None:
+    """Each of its type, order and writability; also structured, masked, without elements."""
+    read = storage.read_task("values", "numpy")
+    expected = golden.numpy_arrays()
+    np.testing.assert_array_equal(expected.pop("masked").mask, read.pop("masked").mask)
+    assert_same(expected, read)
+
+
+def test_a_frame(golden: ModuleType, storage: FileStorage) -> None:
+    """Columns of five types."""
+    pd.testing.assert_frame_equal(golden.frame(), storage.read_task("values", "frame"))
+
+
+def test_shared_arrays(golden: ModuleType, storage: FileStorage) -> None:
+    """One array in three places is one array in three places."""
+    read = storage.read_task("values", "shared")
+    assert_same(golden.shared()["view"], read["view"])
+    assert_same(golden.shared()["first"], read["first"])
+    assert read["first"] is read["again"][0] is read["again"][1]
+    assert 1 == sum(size == 4000 for size, _ in storage.task_info("values", "shared").buffers)
+
+
+def test_side_data(golden: ModuleType, storage: FileStorage) -> None:
+    """A serializer's object is read by the serializer, and nothing else."""
+    read = storage.read_task("values", "side data")
+    assert ([[1, 2], [3, 4]], 1) == (read["grid"].rows, read["n"])
+    assert isinstance(read["grid"], golden.Grid)
+    with pytest.raises(SerializerMissingError, match=r"'golden grid' from golden-grids 1\.0"):
+        FileStorage(V1 / "store").read_task("values", "side data")
+
+
+def test_code_by_value(storage: FileStorage) -> None:
+    """A function by value comes back on the Python that wrote it, and is refused on others."""
+    names = storage.list_tasks("values", "by value*")
+    assert names
+    for name in names:
+        if name == f"by value, Python {PYTHON}":
+            assert 42 == storage.read_task("values", name)(21)
+        else:
+            with pytest.raises(UnreadableResultError, match=r"by value, written by Python 3\."):
+                storage.read_task("values", name)
+
+
+def test_names(golden: ModuleType, storage: FileStorage) -> None:
+    """Hostile and long names are found under the same keys as ever."""
+    names = sorted([*golden.HOSTILE, golden.LONG])
+    assert names == storage.list_tasks("names")
+    assert names == [storage.read_task("names", name) for name in names]
+    assert "dots" == storage.read_task("../names", ".")
+    assert ["../names", "names", "values"] == storage.list_workflows()
+
+
+def test_signatures(golden: ModuleType) -> None:
+    """A signature made then is right now, and only with its key."""
+    expected = golden.numpy_arrays()["c"]
+    signed = FileStorage(V1 / "signed", key=golden.KEY)
+    assert_same(expected, signed.read_task("values", "signed"))
+    assert_same(expected, FileStorage(V1 / "signed").read_task("values", "signed"))
+    with pytest.raises(UntrustedResultError, match="another key"):
+        FileStorage(V1 / "signed", key="another").read_task("values", "signed")
+    with pytest.raises(UntrustedResultError, match="not signed"):
+        FileStorage(V1 / "store", key=golden.KEY).read_task("values", "plain")
+
+
+def test_every_byte_is_sound(golden: ModuleType, storage: FileStorage) -> None:
+    """`verify` finds nothing wrong, and the headers tell what the files are."""
+    signed = FileStorage(V1 / "signed", key=golden.KEY)
+    found = [*storage.verify(), *signed.verify()]
+    assert len(FILES) == len(found)
+    assert {""} == {record.problem for record in found}
+    info = storage.task_info("values", "side data")
+    assert ("golden.write", 0.25, "golden") == (info.function, info.seconds, info.host)
+    assert {"code": "0" * 32, "inputs": {}} == info.fingerprint
+    assert ("golden grid", "golden-grids 1.0") == (
+        info.side_data[0].serializer,
+        info.side_data[0].distribution,
+    )
+
+
+@pytest.mark.parametrize("path", BARE, ids=lambda path: path.name[:40])
+def test_the_documented_reader_agrees(path: Path, storage: FileStorage) -> None:
+    """The reader in `docs/format.md` accepts the files, and reads what the storage reads."""
+    if not FORMAT.exists():
+        pytest.skip("the documents are in the checkout only")
+    header, value = documented_reader()(path)
+    assert header_of(path.read_bytes()) == header
+    root = FileStorage(path.parents[1])
+    again = root.read_task(header["workflow"], header["task"])
+    assert type(value) is type(again)
+    if isinstance(value, str):
+        assert value == again
+
+
+def test_the_digest_of_a_value_is_as_documented() -> None:
+    """The pickle's; or of all the digests in their order, where there is more than a pickle."""
+    for path in FILES:
+        header = header_of(path.read_bytes())
+        files = [digest for *_, files in header["side_data"] for *_, digest in files]
+        digests = [header["pickle"][1], *(digest for _, digest in header["buffers"]), *files]
+        combined = xxh3_128_hexdigest("".join(digests).encode())
+        assert header["digest"] == (combined if digests[1:] else digests[0])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name[:40])
+def test_a_newer_format_is_refused_by_name(path: Path, tmp_path: Path) -> None:
+    """The same file with a higher version: an error that says what to upgrade."""
+    data = path.read_bytes()
+    header = header_of(data)
+    copy = tmp_path / "store" / path.parent.name / path.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(sealed(header, rest_of(data), version=2))
+    storage = FileStorage(tmp_path / "store")
+    for read in (storage.read_task, storage.task_info):
+        with pytest.raises(NewerFormatError, match=r"version 2.*to 1: upgrade functionfuse-core"):
+            read(header["workflow"], header["task"])
+    copy.write_bytes(sealed(header, rest_of(data), version=1))
+    assert header["token"] == storage.task_info(header["workflow"], header["task"]).token
+
+
+def test_a_golden_file_elsewhere_is_damage(tmp_path: Path) -> None:
+    """A file counts for the names in its header only."""
+    shutil.copytree(V1 / "store" / "values", tmp_path / "other")
+    with pytest.raises(DamagedResultError, match="'plain' of workflow 'values'"):
+        FileStorage(tmp_path).read_task("other", "plain")
+
+
+def test_the_script_writes_the_same_values_again(tmp_path: Path) -> None:
+    """Where the versions are those of the golden files, so are all bytes after the header."""
+    subprocess.run([sys.executable, GOLDEN / "write.py", tmp_path], check=True)
+    compared = 0
+    for path in FILES:
+        before, after = path.read_bytes(), (tmp_path / path.relative_to(V1)).read_bytes()
+        versions = [header_of(data)["python"] for data in (before, after)]
+        packages = [header_of(data)["packages"] for data in (before, after)]
+        if versions[0] == versions[1] and packages[0] == packages[1]:
+            assert rest_of(before) == rest_of(after)
+            compared += 1
+    print(f"{compared} of {len(FILES)} golden files could be compared")

@@ -1,0 +1,452 @@
+"""`verify`, `gc`, `du`, `set_aside`: what is sound, what is left over, what takes how much room."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from result_bytes import MemoryStore
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.serializers import FILE_PROTOCOL, generate_name
+from functionfuse.storage import Storage
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.upkeep import Usage, Verified
+
+HOUR = 3600.0
+
+
+class Grid:
+    def __init__(self, rows: list[int]) -> None:
+        self.rows = rows
+
+
+class Grids:
+    name = "grids"
+    serializer_class = Grid
+
+    @staticmethod
+    def pickle(obj: Grid, protocols: dict[str, Any]) -> tuple[str, Any]:
+        name = generate_name()
+        with protocols[FILE_PROTOCOL].open(name, "wb") as file:
+            file.write(bytes(obj.rows))
+        return "grids", name
+
+    @staticmethod
+    def unpickle(pid: Any, protocols: dict[str, Any]) -> Grid:
+        with protocols[FILE_PROTOCOL].open(pid, "rb") as file:
+            return Grid([*file.read()])
+
+    @staticmethod
+    def remove(pid: Any, protocols: dict[str, Any]) -> None:
+        protocols[FILE_PROTOCOL].remove(pid)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    storage = FileStorage(tmp_path / "store")
+    storage.register_persistent_serializers(Grids)
+    return storage
+
+
+def place(storage: FileStorage, *names: str) -> Path:
+    return Path(storage.path, *names)
+
+
+def files(storage: FileStorage) -> list[str]:
+    root = Path(storage.path)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def side_file(storage: FileStorage, workflow_name: str, task: str) -> Path:
+    (side,) = storage.task_info(workflow_name, task).side_data
+    return place(storage, workflow_name, ".data", side.files[0][0])
+
+
+def put(storage: FileStorage, key: str, *, age: float = 0) -> str:
+    """Make a file of that age, in seconds; return its key."""
+    path = place(storage, *key.split("/"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"1234")
+    os.utime(path, (time.time() - age,) * 2)
+    return key
+
+
+# verify
+
+
+def flip(path: Path, byte: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, tuple[Callable[[FileStorage], Any], str]] = {
+    "magic": (lambda s: flip(place(s, "w", "t"), 0), "not a result of Function Fuse"),
+    "version": (lambda s: flip(place(s, "w", "t"), 9), "format version 257"),
+    "digest": (lambda s: flip(place(s, "w", "t"), 20), "header is not what was written"),
+    "signature": (lambda s: flip(place(s, "w", "t"), 40), "header is not what was written"),
+    "header": (lambda s: flip(place(s, "w", "t"), 80), "header is not what was written"),
+    "pickle": (lambda s: flip(place(s, "w", "t"), _pickle_at(s)), "the pickle"),
+    "buffer": (lambda s: flip(place(s, "w", "t"), -1), "buffer 0"),
+    "cut in the buffer": (lambda s: os.truncate(place(s, "w", "t"), 900), "has 900 bytes"),
+    "cut in the header": (lambda s: os.truncate(place(s, "w", "t"), 99), "cut within its header"),
+    "empty": (lambda s: os.truncate(place(s, "w", "t"), 0), "cut within its header, at byte 0"),
+    "more": (lambda s: os.truncate(place(s, "w", "t"), 9999), "has 9999 bytes and not"),
+    "foreign": (lambda s: place(s, "w", "t").write_text("notes"), "not a result"),
+    "misplaced": (lambda s: os.replace(place(s, "v", "t"), place(s, "w", "t")), "workflow 'v'"),
+    "missing side data": (lambda s: side_file(s, "w", "t").unlink(), "'grids' is missing"),
+    "altered side data": (lambda s: flip(side_file(s, "w", "t"), 1), "'grids' is not what"),
+    "cut side data": (lambda s: os.truncate(side_file(s, "w", "t"), 1), "'grids' is not what"),
+}
+
+
+def _pickle_at(storage: FileStorage) -> int:
+    info = storage.task_info("w", "t")
+    data = place(storage, "w", "t").read_bytes()
+    return data.index(b"\n\x80\x05") + info.pickle[0] // 2
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_verify_finds_every_kind_of_damage(storage: FileStorage, name: str) -> None:
+    """In one record that says what; all others are sound."""
+    damage, problem = DAMAGES[name]
+    for workflow_name, task in (("v", "t"), ("v", "a"), ("w", "a"), ("w", "t"), ("w", "z")):
+        storage.save(workflow_name, task, [np.arange(200), Grid([1, 2, 3])])
+    assert {""} == {record.problem for record in storage.verify()}
+    before = {key: place(storage, *key.split("/")).read_bytes() for key in files(storage)}
+    damage(storage)
+    found = storage.verify()
+    bad = [record for record in found if record.problem]
+    assert [("w", "t")] == [(record.workflow, record.task) for record in bad]
+    assert problem in bad[0].problem
+    assert found == sorted(found, key=lambda record: (record.workflow, record.task))
+    assert bad == [record for record in storage.verify("w") if record.problem]
+    assert [] == [record for record in storage.verify("v") if record.problem]
+    after = {key: place(storage, *key.split("/")).read_bytes() for key in files(storage)}
+    assert 1 == sum(before.get(key) != after.get(key) for key in before) - (name == "misplaced")
+
+
+def test_a_result_that_can_t_be_read_is_a_problem_too(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk is told, and does not end the check of the others."""
+    for task in "abc":
+        storage.save("w", task, 1)
+    get = storage.store.get
+
+    def fail(key: str) -> Any:
+        if key == "w/b":
+            raise OSError(5, "Input/output error")
+        return get(key)
+
+    monkeypatch.setattr(storage.store, "get", fail)
+    problems = {record.task: record.problem for record in storage.verify()}
+    assert {"a": "", "b": "[Errno 5] Input/output error", "c": ""} == problems
+
+
+def test_verify_reads_in_several_threads(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several results are on their way at once; the records stay in the order of the keys."""
+    for number in range(8):
+        storage.save("w", f"t{number}", number)
+    get, together = storage.store.get, threading.Barrier(4)
+
+    def wait(key: str) -> Any:
+        together.wait(timeout=20)
+        return get(key)
+
+    monkeypatch.setattr(storage.store, "get", wait)
+    assert [f"t{number}" for number in range(8)] == [record.task for record in storage.verify()]
+
+
+def test_verify_tells_names_and_sizes(storage: FileStorage) -> None:
+    """Long and hostile names are whole where the header is; a damaged one's are its key's."""
+    long = "long name " * 40
+    for name in ("../x", long, "plain"):
+        storage.save(name, name, Grid([1, 2]))
+    found = {(record.workflow, record.task): record for record in storage.verify()}
+    assert {("../x", "../x"), (long, long), ("plain", "plain")} == found.keys()
+    info = storage.task_info(long, long)
+    assert Verified(long, long, info.size + 2, "") == found[long, long]
+    for path in Path(storage.path).rglob("*"):
+        if path.is_file() and path.parent.name != ".data":
+            path.write_bytes(b"x")
+    names = {(record.workflow, record.task) for record in storage.verify()}
+    assert {("../x", "../x"), ("plain", "plain")} < names
+    (cut,) = [name for name in names if name[0].startswith("long name")]
+    assert "%-" in cut[1]
+    assert [] == storage.verify("nothing here")
+
+
+def test_verify_beside_a_writer(storage: FileStorage) -> None:
+    """A result that is replaced meanwhile, and its old side data removed, is no damage."""
+    storage.save("w", "t", Grid([0]))
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number = (number + 1) % 256
+            storage.save("w", "t", Grid([number]))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        problems = {record.problem for _ in range(150) for record in storage.verify()}
+    finally:
+        stop.set()
+        writer.join()
+    assert {""} == problems
+
+
+# gc
+
+
+def test_gc_removes_what_nothing_needs(storage: FileStorage) -> None:
+    """Temporaries, side data that no result refers to, bytes set aside: by age, everywhere."""
+    for workflow_name in ("w", "../v"):
+        storage.save(workflow_name, "t", Grid([1]))
+    for path in Path(storage.path).rglob("*"):
+        os.utime(path, (time.time() - 9 * HOUR,) * 2)
+    kept = files(storage)
+    expected = {
+        put(storage, ".tmp-1", age=2 * HOUR): "temporary",
+        put(storage, "w/.tmp-2", age=2 * HOUR): "temporary",
+        put(storage, "w/.data/.tmp-3", age=2 * HOUR): "temporary",
+        put(storage, "w/.data/orphan", age=2 * HOUR): "side data",
+        put(storage, "%2E.%2Fv/.data/orphan", age=2 * HOUR): "side data",
+        put(storage, "gone/.data/orphan", age=2 * HOUR): "side data",
+        put(storage, "w/.damaged/t/1234", age=2 * HOUR): "damaged",
+    }
+    young = [put(storage, key) for key in ("w/.tmp-4", "w/.data/young", "w/.damaged/t/5678")]
+    planned = storage.gc(HOUR, dry_run=True)
+    assert expected == {leftover.key: leftover.kind for leftover in planned}
+    assert {4} == {leftover.size for leftover in planned}
+    assert all(1.9 * HOUR < time.time() - leftover.modified < 3 * HOUR for leftover in planned)
+    assert sorted([*kept, *young, *expected]) == files(storage)
+    assert [] == storage.gc()
+    assert planned == storage.gc(HOUR)
+    assert sorted([*kept, *young]) == files(storage)
+    assert not place(storage, "gone").exists()
+    assert 3 == len(storage.gc(-1))
+    assert kept == files(storage)
+    assert [[1], [1]] == [storage.read_task(name, "t").rows for name in ("w", "../v")]
+    assert [] == FileStorage(place(storage, "never made")).gc(-1)
+
+
+def test_a_damaged_header_keeps_its_workflow_s_side_data(storage: FileStorage) -> None:
+    """What it refers to can't be told; when it is gone, the rest goes."""
+    storage.save("w", "t", Grid([1]))
+    storage.save("w", "u", Grid([2]))
+    storage.save("v", "t", 1)
+    put(storage, "w/.data/orphan", age=2 * HOUR)
+    put(storage, "v/.data/orphan", age=2 * HOUR)
+    before = place(storage, "w", "t").read_bytes()
+    flip(place(storage, "w", "t"), 70)
+    assert ["v/.data/orphan"] == [leftover.key for leftover in storage.gc(-1)]
+    place(storage, "w", "t").write_bytes(before)
+    assert [1] == storage.read_task("w", "t").rows
+    flip(place(storage, "w", "t"), 70)
+    storage.remove_task("w", "t")
+    assert 2 == len(storage.gc(-1))
+    assert [2] == storage.read_task("w", "u").rows
+    assert 2 == len([key for key in files(storage) if key.startswith("w/")])
+
+
+def test_gc_beside_a_running_save(storage: FileStorage) -> None:
+    """Nothing that a save needs is taken away: before its commit, or after."""
+    stop, failures = threading.Event(), []
+    storage.save("w", "fixed", Grid([7]))
+
+    def write() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                number = (number + 1) % 256
+                storage.save("w", "t", [Grid([number]), Grid([number])])
+                assert [[number], [number]] == [grid.rows for grid in storage.read_task("w", "t")]
+        except Exception as error:  # noqa: BLE001  # raised below
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    removed = []
+    try:
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            put(storage, "w/.data/orphan", age=2 * HOUR)
+            put(storage, "w/.tmp-orphan", age=2 * HOUR)
+            removed += storage.gc(HOUR)
+    finally:
+        stop.set()
+        writer.join()
+    assert [] == failures
+    assert {"w/.data/orphan", "w/.tmp-orphan"} == {leftover.key for leftover in removed}
+    assert {""} == {record.problem for record in storage.verify()}
+    assert [] == storage.gc(-1)
+
+
+# du, list_workflows
+
+
+def test_du_counts_all_that_lies_there(storage: FileStorage) -> None:
+    """Results, side data, left-overs; by workflow, reading no result."""
+    storage.save("w", "a", Grid([1, 2]))
+    storage.save("w", "b", np.arange(5000))
+    storage.save("../v", "a", 1)
+    put(storage, "w/.data/orphan")
+    put(storage, "w/.damaged/a/1234")
+    sizes = {
+        name: sum(path.stat().st_size for path in place(storage, name).rglob("*") if path.is_file())
+        for name in ("w", "%2E.%2Fv")
+    }
+    expected = [Usage("../v", 1, sizes["%2E.%2Fv"]), Usage("w", 2, sizes["w"])]
+    assert expected == storage.du()
+    assert expected[1:] == storage.du("w")
+    assert [Usage("nothing", 0, 0)] == storage.du("nothing")
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_list_workflows(storage: FileStorage, memory: bool) -> None:
+    """All that have results, under the names that they were given."""
+    names = [
+        "../../x",
+        "..",
+        ".hidden",
+        "a/b",
+        "a",
+        "A b, c",
+        "x" * 300,
+        "ü" * 300,
+        "%2F",
+        "\udcff",
+    ]
+    listed: Storage = Storage(MemoryStore()) if memory else storage
+    for name in names:
+        listed.save(name, f"task of {name}", 1)
+    assert sorted(names) == listed.list_workflows()
+    for name in names[::2]:
+        listed.remove_workflow(name)
+    assert sorted(names[1::2]) == listed.list_workflows()
+    listed.store.put("empty/.data/orphan", [b"1"])
+    listed.new_workflow("made")
+    assert sorted(names[1::2]) == listed.list_workflows()
+
+
+def test_a_damaged_header_of_a_long_name_hides_nothing_else(storage: FileStorage) -> None:
+    """What its name was can't be told; it is listed by its segment, and can be removed by name."""
+    long = "long name " * 40
+    for task in ("a", long):
+        storage.save(long, task, 1)
+        storage.save("w", task, 1)
+    (segment,) = [path.name for path in place(storage, "w").iterdir() if path.name != "a"]
+    for path in Path(storage.path).rglob(segment):
+        if path.is_file():
+            flip(path, 70)
+    assert sorted(["a", segment]) == storage.list_tasks("w")
+    assert ["w"] == [name for name in storage.list_workflows() if name in ("w", "a")]
+    assert 2 == len(storage.du())
+    assert 2 == len([record for record in storage.verify() if record.problem])
+    for name in ("w", long):
+        storage.remove_task(name, long)
+        assert ["a"] == storage.list_tasks(name)
+    assert sorted(["w", long]) == storage.list_workflows()
+
+
+# set_aside, and a run that meets damage
+
+
+def test_set_aside_keeps_a_copy_of_damaged_bytes(storage: FileStorage) -> None:
+    """Under a name that no list shows; sound and absent results are left alone."""
+    storage.save("w", "../t", [1])
+    assert not storage.set_aside("w", "../t")
+    assert not storage.set_aside("w", "nothing")
+    path = place(storage, "w", "%2E.%2Ft")
+    flip(path, -1)
+    damaged = path.read_bytes()
+    assert storage.set_aside("w", "../t")
+    assert storage.set_aside("w", "../t")
+    aside = [key for key in files(storage) if "/.damaged/" in key]
+    assert 1 == len(aside)
+    assert damaged == place(storage, *aside[0].split("/")).read_bytes() == path.read_bytes()
+    assert ["../t"] == storage.list_tasks("w")
+    assert 1 == len(storage.verify())
+    storage.remove_task("w", "../t")
+    assert [] == storage.list_workflows()
+    assert ["damaged"] == [leftover.kind for leftover in storage.gc(-1)]
+    assert [] == files(storage)
+
+
+ran: list[str] = []
+
+
+@workflow
+def first() -> Grid:
+    ran.append("first")
+    return Grid([1, 2])
+
+
+@workflow
+def second(grid: Grid) -> int:
+    ran.append("second")
+    return sum(grid.rows)
+
+
+def run(storage: FileStorage) -> Any:
+    ran.clear()
+    last = second(first().set_name("first")).set_name("second")
+    graph = LocalWorkflow(last, workflow_name="w")
+    graph.set_storage(storage)
+    return graph.run()
+
+
+def test_a_run_over_a_damaged_result(
+    storage: FileStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It sets the bytes aside, computes anew, and warns once."""
+    caplog.set_level(logging.WARNING)
+    assert 3 == run(storage)
+    assert 3 == run(storage)
+    assert ([], []) == (ran, caplog.records)
+    path = place(storage, "w", "second")
+    for byte in (70, -1):
+        flip(path, byte)
+        damaged = path.read_bytes()
+        caplog.clear()
+        assert 3 == run(storage)
+        assert ["second"] == ran
+        (record,) = caplog.records
+        assert "'second' of workflow 'w'" in record.getMessage()
+        assert "kept until the next gc" in record.getMessage()
+        aside = [key for key in files(storage) if key.startswith("w/.damaged/second/")]
+        assert damaged in [place(storage, *key.split("/")).read_bytes() for key in aside]
+        caplog.clear()
+        assert 3 == run(storage)
+        assert ([], []) == (ran, caplog.records)
+    assert ["damaged", "damaged"] == [leftover.kind for leftover in storage.gc(-1)]
+    assert {""} == {record.problem for record in storage.verify()}
+
+
+def test_a_run_over_missing_side_data(
+    storage: FileStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It computes anew what it can't load, and warns once."""
+    assert 3 == run(storage)
+    side_file(storage, "w", "first").unlink()
+    storage.remove_task("w", "second")
+    caplog.clear()
+    assert 3 == run(storage)
+    assert ["first", "second"] == ran
+    (record,) = caplog.records
+    assert "'first' of workflow 'w'" in record.getMessage()
+    assert {""} == {record.problem for record in storage.verify()}

@@ -35,7 +35,8 @@ class StorageOptions(BaseModel):
         description=(
             "When a saved result survives a loss of power: 'fsync': always, when the save returns;"
             " 'auto': if it took 50 ms or more to compute, or was saved with durable=True;"
-            " 'rename': when the system gets to it. At every level damage is detected."
+            " 'rename': when the system gets to it. At every level damage is detected; side data"
+            " is always flushed before its result."
         ),
     )
     trust: Literal["pickle"] | Allow = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -30,6 +31,9 @@ from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
 __all__ = ["Storage"]
 
+logger = logging.getLogger(__name__)
+
+ABANDONED_AFTER = 86400.0  # seconds; what is older and unfinished, nobody is at work on
 _DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
 
 
@@ -126,6 +130,7 @@ class Storage:
             durable = self._durability == "fsync"
         elif seconds is not None:
             durable = durable or seconds >= _DURABLE_FROM
+        where = f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
         writer = info = None
         if self._serializers:
             writer = SideWriter(self.store, folder, self._serializers.values())
@@ -133,20 +138,26 @@ class Storage:
             pickled = dumps(obj, writer.replace if writer else None)
             side_data = writer.side_data() if writer else ()
             parts, info = pack(pickled, about, fingerprint or {}, side_data, self._key)
-            if side_data and durable and writer:
+            if side_data and writer:
+                # Whatever the durability: reading doesn't check it, so it must not be torn.
                 self.store.flush(writer.keys())
             replaced = self._side_keys(key, folder)
             self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
             if writer and not (info and self._may_hold(key, info.token)):
-                self.store.delete(writer.keys())
-            where = f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
+                try:
+                    self.store.delete(writer.keys())
+                except OSError as second:
+                    error.add_note(f"its side data is left for gc: {second}")
             if if_absent and isinstance(error, FileExistsError):
                 raise ResultExistsError(f"{where} is stored already") from None
             error.add_note(f"while saving {where}")
             raise
-        if replaced:
+        try:
             self.store.delete(replaced)
+        except OSError as error:
+            # The result is committed; what it replaced is no longer referred to.
+            logger.warning("side data that was replaced is left for gc: %s: %s", where, error)
         return info
 
     def read_task(self, workflow_name: str, task_name: str) -> Any:
@@ -278,11 +289,21 @@ class Storage:
             InvalidNameError: the name is no string, or empty.
         """
         folder = folder_of(workflow_name)
-        keys = [blob.key for blob in self.store.list(folder)]
-        if not keys and folder not in self.store.names(""):
+        blobs = list(self.store.list(folder))
+        if not blobs and folder not in self.store.names(""):
             raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
-        self.store.delete([key for key in keys if not key.startswith(f"{folder}.")])
-        self.store.delete([*(key for key in keys if key.startswith(f"{folder}.")), folder])
+        results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
+        beside = [key for result in results for key in self._side_keys(result, folder)]
+        # What no result refers to yet may belong to one that is just being saved.
+        before = self.store.now() - ABANDONED_AFTER if len(results) < len(blobs) else 0.0
+        beside += [
+            blob.key
+            for blob in blobs
+            if blob.key.startswith(f"{folder}.")
+            and (blob.modified < before or not blob.key.startswith(f"{folder}{SIDE_DATA}"))
+        ]
+        self.store.delete(results)
+        self.store.delete([*beside, folder])
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
         """Check every byte of all results, or of one workflow's, and of their side data.
@@ -292,7 +313,7 @@ class Storage:
         """
         return verify(self.store, self._folder(workflow_name), self._key)
 
-    def gc(self, older_than: float = 86400.0, *, dry_run: bool = False) -> list[Leftover]:
+    def gc(self, older_than: float = ABANDONED_AFTER, *, dry_run: bool = False) -> list[Leftover]:
         """Remove what nothing needs any more, and return what it was.
 
         That is: temporaries of killed writers, side data that no result refers to, and damaged

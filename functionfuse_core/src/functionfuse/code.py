@@ -131,7 +131,7 @@ class _Reader:
             return
         self.out.append(instruction.opname.encode() + b" ")
         if instruction.opcode in _CONSTANTS:
-            self.constant(value)
+            self.constant(code.co_consts[instruction.arg or 0])
         elif value is not None:
             self.out.append(repr(value).encode("utf-8", "surrogatepass"))
         self.name(flow.kept, place, code)
@@ -153,9 +153,10 @@ class _Reader:
         ):
             self.changed.add((value,))
         elif opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
-            self.changed.add(_container(kept, number))
+            path = _container(kept, number)
+            self.changed.update(path[:end] for end in range(1, len(path) + 1))
         elif opname == "IMPORT_NAME":
-            level, names = kept[number - 2].argval, kept[number - 1].argval
+            level, names = (_constant(step, code) for step in kept[number - 2 : number])
             self.imports[level, value, names or ()] = None
 
     def constant(self, value: Any) -> None:
@@ -287,9 +288,17 @@ class _Flow:
         return []
 
 
+def _constant(instruction: dis.Instruction, code: CodeType) -> Any:
+    if instruction.opcode in _CONSTANTS:
+        return code.co_consts[instruction.arg or 0]
+    return instruction.argval
+
+
 def _kept(code: CodeType) -> list[dis.Instruction]:
     kept: list[dis.Instruction] = []
-    for instruction in dis.get_instructions(code):
+    # `dis` writes each constant as text, which takes its time, and fails for a very long int.
+    numbered = code.replace(co_consts=tuple(range(len(code.co_consts))))
+    for instruction in dis.get_instructions(numbered):
         name = instruction.opname
         if name in _DROPPED:
             continue
@@ -334,7 +343,7 @@ def _attributes(kept: list[dis.Instruction], number: int) -> Iterator[str]:
 
 
 def _container(kept: list[dis.Instruction], number: int) -> tuple[str, ...]:
-    """Return the name of the container whose item is stored or deleted; () if it has none.
+    """Return by what name the container was reached whose item is stored or deleted; () if by none.
 
     The container lies below the key on the stack. Going back, the first instruction before which
     the stack was lower than that is the one that put it there.
@@ -352,12 +361,8 @@ def _container(kept: list[dis.Instruction], number: int) -> tuple[str, ...]:
         if height < lowest:
             break
         place -= 1
-    attributes: list[str] = []
-    while place >= 0 and kept[place].opname in _ATTRIBUTES:
-        attributes.insert(0, kept[place].argval)
-        place -= 1
     if place >= 0 and kept[place].opname in {*_GLOBALS, "LOAD_DEREF"}:
-        return (kept[place].argval, *attributes)
+        return (kept[place].argval, *_attributes(kept, place + 1))
     return ()
 
 
@@ -366,17 +371,18 @@ def is_own(module: str | None) -> bool:
     """Tell whether a module belongs to the user's project.
 
     That is: `__main__`, and what was loaded from a file that is neither of the standard library nor
-    in a folder that packages are installed to, nor of Function Fuse.
+    in a folder that packages are installed to, nor of Function Fuse. What was made without a file
+    belongs where the package that it is in does.
     """
     if module is None or module.partition(".")[0] == "functionfuse":
         return False
     if module == "__main__":
         return True
-    loaded = sys.modules.get(module)
-    if loaded is None:
-        return module.partition(".")[0] not in sys.stdlib_module_names
-    file = getattr(loaded, "__file__", None)
-    return file is not None and _is_own_file(file)
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is not None:
+        return _is_own_file(file)
+    package = module.partition(".")[0]
+    return is_own(package) if package != module else module not in sys.stdlib_module_names
 
 
 def _is_own_file(file: str) -> bool:

@@ -7,7 +7,7 @@ in for it. Where a parent is to be computed first, whether the child is depends 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .baseworkflow import ALWAYS, NEVER, Graph
@@ -54,13 +54,14 @@ class Decisions:
         self._policy = policy
         self._why_not: dict[int, str] = {}  # of nodes without a fingerprint
         self._unsaved = unsaved
+        self._useless: set[int] = set()  # places of stored results that turned out to be damaged
         count = len(graph.nodes)
         self.verdicts = [COMPUTE] * count
         self.reasons = [""] * count
         self.digests: list[bytes | None] = [None] * count
         self._own: list[bytes | None] = [None] * count
         self._calls: list[bytes | None] = [None] * count
-        self._recipes: list[bytes | None] | None = None
+        self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         for place, node in enumerate(graph.nodes):
             self._identify(place, node)
             self.judge(place)
@@ -80,6 +81,18 @@ class Decisions:
                 self.reasons[place] = "replayed for a later call on its object"
         return sorted(found)
 
+    def possible(self, planned: Collection[int]) -> dict[int, str]:
+        """Return what is computed as well if a planned node of which that is open is, and why."""
+        found: dict[int, str] = {}
+        stack = [(place, self.reasons[place]) for place in planned if self.verdicts[place] == MAYBE]
+        while stack:
+            place, reason = stack.pop()
+            for parent in self._missing(place):
+                if parent not in planned and parent not in found:
+                    found[parent] = reason
+                    stack.append((parent, reason))
+        return found
+
     def judge(self, place: int) -> str:
         """Decide on a node by what is known of its parents now; return and keep the verdict."""
         verdict, reason, call = self._judged(place, self.graph.nodes[place])
@@ -93,6 +106,10 @@ class Decisions:
     def give_up(self, place: int, reason: str) -> None:
         """Note that a stored result that was to be reused can't be read."""
         self.verdicts[place], self.reasons[place] = COMPUTE, reason
+        self.digests[place] = None
+        if self._stands(place):
+            self._found = None
+        self._useless.add(place)
 
     def settle(self, place: int, digest: bytes | None) -> None:
         """Note the digest of a result that was computed; None for an object, which has none."""
@@ -112,17 +129,25 @@ class Decisions:
     def record(self, place: int) -> dict[str, Any]:
         """Return a node's fingerprint, for the header of its result; its parents are settled."""
         node = self.graph.nodes[place]
-        own, recipe = self._own[place], self._recipe(place)
-        call = self._call(place, node)
+        own, call = self._own[place], self._call(place, node)
         if own is None or call is None:
             return {"why not": self._why_not.get(place, "")}
-        parents = [self._parent(self._place(parent)) for parent in node.needs]
+        results, calls = self._recipes()
+        parents = []
+        for parent in map(self._place, node.needs):
+            made_by = _hex(self._calls[parent])
+            if self._stands(parent):
+                made_by = self.infos[parent].call  # what is stored may be of an earlier call
+            digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
+            parents.append([self.graph.names[parent], digest, made_by, recipe])
         before = None
         if isinstance(node, MethodCall):
-            before = self._parent(self._place(node.before))
+            earlier = self._place(node.before)
+            marks = "", _hex(self._calls[earlier]), _hex(calls[earlier])
+            before = [self.graph.names[earlier], *marks]
         return {
             "call": call.hex(),
-            "recipe": recipe.hex() if recipe else "",
+            "recipe": _hex(calls[place]),
             "parents": parents,
             "before": before,
             **self.identities.parts(node),
@@ -130,11 +155,6 @@ class Decisions:
 
     def _place(self, node: Node) -> int:
         return self.graph.positions[node]
-
-    def _parent(self, place: int) -> list[str]:
-        digest, call, recipe = self.digests[place], self._calls[place], self._recipe(place)
-        texts = [part.hex() if part else "" for part in (digest, call, recipe)]
-        return [self.graph.names[place], *texts]
 
     def _identify(self, place: int, node: Node) -> None:
         """Find a node's own part and its recipe."""
@@ -144,22 +164,34 @@ class Decisions:
             self._why_not[place] = str(error)
             return
 
-    def _recipe(self, place: int) -> bytes | None:
-        """Return a node's recipe; those of all nodes are found when the first is asked for."""
-        if self._recipes is None:
-            recipes: list[bytes | None] = []
-            for node, own, info in zip(self.graph.nodes, self._own, self.infos, strict=True):
-                recipe = None
-                if self._policies.get(node, self._policy) == ALWAYS and hasattr(info, "digest"):
-                    # What is stored stands for ever, so it is what children are made from.
-                    recipe = combined(b"stored", [bytes.fromhex(info.digest)])
-                elif own is not None and not self._volatile(len(recipes), node):
-                    parents = [recipes[self._place(parent)] for parent in _basis(node)]
+    def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
+        """Return the recipes of all results, and of all calls; found when first asked for.
+
+        They differ where what is stored stands for ever: children are made from that.
+        """
+        if self._found is None:
+            results: list[bytes | None] = []
+            calls: list[bytes | None] = []
+            for place, node in enumerate(self.graph.nodes):
+                own, recipe = self._own[place], None
+                if own is not None and not self._volatile(place, node):
+                    parents = [results[self._place(parent)] for parent in node.needs]
+                    if isinstance(node, MethodCall):
+                        parents.append(calls[self._place(node.before)])
                     if None not in parents:
                         recipe = combined(own, parents)  # type: ignore[arg-type]
-                recipes.append(recipe)
-            self._recipes = recipes
-        return self._recipes[place]
+                calls.append(recipe)
+                if self._stands(place):
+                    recipe = combined(b"stored", [bytes.fromhex(self.infos[place].digest)])
+                results.append(recipe)
+            self._found = results, calls
+        return self._found
+
+    def _stands(self, place: int) -> bool:
+        """Whether a node's stored result is taken, whatever it was computed from."""
+        policy = self._policies.get(self.graph.nodes[place], self._policy)
+        useless = place in self._unsaved or place in self._useless
+        return policy == ALWAYS and not useless and hasattr(self.infos[place], "digest")
 
     def _volatile(self, place: int, node: Node) -> bool:
         """Whether a node's result must be seen anew in each run."""
@@ -222,11 +254,12 @@ class Decisions:
         own, parents, awaited = self._own[place], recorded["parents"], []
         if own is None or len(parents) != len(node.needs):
             return None, []
+        results, calls = self._recipes()
         known: list[bytes] = []
         for parent_node, (_, digest, *marks) in zip(node.needs, parents, strict=True):
             parent = self._place(parent_node)
             known.append(self.digests[parent] or bytes.fromhex(digest))
-            if self.digests[parent] is None and not self._same(parent, *marks):
+            if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
         if isinstance(node, MethodCall):
             if recorded["before"] is None:
@@ -234,26 +267,31 @@ class Decisions:
             parent = self._place(node.before)
             _, _, *marks = recorded["before"]
             known.append(self._calls[parent] or bytes.fromhex(marks[0]))
-            if self._calls[parent] is None and not self._same(parent, *marks):
+            if self._calls[parent] is None and not self._same(parent, marks, calls):
                 awaited.append(parent)
         return combined(own, known), awaited
 
-    def _same(self, place: int, call: str, recipe: str) -> bool:
+    def _same(self, place: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a result would compute what was recorded of it."""
-        node = self.graph.nodes[place]
-        if self._volatile(place, node):
+        call, recipe = marks
+        if self._volatile(place, self.graph.nodes[place]):
             return False
         now = self._calls[place]
         if now is not None:
             return now.hex() == call
-        own = self._recipe(place)
-        return own is not None and own.hex() == recipe
+        recipe_now = recipes[place]
+        return recipe_now is not None and recipe_now.hex() == recipe
 
     def _awaited(self, place: int) -> list[int]:
         """Return the parents without which a node can't be computed, or judged."""
         node = self.graph.nodes[place]
         if self.verdicts[place] == MAYBE:
             return self._supposed(place, node, self.infos[place].info.fingerprint)[1]
+        return self._missing(place)
+
+    def _missing(self, place: int) -> list[int]:
+        """Return the parents that must be computed for a node to be."""
+        node = self.graph.nodes[place]
         before = node.before if isinstance(node, MethodCall) else None
         return [
             self._place(parent)
@@ -291,9 +329,8 @@ class Decisions:
         return "what it was computed from changed"
 
 
-def _basis(node: Node) -> tuple[Node, ...]:
-    """Return the parents in the order in which they enter a call: values, then the call before."""
-    return (*node.needs, node.before) if isinstance(node, MethodCall) else node.needs
+def _hex(digest: bytes | None) -> str:
+    return digest.hex() if digest else ""
 
 
 def _code_difference(label: str, now: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:

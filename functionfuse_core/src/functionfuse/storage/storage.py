@@ -154,7 +154,8 @@ class Storage:
             error.add_note(f"while saving {where}")
             raise
         try:
-            self.store.delete(replaced)
+            if replaced:
+                self.store.delete(replaced)
         except OSError as error:
             # The result is committed; what it replaced is no longer referred to.
             logger.warning("side data that was replaced is left for gc: %s: %s", where, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ...events import Event, Listener
-from ...plan import COMPUTE, REUSE, Decisions
+from ...plan import COMPUTE, MAYBE, REUSE, Decisions
 from ...report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 
 __all__ = ["Progress"]
@@ -19,6 +19,7 @@ class Progress:
     Attributes:
         decisions: what was decided from the storage; None where nothing could be.
         wanted: places of the nodes that were to be computed, or judged again.
+        possible: why other nodes may have to be computed too, by place; of a plan only.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Progress:
         self.listeners = list(listeners)
         self.decisions: Decisions | None = None
         self.wanted: Collection[int] = ()
+        self.possible: dict[int, str] = {}
         self.seconds: dict[int, float] = {}
         self.sizes: dict[int, int] = {}
         self.reused: set[int] = set()
@@ -60,6 +62,8 @@ class Progress:
 
     def plan(self) -> Report:
         """Return what is to be done with each node."""
+        if self.decisions:
+            self.possible = self.decisions.possible(frozenset(self.wanted))
         return Report(self.workflow_name, lambda: self._each(self._planned))
 
     def report(self) -> Report:
@@ -77,6 +81,8 @@ class Progress:
         if place in self.wanted:
             # What is stored, and wanted all the same, is replayed.
             return NodeRecord(name, COMPUTE if verdict == REUSE else verdict, self._reason(place))
+        if place in self.possible:
+            return NodeRecord(name, MAYBE, self.possible[place])
         if verdict == REUSE:
             return NodeRecord(name, REUSE, "", 0.0, self._stored_size(place))
         return NodeRecord(name, NOT_NEEDED, self._reason(place))

@@ -1,0 +1,66 @@
+"""A process that has imported everything, and forks one child for each run of a small project.
+
+Reads lines of JSON, `{"folder": ..., "answer": ...}`: where `main.py` and the storage `results`
+are, and where to write what the run did. Each child imports the project anew, as a new process
+would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import types
+from pathlib import Path
+
+import numpy as np
+import pydantic
+
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage.filestorage import FileStorage
+
+IMPORTED = np, pydantic  # once for all children
+sys.dont_write_bytecode = True  # an edit within the same second would not be seen
+
+
+def run(folder: Path) -> dict[str, object]:
+    os.chdir(folder)
+    sys.path[:0] = [str(folder), str(folder / "site-packages")]
+    script = folder / "main.py"
+    main = types.ModuleType("__main__")
+    main.__file__ = str(script)
+    sys.modules["__main__"] = main
+    exec(compile(script.read_bytes(), str(script), "exec"), main.__dict__)
+    workflow = LocalWorkflow(*main.nodes, workflow_name="w")
+    prepare = getattr(main, "prepare", lambda workflow: None)
+    prepare(workflow)
+    workflow.set_storage(FileStorage(str(folder / "results")))
+    plan = workflow.plan()
+    result = workflow.run()
+    without = LocalWorkflow(*main.nodes, workflow_name="w").run()
+    return {
+        "plan": {node.name: [node.action, node.reason] for node in plan.nodes},
+        "report": {node.name: [node.action, node.reason] for node in workflow.report.nodes},
+        "result": repr(result),
+        "without": repr(without),
+    }
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if not child:
+            try:
+                answer: dict[str, object] = run(Path(request["folder"]))
+            except BaseException:  # noqa: BLE001 -- it is told to the test
+                answer = {"error": traceback.format_exc()}
+            Path(request["answer"]).write_text(json.dumps(answer))
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -256,6 +256,8 @@ ALIKE = [
         "try: return x()\n except ValueError: return 1\n finally: x.close()",
         "try:\n  return x()\n except ValueError:\n  return 1\n finally:\n  x.close()",
     ),
+    # As compilers copy a short way out, or don't:
+    ("if x: y()\n else: z()\n return x", "if x: y(); return x\n else: z(); return x"),
     ("class C:\n  x = 1", "class C:\n\n  'Doc.'\n\n  x = 1"),
 ]
 
@@ -295,6 +297,10 @@ UNLIKE = [
     (
         "def f(x):\n    for i in x:\n        if i: continue\n        x()",
         "def f(x):\n    for i in x:\n        if i: break\n        x()",
+    ),
+    (
+        "def f(x):\n    try:\n        x()\n        x()\n    except ValueError: raise KeyError",
+        "def f(x):\n    try:\n        x()\n    except ValueError: raise KeyError\n    x()",
     ),
     ("def f(x):\n    return lambda: x", "def f(x):\n    return lambda x: x"),
     ("def f():\n    return [x for x in a if x]", "def f():\n    return [x for x in a if not x]"),

@@ -168,13 +168,17 @@ def test_another_process_with_another_hash_seed_agrees() -> None:
     """The digests of the table are the same there."""
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     program = (
-        "import json, fingerprint_values as values\n"
+        "import json, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import fingerprint_values as values\n"
         "from functionfuse.fingerprint import digest_of\n"
         "print(json.dumps([digest_of(value).hex() for value in values.DIFFERENT]))"
     )
-    variables = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(values.__file__).parent)}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, check=True, env=os.environ | variables
+        [sys.executable, "-c", program, str(Path(values.__file__).parent)],
+        capture_output=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": seed},
     )
     digests = [digest_of(value).hex() for value in values.DIFFERENT]
     assert json.loads(done.stdout) == digests

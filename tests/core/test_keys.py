@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from functionfuse.errors import InvalidNameError
 from functionfuse.storage.keys import LONGEST, folder_of, key_of, name_of, segment_of
 
+PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 names = st.text(st.characters(codec=None), min_size=1, max_size=400) | st.sampled_from(
     [".", "..", "...", ".tmp-0", "/", "a/b", "../../../x", "%", "%2F", "%-", "a%-b", "\0", "ä" * 90]
 )

@@ -15,13 +15,22 @@ def check_name(name: object, what: str) -> str:
     """Return `name` if it can name a workflow or a node.
 
     Raises:
-        InvalidNameError: it is no string, or empty.
+        InvalidNameError: it is no string, is empty, or holds a pair of surrogates: two halves of a
+            character, which JSON can't tell from the character.
     """
     if not isinstance(name, str):
         raise InvalidNameError(f"a {what}'s name is a string, not {name!r}")
     if not name:
         raise InvalidNameError(f"a {what}'s name can't be empty")
+    if not name.isascii() and any(map(_is_pair, name, name[1:])):
+        raise InvalidNameError(
+            f"a {what}'s name can't hold two halves of one character, as {name!r} does"
+        )
     return name
+
+
+def _is_pair(high: str, low: str) -> bool:
+    return "\ud800" <= high <= "\udbff" and "\udc00" <= low <= "\udfff"
 
 
 def default_name(label: str, index: int) -> str:

@@ -117,7 +117,7 @@ def test_kill_at_random_moments(
     for _ in range(250 if full else 30):
         job = {"do": "storm", "seed": counts.random.randrange(1 << 30), "first": first, **root}
         worker = workers.start(job)
-        time.sleep(0.05 * counts.random.random() ** 2)
+        time.sleep(0.15 * counts.random.random() ** 2)
         pending: Message = {}
         for message in worker.kill():
             if "begins" in message:

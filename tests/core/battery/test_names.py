@@ -184,4 +184,6 @@ def test_file_systems_that_fold_case(kind: Any, full: bool, mounts: Any, counts:
     for pair in [("Work", "task"), ("work", "Task")]:
         with pytest.raises(FunctionFuseError):
             storage.remove_task(*pair)
+    with pytest.raises(FunctionFuseError):
+        storage.remove_workflow("work")
     assert 3 == storage.read_task("Work", "Task")

@@ -14,7 +14,6 @@ from urllib.parse import unquote_to_bytes
 
 from xxhash import xxh3_128_hexdigest
 
-from ..errors import InvalidNameError
 from ..names import check_name
 
 __all__ = [
@@ -36,22 +35,13 @@ DAMAGED = ".damaged/"
 LEASES = ".lease/"
 
 _is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
-_is_pair = re.compile("[\ud800-\udbff][\udc00-\udfff]").search
 _special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")
 
 
 def segment_of(name: str) -> str:
-    """Return the key segment of a workflow's or task's name.
-
-    Raises:
-        InvalidNameError: it holds a pair of surrogates, which JSON can't tell from one character.
-    """
+    """Return the key segment of a workflow's or task's name."""
     if len(name) <= LONGEST and _is_plain(name):
         return name
-    if _is_pair(name):
-        raise InvalidNameError(
-            f"a name can't hold two surrogates that stand for one character: {name!r}"
-        )
     data = name.encode("utf-8", "surrogatepass")
     segment = _special.sub(lambda found: b"%%%02X" % found[0][0], data).decode("ascii")
     if len(segment) <= LONGEST:

@@ -131,7 +131,7 @@ class Storage:
         elif seconds is not None:
             durable = durable or seconds >= _DURABLE_FROM
         where = f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
-        writer = info = None
+        writer, token = None, ""
         if self._serializers:
             writer = SideWriter(self.store, folder, self._serializers.values())
         try:
@@ -142,9 +142,10 @@ class Storage:
                 # Whatever the durability: reading doesn't check it, so it must not be torn.
                 self.store.flush(writer.keys())
             replaced = self._side_keys(key, folder)
+            token = info.token  # from here on, what fails may fail after the commit
             self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
-            if writer and not (info and self._may_hold(key, info.token)):
+            if writer and not (token and self._may_hold(key, token)):
                 try:
                     self.store.delete(writer.keys())
                 except OSError as second:
@@ -221,9 +222,11 @@ class Storage:
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names; its bytes are not checked."""
         try:
-            self.store.head(key_of(workflow_name, task_name), 1)
+            self.task_info(workflow_name, task_name)
         except ResultNotFoundError:
             return False
+        except FunctionFuseError:
+            return True  # what is damaged is there, too
         return True
 
     def list_workflows(self) -> list[str]:

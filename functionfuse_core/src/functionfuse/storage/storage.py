@@ -293,9 +293,10 @@ class Storage:
             InvalidNameError: the name is no string, or empty.
         """
         folder = folder_of(workflow_name)
-        blobs = list(self.store.list(folder))
-        if not blobs and folder not in self.store.names(""):
+        # Not by what is in it: a file system that folds case would find another workflow's.
+        if folder not in self.store.names(""):
             raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
+        blobs = list(self.store.list(folder))
         results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
         beside = [key for result in results for key in self._side_keys(result, folder)]
         # What no result refers to yet may belong to one that is just being saved.

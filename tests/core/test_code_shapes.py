@@ -299,8 +299,8 @@ UNLIKE = [
         "def f(x):\n    for i in x:\n        if i: break\n        x()",
     ),
     (
-        "def f(x):\n    try:\n        x()\n        x()\n    except ValueError: raise KeyError",
-        "def f(x):\n    try:\n        x()\n    except ValueError: raise KeyError\n    x()",
+        "def f(x):\n try:\n  x()\n  x()\n except ValueError: raise KeyError\n return x(1) + x(2)",
+        "def f(x):\n try:\n  x()\n except ValueError: raise KeyError\n x()\n return x(1) + x(2)",
     ),
     ("def f(x):\n    return lambda: x", "def f(x):\n    return lambda x: x"),
     ("def f():\n    return [x for x in a if x]", "def f():\n    return [x for x in a if not x]"),

@@ -33,6 +33,7 @@ def test_core_works_alone(
     shutil.copytree(
         ROOT / "tests/core", copy / "tests/core", ignore=shutil.ignore_patterns("__pycache__")
     )
+    shutil.copytree(ROOT / "docs", copy / "docs")  # some tests compare a page with the code
     shutil.copy(ROOT / "pyproject.toml", copy)
     if (ROOT / "tests/conftest.py").exists():
         shutil.copy(ROOT / "tests/conftest.py", copy / "tests")

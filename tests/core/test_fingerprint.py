@@ -127,6 +127,7 @@ def test_arguments_never_run_into_each_other(arguments: dict[str, int], data: An
     other, identities = data.draw(others), Identities({})
     same = identities.own(function(**arguments)) == identities.own(function(**other))
     assert (arguments == other) == same
+    assert identities.own(function(a=1, b=2)) != identities.own(function(**{"a=i1;b": 2}))
     other.pop("*0", None)
     assert identities.own(function(1, **arguments)) != identities.own(
         function(**other, **{"*0": 1})

@@ -469,30 +469,43 @@ def last(x: int) -> int:
     return x * 10
 
 
-def three(store: BlobStore, x: int, policy: str = "unchanged") -> LocalWorkflow:
-    """A chain whose middle is reused by a policy of its own."""
-    node = middle(first(x).set_name("first")).set_name("middle")
-    flow = LocalWorkflow(last(node).set_name("last"), workflow_name="w")
+def three(store: BlobStore, x: int, policy: str = "unchanged", *, until: int = 3) -> LocalWorkflow:
+    """A chain whose middle is reused by a policy of its own, up to one of its nodes."""
+    nodes = [first(x).set_name("first")]
+    if until > 1:
+        nodes += [middle(nodes[0]).set_name("middle")]
+        nodes += [last(nodes[1]).set_name("last")]
+    flow = LocalWorkflow(nodes[-1], workflow_name="w")
     flow.set_storage(Storage(store))
-    flow.query("middle").set_reuse(policy)
+    if until > 1:
+        flow.query("middle").set_reuse(policy)
     return flow
 
 
-def test_what_was_made_from_a_stale_result_is_made_again() -> None:
-    """By "always", a node is made from a stale parent; by "unchanged", that is seen."""
+@pytest.mark.parametrize("until", [0, 1])
+def test_what_was_made_from_a_stale_result_is_made_again(until: int) -> None:
+    """By "always", a node is made from a stale parent; by "unchanged", that is seen.
+
+    Also if the stale parent's own parent had been computed again before.
+    """
     store = Memory()
     assert 20 == three(store, 1).run()
     del store.blobs["w/last"]
+    if until:
+        three(store, 2, until=1).run()
     assert 20 == three(store, 2, "always").run()  # the stale result of `middle`
     assert 30 == three(store, 2).run()
     assert 20 == three(store, 1).run()
 
 
-def test_what_was_made_from_a_stale_result_that_is_gone_is_made_again() -> None:
+@pytest.mark.parametrize("until", [0, 1])
+def test_what_was_made_from_a_stale_result_that_is_gone_is_made_again(until: int) -> None:
     """The same, when the stale result has been removed."""
     store = Memory()
     three(store, 1).run()
     del store.blobs["w/last"]
+    if until:
+        three(store, 2, until=1).run()
     three(store, 2, "always").run()
     del store.blobs["w/middle"]
     assert 30 == three(store, 2).run()

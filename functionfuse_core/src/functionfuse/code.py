@@ -205,8 +205,9 @@ class _Flow:
             first, end = (bisect.bisect_left(places, at) for at in (entry.start, entry.end))
             target = self._landing(bisect.bisect_left(places, entry.target))
             self.handlers[first:end] = [(target, entry.depth, entry.lasti)] * (end - first)
+        self._handled = any(self.handlers)
         self.steps = [self._step(place) for place in range(len(places))]
-        self.exits = {place: way for place in range(len(places)) if (way := self._exit(place))}
+        self.exits = self._exits()
 
     def order(self) -> list[int]:
         """Return the places that can be reached, as they follow each other; without `exits`."""
@@ -218,9 +219,10 @@ class _Flow:
                 continue
             found[place] = None
             after = self.steps[place][1]
-            ways = [place, *(step for target in after for step in self.exits.get(target, ()))]
-            handlers = [handler[0] for step in ways if (handler := self.handlers[step])]
-            pending += handlers[::-1]
+            if self._handled:
+                ways = [place, *(step for target in after for step in self.exits.get(target, ()))]
+                handlers = [handler[0] for step in ways if (handler := self.handlers[step])]
+                pending += handlers[::-1]
             pending += [target for target in after[::-1] if target not in self.exits]
         return list(found)
 
@@ -275,17 +277,19 @@ class _Flow:
             return f"POP_JUMP_IF_{tested}", self._landing(target + 1)
         return name, target
 
-    def _exit(self, place: int) -> list[int]:
-        way: list[int] = []
-        while len(way) < _SHORT:
-            way.append(place)
-            name, after = self.steps[place]
-            if name:
-                break
-            if not after:
-                return way
-            (place,) = after
-        return []
+    def _exits(self) -> dict[int, list[int]]:
+        exits: dict[int, list[int]] = {}
+        changed = True
+        while changed:  # once more for a way out that goes back
+            changed = False
+            for place in range(len(self.steps) - 1, -1, -1):
+                name, after = self.steps[place]
+                if name or place in exits:
+                    continue
+                way = exits.get(after[0]) if after else []
+                if way is not None and len(way) < _SHORT:
+                    exits[place], changed = [place, *way], True
+        return exits
 
 
 def _constant(instruction: dis.Instruction, code: CodeType) -> Any:
@@ -367,15 +371,15 @@ def _container(kept: list[dis.Instruction], number: int) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def is_own(module: str | None) -> bool:
+def is_own(module: object) -> bool:
     """Tell whether a module belongs to the user's project.
 
     That is: `__main__`, and what was loaded from a file that is neither of the standard library nor
     in a folder that packages are installed to, nor of Function Fuse. What was made without a file
     belongs where the package that it is in does.
     """
-    if module is None or module.partition(".")[0] == "functionfuse":
-        return False
+    if not isinstance(module, str) or module.partition(".")[0] == "functionfuse":
+        return False  # a type written in C can have something else as its module
     if module == "__main__":
         return True
     file = getattr(sys.modules.get(module), "__file__", None)

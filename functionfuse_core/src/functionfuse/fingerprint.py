@@ -276,6 +276,9 @@ class Writer:
         reduced = registered(value) if registered else value.__reduce_ex__(4)
         if isinstance(reduced, str):
             self.out.append(_text(b"g", f"{getattr(value, '__module__', '')}.{reduced}"))
+            if is_own(kind.__module__):
+                self.type(kind)
+                self.write(getattr(value, "__dict__", None))
             return
         call, args, state, items, pairs = (*reduced, None, None, None)[:5]
         self.out.append(b"o")

@@ -211,6 +211,7 @@ def instructions(code: CodeType) -> list[Any]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @pytest.mark.parametrize("name", ["calendar", "textwrap", "heapq", "fractions", "shlex"])
 def test_another_constant_or_operator_is_another_shape(name: str) -> None:
     """One place is changed at a time."""

@@ -450,3 +450,23 @@ def test_a_run_over_missing_side_data(
     (record,) = caplog.records
     assert "'first' of workflow 'w'" in record.getMessage()
     assert {""} == {record.problem for record in storage.verify()}
+
+
+def test_a_newer_format_is_computed_again_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run with an older version doesn't end at it, and doesn't throw it away either."""
+    storage = FileStorage(tmp_path)
+    local = LocalWorkflow(workflow(lambda: 7)().set_name("t"), workflow_name="w")
+    local.set_storage(storage)
+    assert 7 == local.run()
+    path = tmp_path / "w" / "t"
+    newer = bytearray(path.read_bytes())
+    newer[8] = 99
+    path.write_bytes(newer)
+    assert "compute" == local.plan()["t"].action
+    assert 7 == local.run()
+    assert 1 == len([record for record in caplog.records if "version 99" in record.message])
+    assert 7 == storage.read_task("w", "t")
+    (kept,) = (tmp_path / "w" / ".damaged" / "t").iterdir()
+    assert bytes(newer) == kept.read_bytes()

@@ -216,7 +216,7 @@ class Storage:
                 yield stored or Stored.of(self.task_info(workflow_name, name))
             except ResultNotFoundError:
                 yield None
-            except (DamagedResultError, UntrustedResultError) as error:
+            except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
                 yield error
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
@@ -337,7 +337,9 @@ class Storage:
         return [usage(self.store, folder_of(name), name) for name in names]
 
     def set_aside(self, workflow_name: str, task_name: str) -> bool:
-        """Keep a copy of a result's bytes apart, for `gc` to remove, if they are damaged.
+        """Keep a copy of a result's bytes apart, for `gc` to remove, if they can't be read here.
+
+        They are damaged, or of a newer format.
 
         What is stored under the names stays as it is, until it is replaced or removed: a sound
         result that another writer has put there meanwhile is not touched. Returns whether they were
@@ -349,7 +351,7 @@ class Storage:
             check(data)
         except ResultNotFoundError:
             return False
-        except DamagedResultError:
+        except (DamagedResultError, NewerFormatError):
             aside = f"{folder}{DAMAGED}{segment_of(task_name)}/{xxh3_128_hexdigest(data)}"
             self.store.put(aside, [data])
             return True

@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ...errors import DamagedResultError, UnreadableResultError, UntrustedResultError
+from ...errors import (
+    DamagedResultError,
+    NewerFormatError,
+    UnreadableResultError,
+    UntrustedResultError,
+)
 from .job import Flight
 
 __all__ = ["OF_NO_USE", "Kept"]
@@ -15,7 +20,13 @@ __all__ = ["OF_NO_USE", "Kept"]
 logger = logging.getLogger(__name__)
 
 # What reading raises when a stored result can't be had, so that it is computed again.
-OF_NO_USE = (DamagedResultError, UnreadableResultError, UntrustedResultError, FileNotFoundError)
+OF_NO_USE = (
+    DamagedResultError,
+    NewerFormatError,
+    UnreadableResultError,
+    UntrustedResultError,
+    FileNotFoundError,
+)
 
 
 class Kept:
@@ -66,7 +77,8 @@ class Kept:
         if not self.tells:
             return  # reading was how to find out that there is nothing
         names = self.workflow_name, self.names[place]
-        aside = isinstance(error, DamagedResultError) and self.storage.set_aside(*names)
+        broken = isinstance(error, (DamagedResultError, NewerFormatError))
+        aside = broken and self.storage.set_aside(*names)
         logger.warning(
             "the stored result of task %r of workflow %r can't be used, and is computed when it is"
             " needed: %s%s",

@@ -47,4 +47,4 @@ def _build(options: FileOptions) -> FileStorage:
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
     """Bring the kind "file"."""
-    return [StorageKind("file", FileOptions, _build)]
+    return [StorageKind("file", FileOptions, _build, api_version=1)]

@@ -27,7 +27,8 @@ PLUGIN = """
 
     @hookimpl
     def functionfuse_storages():
-        return [StorageKind("memory", Options, lambda options: ("built", options.where), api_version=1)]
+        build = lambda options: ("built", options.where)
+        return [StorageKind("memory", Options, build, api_version=1)]
 """
 
 

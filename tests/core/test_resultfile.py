@@ -31,7 +31,6 @@ SIZES = sorted(
     {0, 1, 2, 63, 64, 65, 255, 256}
     | {limit + more for limit in (1024, 4096, 65536, MIB) for more in (-1, 0, 1)}
 )
-ABOUT = resultfile.About("w", "t", "", None, "")
 
 
 @pytest.fixture
@@ -313,7 +312,7 @@ def test_no_joined_copy_is_made(storage: FileStorage) -> None:
         tracemalloc.stop()
     print(f"peak while saving {array.nbytes >> 20} MiB: {peak / array.nbytes:.2%} of them")
     assert peak <= 0.05 * array.nbytes
-    parts, _ = resultfile.pack(pickling.dumps([array]), ABOUT, {})
+    parts, _ = resultfile.pack(pickling.dumps([array]), "w", "t")
     (part,) = [part for part in parts if len(part) == array.nbytes]
     assert np.shares_memory(np.frombuffer(part, "f8"), array)
 

@@ -11,7 +11,6 @@ from .blobstore import Buffer
 __all__ = [
     "FOLDER",
     "SAFELY",
-    "allocate",
     "flush_and_close",
     "flush_folder",
     "make_folder",
@@ -32,29 +31,29 @@ def open_safely(path: str, flags: int) -> int:
     return os.open(path, flags | SAFELY)
 
 
-def allocate(file: int, parts: Sequence[Buffer]) -> None:
-    """Have a disk lay a big file out in one piece, and say at once if it is full."""
+def write_all(file: int, parts: Sequence[Buffer]) -> None:
+    """Write all bytes of all parts; a call may take fewer than it was given."""
     total = sum(map(len, parts))
+    if total >= _ALLOCATED_FROM:
+        _allocate(file, total)
+    if len(parts) > _PARTS_AT_ONCE:
+        for start in range(0, len(parts), _PARTS_AT_ONCE):
+            write_all(file, parts[start : start + _PARTS_AT_ONCE])
+        return
+    written = os.writev(file, parts)
+    if written != total:
+        _write_rest(file, parts, written)
+
+
+def _allocate(file: int, size: int) -> None:
+    """Have a disk lay a big file out in one piece, and say at once if it is full."""
     # Memory file systems have no device of their own, nor have network file systems.
-    if (
-        total >= _ALLOCATED_FROM
-        and hasattr(os, "posix_fallocate")
-        and os.major(os.fstat(file).st_dev)
-    ):
+    if hasattr(os, "posix_fallocate") and os.major(os.fstat(file).st_dev):
         try:
-            os.posix_fallocate(file, 0, total)
+            os.posix_fallocate(file, os.lseek(file, 0, os.SEEK_CUR), size)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-
-
-def write_all(file: int, parts: Sequence[Buffer]) -> None:
-    """Write all bytes of all parts; a call may take fewer than it was given."""
-    for start in range(0, len(parts), _PARTS_AT_ONCE):
-        views = parts[start : start + _PARTS_AT_ONCE]
-        written = os.writev(file, views)
-        if written != sum(map(len, views)):
-            _write_rest(file, views, written)
 
 
 def _write_rest(file: int, views: Sequence[Buffer], written: int) -> None:

@@ -17,7 +17,6 @@ from .blobstore import BlobInfo, BlobStore, Buffer
 from .files import (
     FOLDER,
     SAFELY,
-    allocate,
     flush_and_close,
     flush_folder,
     make_folder,
@@ -36,6 +35,7 @@ _TEMPORARY = ".tmp-"
 _MAPPED_FROM = 1 << 20  # bytes; below, a plain read is quicker than a map and its page faults
 _READ_AT_ONCE = 4096
 _ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
 
 
@@ -67,12 +67,10 @@ class FileStore(BlobStore):
             os.close(self._enter(folder))
             self._refuse_folded(folder, name)
         temporary = _TEMPORARY + unique()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        directory, file = self._create(folder, temporary, flags)
+        directory, file = self._create(folder, temporary, _NEW)
         try:
             try:
                 try:
-                    allocate(file, parts)
                     write_all(file, parts)
                     if durable:
                         os.fsync(file)
@@ -194,7 +192,7 @@ class FileStore(BlobStore):
         """Return the time on the file system's clock, by touching a temporary file."""
         path = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}"
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, self._file_mode))
+            os.close(os.open(path, _NEW | SAFELY, self._file_mode))
         except FileNotFoundError:
             return time.time()  # there is no root, and so nothing whose age could be asked for
         try:
@@ -342,7 +340,7 @@ class FileStore(BlobStore):
         """Where the file system folds case, refuse a second name that differs only in case."""
         if self._folds is None:
             probe = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}-probe"
-            file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o600)
+            file = os.open(probe, _NEW | SAFELY, 0o600)
             try:
                 os.close(file)
                 self._folds = os.path.lexists(probe[: -len("probe")] + "PROBE")

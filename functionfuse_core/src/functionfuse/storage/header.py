@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from ..errors import DamagedResultError, NewerFormatError
 from .blobstore import Buffer
@@ -25,6 +25,7 @@ __all__ = [
     "header_end",
     "names_in_header",
     "parsed",
+    "plain_pickle",
     "read_info",
     "read_stored",
     "sections_of",
@@ -44,6 +45,12 @@ FIRST_READ = 4096  # bytes that hold the header of nearly every result
 quoted = json.encoder.encode_basestring_ascii
 _decoder = json.JSONDecoder()
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
+# The order of the fields is that of `pack`; what has to be escaped in a string isn't looked at.
+_plain = re.compile(
+    rb'"function":"[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
+    rb'"digest":"[0-9a-f]{32}","pickle":\[(\d{1,18}),"([0-9a-f]{32})"\],'
+    rb'"buffers":\[\],"side_data":\[\],"by_value":false,"python":"'
+).match
 
 
 class SideData(NamedTuple):
@@ -232,17 +239,7 @@ def read_stored(data: Buffer, names: bytes) -> Stored | None:
     Args:
         names: what the header begins with, from `names_in_header`.
     """
-    end = HEADER_AT
-    if len(data) >= end and data[:8] == MAGIC:
-        _, version, length = START.unpack_from(data)
-        end += length
-    if not HEADER_AT < end <= len(data) or version != VERSION:
-        return None
-    head = bytes(data[:end])
-    if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[
-        DIGEST_AT:SIGNATURE_AT
-    ] or not head.startswith(names, HEADER_AT):
-        return None
+    head = _sound(data, names)
     # A quotation mark inside a JSON string is escaped, so these can't be found in one.
     digest = head.find(b',"digest":"', HEADER_AT) + 11
     call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
@@ -252,9 +249,43 @@ def read_stored(data: Buffer, names: bytes) -> Stored | None:
     return Stored(head[digest : digest + 32].decode("latin-1"), found, head)
 
 
+def plain_pickle(data: Buffer, names: bytes) -> memoryview | None:
+    """Return the pickle of a sound result that has neither buffers nor side data nor code.
+
+    None for any other, for one that isn't sound, and where `pack` writes headers otherwise.
+
+    Args:
+        data: the whole blob.
+        names: what the header begins with, from `names_in_header`.
+    """
+    head = _sound(data, names)
+    found = _plain(head, HEADER_AT + len(names)) if head else None
+    if found is None:
+        return None
+    size, digest = found.groups()
+    view = memoryview(data)[len(head) :]
+    if len(view) != int(size) or xxh3_128_hexdigest(view) != digest.decode("ascii"):
+        return None
+    return view
+
+
+def _sound(data: Buffer, names: bytes) -> bytes:
+    """Return a sound prefix and header that begin with `names`; b"" for any other."""
+    if len(data) < HEADER_AT:
+        return b""
+    magic, version, length = START.unpack_from(data)
+    end = HEADER_AT + length
+    if magic != MAGIC or version != VERSION or end > len(data):
+        return b""
+    head = bytes(memoryview(data)[:end])
+    if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[DIGEST_AT:SIGNATURE_AT]:
+        return b""
+    return head if head.startswith(names, HEADER_AT) else b""
+
+
 def names_in_header(workflow: str, task: str) -> bytes:
     """Return what the header of a task's result begins with, as `pack` writes it."""
-    return b'{"workflow":%s,"task":%s,' % (quoted(workflow).encode(), quoted(task).encode())
+    return f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},'.encode()
 
 
 def sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:

@@ -20,12 +20,12 @@ from ..errors import (
 )
 from ..serializers import FILE_PROTOCOL, Serializer
 from .blobstore import BlobStore
-from .header import FIRST_READ, Stored, TaskInfo, names_in_header, read_stored
+from .header import FIRST_READ, Stored, TaskInfo, names_in_header, plain_pickle, read_stored
 from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
-from .pickling import dumps
-from .resultfile import About, check, pack, unpack
+from .pickling import dumps, loads
+from .resultfile import check, pack, unpack
 from .sidedata import SafeFiles, SideReader, SideWriter, check_side_data, checked
 from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
@@ -60,6 +60,8 @@ class Storage:
         self._allow = None if options.trust == "pickle" else tuple(options.trust.allow)
         self._key = options.key.get_secret_value().encode() if options.key else None
         self._serializers: dict[str, Serializer] = {}
+        # Folders of workflows without side data: looked at once a run, not before each save.
+        self._without_side_data: set[str] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
@@ -84,11 +86,16 @@ class Storage:
     def new_workflow(self, workflow_name: str) -> None:
         """Make sure that results of the workflow can be saved; what is stored stays.
 
+        Whether anything lies beside the workflow's results is looked up once after this: what
+        another process puts there later, and this storage replaces, is left for `gc`.
+
         Raises:
             InvalidNameError: the name is no string, or empty.
             StoragePathError: the place that the options name can't be written.
         """
-        self.store.prepare(folder_of(workflow_name))
+        folder = folder_of(workflow_name)
+        self.store.prepare(folder)
+        self._without_side_data.discard(folder)
 
     def save(
         self,
@@ -123,25 +130,32 @@ class Storage:
         """
         key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
         kind = type(obj)
-        about = About(
-            workflow_name, task_name, function, seconds, f"{kind.__module__}.{kind.__qualname__}"
-        )
         if self._durability != "auto":
             durable = self._durability == "fsync"
         elif seconds is not None:
             durable = durable or seconds >= _DURABLE_FROM
-        where = f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
         writer, token = None, ""
         if self._serializers:
             writer = SideWriter(self.store, folder, self._serializers.values())
         try:
             pickled = dumps(obj, writer.replace if writer else None)
             side_data = writer.side_data() if writer else ()
-            parts, info = pack(pickled, about, fingerprint or {}, side_data, self._key)
+            parts, info = pack(
+                pickled,
+                workflow_name,
+                task_name,
+                function=function,
+                seconds=seconds,
+                kind=f"{kind.__module__}.{kind.__qualname__}",
+                fingerprint=fingerprint,
+                side_data=side_data,
+                key=self._key,
+            )
             if side_data and writer:
+                self._without_side_data.discard(folder)
                 # Whatever the durability: reading doesn't check it, so it must not be torn.
                 self.store.flush(writer.keys())
-            replaced = self._side_keys(key, folder)
+            replaced = [] if folder in self._without_side_data else self._side_keys(key, folder)
             token = info.token  # from here on, what fails may fail after the commit
             self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
@@ -151,14 +165,17 @@ class Storage:
                 except OSError as second:
                     error.add_note(f"its side data is left for gc: {second}")
             if if_absent and isinstance(error, FileExistsError):
-                raise ResultExistsError(f"{where} is stored already") from None
-            error.add_note(f"while saving {where}")
+                raise ResultExistsError(
+                    f"{self._where(workflow_name, task_name)} is stored already"
+                ) from None
+            error.add_note(f"while saving {self._where(workflow_name, task_name)}")
             raise
         try:
             if replaced:
                 self.store.delete(replaced)
         except OSError as error:
             # The result is committed; what it replaced is no longer referred to.
+            where = self._where(workflow_name, task_name)
             logger.warning("side data that was replaced is left for gc: %s: %s", where, error)
         return info
 
@@ -175,7 +192,15 @@ class Storage:
         """
         info = None
         try:
-            info, contents = check(self.store.get(key_of(workflow_name, task_name)), self._key)
+            data = self.store.get(key_of(workflow_name, task_name))
+            if self._key is None:
+                pickled = plain_pickle(data, names_in_header(workflow_name, task_name))
+                if pickled is not None:
+                    try:
+                        return loads(pickled, (), allow=self._allow)
+                    except Exception as error:  # noqa: BLE001  # explained below
+                        logger.debug("%r can't be unpickled: %r", task_name, error)
+            info, contents = check(data, self._key)
             self._refuse_other(info, workflow_name, task_name)
             restore = None
             if info.side_data:
@@ -281,6 +306,7 @@ class Storage:
                 raise self._not_found(workflow_name, task_name)
             names = [task_name]
         keys, folder = [key_of(workflow_name, name) for name in names], folder_of(workflow_name)
+        self._without_side_data.discard(folder)
         side_data = [file for key in keys for file in self._side_keys(key, folder)]
         self.store.delete(keys)
         self.store.delete(side_data)
@@ -298,6 +324,7 @@ class Storage:
             raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
         blobs = list(self.store.list(folder))
         results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
+        self._without_side_data.discard(folder)
         beside = [key for result in results for key in self._side_keys(result, folder)]
         # What no result refers to yet may belong to one that is just being saved.
         before = self.store.now() - ABANDONED_AFTER if len(results) < len(blobs) else 0.0
@@ -381,7 +408,7 @@ class Storage:
         if isinstance(error, ResultNotFoundError):
             return self._not_found(workflow_name, task_name)
         error.add_note(
-            f"while reading task {task_name!r} of workflow {workflow_name!r} in {self!r};"
+            f"while reading {self._where(workflow_name, task_name)};"
             " remove it, or run the workflow again, to be rid of it"
         )
         return error
@@ -392,13 +419,22 @@ class Storage:
 
     def _side_keys(self, key: str, folder: str) -> list[str]:
         """Return the keys of a stored result's side data, if its workflow has any side data."""
-        if next(iter(self.store.names(folder + SIDE_DATA)), None) is None:
+        if not self._has_side_data(folder):
             return []
         try:
             side_data = info_of(self.store, key).side_data
         except (ResultNotFoundError, DamagedResultError, NewerFormatError):
             return []  # what it refers to can't be told; `gc` will find it
         return [f"{folder}{SIDE_DATA}{name}" for side in side_data for name, *_ in side.files]
+
+    def _has_side_data(self, folder: str) -> bool:
+        """Tell whether anything lies beside a workflow's results, as far as this storage knows."""
+        if folder in self._without_side_data:
+            return False
+        if next(iter(self.store.names(folder + SIDE_DATA)), None) is not None:
+            return True
+        self._without_side_data.add(folder)
+        return False
 
     def _long_names(self, key: str) -> tuple[str, str]:
         """Return the names in a result's header; its key's segments where that is damaged."""
@@ -425,3 +461,6 @@ class Storage:
         return ResultNotFoundError(
             f"no result of task {task_name!r} of workflow {workflow_name!r} is stored in {self!r}"
         )
+
+    def _where(self, workflow_name: str, task_name: str) -> str:
+        return f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"

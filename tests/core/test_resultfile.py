@@ -317,6 +317,28 @@ def test_no_joined_copy_is_made(storage: FileStorage) -> None:
     assert np.shares_memory(np.frombuffer(part, "f8"), array)
 
 
+@pytest.mark.parametrize("options", [{}, {"key": "secret"}])
+def test_a_big_result_is_digested_while_it_is_written(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    """What `save` tells is in the header; a store that takes parts in order gets the same bytes."""
+    value = {"a": np.arange(3 * MIB), "b": np.arange(5.0), "c": [np.ones(200), b"x" * 70000]}
+    storage = FileStorage(tmp_path / "store", **options)
+    info = storage.save("w", "t", value)
+    assert info == storage.task_info("w", "t")
+    assert [24 * MIB, 1600] == [size for size, _ in info.buffers]
+    assert [""] == [record.problem for record in storage.verify()]
+    np.testing.assert_array_equal(value["a"], storage.read_task("w", "t")["a"])
+
+    pickled = pickling.dumps(value)
+    parts, _ = resultfile.pack(pickled, "w", "t", key=b"secret")
+    assert isinstance(parts, resultfile.DigestedAside)
+    found, contents = resultfile.check(b"".join(parts), b"secret")
+    assert parts.info() == found
+    assert [pickled.data, *pickled.views] == contents
+    assert info.digest == found.digest
+
+
 def test_reading_copies_no_large_array(storage: FileStorage) -> None:
     """A large array that was read is a view of the file's own memory map."""
     storage.save("w", "t", np.ones(2 * MIB))

@@ -6,12 +6,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from ..serializers import FILE_PROTOCOL
 from .protocols import StagedFiles
 
-__all__ = ["BlobInfo", "BlobStore", "Buffer"]
+__all__ = ["BlobInfo", "BlobStore", "Buffer", "FirstPartLast"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -33,6 +33,36 @@ class BlobInfo:
     etag: str = ""
 
 
+class FirstPartLast(Sequence[Buffer]):
+    """Parts of a blob whose first part tells of the others, and is ready last.
+
+    To take them in order is right, and waits at the first. A store that writes at offsets need not
+    wait: `first_size` is known at once.
+
+    Attributes:
+        first_size: of the first part, in bytes.
+        rest: the other parts.
+    """
+
+    def __init__(self, first_size: int, rest: Sequence[Buffer]) -> None:
+        self.first_size = first_size
+        self.rest = rest
+
+    @abstractmethod
+    def first(self) -> bytes:
+        """Return the first part, once it is ready."""
+
+    def __len__(self) -> int:
+        return 1 + len(self.rest)
+
+    @overload
+    def __getitem__(self, index: int) -> Buffer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Buffer]: ...
+    def __getitem__(self, index: int | slice) -> Buffer | Sequence[Buffer]:
+        return [self.first(), *self.rest][index]
+
+
 class BlobStore(ABC):
     """Blobs under keys. Implement `put`, `get`, `list` and `delete`; the rest has defaults.
 
@@ -51,7 +81,8 @@ class BlobStore(ABC):
     ) -> None:
         """Store the concatenation of `parts` under `key`, all or nothing.
 
-        The parts are written one after the other; they are not joined first. When this returns,
+        The parts are written one after the other; they are not joined first (see `FirstPartLast`
+        for those whose first part can be written last). When this returns,
         every reader sees the new blob; until then, and if it raises or the process is killed, every
         reader sees the blob that was there before, whole, or none. Of two writers, one wins.
 

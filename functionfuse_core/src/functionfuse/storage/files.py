@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from .blobstore import Buffer
+from .blobstore import Buffer, FirstPartLast
 
 __all__ = [
     "FOLDER",
@@ -33,6 +33,13 @@ def open_safely(path: str, flags: int) -> int:
 
 def write_all(file: int, parts: Sequence[Buffer]) -> None:
     """Write all bytes of all parts; a call may take fewer than it was given."""
+    if not isinstance(parts, list) and isinstance(parts, FirstPartLast):
+        _allocate(file, parts.first_size + sum(map(len, parts.rest)))
+        os.lseek(file, parts.first_size, os.SEEK_SET)
+        write_all(file, parts.rest)
+        os.lseek(file, 0, os.SEEK_SET)
+        write_all(file, [parts.first()])
+        return
     total = sum(map(len, parts))
     if total >= _ALLOCATED_FROM:
         _allocate(file, total)

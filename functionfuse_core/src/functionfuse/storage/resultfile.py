@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import hmac
 import json
+import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +24,7 @@ from ..errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
-from .blobstore import Buffer
+from .blobstore import Buffer, FirstPartLast
 from .header import (
     ALIGNMENT,
     DIGEST_AT,
@@ -43,12 +45,13 @@ from .header import (
 from .pickling import Pickled, loads, packages_of
 from .unique import unique
 
-__all__ = ["VERSION", "check", "pack", "unpack"]
+__all__ = ["VERSION", "DigestedAside", "check", "pack", "unpack"]
 
 _PYTHON = platform.python_version()
 _HOST = platform.node()
 _QUOTED_HOST = quoted(_HOST)
 _JOINED_UP_TO = 64 << 10  # bytes of pickle
+_DIGESTED_ASIDE_FROM = 16 << 20  # bytes of buffers; below, a thread costs more than it saves
 _padding = [bytes(count) for count in range(ALIGNMENT)]
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -64,10 +67,11 @@ def pack(
     fingerprint: Mapping[str, Any] | None = None,
     side_data: Sequence[SideData] = (),
     key: bytes | None = None,
-) -> tuple[list[Buffer], TaskInfo]:
+) -> tuple[Sequence[Buffer], TaskInfo]:
     """Return a result's bytes as parts to be written in order, and what its header tells.
 
-    The value's buffers are among the parts themselves: they must not change until written.
+    The value's buffers are among the parts themselves: they must not change until written. Where
+    the parts are `DigestedAside`, what the header tells of digests is to come: see `info` there.
 
     Args:
         workflow, task, function, seconds, fingerprint, side_data: see `TaskInfo`.
@@ -75,9 +79,14 @@ def pack(
         key: signs the header, and with its digests all bytes (HMAC-SHA256, RFC 2104).
     """
     data, views, by_value = pickled
-    own = xxh3_128_hexdigest(data)
-    buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-    digest = _combined(own, buffers, side_data) if buffers or side_data else own
+    aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
+    if aside:
+        own, digest, *others = [os.urandom(16).hex() for _ in range(2 + len(views))]
+        buffers = list(zip(map(len, views), others, strict=True))
+    else:
+        own = xxh3_128_hexdigest(data)
+        buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
+        digest = _combined(own, buffers, side_data) if buffers or side_data else own
     created, packages, token = _now(), packages_of(data), unique()
     # Put together by hand: this takes a third of the time of encoding a dictionary.
     header = (
@@ -90,17 +99,12 @@ def pack(
         f'"packages":{_encode(packages) if packages else "{}"},"host":{_QUOTED_HOST},'
         f'"token":"{token}","fingerprint":{_encode(fingerprint) if fingerprint else "{}"}}}\n'
     ).encode()
-    start = START.pack(MAGIC, VERSION, len(header))
-    signature = UNSIGNED if key is None else sign(key, start, header)
-    prefix = start + xxh3_128_digest(start + signature + header) + signature
     size = HEADER_AT + len(header) + len(data)
-    parts: list[Buffer] = [prefix + header, data]
-    if len(data) <= _JOINED_UP_TO:
-        parts = [prefix + header + data]  # one small copy is quicker than one more part
+    rest: list[Buffer] = []
     for view in views:
         if gap := -size % ALIGNMENT:
-            parts.append(_padding[gap])
-        parts.append(view)
+            rest.append(_padding[gap])
+        rest.append(view)
         size += gap + len(view)
     info = TaskInfo(
         workflow,
@@ -122,7 +126,72 @@ def pack(
         size,
         key is not None,
     )
-    return parts, info
+    if aside:
+        return DigestedAside(header, info, [data, *rest], [data, *views], key), info
+    first = _sealed(header, key)
+    if len(data) <= _JOINED_UP_TO:
+        return [first + data, *rest], info  # one small copy is quicker than one more part
+    return [first, data, *rest], info
+
+
+class DigestedAside(FirstPartLast):
+    """The parts of a big result, whose digests are made while its buffers are written.
+
+    Args:
+        header: with other texts in the places of the digests.
+        info: what it tells.
+        rest: the parts after it.
+        contents: what is digested.
+        key: signs the header.
+    """
+
+    def __init__(
+        self,
+        header: bytes,
+        info: TaskInfo,
+        rest: Sequence[Buffer],
+        contents: Sequence[Buffer],
+        key: bytes | None,
+    ) -> None:
+        super().__init__(HEADER_AT + len(header), rest)
+        self._header, self._info, self._key = header, info, key
+        self._digests: list[str] = []
+        self._first = b""
+        self._thread = threading.Thread(target=self._digest, args=(contents,))
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads are to be had, as when the interpreter ends
+            self._thread.run()
+
+    def _digest(self, contents: Sequence[Buffer]) -> None:
+        self._digests += map(xxh3_128_hexdigest, contents)
+
+    def first(self) -> bytes:
+        """Wait for the digests, and return prefix and header."""
+        if not self._first:
+            if self._thread.is_alive():
+                self._thread.join()
+            own, *others = self._digests
+            before = self._info
+            buffers = [(size, new) for (size, _), new in zip(before.buffers, others, strict=True)]
+            digest = _combined(own, buffers, before.side_data)
+            header = self._header.replace(before.digest.encode(), digest.encode(), 1)
+            header = header.replace(before.pickle[1].encode(), own.encode(), 1)
+            for (_, old), (_, new) in zip(before.buffers, buffers, strict=True):
+                header = header.replace(old.encode(), new.encode(), 1)
+            self._first = _sealed(header, self._key)
+        return self._first
+
+    def info(self) -> TaskInfo:
+        """Wait for the digests, and return what the header tells."""
+        return parsed(self.first(), self._info.size)
+
+
+def _sealed(header: bytes, key: bytes | None) -> bytes:
+    """Return prefix and header."""
+    start = START.pack(MAGIC, VERSION, len(header))
+    signature = UNSIGNED if key is None else sign(key, start, header)
+    return start + xxh3_128_digest(start + signature + header) + signature + header
 
 
 def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memoryview]]:

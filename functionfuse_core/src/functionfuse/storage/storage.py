@@ -25,7 +25,7 @@ from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segmen
 from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps, loads
-from .resultfile import check, pack, unpack
+from .resultfile import DigestedAside, check, pack, unpack
 from .sidedata import SafeFiles, SideReader, SideWriter, check_side_data, checked
 from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
@@ -177,7 +177,9 @@ class Storage:
             # The result is committed; what it replaced is no longer referred to.
             where = self._where(workflow_name, task_name)
             logger.warning("side data that was replaced is left for gc: %s: %s", where, error)
-        return info
+        if isinstance(parts, list) or not isinstance(parts, DigestedAside):
+            return info
+        return parts.info()
 
     def read_task(self, workflow_name: str, task_name: str) -> Any:
         """Return a stored result.

@@ -67,6 +67,7 @@ class Entry(NamedTuple):
 
 # By group; empty until the installed distributions have been looked through.
 _found: dict[str, list[Entry]] = {}
+generation = 0  # of what was found
 
 
 def entries(group: str) -> list[Entry]:
@@ -84,6 +85,8 @@ def forget() -> None:
 
     For who installs a plugin while the process runs. What is loaded stays.
     """
+    global generation  # noqa: PLW0603  # who keeps what it made of them compares it
+    generation += 1
     _found.clear()
 
 

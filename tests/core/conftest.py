@@ -1,11 +1,64 @@
-"""The modules in `importable/` are imported by their names, also by processes that tests start."""
+"""The modules in `importable/` are imported by their names, also by processes that tests start.
+
+A fake plugin is a `*.dist-info` folder on disk and a module beside it.
+"""
 
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
+
+from functionfuse import entrypoints, registry
 
 IMPORTABLE = str(Path(__file__).parent / "importable")
 
 if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Return a function that lays a distribution with one plugin onto the path."""
+    monkeypatch.delenv("FUNCTIONFUSE_BLOCK", raising=False)
+    monkeypatch.setattr(registry, "_state", registry.State())
+    monkeypatch.setattr(entrypoints, "_found", {})
+    before = set(sys.modules)
+    folders = set()
+
+    def add(
+        distribution: str,
+        kind: str,
+        module: str,
+        code: str,
+        *,
+        group: str = "functionfuse.storages",
+        version: str = "1.2",
+        site: str = "site",
+        metadata: str | None = None,
+    ) -> None:
+        folder = tmp_path / site
+        folder.mkdir(exist_ok=True)
+        if folder not in folders:
+            folders.add(folder)
+            monkeypatch.syspath_prepend(str(folder))
+        (folder / f"{module.partition(':')[0]}.py").write_text(textwrap.dedent(code))
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(exist_ok=True)
+        if metadata is None:
+            metadata = f"Name: {distribution}\nVersion: {version}\n"
+        (info / "METADATA").write_text(metadata)
+        with (info / "entry_points.txt").open("a") as file:
+            file.write(f"[{group}]\n{kind} = {module}\n")
+        entrypoints.forget()
+
+    yield add
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]

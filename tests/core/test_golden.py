@@ -28,7 +28,7 @@ from functionfuse.storage.filestorage import FileStorage
 GOLDEN = Path(__file__).parent / "golden"
 V1 = GOLDEN / "v1"
 FILES = sorted(path for path in V1.rglob("*") if path.is_file() and ".data" not in path.parts)
-BARE = [path for path in FILES if path.name != "side data" and not path.name.startswith("by value")]
+BARE = [path for path in FILES if not path.name.startswith(("side data", "by value"))]
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -69,7 +69,7 @@ def assert_same(expected: Any, actual: Any) -> None:
 
 def test_every_kind_of_file_is_there() -> None:
     """A test that finds no files would pass by testing nothing."""
-    assert 19 == len([path for path in V1.rglob("*") if path.is_file()])
+    assert 21 == len([path for path in V1.rglob("*") if path.is_file()])
 
 
 def test_plain_values(golden: ModuleType, storage: FileStorage) -> None:
@@ -109,6 +109,14 @@ def test_side_data(golden: ModuleType, storage: FileStorage) -> None:
     assert isinstance(read["grid"], golden.Grid)
     with pytest.raises(SerializerMissingError, match=r"'golden grid' from golden-grids 1\.0"):
         FileStorage(V1 / "store").read_task("values", "side data")
+
+
+def test_side_data_with_its_type(golden: ModuleType, storage: FileStorage) -> None:
+    """The header names what the serializer claims."""
+    (grid,) = storage.read_task("values", "side data with its type")
+    assert ([[1], [2], [3]], golden.Grid) == (grid.rows, type(grid))
+    (side,) = storage.task_info("values", "side data with its type").side_data
+    assert ("golden.Grid", "golden grid") == (side.type, side.serializer)
 
 
 def test_code_by_value(storage: FileStorage) -> None:
@@ -177,7 +185,7 @@ def test_the_digest_of_a_value_is_as_documented() -> None:
     """The pickle's; or of all the digests in their order, where there is more than a pickle."""
     for path in FILES:
         header = header_of(path.read_bytes())
-        files = [digest for *_, files in header["side_data"] for *_, digest in files]
+        files = [digest for _, _, files, *_ in header["side_data"] for *_, digest in files]
         digests = [header["pickle"][1], *(digest for _, digest in header["buffers"]), *files]
         combined = xxh3_128_hexdigest("".join(digests).encode())
         assert header["digest"] == (combined if digests[1:] else digests[0])

@@ -3,24 +3,77 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import re
+import threading
+from collections.abc import Iterable
 from importlib import metadata
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pluggy
 
-from . import hookspecs
+from . import __version__, hookspecs
+from .entrypoints import (
+    BACKENDS,
+    BLOCK,
+    NOUNS,
+    SERIALIZERS,
+    STORAGES,
+    Entry,
+    blocked_by,
+    entries,
+    forget,
+    visible,
+)
 from .errors import PluginError, UnknownKindError
 
-__all__ = ["close_to", "find"]
+__all__ = ["GROUPS", "Group", "close_to", "find", "find_entry", "record_of", "register"]
 
-# Kinds of distributions that we publish ourselves, to tell what to install.
-_PUBLISHED = {
-    "functionfuse.storages": {"S3": "functionfuse-s3", "ray": "functionfuse-ray"},
+
+class Group(NamedTuple):
+    """What the modules of a group of entry points return.
+
+    Attributes:
+        hook: the hook that returns records.
+        record: the type of the records.
+        published: kinds of distributions that we publish ourselves, to tell what to install.
+    """
+
+    hook: str
+    record: type
+    published: dict[str, str]
+
+
+GROUPS = {
+    STORAGES: Group(
+        "functionfuse_storages",
+        hookspecs.StorageKind,
+        {"S3": "functionfuse-s3", "ray": "functionfuse-ray"},
+    ),
+    SERIALIZERS: Group(
+        "functionfuse_serializers",
+        hookspecs.SerializerKind,
+        {"dask.array.core.Array": "functionfuse-dask"},
+    ),
+    BACKENDS: Group(
+        "functionfuse_backends",
+        hookspecs.BackendKind,
+        {"ray": "functionfuse-ray"},
+    ),
 }
-_HOOKS = {"functionfuse.storages": "functionfuse_storages"}
 
-# pluggy keeps names apart per manager, not per group.
-_managers: dict[str, pluggy.PluginManager] = {}
+
+class State:
+    """What this process has found and loaded so far."""
+
+    def __init__(self) -> None:
+        self.managers: dict[str, pluggy.PluginManager] = {}  # names are apart per manager only
+        self.records: dict[tuple[str, str, str], Any] = {}
+
+
+_state = State()
+_loading = threading.RLock()
 
 
 def find(group: str, kind: str) -> Any:
@@ -30,65 +83,159 @@ def find(group: str, kind: str) -> Any:
 
     Raises:
         UnknownKindError: no installed distribution brings the kind.
-        PluginError: two distributions bring it, or the one that does can't be loaded.
+        PluginError: two distributions bring it, it is blocked, it was made for another version of
+            the plugin API, or it can't be loaded.
     """
-    entries = list(metadata.entry_points(group=group))
-    found = [entry for entry in entries if entry.name == kind]
-    if not found:
-        found = [entry for entry in entries if entry.name.lower() == kind.lower()]
-    if not found:
-        raise UnknownKindError(_unknown(group, kind, sorted({entry.name for entry in entries})))
-    if len(found) > 1:
-        owners = " and ".join(_owner(entry) for entry in found)
-        raise PluginError(f"{kind!r} of {group} is brought by {owners}; uninstall one of them")
-    return _load(group, found[0])
+    return record_of(find_entry(group, kind))
 
 
-def close_to(word: str, known: list[str]) -> str:
+def find_entry(group: str, kind: str) -> Entry:
+    """Return the one entry point of a kind; imports nothing. Raises as `find`."""
+    found = _named(group, kind)
+    if not found:
+        forget()  # it may have been installed since
+        found = _named(group, kind)
+    if not found:
+        raise UnknownKindError(_unknown(group, kind))
+    free = [(entry, blocked_by(entry)) for entry in found]
+    allowed = [entry for entry, block in free if not block]
+    if not allowed:
+        entry, block = free[0]
+        raise PluginError(f"the {entry} is blocked: the environment variable {BLOCK} has {block!r}")
+    if len(allowed) > 1:
+        owners = " and ".join(f"module {entry.value!r} from {entry.owner}" for entry in allowed)
+        raise PluginError(
+            f"the {NOUNS[group]} {kind!r} is brought by {owners}; uninstall one of them, or block"
+            f" it: {BLOCK}={allowed[-1].name}"
+        )
+    return allowed[0]
+
+
+def close_to(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest of `known`, or "" if none is close."""
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f" (did you mean {lowered[close[0]]!r}?)" if close else ""
 
 
-def _load(group: str, entry: metadata.EntryPoint) -> Any:
-    manager = _managers.get(group)
+def record_of(entry: Entry) -> Any:
+    """Load what an entry point names, and return its one record. Raises PluginError."""
+    known = entry.group, entry.kind, entry.value
+    if known not in _state.records:
+        with _loading:
+            register(entry)
+            _state.records[known] = _record(entry)
+    return _state.records[known]
+
+
+def register(entry: Entry) -> pluggy.PluginManager:
+    """Import the module that an entry point names, and register it, once per process.
+
+    Returns the manager of its group, in which its name is the kind.
+
+    Raises:
+        PluginError: that fails, or the module has what is no hook.
+    """
+    manager = _state.managers.get(entry.group)
     if manager is None:
-        manager = _managers[group] = pluggy.PluginManager("functionfuse")
+        manager = _state.managers[entry.group] = pluggy.PluginManager("functionfuse")
         manager.add_hookspecs(hookspecs)
-    where = f"{entry.name!r} of {group}: module {entry.value!r} from {_owner(entry)}"
-    if not manager.has_plugin(entry.name):
-        try:
-            manager.register(entry.load(), name=entry.name)
-            manager.check_pending()
-        except Exception as error:
-            if manager.has_plugin(entry.name):
-                manager.unregister(name=entry.name)
-            raise PluginError(
-                f"the plugin for {where} can't be loaded: {type(error).__name__}: {error}"
-            ) from error
-    records = [
-        record
-        for records in getattr(manager.hook, _HOOKS[group])()
-        for record in records
-        if record.kind == entry.name
-    ]
-    if len(records) != 1:
+    if manager.has_plugin(entry.kind):
+        return manager
+    if not re.fullmatch(r"[\w.]+", entry.value):
+        raise PluginError(f"the entry point of {entry} does not name a module, as it has to")
+    try:
+        module = importlib.import_module(entry.value)
+    except (Exception, SystemExit) as error:
         raise PluginError(
-            f"the plugin for {where} gives {len(records)} records of kind {entry.name!r} from its"
-            f" hook {_HOOKS[group]!r}, and not one"
+            f"the {entry} can't be imported: {type(error).__name__}: {error}"
+        ) from error
+    _add(manager, module, entry)
+    return manager
+
+
+def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> None:
+    if manager.is_registered(module):
+        raise PluginError(
+            f"the {entry} shares its module with {manager.get_name(module)!r}; every kind needs a"
+            " module of its own"
         )
+    try:
+        manager.register(module, name=entry.kind)
+        callers = manager.get_hookcallers(module) or []
+        unknown = [caller.name for caller in callers if not caller.has_spec()]
+    except pluggy.PluginValidationError as error:
+        manager.unregister(name=entry.kind)
+        what = "; ".join(str(error).splitlines())
+        raise PluginError(f"the {entry} has a wrong hook implementation: {what}") from error
+    if unknown:
+        manager.unregister(name=entry.kind)
+        known = [name for name in dir(hookspecs) if name.startswith("functionfuse_")]
+        close = close_to(unknown[0], known)
+        raise PluginError(
+            f"the {entry} implements {unknown[0]!r}, which is no hook of functionfuse-core"
+            f" {__version__}{close}"
+        )
+
+
+def _record(entry: Entry) -> Any:
+    group = GROUPS[entry.group]
+    manager = _state.managers[entry.group]
+    others = [plugin for name, plugin in manager.list_name_plugin() if name != entry.kind]
+    try:
+        answers = manager.subset_hook_caller(group.hook, others)()
+        records = [record for answer in answers for record in answer]
+    except Exception as error:
+        raise PluginError(
+            f"the {entry} fails in its hook {group.hook!r}: {type(error).__name__}: {error}."
+            f" functionfuse-core {__version__} has version {hookspecs.API_VERSION} of the plugin"
+            " API"
+        ) from error
+    if not answers:
+        raise PluginError(
+            f"the {entry} does not implement the hook {group.hook!r}; is it decorated with"
+            " @hookimpl?"
+        )
+    for record in records:
+        if not isinstance(record, group.record):
+            raise PluginError(
+                f"the {entry} returns {type(record).__name__} from its hook {group.hook!r}, and"
+                f" not {group.record.__name__}"
+            )
+    kinds = [record.kind for record in records]
+    if kinds != [entry.kind]:
+        raise PluginError(
+            f"the {entry} returns records of kinds {kinds} from its hook {group.hook!r}, and not"
+            f" one, of kind {entry.kind!r}"
+        )
+    _check_version(entry, records[0].api_version)
     return records[0]
 
 
-def _owner(entry: metadata.EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+def _check_version(entry: Entry, version: int) -> None:
+    ours = hookspecs.API_VERSION
+    if version != ours:
+        older = isinstance(version, int) and version < ours
+        upgrade = (entry.name if older else "") or "functionfuse-core"
+        raise PluginError(
+            f"the {entry} was made for version {version} of the plugin API, and functionfuse-core"
+            f" {__version__} has version {ours}: pip install --upgrade {upgrade}"
+        )
 
 
-def _unknown(group: str, kind: str, installed: list[str]) -> str:
-    published = _PUBLISHED.get(group, {})
+def _named(group: str, kind: str) -> list[Entry]:
+    """Return the entry points of a kind; of one that differs in case if there is none."""
+    found = [entry for entry in entries(group) if entry.kind == kind]
+    if not found:
+        found = [entry for entry in entries(group) if entry.kind.lower() == kind.lower()]
+    return visible(found)
+
+
+def _unknown(group: str, kind: str) -> str:
+    noun, published = NOUNS[group], GROUPS[group].published
+    installed = sorted({entry.kind for entry in entries(group)})
     known = [name for name in published if name.lower() == kind.lower()]
-    message = f"no storage of kind {kind!r} is installed"
+    message = f"no {noun} of kind {kind!r} is installed"
     if known:
         distribution = published[known[0]]
         try:

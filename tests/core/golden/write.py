@@ -128,6 +128,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "shared": shared,
     f"by value, Python {PYTHON}": by_value,
     "side data": lambda: {"grid": Grid([[1, 2], [3, 4]]), "n": 1},
+    "side data with its type": lambda: [Grid([[1], [2], [3]])],
 }
 
 
@@ -138,6 +139,7 @@ def write(store: Path) -> None:
     resultfile.unique = lambda: "676f6c64656e5f74-1"  # type: ignore[attr-defined]
     resultfile._QUOTED_HOST = '"golden"'
     sidedata._distribution = lambda _: "golden-grids 1.0"
+    Grid.__module__ = "golden"  # whatever this script is called
     storage = FileStorage(store / "store")
     storage.register_persistent_serializers(GridSerializer)
     signed = FileStorage(store / "signed", key=KEY)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-__all__ = ["Serializer", "generate_name"]
+from ..errors import OptionsError
+
+__all__ = ["Serializer", "checked", "generate_name"]
+
+# Types that pickle writes without asking anybody.
+_NATIVE = {bool, bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple, type(None)}
 
 
 class Serializer(Protocol):
@@ -26,12 +32,17 @@ class Serializer(Protocol):
     def pickle(self, obj: Any, protocols: dict[str, Any]) -> tuple[str, Any]:
         """Write `obj` through one of `protocols`, under a fresh name (see `generate_name`).
 
-        Returns (name, pid): `pid` is what `unpickle` needs to find it again, and is pickled. What
-        was written counts for nothing until the result itself is committed.
+        Returns (name, pid): `pid` is what `unpickle` needs to find it again, and is pickled. It is
+        read for ever, so it says in which version of the serializer's own format it was written:
+        `{"version": 1, "file": ...}`. What was written counts for nothing until the result itself
+        is committed.
         """
 
     def unpickle(self, pid: Any, protocols: dict[str, Any]) -> Any:
-        """Return the object behind `pid`."""
+        """Return the object behind `pid`, of whatever version.
+
+        Of a version that is not known yet, raise `NewerFormatError`.
+        """
 
     def remove(self, pid: Any, protocols: dict[str, Any]) -> None:
         """Remove what is behind `pid`. Files of the file protocol are removed without this."""
@@ -40,3 +51,29 @@ class Serializer(Protocol):
 def generate_name() -> str:
     """Return a file name that nothing has yet."""
     return str(uuid.uuid4())
+
+
+def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
+    """Return the serializers if each has what the contract asks for.
+
+    Raises:
+        OptionsError: one lacks a member, or claims a type that pickle never asks about.
+    """
+    found = []
+    for serializer in serializers:
+        members = ("name", "serializer_class", "pickle", "unpickle", "remove")
+        missing = [member for member in members if not hasattr(serializer, member)]
+        if missing:
+            raise OptionsError(f"{serializer!r} is no serializer: it has no {', '.join(missing)}")
+        if not isinstance(serializer.serializer_class, type):
+            raise OptionsError(
+                f"serializer {serializer.name!r} claims {serializer.serializer_class!r},"
+                " which is no class"
+            )
+        if serializer.serializer_class in _NATIVE:
+            raise OptionsError(
+                f"serializer {serializer.name!r} claims {serializer.serializer_class!r}, which"
+                " pickle always writes itself; claim a class of your own"
+            )
+        found.append(serializer)
+    return found

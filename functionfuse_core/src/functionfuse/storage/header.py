@@ -60,11 +60,14 @@ class SideData(NamedTuple):
         serializer: the serializer's name.
         distribution: what provides it, as "name version"; "" where that isn't known.
         files: (name, size in bytes, XXH3-128 digest) of each file that it wrote.
+        type: module and qualified name of the type that the serializer claims, by which plugins
+            are found; "" where that wasn't recorded.
     """
 
     serializer: str
     distribution: str
     files: tuple[tuple[str, int, str], ...]
+    type: str = ""
 
 
 class TaskInfo(NamedTuple):
@@ -181,16 +184,17 @@ def sections_of(
     return sections
 
 
-def _side_data(entry: tuple[Any, Any, Any]) -> SideData:
+def _side_data(entry: Sequence[Any]) -> SideData:
     """Return a header's entry; no file name in it leads out of the side data's folder."""
-    name, distribution, entries = entry
+    name, distribution, entries, *rest = entry
+    kind = rest[0] if rest else ""
     files = tuple((file, size, digest) for file, size, digest in entries)
     for file, size, digest in files:
         if not (_is_segment(file) and type(size) is int and size >= 0 and type(digest) is str):
             raise TypeError(f"side data {file!r}")
-    if not (type(name) is str and type(distribution) is str):
+    if not (type(name) is str and type(distribution) is str and type(kind) is str):
         raise TypeError(f"side data of serializer {name!r}")
-    return SideData(name, distribution, files)
+    return SideData(name, distribution, files, kind)
 
 
 def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:

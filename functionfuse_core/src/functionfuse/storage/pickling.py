@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
-from ..errors import UnpicklableResultError, UntrustedResultError
+from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
 
 __all__ = ["Pickled", "dumps", "loads", "packages_of", "restore"]
@@ -75,14 +75,14 @@ def dumps(value: Any, replace: Replace | None = None) -> Pickled:
             data = _pickled(_Pickler, value, keep, replace)
         if data.rfind(b"__main__") < 0:  # searched forwards, it takes twice as long
             return Pickled(data, views, by_value=False)
-    except (MemoryError, OSError):
+    except (MemoryError, OSError, PluginError):
         raise  # it is not the value's fault
     except Exception:  # noqa: BLE001, S110  # anything; cloudpickle's error, if any, tells more
         pass
     views.clear()
     try:
         data = _pickled(_ByValuePickler, value, keep, replace)
-    except (MemoryError, OSError):
+    except (MemoryError, OSError, PluginError):
         raise
     except Exception as error:
         place, culprit = _culprit(value, lambda part: _fails(part, keep, replace))

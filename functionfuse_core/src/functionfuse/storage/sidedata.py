@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 from typing import IO, Any
 
 from xxhash import xxh3_128_hexdigest
 
+from ..entrypoints import SERIALIZERS, entries
 from ..errors import (
     DamagedResultError,
-    OptionsError,
     ResultNotFoundError,
     SerializerMissingError,
+    UnknownKindError,
+    UntrustedResultError,
 )
 from ..serializers import FILE_PROTOCOL, Serializer
+from ..serializers.installed import serializer_for, serializer_of, type_name
 from .blobstore import BlobStore
 from .header import SideData
 from .keys import SIDE_DATA, segment_of
 
-__all__ = ["SafeFiles", "SideReader", "SideWriter", "check_side_data", "checked"]
-
-# Types that pickle writes without asking anybody.
-_NATIVE = {bool, bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple, type(None)}
+__all__ = ["SafeFiles", "SideReader", "SideWriter", "check_side_data"]
 
 
 class SafeFiles:
@@ -46,34 +47,8 @@ class SafeFiles:
         self.written.pop(name, None)
 
 
-def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
-    """Return the serializers if each has what the contract asks for.
-
-    Raises:
-        OptionsError: one lacks a member, or claims a type that pickle never asks about.
-    """
-    found = []
-    for serializer in serializers:
-        members = ("name", "serializer_class", "pickle", "unpickle", "remove")
-        missing = [member for member in members if not hasattr(serializer, member)]
-        if missing:
-            raise OptionsError(f"{serializer!r} is no serializer: it has no {', '.join(missing)}")
-        if not isinstance(serializer.serializer_class, type):
-            raise OptionsError(
-                f"serializer {serializer.name!r} claims {serializer.serializer_class!r},"
-                " which is no class"
-            )
-        if serializer.serializer_class in _NATIVE:
-            raise OptionsError(
-                f"serializer {serializer.name!r} claims {serializer.serializer_class!r}, which"
-                " pickle always writes itself; claim a class of your own"
-            )
-        found.append(serializer)
-    return found
-
-
 class SideWriter:
-    """Has serializers write what they claim of one result."""
+    """Has serializers write what they claim of one result: registered ones, then plugins'."""
 
     def __init__(self, store: BlobStore, folder: str, serializers: Iterable[Serializer]) -> None:
         self.store = store
@@ -89,7 +64,8 @@ class SideWriter:
         kind = type(obj)
         if kind not in self.by_type:
             claims = (self.claims[base] for base in kind.__mro__ if base in self.claims)
-            self.by_type[kind] = next(claims, None)
+            serializer = next(claims, None)
+            self.by_type[kind] = serializer_of(kind) if serializer is None else serializer
         serializer = self.by_type[kind]
         if serializer is None:
             return None
@@ -106,11 +82,13 @@ class SideWriter:
         """Return what was written, for the header; reads every file once for its digest."""
         found = []
         for serializer, files in self.files:
-            entries = []
+            written = []
             for name in files.written:
                 data = self.store.get(self.folder + name)
-                entries.append((name, len(data), xxh3_128_hexdigest(data)))
-            found.append(SideData(serializer.name, _distribution(serializer), tuple(entries)))
+                written.append((name, len(data), xxh3_128_hexdigest(data)))
+            claimed = type_name(serializer.serializer_class)
+            provider = _distribution(serializer)
+            found.append(SideData(serializer.name, provider, tuple(written), claimed))
         return found
 
     def keys(self) -> list[str]:
@@ -119,7 +97,12 @@ class SideWriter:
 
 
 class SideReader:
-    """Has serializers read what a result names."""
+    """Has serializers read what a result names: registered ones, then those of plugins.
+
+    Args:
+        allow: the types, or modules of types, that plugins may restore; None: all. What is
+            registered is trusted already.
+    """
 
     def __init__(
         self,
@@ -127,33 +110,58 @@ class SideReader:
         folder: str,
         serializers: Iterable[Serializer],
         side_data: Iterable[SideData],
+        *,
+        allow: Sequence[str] | None = None,
     ) -> None:
         self.protocols = store.protocols(folder + SIDE_DATA)
         self.protocols[FILE_PROTOCOL] = SafeFiles(self.protocols[FILE_PROTOCOL])
         self.by_name = {serializer.name: serializer for serializer in serializers}
-        self.providers = {side.serializer: side.distribution for side in side_data}
+        self.side_data = {side.serializer: side for side in side_data}
+        self.allow = allow
 
     def restore(self, name: str, pid: Any) -> Any:
         """Return an object that a serializer keeps; see `pickling.loads`.
 
         Raises:
-            SerializerMissingError: the serializer is not registered with the storage.
+            SerializerMissingError: the serializer is neither registered nor installed.
+            PluginError: it is installed, and can't be used.
+            UntrustedResultError: it is not registered, and its type is not allowed.
             DamagedResultError: one of its files is missing.
         """
-        serializer = self.by_name.get(name)
-        if serializer is None:
-            provider = self.providers.get(name)
-            install = f" from {provider} (pip install {provider.split()[0]})" if provider else ""
-            raise SerializerMissingError(
-                f"a part of it is kept by the serializer {name!r}{install}; register it with"
-                " storage.register_persistent_serializers"
-            )
+        if name not in self.by_name:
+            self.by_name[name] = self._installed(name)
         try:
-            return serializer.unpickle(pid, self.protocols)
+            return self.by_name[name].unpickle(pid, self.protocols)
         except FileNotFoundError as error:
             raise DamagedResultError(
                 f"side data of serializer {name!r} is missing: {error}"
             ) from error
+
+    def _installed(self, name: str) -> Serializer:
+        side = self.side_data.get(name, SideData(name, "", ()))
+        if self.allow is not None and not any(
+            f"{side.type}.".startswith(f"{entry}.") for entry in self.allow
+        ):
+            raise UntrustedResultError(
+                f"a part of it, of type {side.type!r}, is kept by the serializer {name!r}, which"
+                " is not registered, and the storage's option 'trust' does not allow the type"
+            )
+        provider = side.distribution
+        install = f" from {provider} (pip install {provider.split()[0]})" if provider else ""
+        missing = (
+            f"a part of it is kept by the serializer {name!r}{install}; register it with"
+            " storage.register_persistent_serializers"
+        )
+        try:
+            serializer = serializer_for(side.type)
+        except UnknownKindError:
+            raise SerializerMissingError(missing) from None
+        if serializer.name != name:
+            raise SerializerMissingError(
+                f"{missing}. What is installed for {side.type!r} is another one,"
+                f" {serializer.name!r} from {_distribution(serializer)}"
+            )
+        return serializer
 
 
 def check_side_data(store: BlobStore, folder: str, side_data: Iterable[SideData]) -> int:
@@ -178,10 +186,11 @@ def check_side_data(store: BlobStore, folder: str, side_data: Iterable[SideData]
 
 def _distribution(serializer: Serializer) -> str:
     """Return the distribution that provides a serializer, as "name version", if that is known."""
-    from importlib import metadata
-
     kind = serializer if isinstance(serializer, type) else type(serializer)
     top = kind.__module__.partition(".")[0]
+    for entry in entries(SERIALIZERS):
+        if entry.name and entry.value.partition(".")[0] == top:
+            return entry.owner
     try:
         return f"{top.replace('_', '-')} {metadata.version(top)}"
     except metadata.PackageNotFoundError:

@@ -19,6 +19,8 @@ from ..errors import (
     UntrustedResultError,
 )
 from ..serializers import FILE_PROTOCOL, Serializer
+from ..serializers.base import checked
+from ..serializers.installed import awake
 from .blobstore import BlobStore
 from .header import FIRST_READ, Stored, TaskInfo, names_in_header, plain_pickle, read_stored
 from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
@@ -26,7 +28,7 @@ from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps, loads
 from .resultfile import DigestedAside, check, pack, unpack
-from .sidedata import SafeFiles, SideReader, SideWriter, check_side_data, checked
+from .sidedata import SafeFiles, SideReader, SideWriter, check_side_data
 from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
 __all__ = ["Storage"]
@@ -135,7 +137,7 @@ class Storage:
         elif seconds is not None:
             durable = durable or seconds >= _DURABLE_FROM
         writer, token = None, ""
-        if self._serializers:
+        if self._serializers or awake():
             writer = SideWriter(self.store, folder, self._serializers.values())
         try:
             pickled = dumps(obj, writer.replace if writer else None)
@@ -209,7 +211,10 @@ class Storage:
                 folder, serializers = folder_of(workflow_name), self._serializers.values()
                 if self._key is not None:
                     check_side_data(self.store, folder, info.side_data)
-                restore = SideReader(self.store, folder, serializers, info.side_data).restore
+                reader = SideReader(
+                    self.store, folder, serializers, info.side_data, allow=self._allow
+                )
+                restore = reader.restore
             return unpack(info, contents, allow=self._allow, restore=restore)
         except FunctionFuseError as error:
             key = key_of(workflow_name, task_name)

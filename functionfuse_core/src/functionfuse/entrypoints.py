@@ -1,0 +1,151 @@
+"""The entry points of our groups that installed distributions have; imports none of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from typing import NamedTuple
+
+__all__ = [
+    "BACKENDS",
+    "BLOCK",
+    "HOOKS",
+    "NOUNS",
+    "SERIALIZERS",
+    "STORAGES",
+    "Entry",
+    "blocked_by",
+    "entries",
+    "forget",
+    "visible",
+]
+
+STORAGES = "functionfuse.storages"
+SERIALIZERS = "functionfuse.serializers"
+BACKENDS = "functionfuse.backends"
+HOOKS = "functionfuse.hooks"
+
+BLOCK = "FUNCTIONFUSE_BLOCK"
+
+# What an entry point of each group brings.
+NOUNS = {
+    STORAGES: "storage",
+    SERIALIZERS: "serializer",
+    BACKENDS: "backend",
+    HOOKS: "event hook",
+}
+
+
+class Entry(NamedTuple):
+    """An entry point of one of our groups; the metadata of its distribution is read when needed."""
+
+    group: str
+    kind: str
+    value: str
+    distribution: metadata.Distribution
+
+    @property
+    def name(self) -> str:
+        """The name of the distribution; "" if its metadata has none."""
+        return _field(self.distribution, "Name")
+
+    @property
+    def version(self) -> str:
+        """The version of the distribution; "" if its metadata has none."""
+        return _field(self.distribution, "Version")
+
+    @property
+    def owner(self) -> str:
+        """Name and version of the distribution."""
+        return f"{self.name} {self.version}" if self.name else "an unknown distribution"
+
+    def __str__(self) -> str:
+        return f"{NOUNS[self.group]} {self.kind!r} (module {self.value!r} from {self.owner})"
+
+
+# By group; empty until the installed distributions have been looked through.
+_found: dict[str, list[Entry]] = {}
+generation = 0  # of what was found
+
+
+def entries(group: str) -> list[Entry]:
+    """Return the entry points of a group, blocked and doubled ones included.
+
+    The installed distributions are looked through once per process; see `forget`.
+    """
+    if not _found:
+        _found.update(_scan())
+    return _found[group]
+
+
+def forget() -> None:
+    """Have the installed distributions be looked through again, when a kind is asked for next.
+
+    For who installs a plugin while the process runs. What is loaded stays.
+    """
+    global generation  # noqa: PLW0603  # who keeps what it made of them compares it
+    generation += 1
+    _found.clear()
+
+
+def visible(found: Iterable[Entry]) -> list[Entry]:
+    """Leave out what an earlier distribution of the same name on the path hides."""
+    kept: dict[tuple[str, str], Entry] = {}
+    for entry in found:
+        name = _canonical(entry.name)
+        if name:
+            first = metadata.distribution(entry.name)
+            if str(first.locate_file("")) != str(entry.distribution.locate_file("")):
+                continue
+        kept.setdefault((name or entry.value, f"{entry.kind} {entry.value}"), entry)
+    return list(kept.values())
+
+
+def blocked_by(entry: Entry) -> str:
+    """Return what of the environment variable FUNCTIONFUSE_BLOCK blocks an entry point, or "".
+
+    The variable holds kinds and names of distributions, separated by commas.
+    """
+    for word in filter(None, map(str.strip, os.environ.get(BLOCK, "").split(","))):
+        if word.lower() == entry.kind.lower() or _canonical(word) == _canonical(entry.name):
+            return word
+    return ""
+
+
+def _scan() -> dict[str, list[Entry]]:
+    """Look for our groups in the metadata of every distribution.
+
+    `metadata.entry_points` parses those of all groups, which takes three times as long.
+    """
+    found: dict[str, list[Entry]] = {group: [] for group in NOUNS}
+    for distribution in metadata.distributions():
+        text = distribution.read_text("entry_points.txt")
+        if text and "[functionfuse." in text:
+            for group, kind, value in _parsed(text.splitlines()):
+                if group in found:
+                    found[group].append(Entry(group, kind, value, distribution))
+    return found
+
+
+def _parsed(lines: Sequence[str]) -> Iterable[tuple[str, str, str]]:
+    """Iterate (group, name, value): https://packaging.python.org/specifications/entry-points/."""
+    group = ""
+    for line in map(str.strip, lines):
+        if line.startswith("["):
+            group = line.strip("[]").strip()
+        elif "=" in line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            yield group, name.strip(), value.strip()
+
+
+def _field(distribution: metadata.Distribution, field: str) -> str:
+    try:
+        return distribution.metadata[field] or ""
+    except (KeyError, TypeError):  # no METADATA at all
+        return ""
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

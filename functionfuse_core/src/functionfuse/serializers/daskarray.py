@@ -1,0 +1,13 @@
+"""The documented import path of `DaskArraySerializer`, which functionfuse-dask brings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..facade import handed_on
+
+
+def __getattr__(name: str) -> Any:
+    return handed_on(
+        name, module=__name__, known="DaskArraySerializer", package="functionfuse_dask"
+    )

@@ -1,0 +1,112 @@
+"""Serializers of installed plugins, found by the type of a value that is met.
+
+A value can only exist when the module of its type is imported. So as long as no claimed type's
+module is, there is nothing to look for; and a plugin is imported when a value of its type is met.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .. import entrypoints
+from ..entrypoints import SERIALIZERS, Entry, blocked_by, entries
+from ..errors import OptionsError, PluginError
+from ..registry import find_entry, record_of
+from .base import Serializer, checked
+
+__all__ = ["awake", "build", "serializer_for", "serializer_of", "type_name"]
+
+
+class _Claims:
+    """The types that installed plugins claim, as `entrypoints` knew them at one time."""
+
+    def __init__(self) -> None:
+        found = entries(SERIALIZERS)
+        self.generation = entrypoints.generation
+        self.names = {entry.kind for entry in found if not blocked_by(entry)}
+        self.modules: Sequence[str] = sorted({part for kind in self.names for part in _parts(kind)})
+        self.awake = False
+
+
+_claims: _Claims | None = None
+_built: dict[tuple[str, str], Serializer] = {}
+
+
+def awake() -> bool:
+    """Tell whether values of a type that a plugin claims can exist in this process."""
+    claims = _claims
+    if claims is None or claims.generation != entrypoints.generation:
+        claims = _look()
+    if not claims.awake:
+        for name in claims.modules:
+            if name in sys.modules:
+                claims.awake = True
+                return True
+    return claims.awake
+
+
+def serializer_of(kind: type) -> Serializer | None:
+    """Return the serializer that a plugin brings for a type, or for the nearest of its bases.
+
+    Raises:
+        PluginError: two distributions claim the type, or the plugin can't be used.
+    """
+    if not awake() or _claims is None:
+        return None
+    for base in kind.__mro__:
+        name = type_name(base)
+        if name in _claims.names:
+            return serializer_for(name)
+    return None
+
+
+def serializer_for(name: str) -> Serializer:
+    """Return the serializer for a type, by the type's module and qualified name.
+
+    Raises:
+        UnknownKindError: no installed distribution brings one.
+        PluginError: two distributions do, or the plugin can't be used.
+    """
+    return build(find_entry(SERIALIZERS, name))
+
+
+def build(entry: Entry) -> Serializer:
+    """Return the serializer of an entry point; it is made once per process."""
+    known = entry.kind, entry.value
+    if known not in _built:
+        record = record_of(entry)
+        try:
+            (serializer,) = checked([record.build()])
+        except OptionsError as error:
+            raise PluginError(f"the {entry} gives what can't be used: {error}") from None
+        except Exception as error:
+            raise PluginError(
+                f"the {entry} can't be made: {type(error).__name__}: {error}"
+            ) from error
+        claimed = type_name(serializer.serializer_class)
+        if claimed != entry.kind:
+            raise PluginError(f"the {entry} claims another type than its name says: {claimed}")
+        _built.setdefault(known, serializer)
+    return _built[known]
+
+
+def type_name(kind: type) -> str:
+    """Return module and qualified name of a type: what its serializer is found by."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _look() -> _Claims:
+    global _claims  # noqa: PLW0603  # looked up at every save
+    _claims = _Claims()
+    return _claims
+
+
+def _parts(kind: str) -> set[str]:
+    """Return the modules one of which is imported when a type of this name exists.
+
+    Usually that is what stands before the last dot; for a class within a class, what stands before
+    the last dot but one.
+    """
+    module = kind.rpartition(".")[0]
+    return {module, module.rpartition(".")[0]} - {""}

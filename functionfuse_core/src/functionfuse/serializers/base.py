@@ -20,6 +20,14 @@ class Serializer(Protocol):
     A class or an instance with these members. It catches its type at any depth inside a result;
     an object met twice is written once and comes back as one object.
 
+    Three members can be added:
+
+    - `always_read = True`: what follows in a run is given the object that was read back, and not
+      the one that was written; for what is lazy, so that it isn't computed again.
+    - `pickle_many(objs, protocols)` returns a list of what `pickle` returns, and is called in its
+      place: with all objects of one result, so that what they share is computed once.
+    - `check(obj)`, beside `pickle_many`, raises for what can't be kept, before anything is written.
+
     Attributes:
         name: stands in the result for this serializer, for ever.
         serializer_class: the type; not one of the types that pickle itself writes natively, such

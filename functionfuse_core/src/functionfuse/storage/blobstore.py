@@ -116,6 +116,15 @@ class BlobStore(ABC):
         """Return the first `size` bytes of a blob, or all of a shorter one. Raises as `get`."""
         return memoryview(self.get(key))[:size]
 
+    def blocks(self, key: str, size: int) -> Iterator[Buffer]:
+        """Iterate a blob from its beginning, in blocks of at most `size` bytes. Raises as `get`.
+
+        A block may be overwritten by the next. Implement it where a big blob need not be held.
+        """
+        view = memoryview(self.get(key))
+        for start in range(0, len(view), size):
+            yield view[start : start + size]
+
     def names(self, folder: str) -> Iterator[str]:
         """Iterate what is directly in `folder` ("" or a key prefix that ends in "/"), in any order.
 
@@ -139,7 +148,9 @@ class BlobStore(ABC):
         """Return what serializers are handed to keep data under `folder`, by protocol.
 
         `FILE_PROTOCOL` is always among them: an object with `open(filename, mode)` and
-        `remove(filename)`. By default a file is staged locally and put when it is closed.
+        `remove(filename)`. By default a file is staged locally and put when it is closed. A store
+        of plain local files opens them: the `name` of an opened file is its path; and it has
+        `folder(filename)`, which makes a folder and returns its path.
         """
         return {FILE_PROTOCOL: StagedFiles(self, folder)}
 

@@ -123,6 +123,16 @@ class FileStore(BlobStore):
         finally:
             os.close(file)
 
+    def blocks(self, key: str, size: int) -> Iterator[Buffer]:
+        """Iterate a blob in blocks; see `BlobStore.blocks`. They share one block of memory."""
+        file = self._open(key)
+        try:
+            view = memoryview(bytearray(size))
+            while count := os.readv(file, [view]):
+                yield view[:count]
+        finally:
+            os.close(file)
+
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """Iterate blobs; see `BlobStore.list`. One folder is read at a time."""
         folder, _, beginning = prefix.rpartition("/")
@@ -389,11 +399,11 @@ class _Files:
 
     def __init__(self, store: FileStore, folder: str) -> None:
         self.store = store
-        self.folder = folder
+        self._folder = folder
 
     def open(self, filename: str, mode: str = "rb") -> IO[Any]:
         """Open a file, as the builtin `open` does."""
-        path = f"{self.store.root}/{self.folder}{filename}"
+        path = f"{self.store.root}/{self._folder}{filename}"
         encoding = None if "b" in mode else "utf-8"
         if mode.strip("bt") == "r":
             try:
@@ -402,7 +412,7 @@ class _Files:
                 raise ResultNotFoundError(f"no file {path!r}") from None
 
         def create(_: str, flags: int) -> int:
-            directory, file = self.store._create(self.folder.rstrip("/"), filename, flags)
+            directory, file = self.store._create(self._folder.rstrip("/"), filename, flags)
             os.close(directory)
             return file
 
@@ -410,7 +420,12 @@ class _Files:
 
     def remove(self, filename: str) -> None:
         """Remove a file; one that isn't there is no error."""
-        self.store._remove(self.folder.rstrip("/"), [filename])
+        self.store._remove(self._folder.rstrip("/"), [filename])
+
+    def folder(self, filename: str) -> str:
+        """Make a folder, and return its path."""
+        os.close(self.store._enter(self._folder + filename))
+        return f"{self.store.root}/{self._folder}{filename}"
 
 
 def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:

@@ -19,6 +19,7 @@ from .blobstore import Buffer
 
 __all__ = [
     "FIRST_READ",
+    "IN_PIECES",
     "SideData",
     "Stored",
     "TaskInfo",
@@ -41,6 +42,7 @@ HEADER_AT = SIGNATURE_AT + 32
 UNSIGNED = bytes(32)
 ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
+IN_PIECES = "pieces"  # in place of a digest: a file beside the file has those of its pieces
 
 quoted = json.encoder.encode_basestring_ascii
 _decoder = json.JSONDecoder()
@@ -59,7 +61,8 @@ class SideData(NamedTuple):
     Attributes:
         serializer: the serializer's name.
         distribution: what provides it, as "name version"; "" where that isn't known.
-        files: (name, size in bytes, XXH3-128 digest) of each file that it wrote.
+        files: (name, size in bytes, XXH3-128 digest) of each file that it wrote. A name that ends
+            in "/" is a folder; in place of a digest, `IN_PIECES` sends to the file `<name>.pieces`.
         type: module and qualified name of the type that the serializer claims, by which plugins
             are found; "" where that wasn't recorded.
     """
@@ -190,7 +193,8 @@ def _side_data(entry: Sequence[Any]) -> SideData:
     kind = rest[0] if rest else ""
     files = tuple((file, size, digest) for file, size, digest in entries)
     for file, size, digest in files:
-        if not (_is_segment(file) and type(size) is int and size >= 0 and type(digest) is str):
+        segment = file.removesuffix("/") if type(file) is str else file
+        if not (_is_segment(segment) and type(size) is int and size >= 0 and type(digest) is str):
             raise TypeError(f"side data {file!r}")
     if not (type(name) is str and type(distribution) is str and type(kind) is str):
         raise TypeError(f"side data of serializer {name!r}")

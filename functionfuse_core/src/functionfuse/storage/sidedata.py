@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import metadata
-from typing import IO, Any
-
-from xxhash import xxh3_128_hexdigest
+from typing import Any
 
 from ..entrypoints import SERIALIZERS, entries
 from ..errors import (
     DamagedResultError,
-    ResultNotFoundError,
     SerializerMissingError,
     UnknownKindError,
     UntrustedResultError,
@@ -20,43 +17,29 @@ from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.installed import serializer_for, serializer_of, type_name
 from .blobstore import BlobStore
 from .header import SideData
-from .keys import SIDE_DATA, segment_of
+from .keys import SIDE_DATA
+from .sidefiles import SafeFiles, measured, side_keys
 
-__all__ = ["SafeFiles", "SideReader", "SideWriter", "check_side_data"]
-
-
-class SafeFiles:
-    """A file protocol whose file names can be any text, and which remembers what it wrote."""
-
-    def __init__(self, files: Any) -> None:
-        self.files = files
-        self.written: dict[str, None] = {}
-
-    def open(self, filename: str, mode: str = "rb") -> IO[Any]:
-        """Open a file beside the result, as the builtin `open` does."""
-        name = segment_of(filename)
-        if mode.strip("bt") != "r":
-            self.written[name] = None
-        file: IO[Any] = self.files.open(name, mode)
-        return file
-
-    def remove(self, filename: str) -> None:
-        """Remove a file beside the result."""
-        name = segment_of(filename)
-        self.files.remove(name)
-        self.written.pop(name, None)
+__all__ = ["SideReader", "SideWriter"]
 
 
 class SideWriter:
-    """Has serializers write what they claim of one result: registered ones, then plugins'."""
+    """Has serializers write what they claim of one result: registered ones, then plugins'.
+
+    What a serializer with `pickle_many` claims is only noted at first. When the result has been
+    pickled once, `write_noted` has all of it written together, and the result is pickled again.
+    """
 
     def __init__(self, store: BlobStore, folder: str, serializers: Iterable[Serializer]) -> None:
         self.store = store
+        self.workflow = folder
         self.folder = folder + SIDE_DATA
         self.claims = {serializer.serializer_class: serializer for serializer in serializers}
         self.by_type: dict[type, Serializer | None] = {}
         self.done: dict[int, tuple[str, Any]] = {}
         self.kept: list[Any] = []  # so that no id in `done` is given to another object
+        # By the serializer's name; None: write at once.
+        self.noted: dict[str, tuple[Serializer, list[Any]]] | None = {}
         self.files: list[tuple[Serializer, SafeFiles]] = []
 
     def replace(self, obj: Any) -> tuple[str, Any] | None:
@@ -70,22 +53,44 @@ class SideWriter:
         if serializer is None:
             return None
         if id(obj) not in self.done:
-            protocols = self.store.protocols(self.folder)
-            files = SafeFiles(protocols[FILE_PROTOCOL])
-            self.files.append((serializer, files))
             self.kept.append(obj)
-            _, pid = serializer.pickle(obj, {**protocols, FILE_PROTOCOL: files})
-            self.done[id(obj)] = serializer.name, pid
+            if self.noted is None or not hasattr(serializer, "pickle_many"):
+                self._write(serializer, [obj])
+            else:
+                if hasattr(serializer, "check"):
+                    serializer.check(obj)
+                self.noted.setdefault(serializer.name, (serializer, []))[1].append(obj)
+                self.done[id(obj)] = serializer.name, None
         return self.done[id(obj)]
 
+    def write_noted(self) -> bool:
+        """Write what was only noted; tell whether there was any: then pickle the result again."""
+        noted, self.noted = self.noted or {}, None
+        for serializer, objs in noted.values():
+            self._write(serializer, objs)
+        return bool(noted)
+
+    def _write(self, serializer: Serializer, objs: list[Any]) -> None:
+        protocols = self.store.protocols(self.folder)
+        files = SafeFiles(protocols[FILE_PROTOCOL])
+        self.files.append((serializer, files))
+        protocols = {**protocols, FILE_PROTOCOL: files}
+        if hasattr(serializer, "pickle_many"):
+            pids = [pid for _, pid in serializer.pickle_many(objs, protocols)]
+        else:
+            pids = [serializer.pickle(obj, protocols)[1] for obj in objs]
+        for obj, pid in zip(objs, pids, strict=True):
+            self.done[id(obj)] = serializer.name, pid
+
     def side_data(self) -> list[SideData]:
-        """Return what was written, for the header; reads every file once for its digest."""
+        """Return what was written, for the header; reads what nobody has digested yet."""
         found = []
         for serializer, files in self.files:
+            put = getattr(files.files, "digests", {})
             written = []
-            for name in files.written:
-                data = self.store.get(self.folder + name)
-                written.append((name, len(data), xxh3_128_hexdigest(data)))
+            for name, known in files.written.items():
+                size, digest = known or put.get(name) or measured(self.store, self.folder + name)
+                written.append((name, size, digest))
             claimed = type_name(serializer.serializer_class)
             provider = _distribution(serializer)
             found.append(SideData(serializer.name, provider, tuple(written), claimed))
@@ -93,7 +98,8 @@ class SideWriter:
 
     def keys(self) -> list[str]:
         """Return the keys of all files that were written."""
-        return [self.folder + name for _, files in self.files for name in files.written]
+        names = [name for _, files in self.files for name in files.written]
+        return side_keys(self.store, self.workflow, names)
 
 
 class SideReader:
@@ -162,26 +168,6 @@ class SideReader:
                 f" {serializer.name!r} from {_distribution(serializer)}"
             )
         return serializer
-
-
-def check_side_data(store: BlobStore, folder: str, side_data: Iterable[SideData]) -> int:
-    """Check the digests of all side data of a result, and return its size in bytes.
-
-    Raises:
-        DamagedResultError: a file is missing, or it is not what was written.
-    """
-    size = 0
-    for side in side_data:
-        for name, length, digest in side.files:
-            where = f"side data {name!r} of serializer {side.serializer!r}"
-            try:
-                data = store.get(f"{folder}{SIDE_DATA}{name}")
-            except ResultNotFoundError:
-                raise DamagedResultError(f"{where} is missing") from None
-            if len(data) != length or xxh3_128_hexdigest(data) != digest:
-                raise DamagedResultError(f"{where} is not what was written")
-            size += length
-    return size
 
 
 def _distribution(serializer: Serializer) -> str:

@@ -28,7 +28,8 @@ from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps, loads
 from .resultfile import DigestedAside, check, pack, unpack
-from .sidedata import SafeFiles, SideReader, SideWriter, check_side_data
+from .sidedata import SideReader, SideWriter
+from .sidefiles import SafeFiles, check_side_data, side_keys
 from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
 
 __all__ = ["Storage"]
@@ -51,7 +52,8 @@ class Storage:
 
     Attributes:
         always_read: whether what follows a saved node in a run is given the stored result, read
-            back, instead of the object that the node returned.
+            back, instead of the object that the node returned. A result with a part whose
+            serializer has `always_read` is read back in any case.
     """
 
     def __init__(self, store: BlobStore, options: StorageOptions | None = None) -> None:
@@ -141,6 +143,8 @@ class Storage:
             writer = SideWriter(self.store, folder, self._serializers.values())
         try:
             pickled = dumps(obj, writer.replace if writer else None)
+            if writer and writer.write_noted():
+                pickled = dumps(obj, writer.replace)
             side_data = writer.side_data() if writer else ()
             parts, info = pack(
                 pickled,
@@ -222,6 +226,13 @@ class Storage:
                 return self.read_task(workflow_name, task_name)  # it was replaced meanwhile
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
+
+    def reads_back(self, info: TaskInfo) -> bool:
+        """Tell whether what follows in a run is to be given this saved result, read back."""
+        return self.always_read or any(
+            getattr(self._serializers.get(side.serializer), "always_read", False)
+            for side in info.side_data
+        )
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
@@ -432,7 +443,8 @@ class Storage:
             side_data = info_of(self.store, key).side_data
         except (ResultNotFoundError, DamagedResultError, NewerFormatError):
             return []  # what it refers to can't be told; `gc` will find it
-        return [f"{folder}{SIDE_DATA}{name}" for side in side_data for name, *_ in side.files]
+        names = [name for side in side_data for name, *_ in side.files]
+        return side_keys(self.store, folder, names)
 
     def _has_side_data(self, folder: str) -> bool:
         """Tell whether anything lies beside a workflow's results, as far as this storage knows."""

@@ -14,7 +14,7 @@ from .blobstore import BlobInfo, BlobStore
 from .header import FIRST_READ, TaskInfo, read_info
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
 from .resultfile import check
-from .sidedata import check_side_data
+from .sidefiles import check_side_data
 
 __all__ = ["Leftover", "Usage", "Verified", "collect", "info_of", "usage", "verify"]
 
@@ -152,7 +152,13 @@ def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[Bl
         used.update(
             f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
         )
-    return [blob for blob in side_data if blob.key not in used]
+    start = len(folder) + len(SIDE_DATA)
+    return [blob for blob in side_data if _first(blob.key, start) not in used]
+
+
+def _first(key: str, start: int) -> str:
+    """Return a key up to the end of its first segment after `start`, with the "/" of a folder."""
+    return key[: key.find("/", start) + 1] or key
 
 
 def usage(store: BlobStore, folder: str, workflow_name: str) -> Usage:

@@ -26,6 +26,7 @@ class Outcome:
         target: the stateful object after the call, for a class's nodes.
         seconds: how long the function ran.
         saved: what the storage told of the saved result.
+        read_back: whether what follows is to be given the saved result instead of the value.
         reused: the header of the result that another run has stored meanwhile, if so; then there is
             no value.
         error: what was raised, with the traceback's text where it comes from another process.
@@ -35,6 +36,7 @@ class Outcome:
     target: Any = None
     seconds: float = 0.0
     saved: Any = None
+    read_back: bool = False
     error: BaseException | None = None
     remote_traceback: str = ""
     reused: Any = None
@@ -78,7 +80,8 @@ class Job:
         function: the callable, or the name of a method of `target`.
         prepare: what node plugins run before the node.
         target: the stateful object whose method is called.
-        save: takes the result and the seconds, and stores it; None: it isn't stored.
+        save: takes the result and the seconds, and stores it; returns what the storage tells, and
+            whether it is to be read back. None: it isn't stored.
         keep: whether the value is wanted back.
         constructs: whether the value is a stateful object, for `target`, and the result None.
         flight: makes one of several runs compute, and the others wait for it.
@@ -89,7 +92,7 @@ class Job:
     kwargs: Mapping[str, Any]
     prepare: Sequence[Callable[[], Any]] = ()
     target: Any = None
-    save: Callable[[Any, float], Any] | None = None
+    save: Callable[[Any, float], tuple[Any, bool]] | None = None
     keep: bool = True
     constructs: bool = False
     flight: Flight | None = None
@@ -117,8 +120,9 @@ class Job:
         seconds = perf_counter() - started
         if self.constructs:
             return Outcome(None, value, seconds)
-        saved = None if self.save is None else self.save(value, seconds)
-        return Outcome(value if self.keep else None, self.target, seconds, saved)
+        saved, read_back = (None, False) if self.save is None else self.save(value, seconds)
+        value = value if self.keep and not read_back else None
+        return Outcome(value, self.target, seconds, saved, read_back)
 
 
 class Portable:

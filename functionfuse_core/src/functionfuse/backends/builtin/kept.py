@@ -60,7 +60,7 @@ class Kept:
         """Return a stored value. Raises one of OF_NO_USE if there is none to be had."""
         return self.storage.read_task(self.workflow_name, self.names[place])
 
-    def saver(self, place: int, about: dict[str, Any]) -> Callable[[Any, float], Any]:
+    def saver(self, place: int, about: dict[str, Any]) -> Callable[[Any, float], tuple[Any, bool]]:
         """Return what stores a value, given it and its seconds, wherever it was computed."""
         names = self.workflow_name, self.names[place]
         return partial(_save, self.storage, names, about if self.tells else None)
@@ -91,12 +91,14 @@ class Kept:
 
 def _save(
     storage: Any, names: tuple[str, str], about: dict[str, Any] | None, value: Any, seconds: float
-) -> Any:
-    """Store a result with what the storage takes, and return what it tells, or True."""
-    if about is not None:
-        return storage.save(*names, value, seconds=seconds, **about)
-    storage.save(*names, value)
-    return True
+) -> tuple[Any, bool]:
+    """Store a result; return what the storage tells, or True, and whether it is to be read back."""
+    if about is None:
+        storage.save(*names, value)
+        return True, bool(storage.always_read)
+    info = storage.save(*names, value, seconds=seconds, **about)
+    reads_back = getattr(storage, "reads_back", None)
+    return info, bool(storage.always_read if reads_back is None else reads_back(info))
 
 
 def _look(storage: Any, names: tuple[str, str]) -> Any:

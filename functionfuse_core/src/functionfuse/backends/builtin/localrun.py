@@ -271,7 +271,6 @@ class LocalRun:
                 if self.single_flight and not isinstance(node, MethodCall):
                     job.flight = self.results.flight(place, self.decisions.call(place))
             job.save = self.results.saver(place, about)
-            job.keep = job.keep and not self.results.read_back
         return job
 
     def _value(self, node: Node) -> Any:
@@ -321,7 +320,9 @@ class LocalRun:
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
-        read_back = self.stored[place] and self.results and self.results.read_back
+        read_back = outcome.read_back or (
+            self.stored[place] and self.results and self.results.read_back
+        )
         if not read_back and (self.users[place] or place in self.kept):
             self.values[place] = outcome.value
         if isinstance(node, _STATEFUL):

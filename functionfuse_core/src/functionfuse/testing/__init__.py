@@ -1,0 +1,22 @@
+"""Conformance kits: inherit a suite, give it its fixture, run pytest, and you are done.
+
+`docs/testing.md` says what each suite promises. Needs pytest:
+`pip install "functionfuse-core[testing]"`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before they are imported, or a failed assertion says nothing of the values.
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{module}"
+        for module in ("blobbytes", "blobfiles", "bloblisting", "blobsharing", "serializer")
+    )
+)
+
+from .blobstore import BlobStoreSuite  # noqa: E402
+from .serializer import SerializerSuite  # noqa: E402
+
+__all__ = ["BlobStoreSuite", "SerializerSuite"]

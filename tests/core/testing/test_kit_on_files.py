@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestore import FileStore
-from functionfuse.testing import BlobStoreSuite
+from functionfuse.testing import BlobStoreSuite, StorageSuite
 
 
 class TestFileStore(BlobStoreSuite):
@@ -33,3 +34,11 @@ class TestFileStore(BlobStoreSuite):
 
     def leftovers(self, store):
         return [path.name for path in Path(store.root).rglob(".tmp-*")]
+
+
+class TestFileStorage(StorageSuite):
+    """Results in files."""
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        return storage_factory({"kind": "file", "options": {"path": str(tmp_path / "store")}})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from kit_plugins import DictStore, Table, Tables
 
-from functionfuse.testing import BlobStoreSuite, SerializerSuite
+from functionfuse.storage import Storage
+from functionfuse.testing import BlobStoreSuite, SerializerSuite, StorageSuite
 
 
 class TestDictStore(BlobStoreSuite):
@@ -17,6 +18,16 @@ class TestDictStore(BlobStoreSuite):
     @pytest.fixture
     def store(self) -> DictStore:
         return DictStore()
+
+
+class TestDictStorage(StorageSuite):
+    """Results in a dict."""
+
+    processes = False
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return Storage(DictStore())
 
 
 class TestTables(SerializerSuite):

@@ -9,14 +9,12 @@ from __future__ import annotations
 import pytest
 
 # Before they are imported, or a failed assertion says nothing of the values.
-pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.{module}"
-        for module in ("blobbytes", "blobfiles", "bloblisting", "blobsharing", "serializer")
-    )
-)
+_TESTS = ("blobbytes", "blobfiles", "bloblisting", "blobsharing")
+_TESTS += ("results", "resultsafety", "serializer")
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _TESTS))
 
 from .blobstore import BlobStoreSuite  # noqa: E402
 from .serializer import SerializerSuite  # noqa: E402
+from .storage import StorageSuite  # noqa: E402
 
-__all__ = ["BlobStoreSuite", "SerializerSuite"]
+__all__ = ["BlobStoreSuite", "SerializerSuite", "StorageSuite"]

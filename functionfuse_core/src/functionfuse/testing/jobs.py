@@ -165,6 +165,42 @@ def forked(store: Any, key: str, count: int) -> None:
     _use(store, key, 1)
 
 
+def save_results(
+    storage: Any, names: tuple[str, str], values: Sequence[Any], seconds: float
+) -> int:
+    """Save values under one name in turn, for some time; return how often."""
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        storage.save(*names, values[count % len(values)])
+        count += 1
+    return count
+
+
+def read_results(
+    storage: Any, names: tuple[str, str], values: Sequence[Any], seconds: float
+) -> int:
+    """Read one result for some time; return how often it was there, and one of the values."""
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        if storage.read_task(*names) not in values:
+            raise AssertionError("read_task returned what nobody has saved")
+        count += 1
+    return count
+
+
+def killed_saves(
+    storage: Any, names: tuple[str, str], made: Callable[[], Sequence[Any]], delays: Sequence[float]
+) -> None:
+    """Kill one process after the other that saves values under one name; read it after each."""
+    values = made()
+    for delay in delays:
+        process = _child(partial(save_results, storage, names, values, _LATE))
+        time.sleep(delay)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        _wait(_child(partial(read_results, storage, names, values, 0.0001)))
+
+
 def _use(store: Any, key: str, count: int) -> None:
     """Put and get a key's own blobs."""
     for number in range(count):

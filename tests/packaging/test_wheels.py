@@ -94,6 +94,7 @@ def test_requirements(name: str, folder: str, package: str, wheels: Mapping[str,
             for plugin in ("s3", "ray", "dask")
             for extra in (plugin, "all")
         }
+        extras.add('pytest>=9.0; extra == "testing"')
         assert extras == {str(requirement) for requirement in requires if requirement.marker}
     else:
         assert {"functionfuse-core"} == always

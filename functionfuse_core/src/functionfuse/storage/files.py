@@ -117,5 +117,5 @@ def unlink(path: str, directory: int | None = None) -> None:
     """Remove a file, in an open folder if one is given; one that isn't there is no error."""
     try:
         os.unlink(path, dir_fd=directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return  # a folder of that name is no file

@@ -112,6 +112,8 @@ class FileStore(BlobStore):
                     # No maps on this file system, or too many open: reading does as well.
                     return read_all(file, size)
             return read_all(file, size)
+        except IsADirectoryError:
+            raise self._not_found(key) from None
         finally:
             os.close(file)
 
@@ -120,6 +122,8 @@ class FileStore(BlobStore):
         file = self._open(key)
         try:
             return os.read(file, size)
+        except IsADirectoryError:
+            raise self._not_found(key) from None
         finally:
             os.close(file)
 
@@ -344,7 +348,10 @@ class FileStore(BlobStore):
             absent = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK
             if error.errno not in absent:
                 raise
-            raise ResultNotFoundError(f"no blob {key!r} in {self!r}") from None
+            raise self._not_found(key) from None
+
+    def _not_found(self, key: str) -> ResultNotFoundError:
+        return ResultNotFoundError(f"no blob {key!r} in {self!r}")
 
     def _refuse_folded(self, folder: str, name: str) -> None:
         """Where the file system folds case, refuse a second name that differs only in case."""

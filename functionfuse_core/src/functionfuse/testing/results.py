@@ -1,0 +1,351 @@
+"""Values under names: `save`, `read_task`, `list_tasks`, `remove_task`, and what else there is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from ..errors import (
+    InvalidNameError,
+    OptionsError,
+    ResultExistsError,
+    ResultNotFoundError,
+    SerializerMissingError,
+    UnpicklableResultError,
+)
+from ..serializers import FILE_PROTOCOL
+from ..storage import Storage
+from .resultbase import Grid, Grids, Results, Trap, Unpicklable, sprung
+
+__all__ = ["ResultsByName"]
+
+VALUES: dict[str, Any] = {
+    "None": None,
+    "numbers": [0, -1, 1 << 200, 0.1, -0.0, 1e300, 2j, True],
+    "text": "Grüße, \U0001f600 \ud800 \x00",
+    "bytes": b"\x00\xff" * 5000,
+    "empty": [[], {}, (), set(), "", b""],
+    "nested": {"a": [(1, {"b": {2, 3}}), frozenset("xy")], 4: {None: ...}},
+    "bytearray": bytearray(b"can be changed"),
+    "2 MiB": bytes(range(256)) * (8 << 10),
+    "dates": [dt.date(2020, 2, 29), dt.datetime(2020, 1, 1, tzinfo=dt.UTC)],
+    "decimals": [decimal.Decimal("1.10"), decimal.Decimal("Infinity")],
+    "paths": PurePosixPath("a/b"),
+    "a class": Grid,
+    "ranges": [range(5), slice(1, 2)],
+}
+NAMES = [
+    "plain",
+    "a b, c=(d) [e]*?",
+    "a/b/c",
+    "..",
+    "../../outside",
+    ".hidden",
+    "ünïcödé \U0001f600",
+    "line\nbreak\ttab",
+    "nul\x00byte",
+    "%2F%00",
+    "CON",
+    "lone \udcff surrogate",
+    "long " * 100,
+    "ä" * 150,
+    " ",
+    "-rf",
+]
+each_name = pytest.mark.parametrize("name", NAMES, ids=[ascii(name[:20]) for name in NAMES])
+
+
+class ResultsByName(Results):
+    """What is saved is what is read, listed and removed, under any name."""
+
+    @pytest.mark.parametrize("value", VALUES.values(), ids=list(VALUES))
+    def test_values_come_back(self, storage: Storage, value: Any) -> None:
+        """Equal, and of the same type, for the storage and for another one of the same place."""
+        storage.save("w", "t", value)
+        for reader in (storage, self.reopen(storage)):
+            found = reader.read_task("w", "t")
+            assert type(value) is type(found)
+            assert value == found
+
+    @each_name
+    def test_any_text_is_a_name(self, storage: Storage, name: str) -> None:
+        """Of a workflow and of a task: saved, listed, told, read and removed by it."""
+        storage.new_workflow(name)
+        storage.save(name, name, ["value of", name])
+        storage.save("other", "t", 1)
+        assert sorted([name, "other"]) == storage.list_workflows()
+        assert [name] == storage.list_tasks(name)
+        assert [name] == storage.list_tasks(name, name)
+        info = storage.task_info(name, name)
+        assert (name, name) == (info.workflow, info.task)
+        assert ["value of", name] == self.reopen(storage).read_task(name, name)
+        assert storage.file_exists(name, name)
+        storage.remove_task(name, name)
+        assert not storage.file_exists(name, name)
+        assert ["other"] == storage.list_workflows()
+
+    def test_all_names_stand_side_by_side(self, storage: Storage) -> None:
+        """No two names share a result."""
+        for name in NAMES:
+            storage.save("w", name, name)
+        assert sorted(NAMES) == storage.list_tasks("w")
+        assert NAMES == [storage.read_task("w", name) for name in NAMES]
+
+    @pytest.mark.parametrize("name", ["", 7, None, b"bytes"], ids=repr)
+    def test_what_is_no_name(self, storage: Storage, name: Any) -> None:
+        """It is refused before anything is stored, read or removed."""
+        storage.save("w", "t", 1)
+        for workflow, task in ((name, "t"), ("w", name)):
+            with pytest.raises(InvalidNameError):
+                storage.save(workflow, task, 1)
+            with pytest.raises(InvalidNameError):
+                storage.read_task(workflow, task)
+        with pytest.raises(InvalidNameError):
+            storage.remove_workflow(name)
+        assert 1 == storage.read_task("w", "t")
+
+    @pytest.mark.parametrize("method", ["read_task", "task_info", "remove_task"])
+    @pytest.mark.parametrize("names", [("w", "none"), ("none", "t"), ("w", "t/t"), ("W2", "t")])
+    def test_a_missing_result(self, storage: Storage, method: str, names: Any) -> None:
+        """It is a FileNotFoundError that names task and workflow."""
+        storage.save("w", "t", 1)
+        with pytest.raises(ResultNotFoundError) as raised:
+            getattr(storage, method)(*names)
+        assert isinstance(raised.value, FileNotFoundError)
+        assert all(repr(name) in str(raised.value) for name in names)
+        assert not storage.file_exists(*names)
+
+    def test_a_result_is_replaced(self, storage: Storage) -> None:
+        """By another value of any size; one is stored at the end."""
+        for value in ("first", "second" * 100_000, "third"):
+            storage.save("w", "t", value)
+            assert value == self.reopen(storage).read_task("w", "t")
+        assert ["t"] == storage.list_tasks("w")
+        assert 1 == len(self.keys(storage))
+
+    def test_what_is_read_belongs_to_the_caller(self, storage: Storage) -> None:
+        """Changing it changes nothing that is stored."""
+        storage.save("w", "t", {"rows": [1], "data": bytearray(100_000)})
+        found = storage.read_task("w", "t")
+        found["rows"].append(2)
+        found["data"][:5] = b"other"
+        assert {"rows": [1], "data": bytearray(100_000)} == storage.read_task("w", "t")
+
+    def test_what_can_t_be_pickled(self, storage: Storage) -> None:
+        """It is an error; an earlier result stays, and nothing else is stored."""
+        storage.save("w", "t", "before")
+        stored = self.keys(storage)
+        for value in (Unpicklable(), [1, {"deep": Unpicklable()}], Grid(1)):
+            with pytest.raises(UnpicklableResultError):
+                storage.save("w", "t", value)
+            with pytest.raises(UnpicklableResultError):
+                storage.save("w", "new", value)
+        assert "before" == storage.read_task("w", "t")
+        assert stored == self.keys(storage)
+
+    def test_functions_and_local_classes(self, storage: Storage) -> None:
+        """What can't be imported is stored by value."""
+
+        class Local:
+            size = 3
+
+        storage.save("w", "t", [lambda number: number + 1, Local])
+        add, local = self.reopen(storage).read_task("w", "t")
+        assert (5, 3) == (add(4), local.size)
+        assert storage.task_info("w", "t").by_value
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("*", ["a", "a 1", "a 2", "b/1", "c[1]", "c1"]),
+            ("a*", ["a", "a 1", "a 2"]),
+            ("a ?", ["a 1", "a 2"]),
+            ("a", ["a"]),
+            ("b/*", ["b/1"]),
+            ("c[1]", ["c1", "c[1]"]),
+            ("A*", []),
+            ("none", []),
+        ],
+    )
+    def test_tasks_by_pattern(self, storage: Storage, pattern: str, expected: list[str]) -> None:
+        """Glob patterns match whole names; a name is found by itself."""
+        for name in ("c1", "b/1", "a 2", "a", "c[1]", "a 1"):
+            storage.save("w", name, name)
+        assert sorted(expected) == storage.list_tasks("w", pattern)
+        if expected:
+            storage.remove_task("w", pattern=pattern)
+            left = {"c1", "b/1", "a 2", "a", "c[1]", "a 1"} - set(expected)
+            assert sorted(left) == storage.list_tasks("w")
+        else:
+            with pytest.raises(ResultNotFoundError):
+                storage.remove_task("w", pattern=pattern)
+
+    def test_thousands_of_tasks(self, storage: Storage) -> None:
+        """All are listed, in order, told one by one, and removed at once."""
+        names = sorted(f"task {number}" for number in range(self.many))
+        for name in names:
+            storage.save("w", name, name)
+        assert names == storage.list_tasks("w")
+        infos = list(storage.task_infos("w", [*names, "none"]))
+        assert infos.pop() is None
+        assert self.many == len({getattr(info, "digest", None) for info in infos})
+        storage.remove_workflow("w")
+        assert [] == self.keys(storage)
+
+    def test_a_workflow_is_removed(self, storage: Storage) -> None:
+        """All of it, and nothing of others whose names begin alike."""
+        storage.register_persistent_serializers(Grids())
+        for workflow in ("w", "w2", "w/t", "."):
+            storage.save(workflow, "t", [workflow, Grid(1)])
+        storage.remove_workflow("w")
+        assert [".", "w/t", "w2"] == storage.list_workflows()
+        assert [["w2", Grid(1)], []] == [storage.read_task("w2", "t"), storage.list_tasks("w")]
+        assert 9 == len(self.keys(storage))
+        with pytest.raises(ResultNotFoundError):
+            storage.remove_workflow("w")
+        storage.save("w", "t", "again")
+        assert "again" == storage.read_task("w", "t")
+
+    def test_remove_needs_to_know_what(self, storage: Storage) -> None:
+        """Neither a name nor a pattern does not mean all."""
+        storage.save("w", "t", 1)
+        with pytest.raises(ValueError, match="pattern"):
+            storage.remove_task("w")
+        assert ["t"] == storage.list_tasks("w")
+
+    def test_a_new_workflow(self, storage: Storage) -> None:
+        """It has no tasks and isn't listed; made again, it keeps what is stored."""
+        storage.new_workflow("w")
+        assert [[], []] == [storage.list_tasks("w"), storage.list_workflows()]
+        storage.save("w", "t", 1)
+        storage.new_workflow("w")
+        assert 1 == storage.read_task("w", "t")
+
+    def test_what_a_header_tells(self, storage: Storage) -> None:
+        """`task_info` and `save` tell the same, without the value."""
+        saved = storage.save(
+            "w", "t", [1, 2], function="m.f", seconds=1.5, fingerprint={"call": "00"}
+        )
+        info = self.reopen(storage).task_info("w", "t")
+        assert saved._replace(packages=dict(saved.packages)) == info
+        assert ("w", "t", "m.f", 1.5) == (info.workflow, info.task, info.function, info.seconds)
+        assert ("builtins.list", {"call": "00"}) == (info.type, info.fingerprint)
+        assert len(self.bytes_of(storage, "t")) == info.size
+
+    def test_digests_and_tokens(self, storage: Storage) -> None:
+        """Equal values have equal digests; no two saves have one token."""
+        infos = [storage.save("w", f"t{n}", value) for n, value in enumerate(["a", "a", "b"])]
+        assert infos[0].digest == infos[1].digest != infos[2].digest
+        assert 3 == len({info.token for info in infos})
+
+    def test_nothing_is_unpickled_without_need(self, storage: Storage) -> None:
+        """Only reading the value does that."""
+        sprung.clear()
+        storage.save("w", "t", Trap())
+        storage.task_info("w", "t")
+        list(storage.task_infos("w", ["t"]))
+        storage.list_tasks("w")
+        storage.list_workflows()
+        assert [""] == [record.problem for record in storage.verify()]
+        storage.du()
+        storage.gc(-60.0)
+        storage.set_aside("w", "t")
+        storage.save("w", "t", Trap())
+        assert [] == sprung
+        assert "trap" == storage.read_task("w", "t")
+        assert ["trap"] == sprung
+        storage.remove_task("w", "t")
+        assert ["trap"] == sprung
+
+    def test_if_absent(self, storage: Storage) -> None:
+        """A result that is there is left as it is, with its side data."""
+        storage.register_persistent_serializers(Grids())
+        storage.save("w", "t", Grid(1), if_absent=True)
+        stored = self.keys(storage)
+        with pytest.raises(ResultExistsError):
+            storage.save("w", "t", Grid(2), if_absent=True)
+        assert Grid(1) == storage.read_task("w", "t")
+        assert stored == self.keys(storage)
+
+    @pytest.mark.parametrize("durability", ["auto", "fsync", "rename"])
+    @pytest.mark.parametrize("durable", [False, True])
+    def test_every_durability(self, storage: Storage, durability: str, durable: bool) -> None:
+        """What is stored is the same at each."""
+        chosen = self.with_options(storage, durability=durability)
+        chosen.register_persistent_serializers(Grids())
+        chosen.save("w", "t", [Grid(1), "x"], durable=durable, seconds=1.0)
+        assert [Grid(1), "x"] == chosen.read_task("w", "t")
+
+    def test_side_data(self, storage: Storage) -> None:
+        """A serializer's objects come back, as one where they were one, for any reader."""
+        storage.register_persistent_serializers(Grids())
+        grid = Grid(1, 2)
+        storage.save("w", "t", {"a": grid, "b": [grid, Grid()]})
+        assert 4 == len(self.side_data(storage))
+        found = self.reopen(storage).read_task("w", "t")
+        assert {"a": Grid(1, 2), "b": [Grid(1, 2), Grid()]} == found
+        assert found["a"] is found["b"][0]
+
+    def test_side_data_goes_with_its_result(self, storage: Storage) -> None:
+        """When that is replaced, removed, or could not be saved."""
+        storage.register_persistent_serializers(Grids())
+        for number in range(3):
+            storage.save("w", "t", Grid(number))
+            assert 2 == len(self.side_data(storage))
+        with pytest.raises(UnpicklableResultError):
+            storage.save("w", "t", [Grid(5), Unpicklable()])
+        assert Grid(2) == storage.read_task("w", "t")
+        assert 2 == len(self.side_data(storage))
+        storage.remove_task("w", "t")
+        assert [] == self.keys(storage)
+
+    def test_side_data_without_its_serializer(self, storage: Storage) -> None:
+        """Reading names the serializer; listing, checking and removing do without."""
+        storage.register_persistent_serializers(Grids())
+        storage.save("w", "t", Grid(1))
+        bare = self.with_options(storage)
+        with pytest.raises(SerializerMissingError, match="grids of the conformance kit"):
+            bare.read_task("w", "t")
+        assert [""] == [record.problem for record in bare.verify()]
+        bare.remove_task("w", "t")
+        assert [] == self.keys(storage)
+
+    def test_what_is_no_serializer(self, storage: Storage) -> None:
+        """It is refused when it is registered."""
+        for wrong in (object(), Grid, None):
+            with pytest.raises(OptionsError):
+                storage.register_persistent_serializers(wrong)  # type: ignore[arg-type]
+
+    def test_protocols(self, storage: Storage) -> None:
+        """Every storage has the file protocol, in which any text is a file's name."""
+        files = storage.protocols[FILE_PROTOCOL]
+        for name in ("../f", "a/b", "ü"):
+            with files.open(name, "wb") as file:
+                file.write(name.encode())
+            with files.open(name, "rb") as file:
+                assert name.encode() == file.read()
+            files.remove(name)
+        assert [] == self.keys(storage)
+
+    def test_always_read(self, storage: Storage) -> None:
+        """It is off, can be switched on, and goes with the storage."""
+        assert storage.always_read is False
+        storage.always_read = True
+        assert self.reopen(storage).always_read is True
+
+    def test_usage(self, storage: Storage) -> None:
+        """`du` counts results, and the bytes of all that is stored."""
+        storage.register_persistent_serializers(Grids())
+        storage.save("w", "t", "x" * 1000)
+        storage.save("w", "grid", Grid(1))
+        storage.save("v", "t", 1)
+        sizes = {"v": 0, "w": 0}
+        for blob in storage.store.list(""):
+            sizes[blob.key[0]] += blob.size
+        found = [(usage.workflow, usage.tasks, usage.size) for usage in storage.du()]
+        assert [("v", 1, sizes["v"]), ("w", 2, sizes["w"])] == found
+        assert [2] == [usage.tasks for usage in storage.du("w")]

@@ -1,0 +1,347 @@
+"""`SerializerSuite`: the conformance kit of serializers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..errors import DamagedResultError, SerializerMissingError, UnpicklableResultError
+from ..serializers import FILE_PROTOCOL, Serializer
+from ..storage import Storage
+from ..storage.blobstore import BlobStore
+from ..storage.filestore import FileStore
+from ..storage.options import StorageOptions
+from .suite import Suite
+from .workers import Workers, together
+
+__all__ = ["SerializerSuite"]
+
+
+class _Staged(FileStore):
+    """Files that reach the store as those of most stores do: staged, and put when closed."""
+
+    protocols = BlobStore.protocols
+
+
+class _Unpicklable:
+    def __reduce__(self) -> Any:
+        raise TypeError("this can't be pickled")
+
+
+class SerializerSuite(Suite):
+    """Inherit it, with a fixture `serializer`, and a method `examples` that makes values.
+
+    Attributes:
+        reads_at_once: what is read needs the storage no more. Declare False where values are
+            lazy, such as arrays that are read when they are computed.
+        checks_files: a file that was cut, or replaced by another, can't be read, or gives an equal
+            value. Declare False for a format that can't tell (a storage with the option `key`
+            still does).
+        plain: what the serializer returns from `pickle` is made of builtin types alone.
+
+    Methods:
+        examples: returns new values, equal each time, the more different the better.
+        equal: tells whether two values are equal; by default by `==`.
+    """
+
+    reads_at_once = True
+    checks_files = True
+    plain = True
+
+    @pytest.fixture
+    def serializer(self) -> Serializer:
+        """Return the serializer: a class or an instance."""
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture `serializer`")
+
+    def examples(self) -> list[Any]:
+        """Return new values of the serializer's type."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method `examples`")
+
+    def equal(self, one: Any, two: Any) -> bool:
+        """Tell whether two values are equal, in all that the serializer has to keep."""
+        return bool(one == two)
+
+    @pytest.fixture(params=["files", "staged files"])
+    def storage(
+        self,
+        request: pytest.FixtureRequest,
+        serializer: Serializer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[Storage]:
+        """Return a storage with the serializer; nothing may appear in other places.
+
+        Override it to test on other storages.
+        """
+        for name in ("temporary", "current"):
+            (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+        monkeypatch.chdir(tmp_path / "current")
+        kind = FileStore if request.param == "files" else _Staged
+        storage = Storage(kind(str(tmp_path / "store")))
+        storage.register_persistent_serializers(serializer)
+        yield storage
+        assert [] == os.listdir(tmp_path / "temporary"), "temporary files were left"
+        assert [] == os.listdir(tmp_path / "current"), "files were made in the current folder"
+
+    def test_it_has_what_the_contract_asks_for(self, serializer: Serializer) -> None:
+        """A name that is text, a class that the examples are of, and three methods."""
+        assert isinstance(serializer.name, str)
+        assert serializer.name
+        assert isinstance(serializer.serializer_class, type)
+        for example in self.examples():
+            assert isinstance(example, serializer.serializer_class)
+        for method in (serializer.pickle, serializer.unpickle, serializer.remove):
+            assert callable(method)
+
+    def test_it_keeps_its_name(self, serializer: Serializer) -> None:
+        """A result names the serializer for ever; a copy in another process has the same name."""
+        copy = pickle.loads(pickle.dumps(serializer))
+        assert serializer.name == copy.name
+        assert serializer.serializer_class is copy.serializer_class
+
+    def test_the_examples_tell_what_is_equal(self) -> None:
+        """Without that, the other tests tell nothing: equal to themselves, and all different."""
+        examples, again = self.examples(), self.examples()
+        assert len(examples) > 1, "give two examples at least, that are not equal"
+        for place, example in enumerate(examples):
+            for other, made in enumerate(again):
+                assert (place == other) == self.equal(example, made), f"examples {place}, {other}"
+
+    def test_pickle_returns_name_and_pid(self, serializer: Serializer, storage: Storage) -> None:
+        """It works with the file protocol alone, and `unpickle` finds the value by the pid."""
+        protocols = {FILE_PROTOCOL: storage.protocols[FILE_PROTOCOL]}
+        for example, expected in zip(self.examples(), self.examples(), strict=True):
+            name, pid = serializer.pickle(example, protocols)
+            assert serializer.name == name
+            found = serializer.unpickle(pickle.loads(pickle.dumps(pid)), protocols)
+            assert self.equal(expected, found)
+            del found
+            gc.collect()
+            serializer.remove(pid, protocols)
+        assert [] == [blob.key for blob in storage.store.list("")], "remove has left something"
+
+    def test_remove_can_be_done_again(self, serializer: Serializer, storage: Storage) -> None:
+        """What is removed already is no error."""
+        protocols = {FILE_PROTOCOL: storage.protocols[FILE_PROTOCOL]}
+        _, pid = serializer.pickle(self.examples()[0], protocols)
+        for _ in range(2):
+            serializer.remove(pid, protocols)
+
+    def test_values_come_back(self, storage: Storage) -> None:
+        """Each example, as a result of its own, of the type that it had."""
+        for number, example in enumerate(self.examples()):
+            storage.save("w", f"t{number}", example)
+        for number, expected in enumerate(self.examples()):
+            found = storage.read_task("w", f"t{number}")
+            assert self.equal(expected, found), f"example {number}"
+            assert type(expected) is type(found)
+
+    def test_values_come_back_from_any_depth(self, storage: Storage) -> None:
+        """Among other values, in containers; the rest of the result is as it was."""
+        value = {"a": [1, ("x", self.examples())], "b": {"c": self.examples()[0]}, "d": None}
+        storage.save("w", "t", value)
+        found = storage.read_task("w", "t")
+        for expected, example in zip(self.examples(), found["a"][1][1], strict=True):
+            assert self.equal(expected, example)
+        assert self.equal(self.examples()[0], found["b"]["c"])
+        assert (1, "x", None) == (found["a"][0], found["a"][1][0], found["d"])
+
+    def test_one_object_stays_one(self, serializer: Serializer, storage: Storage) -> None:
+        """Met twice, it is written once, and comes back as one object; an equal one is another."""
+        one, equal = self.examples()[0], self.examples()[0]
+        info = storage.save("w", "t", [one, {"again": one}, equal])
+        assert [serializer.name] * 2 == [side.serializer for side in info.side_data]
+        found = storage.read_task("w", "t")
+        assert found[0] is found[1]["again"]
+        assert found[2] is not found[0]
+
+    def test_saving_changes_nothing(self, storage: Storage) -> None:
+        """The value goes on being used by the workflow, and is as it was."""
+        examples = self.examples()
+        storage.save("w", "t", examples)
+        for expected, example in zip(self.examples(), examples, strict=True):
+            assert self.equal(expected, example)
+
+    def test_what_is_read_can_be_saved(self, storage: Storage) -> None:
+        """A result of a result, twice over."""
+        storage.save("w", "0", self.examples())
+        for number in range(2):
+            storage.save("w", str(number + 1), storage.read_task("w", str(number)))
+        for expected, found in zip(self.examples(), storage.read_task("w", "2"), strict=True):
+            assert self.equal(expected, found)
+
+    def test_results_share_no_file(self, storage: Storage) -> None:
+        """Names are fresh: removing one result leaves all others whole."""
+        example = self.examples()[0]
+        for number in range(3):
+            storage.save("w", f"t{number}", example)
+        storage.remove_task("w", "t1")
+        for number in (0, 2):
+            assert self.equal(self.examples()[0], storage.read_task("w", f"t{number}"))
+        assert ["", ""] == [record.problem for record in storage.verify()]
+
+    def test_results_are_replaced(self, storage: Storage) -> None:
+        """The files of a replaced result go, those of the new one stay."""
+        for example in self.examples():
+            info = storage.save("w", "t", example)
+        assert self.equal(self.examples()[-1], storage.read_task("w", "t"))
+        files = [name for side in info.side_data for name, *_ in side.files]
+        assert sorted(files) == _files(storage)
+
+    def test_nothing_is_left_of_removed_results(self, storage: Storage) -> None:
+        """And removing needs no serializer."""
+        storage.save("w", "t", self.examples())
+        Storage(storage.store).remove_task("w", "t")
+        assert [] == [blob.key for blob in storage.store.list("")]
+
+    def test_nothing_is_left_of_a_failed_save(self, storage: Storage) -> None:
+        """What was written before something else could not be pickled is removed."""
+        storage.save("w", "t", "before")
+        with pytest.raises(UnpicklableResultError):
+            storage.save("w", "t", [self.examples(), _Unpicklable()])
+        assert "before" == storage.read_task("w", "t")
+        assert [] == _files(storage)
+
+    def test_gc_and_verify_know_the_files(self, storage: Storage) -> None:
+        """Stored files are whole, and needed."""
+        info = storage.save("w", "t", self.examples())
+        assert [] == storage.gc(-60.0)
+        (record,) = storage.verify()
+        assert "" == record.problem
+        beside = sum(size for side in info.side_data for _, size, _ in side.files)
+        assert info.size + beside == record.size
+        assert beside, "the serializer has written nothing into files of the file protocol"
+
+    def test_a_result_names_who_can_read_it(self, serializer: Serializer, storage: Storage) -> None:
+        """Without the serializer, reading says what is missing; all else works."""
+        storage.save("w", "t", self.examples()[0])
+        other = Storage(storage.store)
+        with pytest.raises(SerializerMissingError, match=r".+") as raised:
+            other.read_task("w", "t")
+        assert repr(serializer.name) in str(raised.value)
+        assert ["t"] == other.list_tasks("w")
+        assert [""] == [record.problem for record in other.verify()]
+
+    def test_another_storage_reads_it(self, serializer: Serializer, storage: Storage) -> None:
+        """All that is needed is stored: nothing is kept in the serializer or the process."""
+        storage.save("w", "t", self.examples())
+        other = Storage(pickle.loads(pickle.dumps(storage.store)))
+        other.register_persistent_serializers(serializer)
+        for expected, found in zip(self.examples(), other.read_task("w", "t"), strict=True):
+            assert self.equal(expected, found)
+
+    def test_another_process_reads_and_writes_it(self, storage: Storage, workers: Workers) -> None:
+        """A storage with the serializer works in a process that was started from nothing."""
+        storage.save("w", "here", self.examples())
+        workers.run("save_again", storage, ("w", "here"), ("w", "there"))
+        for expected, found in zip(self.examples(), storage.read_task("w", "there"), strict=True):
+            assert self.equal(expected, found)
+        assert ["", ""] == [record.problem for record in storage.verify()]
+
+    def test_threads_use_it_at_once(self, storage: Storage) -> None:
+        """Each thread finds its own values."""
+
+        def work(name: int) -> None:
+            place = name % len(self.examples())
+            for number in range(3):
+                storage.save("w", f"{name} {number}", self.examples()[place])
+                assert self.equal(
+                    self.examples()[place], storage.read_task("w", f"{name} {number}")
+                )
+
+        together(*(lambda name=name: work(name) for name in range(4)))
+        assert 12 == len(storage.verify())
+
+    def test_the_pid_is_plain(self, serializer: Serializer, storage: Storage) -> None:
+        """Readers who trust nothing but builtin types can read it."""
+        self.needs("plain")
+        storage.save("w", "t", self.examples()[0])
+        careful = Storage(storage.store, StorageOptions.model_validate({"trust": {"allow": []}}))
+        careful.register_persistent_serializers(serializer)
+        assert self.equal(self.examples()[0], careful.read_task("w", "t"))
+
+    def test_signed_results(self, serializer: Serializer, storage: Storage) -> None:
+        """With a key, files count as the result does: a changed byte is refused."""
+        signed = Storage(storage.store, StorageOptions.model_validate({"key": "k"}))
+        signed.register_persistent_serializers(serializer)
+        signed.save("w", "t", self.examples()[0])
+        assert self.equal(self.examples()[0], signed.read_task("w", "t"))
+        for name in _files(storage):
+            key = f"w/.data/{name}"
+            data = bytearray(storage.store.get(key))
+            if data:
+                data[len(data) // 2] ^= 1
+                storage.store.put(key, [data])
+        with pytest.raises(DamagedResultError):
+            signed.read_task("w", "t")
+
+    def test_a_missing_file_is_damage(self, storage: Storage) -> None:
+        """Reading says so at once."""
+        storage.save("w", "t", self.examples()[0])
+        storage.store.delete([f"w/.data/{name}" for name in _files(storage)])
+        with pytest.raises(DamagedResultError, match="missing"):
+            storage.read_task("w", "t")
+        assert "missing" in storage.verify()[0].problem
+
+    @pytest.mark.parametrize("left", ["nothing", "half", "all but a byte"])
+    def test_a_cut_file_is_damage(self, storage: Storage, left: str) -> None:
+        """Reading raises, or the value is equal: it is never silently wrong."""
+        self.needs("checks_files")
+        example = self.examples()[0]
+        for name in _files_of(storage, example):
+            key = f"w/.data/{name}"
+            whole = bytes(storage.store.get(key))
+            size = {"nothing": 0, "half": len(whole) // 2, "all but a byte": len(whole) - 1}[left]
+            storage.store.put(key, [whole[: max(0, size)]])
+            try:
+                found = storage.read_task("w", "t")
+                same = self.equal(self.examples()[0], found)
+            except Exception:  # noqa: BLE001  # every error is right here
+                same = True
+            assert same, f"a value was made of {size} of {len(whole)} bytes of {name!r}"
+            storage.store.put(key, [whole])
+        assert self.equal(self.examples()[0], storage.read_task("w", "t"))
+
+    def test_what_was_read_stays(self, storage: Storage) -> None:
+        """A value that was read doesn't change or go with what is stored."""
+        self.needs("reads_at_once")
+        storage.save("w", "t", self.examples()[0])
+        found = storage.read_task("w", "t")
+        storage.save("w", "t", self.examples()[-1])
+        storage.remove_workflow("w")
+        assert self.equal(self.examples()[0], found)
+
+    def test_no_file_stays_open(self, storage: Storage) -> None:
+        """Neither after saving nor, where values are read at once, after reading."""
+        if not os.path.isdir("/proc/self/fd"):
+            pytest.skip("this system doesn't tell which files are open")
+        storage.save("w", "warm", self.examples()[0])
+        storage.read_task("w", "warm")
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(5):
+            storage.save("w", f"t{number}", self.examples()[0])
+        assert before >= len(os.listdir("/proc/self/fd"))
+        if self.reads_at_once:
+            for number in range(5):
+                storage.read_task("w", f"t{number}")
+            gc.collect()
+            assert before >= len(os.listdir("/proc/self/fd"))
+
+
+def _files(storage: Storage) -> list[str]:
+    """Return the names of the side data of workflow "w"."""
+    return sorted(storage.store.names("w/.data/"))
+
+
+def _files_of(storage: Storage, example: Any) -> list[str]:
+    storage.save("w", "t", example)
+    return _files(storage)

@@ -1,0 +1,21 @@
+"""`StorageSuite`: the conformance kit of storages."""
+
+from __future__ import annotations
+
+from .results import ResultsByName
+from .resultsafety import ResultSafety
+
+__all__ = ["StorageSuite"]
+
+
+class StorageSuite(ResultsByName, ResultSafety):
+    """Inherit it, with a fixture `storage` that returns a fresh, empty `Storage`.
+
+    It is about the storage as its users know it; `BlobStoreSuite` is about the store below, finds
+    more, and says better what is wrong. Capabilities are class attributes.
+
+    Attributes:
+        processes: another process that unpickles the storage sees the same results.
+        conditional_put: of several that save with `if_absent` at the same time, exactly one wins.
+        many: the number of tasks in tests with thousands of them.
+    """

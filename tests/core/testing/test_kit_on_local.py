@@ -1,0 +1,52 @@
+"""The kit on the backend that core brings, in process and on executors."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.testing import BackendSuite
+
+
+class TestLocalWorkflow(BackendSuite):
+    """One node after the other, here."""
+
+    @pytest.fixture
+    def backend(self):
+        return LocalWorkflow
+
+
+class TestLocalWorkflowOnThreads(BackendSuite):
+    """Nodes at the same time, in threads."""
+
+    @pytest.fixture
+    def backend(self):
+        return LocalWorkflow
+
+    def run(self, workflow):
+        with ThreadPoolExecutor(2) as executor:
+            return workflow.run(executor)
+
+    def test_seeds(self):
+        pytest.skip("threads share one state of `random`, which is seeded and used in turn")
+
+
+class TestLocalWorkflowOnProcesses(BackendSuite):
+    """Nodes in other processes, to which everything is pickled."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def executor(cls):
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(2, mp_context=context) as cls.processes:
+            yield
+
+    @pytest.fixture
+    def backend(self):
+        return LocalWorkflow
+
+    def run(self, workflow):
+        return workflow.run(self.processes)

@@ -43,12 +43,15 @@ def test_a_file_storage_is_made_from_its_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("storage", r"is a dictionary like .*not str"),
+        (["storage"], r"is a dictionary like .*, or the path of a file with one, not list"),
         (None, "not NoneType"),
+        ("storage", r"config file 'storage' is none of .yaml, .yml, .json, .toml"),
+        ("none.yaml", r"config file 'none.yaml' can't be read: No such file or directory"),
+        (Path("none.toml"), r"config file 'none.toml' can't be read: No such file"),
         ({}, "names its kind"),
         ({"kind": 3}, "names its kind"),
         ({"kind": "file", "option": {}}, r"no field 'option' \(did you mean 'options'\?\)"),
-        ({"kind": "file", "options": []}, "options of storage 'file' are a dictionary, not list"),
+        ({"kind": "file", "options": []}, "options of storage 'file' are a mapping, not list"),
         ({"kind": "file", "options": {}}, "storage 'file': option 'path' is missing"),
         ({"kind": "file"}, "option 'path' is missing"),
         (
@@ -64,7 +67,6 @@ def test_a_wrong_config_says_what_is_wrong(config: Any, message: str) -> None:
     with pytest.raises(OptionsError, match=message) as caught:
         storage_factory(config)
     assert isinstance(caught.value, ValueError)
-    assert caught.value.__cause__ is None
 
 
 def test_options_are_checked_before_anything_is_built(install: Callable[..., None]) -> None:

@@ -25,7 +25,7 @@ _LIMITS = ("enum", "const", "pattern", "maxLength")
 
 
 def schema_of_configs(policies: Sequence[str]) -> Schema:
-    """Return the schema, given the policies of reuse; imports every plugin that brings a storage or a backend."""
+    """Return the schema, given the policies of reuse; imports all storages and backends."""
     definitions: dict[str, Any] = {
         "variable": {
             "description": "The value of an environment variable.",

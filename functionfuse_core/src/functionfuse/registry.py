@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import threading
@@ -122,6 +121,8 @@ def find_entry(group: str, kind: str) -> Entry:
 
 def close_to(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest of `known`, or "" if none is close."""
+    import difflib  # for errors only
+
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f" (did you mean {lowered[close[0]]!r}?)" if close else ""

@@ -14,7 +14,7 @@ IMPORTABLE = str(Path(__file__).parent / "importable")
 if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
-from s3_servers import Server, moto, seaweedfs, weed  # noqa: E402  # found by the line above
+from s3_servers import BUCKET, Server, moto, seaweedfs, weed  # noqa: E402  # found by the line above
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +39,12 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture
-def bucket(server: Server) -> str:
-    """The name of a bucket of the test's own."""
-    name = f"test-{uuid4()}"
-    server.client().create_bucket(Bucket=name)
-    return name
+def below() -> str:
+    """A prefix of the test's own, in the bucket that all tests share."""
+    return f"prefix of a test/{uuid4()}"
+
+
+@pytest.fixture
+def path(below: str) -> str:
+    """The path of a storage of the test's own."""
+    return f"{BUCKET}/{below}"

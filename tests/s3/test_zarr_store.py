@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from botocore.exceptions import ClientError
-from s3_servers import Server
+from s3_servers import BUCKET, Server
 from zarr.core.buffer import Buffer, cpu
 from zarr.testing.store import StoreTests
 
@@ -26,23 +25,22 @@ class TestZarrStore(StoreTests[ZarrStore, cpu.Buffer]):
     buffer_cls = cpu.Buffer
 
     @pytest.fixture
-    def store_kwargs(self, server: Server, bucket: str) -> dict[str, Any]:
-        self.client, self.bucket = server.client(), bucket
-        storage = S3FileStorage(**server.options(f"{bucket}/prefix"))
+    def store_kwargs(self, server: Server, below: str) -> dict[str, Any]:
+        self.client, self.prefix = server.by_hand, f"{below}/{FOLDER}"
+        storage = S3FileStorage(**server.options(f"{BUCKET}/{below}"))
         return {"store": storage.store, "folder": FOLDER}
 
     async def set(self, store: ZarrStore, key: str, value: Buffer) -> None:
-        key = f"prefix/{FOLDER}{key}"
-        self.client.put_object(Bucket=self.bucket, Key=key, Body=value.to_bytes())
+        self.client.put_object(Bucket=BUCKET, Key=self.prefix + key, Body=value.to_bytes())
 
     async def get(self, store: ZarrStore, key: str) -> Buffer:
-        answer = self.client.get_object(Bucket=self.bucket, Key=f"prefix/{FOLDER}{key}")
+        answer = self.client.get_object(Bucket=BUCKET, Key=self.prefix + key)
         return cpu.Buffer.from_bytes(answer["Body"].read())
 
     def test_store_repr(self, store: ZarrStore) -> None:
         """It tells bucket and folder, and no secret."""
-        assert f"s3://{self.bucket}/prefix/{FOLDER}" == str(store)
-        assert self.bucket in repr(store)
+        assert f"s3://{BUCKET}/{self.prefix}" == str(store)
+        assert BUCKET in repr(store)
         assert "canary" not in repr(store)
 
     def test_store_supports_writes(self, store: ZarrStore) -> None:
@@ -52,9 +50,9 @@ class TestZarrStore(StoreTests[ZarrStore, cpu.Buffer]):
         assert store.supports_listing
 
 
-def test_an_array_comes_back(server: Server, bucket: str) -> None:
+def test_an_array_comes_back(server: Server, path: str) -> None:
     """A zarr array in the store that serializers are handed has the values written to it."""
-    storage = S3FileStorage(**server.options(f"s3://{bucket}/prefix"))
+    storage = S3FileStorage(**server.options(f"s3://{path}"))
     protocol = storage.store.protocols("w/.data/")[S3_PROTOCOL]
     expected = np.random.default_rng(0).random((300, 200))
     array = zarr.create_array(
@@ -75,12 +73,11 @@ def test_a_missing_bucket_is_no_empty_array(moto_server: Server) -> None:
         ZarrStore(store).get_sync("c/0")
 
 
-def test_the_client_is_handed_on(server: Server, bucket: str) -> None:
+def test_the_client_is_handed_on(server: Server, path: str) -> None:
     """Serializers that write to S3 themselves get a client, and a folder to write to."""
-    protocol = S3FileStorage(**server.options(f"{bucket}/prefix")).protocols[S3_PROTOCOL]
-    name, _, prefix = protocol["folder"].partition("/")
-    assert (bucket, "prefix") == (name, prefix)
-    protocol["client"].put_object(Bucket=name, Key=f"{prefix}/key", Body=b"value")
-    with pytest.raises(ClientError):
-        server.client().get_object(Bucket=bucket, Key="key")
-    assert b"value" == server.client().get_object(Bucket=bucket, Key="prefix/key")["Body"].read()
+    storage = S3FileStorage(**server.options(path))
+    protocol = storage.protocols[S3_PROTOCOL]
+    assert path == protocol["folder"]
+    bucket, _, prefix = protocol["folder"].partition("/")
+    protocol["client"].put_object(Bucket=bucket, Key=f"{below}/key", Body=b"value")
+    assert b"value" == bytes(storage.store.get("key"))

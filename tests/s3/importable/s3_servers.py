@@ -15,14 +15,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["Server", "moto", "seaweedfs", "weed"]
+__all__ = ["BUCKET", "Server", "moto", "seaweedfs", "weed"]
 
 ACCESS_KEY = "canary-access-key"
 SECRET_KEY = "canary-secret-key"
+BUCKET = "tests"  # is there in the beginning
 _STARTS = 5
 _READY_WITHIN = 30.0  # seconds
 
@@ -52,8 +54,13 @@ class Server:
         }
         return {**own, **more}
 
+    @cached_property
+    def by_hand(self) -> Any:
+        """A boto3 client: what is put through it goes past our code."""
+        return self.client()
+
     def client(self, **config: Any) -> Any:
-        """Return a boto3 client, made by hand: what is put through it goes past our code."""
+        """Return a new boto3 client."""
         import boto3
         from botocore.config import Config
 
@@ -83,7 +90,9 @@ def moto() -> Iterator[Server]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield Server("moto", f"http://{host}:{port}")
+        found = Server("moto", f"http://{host}:{port}")
+        found.by_hand.create_bucket(Bucket=BUCKET)
+        yield found
     finally:
         server.stop()
 
@@ -110,17 +119,15 @@ def seaweedfs(folder: Path | None = None) -> Iterator[Server]:
                     log = Path(data, "weed.log").read_text(errors="replace")[-2000:]
                     raise RuntimeError(f"SeaweedFS does not start:\n{log}")
             finally:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                process.kill()  # its data is thrown away, and it takes seconds to end by itself
+                process.wait()
 
 
 def _started(program: str, data: str) -> tuple[subprocess.Popen[bytes], str]:
-    master, volume, filer, s3 = _free_ports(4)
+    master, volume, filer, s3, admin = _free_ports(5)
     flags = {
+        "admin.port": admin,
+        "admin.ui": "false",
         "dir": data,
         "ip": "127.0.0.1",
         "ip.bind": "127.0.0.1",
@@ -153,8 +160,8 @@ def _is_ready(process: subprocess.Popen[bytes], url: str) -> bool:
     end = time.monotonic() + _READY_WITHIN
     while process.poll() is None and time.monotonic() < end:
         try:
-            client.create_bucket(Bucket="ready")
-            client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"ready")
         except Exception:  # noqa: BLE001  # whatever it says while it starts
             time.sleep(0.05)
         else:

@@ -92,8 +92,14 @@ class S3Store(BlobStore):
     def delete(self, keys: Iterable[str]) -> None:
         """Remove blobs, 1,000 with each request; see `BlobStore.delete`."""
         found = [key for key in keys if not key.endswith("/")]
+        server = ""
         for start in range(0, len(found), _AT_ONCE):
-            self._delete(found[start : start + _AT_ONCE])
+            server = self._delete(found[start : start + _AT_ONCE])
+        if server.startswith("SeaweedFS"):
+            # It has real folders, and lists those that are empty, until they are removed.
+            above = sorted({folder for key in found for folder in _above(key)}, reverse=True)
+            for start in range(0, len(above), _AT_ONCE):
+                self._delete(above[start : start + _AT_ONCE])
 
     def prepare(self, folder: str) -> None:
         """Begin an upload and give it up: what forbids that would forbid every save.
@@ -153,19 +159,29 @@ class S3Store(BlobStore):
         answer = self.bucket.call("list_parts", key, UploadId=upload)
         return sum(part["Size"] for part in answer.get("Parts", ()))
 
-    def _delete(self, keys: Sequence[str]) -> None:
-        """Remove up to 1,000 blobs; again those for which the server was too busy."""
+    def _delete(self, keys: Sequence[str]) -> str:
+        """Remove up to 1,000 blobs; again those for which the server was too busy.
+
+        Returns what the server calls itself.
+        """
         for attempt in range(1, self.bucket.options.max_attempts + 1):
             objects = [{"Key": self.bucket.prefix + key} for key in keys]
             answer = self.bucket.call("delete_objects", Delete={"Objects": objects, "Quiet": True})
             errors = [entry for entry in answer.get("Errors", ()) if entry["Code"] != "NoSuchKey"]
             if not errors:
-                return
+                return str(answer["ResponseMetadata"]["HTTPHeaders"].get("server", ""))
             keys = [entry["Key"][len(self.bucket.prefix) :] for entry in errors]
             if not {entry["Code"] for entry in errors} <= _BUSY:
                 break
             time.sleep(0.1 * attempt)
         raise self.bucket.failed(ClientError({"Error": errors[0]}, ""), "delete_objects", keys[0])
+
+
+def _above(key: str) -> Iterator[str]:
+    """Iterate the folders that a key is in, the deepest first."""
+    while folder := key.rpartition("/")[0]:
+        yield f"{folder}/"
+        key = folder
 
 
 def _zarr_store(store: S3Store, folder: str) -> ZarrStore:

@@ -79,5 +79,5 @@ def test_the_client_is_handed_on(server: Server, path: str) -> None:
     protocol = storage.protocols[S3_PROTOCOL]
     assert path == protocol["folder"]
     bucket, _, prefix = protocol["folder"].partition("/")
-    protocol["client"].put_object(Bucket=bucket, Key=f"{below}/key", Body=b"value")
+    protocol["client"].put_object(Bucket=bucket, Key=f"{prefix}/key", Body=b"value")
     assert b"value" == bytes(storage.store.get("key"))

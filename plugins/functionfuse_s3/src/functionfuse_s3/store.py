@@ -39,6 +39,7 @@ class S3Store(BlobStore):
 
     def __init__(self, options: S3Options) -> None:
         self.bucket = Bucket(options)
+        self.concurrency = options.concurrency
         self._is_prepared = False
         self._clock: float | None = None  # the server's time less that of time.monotonic
 
@@ -77,6 +78,13 @@ class S3Store(BlobStore):
         ]
         # Not every server's order is that of the keys: some go folder by folder.
         return iter(sorted(found, key=lambda blob: blob.key))
+
+    def blobs(self, folder: str) -> Iterator[BlobInfo]:
+        """Iterate the blobs directly in a folder; see `BlobStore.blobs`."""
+        for page in self.bucket.pages("list_objects_v2", folder, Delimiter="/"):
+            for entry in page.get("Contents", ()):
+                if _is_blob(key := entry["Key"][len(self.bucket.prefix) :]):
+                    yield _described(key, entry)
 
     def names(self, folder: str) -> Iterator[str]:
         """Iterate what is in a folder; see `BlobStore.names`."""

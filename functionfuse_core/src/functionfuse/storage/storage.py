@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
-from ..serializers.installed import awake
+from ..serializers.installed import awake, serializer_for
 from .blobstore import BlobStore
 from .header import FIRST_READ, Stored, TaskInfo, names_in_header, plain_pickle, read_stored
 from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
@@ -230,7 +230,11 @@ class Storage:
     def reads_back(self, info: TaskInfo) -> bool:
         """Tell whether what follows in a run is to be given this saved result, read back."""
         return self.always_read or any(
-            getattr(self._serializers.get(side.serializer), "always_read", False)
+            getattr(
+                self._serializers.get(side.serializer) or serializer_for(side.type),
+                "always_read",
+                False,
+            )
             for side in info.side_data
         )
 

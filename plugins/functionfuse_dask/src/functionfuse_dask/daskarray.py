@@ -63,7 +63,9 @@ class DaskArraySerializer:
         """Compute and write an array; see `Serializer.pickle`."""
         return self.pickle_many([obj], [protocols])[0]
 
-    def pickle_many(self, objs: list[da.Array], protocols: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    def pickle_many(
+        self, objs: list[da.Array], protocols: list[dict[str, Any]]
+    ) -> list[tuple[str, Any]]:
         """Compute and write arrays together, so that what they share is computed once."""
         for obj in objs:
             refuse(obj)

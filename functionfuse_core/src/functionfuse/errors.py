@@ -16,6 +16,9 @@ __all__ = [
     "ResultExistsError",
     "ResultNotFoundError",
     "SerializerMissingError",
+    "StorageAccessError",
+    "StorageConnectionError",
+    "StorageError",
     "StoragePathError",
     "UnknownKindError",
     "UnpicklableResultError",
@@ -96,11 +99,23 @@ class UnpicklableResultError(FunctionFuseError, TypeError):
     """A result can't be pickled, so it can't be stored."""
 
 
-class StoragePathError(FunctionFuseError, OSError):
-    """A storage can't be opened for writing where its options say."""
+class StorageError(FunctionFuseError, OSError):
+    """A storage can't do what it was asked; what is stored stays as it is."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class StoragePathError(StorageError):
+    """A storage can't be used where its options say: there is no such place, or no writing."""
+
+
+class StorageAccessError(StorageError, PermissionError):
+    """A storage refuses: credentials are missing, wrong, expired, or don't allow it."""
+
+
+class StorageConnectionError(StorageError, ConnectionError):
+    """A storage can't be reached, does not answer in time, or fails itself; try again."""
 
 
 class OptionsError(FunctionFuseError, ValueError):

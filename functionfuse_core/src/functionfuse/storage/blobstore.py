@@ -73,7 +73,13 @@ class BlobStore(ABC):
 
     A store is used by several threads at once, and pickles by its options: clients and connections
     are made on first use, once per process.
+
+    Attributes:
+        concurrency: how many reads at once are worth it: 1 where a read takes microseconds, more
+            where each is a request over a network. Such a store's listings give etags.
     """
+
+    concurrency = 1
 
     @abstractmethod
     def put(
@@ -124,6 +130,10 @@ class BlobStore(ABC):
         view = memoryview(self.get(key))
         for start in range(0, len(view), size):
             yield view[start : start + size]
+
+    def blobs(self, folder: str) -> Iterator[BlobInfo]:
+        """Iterate the blobs directly in `folder`, as `list` does, and none that are deeper."""
+        return (info for info in self.list(folder) if "/" not in info.key[len(folder) :])
 
     def names(self, folder: str) -> Iterator[str]:
         """Iterate what is directly in `folder` ("" or a key prefix that ends in "/"), in any order.

@@ -18,6 +18,7 @@ from ..names import check_name
 
 __all__ = [
     "DAMAGED",
+    "HEADERS",
     "LEASES",
     "LONGEST",
     "SIDE_DATA",
@@ -33,6 +34,7 @@ LONGEST = 200
 SIDE_DATA = ".data/"
 DAMAGED = ".damaged/"
 LEASES = ".lease/"
+HEADERS = ".headers/remembered"  # one blob
 
 _is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
 _special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")

@@ -6,6 +6,8 @@ import fnmatch
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
@@ -16,13 +18,23 @@ from ..errors import (
     NewerFormatError,
     ResultExistsError,
     ResultNotFoundError,
+    StorageError,
     UntrustedResultError,
 )
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import awake, serializer_for
 from .blobstore import BlobStore
-from .header import FIRST_READ, Stored, TaskInfo, names_in_header, plain_pickle, read_stored
+from .header import (
+    FIRST_READ,
+    Stored,
+    TaskInfo,
+    names_in_header,
+    plain_pickle,
+    read_info,
+    read_stored,
+)
+from .headers import remembered_heads
 from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
@@ -227,6 +239,20 @@ class Storage:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
 
+    def read_tasks(self, workflow_name: str, task_names: Iterable[str]) -> dict[str, Any]:
+        """Return several stored results by task name, in the order of the names.
+
+        Where a read is a request, many are under way at once. Raises as `read_task`, for one that
+        can't be read.
+        """
+        names = list(dict.fromkeys(task_names))
+        workers = min(self.store.concurrency, len(names))
+        if workers <= 1:
+            return {name: self.read_task(workflow_name, name) for name in names}
+        with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+            results = pool.map(partial(self.read_task, workflow_name), names)
+            return dict(zip(names, results, strict=True))
+
     def reads_back(self, info: TaskInfo) -> bool:
         """Tell whether what follows in a run is to be given this saved result, read back."""
         return self.always_read or any(
@@ -253,9 +279,13 @@ class Storage:
     ) -> Iterator[Stored | FunctionFuseError | None]:
         """Iterate the headers of tasks, in order, for a plan: one read each, nothing else.
 
-        Where nothing is stored there is None, and where a result is of no use, the error.
+        Where a read is a request, what is stored is listed, and what was read is remembered. Where
+        nothing is stored there is None, and where a result is of no use, the error.
         """
         folder = folder_of(workflow_name)
+        if self.store.concurrency > 1:
+            yield from self._requested_infos(workflow_name, list(task_names))
+            return
         for name in task_names:
             try:
                 data = self.store.head(folder + segment_of(name), FIRST_READ)
@@ -272,6 +302,8 @@ class Storage:
             self.task_info(workflow_name, task_name)
         except ResultNotFoundError:
             return False
+        except StorageError:
+            raise  # that it can't be told is no answer
         except FunctionFuseError:
             return True  # what is damaged is there, too
         return True
@@ -411,6 +443,29 @@ class Storage:
         folder = folder_of(workflow_name)
         return Lease(self.store, f"{folder}{LEASES}{segment_of(task_name)}")
 
+    def _requested_infos(
+        self, workflow_name: str, names: list[str]
+    ) -> Iterator[Stored | FunctionFuseError | None]:
+        """Iterate headers as `task_infos` does, with few requests."""
+        segments = [segment_of(name) for name in names]
+        heads = remembered_heads(self.store, folder_of(workflow_name), segments)
+        for name, head in zip(names, heads, strict=True):
+            if not isinstance(head, bytes):
+                yield head
+                continue
+            try:
+                stored = read_stored(head, names_in_header(workflow_name, name))
+                if stored is None:
+                    info = read_info(head)
+                    assert isinstance(info, TaskInfo)
+                    self._refuse_other(info, workflow_name, name)
+                    stored = Stored.of(info)
+                yield stored
+            except ResultNotFoundError:
+                yield None
+            except (DamagedResultError, NewerFormatError) as error:
+                yield error
+
     def _refuse_other(self, info: TaskInfo, workflow_name: str, task_name: str) -> None:
         """Raise if a header is another task's."""
         if info.task == task_name and info.workflow == workflow_name:
@@ -429,10 +484,10 @@ class Storage:
         """Return an error that names the task."""
         if isinstance(error, ResultNotFoundError):
             return self._not_found(workflow_name, task_name)
-        error.add_note(
-            f"while reading {self._where(workflow_name, task_name)};"
-            " remove it, or run the workflow again, to be rid of it"
-        )
+        note = f"while reading {self._where(workflow_name, task_name)}"
+        if not isinstance(error, StorageError):
+            note += "; remove it, or run the workflow again, to be rid of it"
+        error.add_note(note)
         return error
 
     def _results(self, folder: str) -> Iterator[str]:

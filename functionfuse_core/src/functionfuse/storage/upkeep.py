@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..errors import DamagedResultError, FunctionFuseError, ResultNotFoundError
+from ..errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    NewerFormatError,
+    ResultNotFoundError,
+)
 from .blobstore import BlobInfo, BlobStore
-from .header import FIRST_READ, TaskInfo, read_info
+from .header import TaskInfo, read_info
+from .headers import head_of, read_heads
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
 from .resultfile import check
 from .sidefiles import check_side_data
@@ -76,14 +82,8 @@ def info_of(store: BlobStore, key: str) -> TaskInfo:
         DamagedResultError: it is no result, or its header was changed or cut.
         NewerFormatError: a later version of Function Fuse wrote it.
     """
-    data = store.head(key, FIRST_READ)
-    info = read_info(data)
-    while isinstance(info, int):
-        # Step by step: a damaged length must not ask for gigabytes.
-        had, data = len(data), store.head(key, min(info, FIRST_READ + 64 * len(data)))
-        if len(data) <= had:
-            raise DamagedResultError(f"the blob is cut within its header, at byte {had}")
-        info = read_info(data)
+    info = read_info(head_of(store, key))
+    assert isinstance(info, TaskInfo)
     return info
 
 
@@ -140,15 +140,17 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
 
 def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[BlobInfo]:
     used: set[str] = set()
-    for segment in store.names(folder):
-        if segment.startswith(".") or segment.endswith("/"):
+    names = [name for name in store.names(folder) if name[0] != "." and name[-1] != "/"]
+    for head in read_heads(store, [folder + name for name in names]):
+        if head is None:
             continue
         try:
-            info = info_of(store, folder + segment)
-        except ResultNotFoundError:
-            continue
-        except FunctionFuseError:
+            if not isinstance(head, bytes):
+                raise head
+            info = read_info(head)
+        except (DamagedResultError, NewerFormatError):
             return []  # what a damaged result refers to can't be told, so all is kept
+        assert isinstance(info, TaskInfo)
         used.update(
             f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
         )

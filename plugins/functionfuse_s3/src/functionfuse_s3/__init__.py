@@ -1,6 +1,21 @@
-"""Function Fuse plugin for results in S3.
+"""Function Fuse plugin for results in S3 and in servers that speak its protocol."""
 
-This release reserves the place and provides nothing yet.
-"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .storage import S3FileStorage
+
+__all__ = ["S3FileStorage"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import boto3 no sooner than the storage is wanted."""
+    if name == "S3FileStorage":
+        from .storage import S3FileStorage
+
+        return S3FileStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

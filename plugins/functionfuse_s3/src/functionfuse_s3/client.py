@@ -1,0 +1,82 @@
+"""boto3 clients: one per process for the same options, made on first use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+
+from .options import S3Options
+
+__all__ = ["client_for"]
+
+# Of these options the client is made; storages that share them share it.
+_FIELDS = (
+    "endpoint_url",
+    "region",
+    "profile",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "anonymous",
+    "addressing_style",
+    "checksums",
+    "concurrency",
+    "connect_timeout",
+    "read_timeout",
+    "max_attempts",
+    "verify",
+)
+
+# By process id: a connection that two processes write to, after a fork, would mix their requests.
+_clients: dict[tuple[Any, ...], Any] = {}
+
+
+def client_for(options: S3Options) -> Any:
+    """Return this process's client for the options.
+
+    Making one sends nothing. Threads that come first at once each make one, and all use the same.
+    """
+    key = (os.getpid(), *(getattr(options, name) for name in _FIELDS))
+    client = _clients.get(key)
+    return client if client is not None else _clients.setdefault(key, _made(options))
+
+
+def _made(options: S3Options) -> Any:
+    secrets = options.access_key_id, options.secret_access_key, options.session_token
+    key, secret, token = (value and value.get_secret_value() for value in secrets)
+    session = boto3.session.Session(
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        aws_session_token=token,
+        profile_name=options.profile,
+    )
+    style = options.addressing_style or ("path" if options.endpoint_url else "auto")
+    config = Config(
+        signature_version=UNSIGNED if options.anonymous else None,
+        connect_timeout=options.connect_timeout,
+        read_timeout=options.read_timeout,
+        retries={"mode": "standard", "total_max_attempts": options.max_attempts},
+        # A pool for reading many results at once, and one for the pieces of one of them.
+        max_pool_connections=2 * options.concurrency,
+        request_checksum_calculation=options.checksums,
+        response_checksum_validation=options.checksums,
+        s3={"addressing_style": style},
+    )
+    return session.client(
+        "s3",
+        endpoint_url=options.endpoint_url,
+        region_name=options.region,
+        verify=_verify(options.verify),
+        config=config,
+    )
+
+
+def _verify(verify: bool | Path) -> bool | str | None:
+    if verify is True:
+        return None  # so that AWS_CA_BUNDLE counts
+    return str(verify) if verify else False

@@ -1,0 +1,153 @@
+"""Reading a blob: one request for a small one; more, in parallel, for the rest of a large one."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from botocore.exceptions import ClientError, IncompleteReadError
+
+from functionfuse.errors import StorageConnectionError, StorageError
+
+from .bucket import Bucket
+from .errors import FAILURES
+
+__all__ = ["read", "read_range"]
+
+_BLOCK = 1 << 20  # bytes
+_TIMES = 100  # that a blob may be replaced while it is read
+
+_content_range = re.compile(r"bytes (\d+)-(\d+)/(\d+)").fullmatch
+
+
+class _Answer(NamedTuple):
+    """An answer whose body is still to be read.
+
+    Attributes:
+        start: the place of the body in the blob.
+        size: bytes of the body.
+        total: bytes of the blob.
+    """
+
+    body: Any
+    start: int
+    size: int
+    total: int
+    etag: str
+
+
+class _ReplacedError(Exception):
+    """The blob is no longer the one whose beginning was read."""
+
+
+def read(bucket: Bucket, key: str) -> bytearray:
+    """Return a whole blob; raises ResultNotFoundError where there is none."""
+    for _ in range(_TIMES):
+        answer = _ask(bucket, key, f"bytes=0-{bucket.options.multipart_threshold - 1}")
+        data = bytearray(answer.total)
+        try:
+            with memoryview(data) as view:
+                _receive(bucket, key, view, answer)
+        except _ReplacedError:
+            continue
+        return data
+    raise StorageConnectionError(f"S3: {key!r} of {bucket!r} is replaced again and again")
+
+
+def read_range(bucket: Bucket, key: str, wanted: str) -> bytearray:
+    """Return a range of a blob, in the notation of HTTP; nothing where the blob ends before it."""
+    for _ in range(_TIMES):
+        try:
+            answer = _ask(bucket, key, wanted)
+        except _ReplacedError:
+            return bytearray()
+        data = bytearray(answer.size)
+        try:
+            with memoryview(data) as view:
+                _fill(bucket, key, view, answer)
+        except _ReplacedError:
+            continue
+        return data
+    raise StorageConnectionError(f"S3: {key!r} of {bucket!r} is replaced again and again")
+
+
+def _receive(bucket: Bucket, key: str, view: memoryview, first: _Answer) -> None:
+    """Read a blob into a buffer: the body at hand, and beside it what is not in that."""
+    chunk = bucket.options.multipart_chunk
+    starts = range(first.size, first.total, chunk)
+    if not starts:
+        _fill(bucket, key, view, first)
+        return
+
+    def receive(start: int) -> None:
+        end = min(start + chunk, first.total)
+        answer = _ask(bucket, key, f"bytes={start}-{end - 1}")
+        if answer.etag != first.etag:
+            answer.body.close()
+            raise _ReplacedError
+        _fill(bucket, key, view[start:end], answer)
+
+    workers = min(1 + len(starts), bucket.options.concurrency)
+    with ThreadPoolExecutor(workers, thread_name_prefix="functionfuse-s3") as pool:
+        pieces = [pool.submit(_fill, bucket, key, view[: first.size], first)]
+        pieces += [pool.submit(receive, start) for start in starts]
+        try:
+            for piece in pieces:
+                piece.result()
+        finally:
+            for piece in pieces:
+                piece.cancel()
+
+
+def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
+    """Read a body into a buffer; where a connection breaks off, ask for the rest, and go on.
+
+    boto3 sends requests again until an answer begins, but not when its body ends too early.
+    """
+    start, etag, attempts, done = answer.start, answer.etag, 1, 0
+    while True:
+        try:
+            while done < len(view):
+                count = answer.body.readinto(view[done : done + _BLOCK])
+                if not count:
+                    raise IncompleteReadError(actual_bytes=done, expected_bytes=len(view))
+                done += count
+        except FAILURES as error:
+            answer.body.close()
+            if attempts == bucket.options.max_attempts:
+                problem = bucket.failed(error, "get_object", key)
+                raise problem from problem.__cause__
+            attempts += 1
+            answer = _ask(bucket, key, f"bytes={start + done}-{start + len(view) - 1}")
+            if answer.etag != etag:
+                answer.body.close()
+                raise _ReplacedError from None
+        else:
+            return
+
+
+def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
+    """Ask for a range of a blob; raises _ReplacedError where the blob ends before it."""
+    arguments = {"Key": bucket.prefix + key}
+    try:
+        try:
+            answer = bucket.send("get_object", **arguments, Range=wanted)
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
+                raise
+            if not wanted.startswith("bytes=0-"):
+                raise _ReplacedError from None
+            answer = bucket.send("get_object", **arguments)  # it is empty
+    except FAILURES as error:
+        problem = bucket.failed(error, "get_object", key)
+        raise problem from problem.__cause__
+    size, body = int(answer["ContentLength"]), answer["Body"]
+    given = answer.get("ContentRange", f"bytes 0-{size}/{size}")
+    found, start = _content_range(given), wanted.removeprefix("bytes=").partition("-")[0]
+    if found is None or (start and start != found[1]):
+        body.close()
+        raise StorageError(f"S3: {wanted!r} of {key!r} of {bucket!r}: the server sends {given!r}")
+    if not size:
+        body.close()
+    return _Answer(body, int(found[1]), size, int(found[3]), answer.get("ETag", ""))

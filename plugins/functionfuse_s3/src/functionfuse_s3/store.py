@@ -1,0 +1,212 @@
+"""`S3Store`: blobs as objects of a bucket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from functionfuse.errors import PluginError
+from functionfuse.serializers import FILE_PROTOCOL, S3_PROTOCOL
+from functionfuse.storage import BlobInfo, BlobStore
+from functionfuse.storage.blobstore import Buffer
+from functionfuse.storage.keys import segment_of
+from functionfuse.storage.protocols import StagedFiles
+
+from .bucket import Bucket
+from .options import S3Options
+from .reading import read, read_range
+from .writing import TEMPORARY, write, write_if_absent
+
+if TYPE_CHECKING:
+    from .zarrstore import ZarrStore
+
+__all__ = ["S3Store"]
+
+_AT_ONCE = 1000  # keys that one request removes
+_BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
+
+
+class S3Store(BlobStore):
+    """Blobs as objects below a prefix of a bucket; a key is what follows the prefix.
+
+    What a PUT has acknowledged is durable, and visible to all. The store pickles by its options,
+    secrets included; each process makes a client of its own.
+    """
+
+    def __init__(self, options: S3Options) -> None:
+        self.bucket = Bucket(options)
+        self.concurrency = options.concurrency
+        self._is_prepared = False
+        self._clock: float | None = None  # the server's time less that of time.monotonic
+
+    def __reduce__(self) -> tuple[type[S3Store], tuple[S3Options]]:
+        return type(self), (self.bucket.options,)
+
+    def __repr__(self) -> str:
+        return f"S3Store({self.bucket!r})"
+
+    def put(
+        self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
+    ) -> None:
+        """Store a blob; see `BlobStore.put`.
+
+        Raises:
+            StorageError: it failed. After a lost connection the blob may be there all the same.
+        """
+        del durable
+        (write_if_absent if if_absent else write)(self.bucket, key, parts)
+
+    def get(self, key: str) -> Buffer:
+        """Return a blob; see `BlobStore.get`."""
+        return read(self.bucket, key)
+
+    def head(self, key: str, size: int) -> Buffer:
+        """Return the beginning of a blob; see `BlobStore.head`."""
+        return read_range(self.bucket, key, f"bytes=0-{max(size, 1) - 1}")[:size]
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """Iterate blobs; see `BlobStore.list`. All are listed before the first is given."""
+        found = [
+            _described(key, entry)
+            for page in self.bucket.pages("list_objects_v2", prefix)
+            for entry in page.get("Contents", ())
+            if _is_blob(key := entry["Key"][len(self.bucket.prefix) :])
+        ]
+        # Not every server's order is that of the keys: some go folder by folder.
+        return iter(sorted(found, key=lambda blob: blob.key))
+
+    def blobs(self, folder: str) -> Iterator[BlobInfo]:
+        """Iterate the blobs directly in a folder; see `BlobStore.blobs`."""
+        for page in self.bucket.pages("list_objects_v2", folder, Delimiter="/"):
+            for entry in page.get("Contents", ()):
+                if _is_blob(key := entry["Key"][len(self.bucket.prefix) :]):
+                    yield _described(key, entry)
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Iterate what is in a folder; see `BlobStore.names`."""
+        above = len(self.bucket.prefix) + len(folder)
+        for page in self.bucket.pages("list_objects_v2", folder, Delimiter="/"):
+            for entry in page.get("CommonPrefixes", ()):
+                yield entry["Prefix"][above:]
+            for entry in page.get("Contents", ()):
+                name = entry["Key"][above:]
+                if _is_blob(name):
+                    yield name
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove blobs, 1,000 with each request; see `BlobStore.delete`."""
+        found = [key for key in keys if not key.endswith("/")]
+        server = ""
+        for start in range(0, len(found), _AT_ONCE):
+            server = self._delete(found[start : start + _AT_ONCE])
+        if server.startswith("SeaweedFS"):
+            # It has real folders, and lists those that are empty, until they are removed.
+            above = sorted({folder for key in found for folder in _above(key)}, reverse=True)
+            for start in range(0, len(above), _AT_ONCE):
+                self._delete(above[start : start + _AT_ONCE])
+
+    def prepare(self, folder: str) -> None:
+        """Begin an upload and give it up: what forbids that would forbid every save.
+
+        Done once by each process.
+        """
+        if not self._is_prepared:
+            key = f"{folder}{TEMPORARY}probe"
+            upload = self.bucket.call("create_multipart_upload", key, **self.bucket.writing)
+            self.bucket.call("abort_multipart_upload", key, UploadId=upload["UploadId"])
+            self._is_prepared = True
+
+    def protocols(self, folder: str) -> dict[str, Any]:
+        """Offer staged files, and boto3's client with a zarr store; see `BlobStore.protocols`."""
+        where = f"{self.bucket.name}/{self.bucket.prefix}{folder}".rstrip("/")
+
+        def zarr_store(name: str) -> ZarrStore:
+            """Return the zarr store below a name, which can be any text, in the folder."""
+            return _zarr_store(self, f"{folder}{segment_of(name)}/")
+
+        s3: dict[str, Any] = {"folder": where, "zarr_store": zarr_store}
+        return {
+            FILE_PROTOCOL: StagedFiles(self, folder),
+            S3_PROTOCOL: {"client": self.bucket.client, **s3},
+        }
+
+    def now(self) -> float:
+        """Return the time on the server's clock, which is asked once."""
+        if self._clock is None:
+            page = next(self.bucket.pages("list_objects_v2", TEMPORARY, MaxKeys=1))
+            told = page["ResponseMetadata"]["HTTPHeaders"]["date"]
+            self._clock = parsedate_to_datetime(told).timestamp() - time.monotonic()
+        return self._clock + time.monotonic()
+
+    def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
+        """Abort uploads of killed writers, and remove their probes; see `BlobStore.sweep`."""
+        before = self.now() - older_than
+        for page in self.bucket.pages("list_multipart_uploads", ""):
+            for upload in page.get("Uploads", ()):
+                begun = upload["Initiated"].timestamp()
+                if begun < before:
+                    key = upload["Key"][len(self.bucket.prefix) :]
+                    size = self._size_of_upload(key, upload["UploadId"])
+                    if not dry_run:
+                        self.bucket.call("abort_multipart_upload", key, UploadId=upload["UploadId"])
+                    yield BlobInfo(key, size, begun)
+        for page in self.bucket.pages("list_objects_v2", TEMPORARY):
+            for entry in page.get("Contents", ()):
+                key, modified = entry["Key"][len(self.bucket.prefix) :], entry["LastModified"]
+                if modified.timestamp() < before:
+                    if not dry_run:
+                        self._delete([key])
+                    yield BlobInfo(key, entry["Size"], modified.timestamp())
+
+    def _size_of_upload(self, key: str, upload: str) -> int:
+        """Return the bytes that were received for an upload, or for its first 1,000 pieces."""
+        answer = self.bucket.call("list_parts", key, UploadId=upload)
+        return sum(part["Size"] for part in answer.get("Parts", ()))
+
+    def _delete(self, keys: Sequence[str]) -> str:
+        """Remove up to 1,000 blobs; again those for which the server was too busy.
+
+        Returns what the server calls itself.
+        """
+        for attempt in range(1, self.bucket.options.max_attempts + 1):
+            objects = [{"Key": self.bucket.prefix + key} for key in keys]
+            answer = self.bucket.call("delete_objects", Delete={"Objects": objects, "Quiet": True})
+            errors = [entry for entry in answer.get("Errors", ()) if entry["Code"] != "NoSuchKey"]
+            if not errors:
+                return str(answer["ResponseMetadata"]["HTTPHeaders"].get("server", ""))
+            keys = [entry["Key"][len(self.bucket.prefix) :] for entry in errors]
+            if not {entry["Code"] for entry in errors} <= _BUSY:
+                break
+            time.sleep(0.1 * attempt)
+        raise self.bucket.failed(ClientError({"Error": errors[0]}, ""), "delete_objects", keys[0])
+
+
+def _above(key: str) -> Iterator[str]:
+    """Iterate the folders that a key is in, the deepest first."""
+    while folder := key.rpartition("/")[0]:
+        yield f"{folder}/"
+        key = folder
+
+
+def _zarr_store(store: S3Store, folder: str) -> ZarrStore:
+    try:
+        from .zarrstore import ZarrStore
+    except ImportError as error:
+        raise PluginError(
+            f"zarr can't be imported: {error}. Install it: pip install functionfuse-s3[zarr]"
+        ) from error
+    return ZarrStore(store, folder)
+
+
+def _described(key: str, entry: dict[str, Any]) -> BlobInfo:
+    etag = entry.get("ETag", "").strip('"')
+    return BlobInfo(key, entry["Size"], entry["LastModified"].timestamp(), etag)
+
+
+def _is_blob(key: str) -> bool:
+    """Tell whether a key is one of ours: neither a folder's mark nor a store's own."""
+    return bool(key) and not key.endswith("/") and f"/{TEMPORARY}" not in f"/{key}"

@@ -1,0 +1,295 @@
+"""The headers of many results, from a store where every read is a request."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import md5
+from typing import Any
+
+import pytest
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.errors import (
+    DamagedResultError,
+    ResultNotFoundError,
+    StorageAccessError,
+    StorageConnectionError,
+)
+from functionfuse.storage import BlobInfo, BlobStore, Storage
+from functionfuse.storage.blobstore import Buffer
+from functionfuse.storage.keys import HEADERS
+
+AT_ONCE = 4
+MANY = 50
+REMEMBERED = f"w/{HEADERS}"
+
+
+class RemoteStore(BlobStore):
+    """Blobs in memory that counts what it is asked, as a store over a network would be."""
+
+    concurrency = AT_ONCE
+
+    def __init__(self) -> None:
+        self.blobs_held: dict[str, bytes] = {}
+        self.asked: Counter[str] = Counter()
+        self.heads: list[str] = []
+        self.lock = threading.Lock()
+        self.most = self.now_reading = 0
+        self.readable_only = False
+
+    def put(
+        self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
+    ) -> None:
+        self.asked["put"] += 1
+        if self.readable_only:
+            raise StorageAccessError("no writing here")
+        if if_absent and key in self.blobs_held:
+            raise FileExistsError(key)
+        self.blobs_held[key] = b"".join(parts)
+
+    def get(self, key: str) -> Buffer:
+        self.asked["get"] += 1
+        return self._blob(key)
+
+    def head(self, key: str, size: int) -> Buffer:
+        with self.lock:
+            self.asked["head"] += 1
+            self.heads.append(key)
+            self.now_reading += 1
+            self.most = max(self.most, self.now_reading)
+        threading.Event().wait(0.001)
+        with self.lock:
+            self.now_reading -= 1
+        return self._blob(key)[:size]
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        self.asked["list"] += 1
+        for key, data in sorted(self.blobs_held.items()):
+            if key.startswith(prefix):
+                yield BlobInfo(key, len(data), 0.0, md5(data).hexdigest())
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.blobs_held.pop(key, None)
+
+    def _blob(self, key: str) -> bytes:
+        try:
+            return self.blobs_held[key]
+        except KeyError:
+            raise ResultNotFoundError(f"no blob {key!r}") from None
+
+
+NAMES = [f"t{number}" for number in range(MANY)]
+
+
+@pytest.fixture
+def store() -> RemoteStore:
+    """A store with MANY results, and its counters at zero."""
+    store = RemoteStore()
+    storage = Storage(store)
+    for number, name in enumerate(NAMES):
+        storage.save("w", name, number)
+    store.asked.clear()
+    return store
+
+
+def tokens(store: RemoteStore, names: Sequence[str] = NAMES) -> list[str | None]:
+    """Return the tokens that a plan is told, by a storage that knows nothing yet."""
+    infos = Storage(store).task_infos("w", names)
+    return [None if info is None else info.info.token for info in infos]  # type: ignore[union-attr]
+
+
+def true_tokens(store: RemoteStore, names: Sequence[str] = NAMES) -> list[str | None]:
+    """Return the tokens that are stored, one after the other."""
+    found: list[str | None] = []
+    for name in names:
+        try:
+            found.append(Storage(store).task_info("w", name).token)
+        except ResultNotFoundError:
+            found.append(None)
+    store.asked.clear()
+    store.heads.clear()
+    return found
+
+
+def test_a_plan_lists_and_reads_headers_at_once(store: RemoteStore) -> None:
+    """One listing, a header for each result, many at once, and a second listing."""
+    assert true_tokens(store, [*NAMES, "missing"]) == tokens(store, [*NAMES, "missing"])
+    assert {"list": 2, "head": MANY, "get": 1, "put": 1} == store.asked
+    assert AT_ONCE == store.most
+
+
+def test_planned_again_it_costs_two_requests(store: RemoteStore) -> None:
+    """A listing, and the one blob of headers."""
+    expected = true_tokens(store)
+    tokens(store)
+    store.asked.clear()
+    assert expected == tokens(store)
+    assert {"list": 1, "get": 1} == store.asked
+
+
+def test_few_results_need_no_memory(store: RemoteStore) -> None:
+    """What can be asked for at once is, and one result is asked for directly."""
+    expected = true_tokens(store)
+    assert expected[:AT_ONCE] == tokens(store, NAMES[:AT_ONCE])
+    assert {"list": 1, "head": AT_ONCE} == store.asked
+    store.asked.clear()
+    assert expected[:1] == tokens(store, NAMES[:1])
+    assert {"head": 1} == store.asked
+
+
+def test_what_is_not_stored_costs_nothing(store: RemoteStore) -> None:
+    """Only the headers that are there are asked for."""
+    assert [None] * 30 == tokens(store, [f"new{number}" for number in range(30)])
+    assert {"list": 1} == store.asked
+
+
+def test_what_was_replaced_is_read_again(store: RemoteStore) -> None:
+    """A header counts only for the very blob that it was read from; removed results are gone."""
+    tokens(store)
+    Storage(store).save("w", "t7", "new")
+    Storage(store).remove_task("w", "t9")
+    expected = true_tokens(store)
+    assert expected == tokens(store)
+    assert None is expected[9]
+    assert ["w/t7"] == store.heads
+
+
+def test_many_replaced_are_remembered_anew(store: RemoteStore) -> None:
+    """After one plan more, it costs two requests again."""
+    tokens(store)
+    for name in NAMES[:10]:
+        Storage(store).save("w", name, "new")
+    expected = true_tokens(store)
+    assert expected == tokens(store)
+    assert {"list": 2, "head": 10, "get": 1, "put": 1} == store.asked
+    store.asked.clear()
+    assert expected == tokens(store)
+    assert {"list": 1, "get": 1} == store.asked
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_memory_is_only_slower(store: RemoteStore, damage: str, place: int) -> None:
+    """Whatever is wrong with it, the headers are read from the results."""
+    expected = true_tokens(store)
+    tokens(store)
+    store.asked.clear()
+    data = bytearray(store.blobs_held[REMEMBERED])
+    if damage == "flipped":
+        data[place] ^= 1
+    store.blobs_held[REMEMBERED] = {"flipped": data, "cut": data[:place], "empty": b""}[damage]
+    assert expected == tokens(store)
+    assert MANY == store.asked["head"]
+
+
+def test_what_is_replaced_while_it_is_read_is_not_remembered(store: RemoteStore) -> None:
+    """The listing showed one blob and the read another: that pair must never be believed."""
+    before, listing = store.blobs_held["w/t7"], store.list
+    Storage(store).save("w", "t7", "new")
+    after, store.blobs_held["w/t7"] = store.blobs_held["w/t7"], before
+
+    def replacing(prefix: str) -> Iterator[BlobInfo]:
+        yield from listing(prefix)
+        store.blobs_held["w/t7"] = after
+
+    store.list = replacing  # type: ignore[method-assign]
+    tokens(store)
+    store.list = listing  # type: ignore[method-assign]
+    store.blobs_held["w/t7"] = before  # as somebody does who restores an earlier version
+    assert true_tokens(store) == tokens(store)
+
+
+def test_a_damaged_result_is_told_each_time(store: RemoteStore) -> None:
+    """An error is nothing to be remembered, and the other headers are."""
+    store.blobs_held["w/t7"] = b"no result"
+    for heads in (MANY, 1):
+        store.asked.clear()
+        infos = list(Storage(store).task_infos("w", NAMES))
+        assert isinstance(infos[7], DamagedResultError)
+        assert MANY - 1 == sum(not isinstance(info, Exception) for info in infos)
+        assert heads == store.asked["head"]
+
+
+def test_a_long_header_is_remembered_whole(store: RemoteStore) -> None:
+    """Headers longer than the first read are asked for twice, once."""
+    for name in NAMES:
+        Storage(store).save("w", name, 0, fingerprint={"call": "0" * 32, "long": "x" * 9000})
+    expected = true_tokens(store)
+    assert expected == tokens(store)
+    assert 2 * MANY == store.asked["head"]
+    store.asked.clear()
+    assert expected == tokens(store)
+    assert {"list": 1, "get": 1} == store.asked
+
+
+def test_who_can_only_read_plans_as_well(store: RemoteStore) -> None:
+    """That nothing can be remembered is no error."""
+    expected = true_tokens(store)
+    store.readable_only = True
+    assert expected == tokens(store)
+    assert REMEMBERED not in store.blobs_held
+
+
+def test_a_lost_connection_is_an_error(store: RemoteStore) -> None:
+    """And not a result that isn't there."""
+
+    def lost(*_: Any) -> Any:
+        raise StorageConnectionError("the line is dead")
+
+    store.head = lost  # type: ignore[method-assign]
+    for names in (NAMES, NAMES[:2], NAMES[:1]):
+        with pytest.raises(StorageConnectionError, match="dead"):
+            tokens(store, names)
+    with pytest.raises(StorageConnectionError, match="dead"):
+        Storage(store).file_exists("w", "t1")
+    store.list = lost  # type: ignore[method-assign]
+    with pytest.raises(StorageConnectionError, match="dead"):
+        tokens(store)
+
+
+def test_read_tasks_returns_results_by_name(store: RemoteStore) -> None:
+    """In the order of the names, each once; a missing one is an error that names it."""
+    storage = Storage(store)
+    assert {"t3": 3, "t1": 1, "t2": 2} == storage.read_tasks("w", ["t3", "t1", "t2", "t1"])
+    assert ["t3", "t1"] == list(storage.read_tasks("w", ["t3", "t1"]))
+    assert {} == storage.read_tasks("w", [])
+    assert dict(zip(NAMES, range(MANY), strict=True)) == storage.read_tasks("w", NAMES)
+    with pytest.raises(ResultNotFoundError, match="'missing'"):
+        storage.read_tasks("w", [*NAMES, "missing"])
+
+
+def test_a_run_reuses_what_is_remembered() -> None:
+    """A workflow computes nothing again, and what changed alone; as with any storage."""
+    computed = []
+
+    @workflow
+    def double(number: int) -> int:
+        computed.append(number)
+        return 2 * number
+
+    @workflow
+    def total(*numbers: int) -> int:
+        return sum(numbers)
+
+    def run(numbers: Sequence[int]) -> Any:
+        computed.clear()
+        nodes = [double(number).set_name(f"n{at}") for at, number in enumerate(numbers)]
+        flow = LocalWorkflow(total(*nodes).set_name("total"), workflow_name="w")
+        flow.set_storage(Storage(store))
+        return flow.run()
+
+    store = RemoteStore()
+    numbers = list(range(20))
+    assert 380 == run(numbers)
+    for _ in range(3):
+        assert 380 == run(numbers)
+        assert [] == computed
+    numbers[5] = 100
+    assert 570 == run(numbers)
+    assert [100] == computed
+    assert 570 == run(numbers)
+    assert [] == computed

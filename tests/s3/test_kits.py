@@ -1,0 +1,74 @@
+"""The conformance kits, on both servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from s3_servers import BUCKET, Server
+
+from functionfuse.storage import Storage
+from functionfuse.testing import BlobStoreSuite, StorageSuite
+from functionfuse_s3 import S3FileStorage
+from functionfuse_s3.store import S3Store
+
+THRESHOLD = 5 << 20  # the smallest that S3 allows
+
+
+class OnS3:
+    """Blobs past the store: boto3 by hand."""
+
+    @pytest.fixture
+    def storage(self, server: Server, below: str) -> Storage:
+        self.client, self.prefix = server.by_hand, f"{below}/"
+        sizes = {"multipart_threshold": THRESHOLD, "multipart_chunk": THRESHOLD}
+        return S3FileStorage(**server.options(f"{BUCKET}/{below}", **sizes))
+
+
+class TestS3Store(OnS3, BlobStoreSuite):
+    """The blob store."""
+
+    reads_ahead = None
+    multipart_from = THRESHOLD
+    many = 1010
+    rounds = 20
+
+    @pytest.fixture
+    def store(self, storage: S3FileStorage) -> S3Store:
+        store: S3Store = storage.store
+        return store
+
+    def raw_get(self, store: S3Store, key: str) -> bytes | None:
+        try:
+            answer = self.client.get_object(Bucket=BUCKET, Key=self.prefix + key)
+        except self.client.exceptions.NoSuchKey:
+            return None
+        data: bytes = answer["Body"].read()
+        return data
+
+    def raw_put(self, store: S3Store, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=self.prefix + key, Body=data)
+
+    def raw_keys(self, store: S3Store) -> list[str]:
+        found = self._objects()
+        return sorted(key for key in found if "/.tmp-" not in f"/{key}")
+
+    def leftovers(self, store: S3Store) -> list[str]:
+        answer = self.client.list_multipart_uploads(Bucket=BUCKET, Prefix=self.prefix)
+        temporary = [key for key in self._objects() if "/.tmp-" in f"/{key}"]
+        return [upload["Key"] for upload in answer.get("Uploads", [])] + temporary
+
+    def _objects(self) -> list[str]:
+        pages: Iterator[Any] = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=BUCKET, Prefix=self.prefix
+        )
+        return [
+            entry["Key"][len(self.prefix) :] for page in pages for entry in page.get("Contents", ())
+        ]
+
+
+class TestS3Storage(OnS3, StorageSuite):
+    """The storage."""
+
+    many = 1010

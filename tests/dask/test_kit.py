@@ -1,4 +1,4 @@
-"""`DaskArraySerializer` under the conformance kit of serializers: HDF5, compressed HDF5, zarr."""
+"""`DaskArraySerializer` under the conformance kit: HDF5, and zarr in files and in S3."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Arrays(SerializerSuite):
 
     def examples(self) -> list[Any]:
         rng = np.random.default_rng(0)
-        numbers = da.from_array(rng.random((40, 30)), chunks=(16, 10))
+        numbers = da.from_array(rng.random((20, 10)), chunks=(16, 10))
         return [
             numbers,
             numbers[numbers > 0.5],
             da.ma.masked_greater(numbers, 0.5),
-            da.from_array(np.array(["a", "é☃", ""] * 5), chunks=4),
+            da.from_array(np.array(["a", "é☃", ""]), chunks=2),
         ]
 
     def equal(self, one: Any, two: Any) -> bool:
@@ -53,3 +53,16 @@ class TestZarr(Arrays):
     @pytest.fixture
     def serializer(self) -> Any:
         return DaskArraySerializer(format="zarr")
+
+
+class TestS3(Arrays):
+    """Natively, as zarr."""
+
+    @pytest.fixture
+    def serializer(self) -> Any:
+        return DaskArraySerializer()
+
+    @pytest.fixture
+    def storage(self, serializer: Any, s3_storage: Storage) -> Storage:
+        s3_storage.register_persistent_serializers(serializer)
+        return s3_storage

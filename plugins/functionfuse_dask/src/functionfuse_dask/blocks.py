@@ -6,6 +6,7 @@ import bisect
 import itertools
 import os
 import pickle
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -45,11 +46,13 @@ def compute(arrays: Sequence[da.Array], targets: Sequence[Target]) -> list[list[
     What the arrays share is computed once. No block is held longer than its target writes it.
     Returns for each array what `write` returned, in the C order of the blocks.
     """
+    going = _Going()
     written = [
         da.map_blocks(
             _write,
             array,
             target=target,
+            going=going,
             counts=array.numblocks,
             name=f"store-{uuid.uuid4().hex}",
             dtype=object,
@@ -59,7 +62,11 @@ def compute(arrays: Sequence[da.Array], targets: Sequence[Target]) -> list[list[
     ]
     graph = HighLevelGraph.merge(*(array.__dask_graph__() for array in written))
     keys = [array.__dask_keys__() for array in written]
-    found = compute_as_if_collection(da.Array, graph, keys)
+    try:
+        found = compute_as_if_collection(da.Array, graph, keys)
+    except BaseException:
+        going.stop()  # or what still runs would write after everything has been cleaned up
+        raise
     pairs = zip(found, arrays, strict=True)
     return [list(_flat(nested, array.ndim or 1)) for nested, array in pairs]
 
@@ -206,8 +213,43 @@ class Spool:
         return os.path.join(self.folder, str(number))
 
 
-def _write(block: Any, target: Target, counts: tuple[int, ...], block_id: tuple[int, ...]) -> Any:
-    return target.write(block, _number(block_id, counts), tuple(block_id))
+class _Going:
+    """Whether writing goes on. When one block fails, dask leaves others to the threads they are in.
+
+    In another process it knows nothing: what is written there too late is left for `gc`.
+    """
+
+    def __init__(self) -> None:
+        self.writing = 0
+        self.stopped = False
+        self.changed = threading.Condition()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Going, ()
+
+    def __enter__(self) -> None:
+        with self.changed:
+            if self.stopped:
+                raise RuntimeError("another block could not be written")
+            self.writing += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.changed:
+            self.writing -= 1
+            self.changed.notify_all()
+
+    def stop(self) -> None:
+        """Let no write begin any more, and wait for those that have begun."""
+        with self.changed:
+            self.stopped = True
+            self.changed.wait_for(lambda: not self.writing)
+
+
+def _write(
+    block: Any, target: Target, going: _Going, counts: tuple[int, ...], block_id: tuple[int, ...]
+) -> Any:
+    with going:
+        return target.write(block, _number(block_id, counts), tuple(block_id))
 
 
 def _number(place: Sequence[int], counts: Sequence[int]) -> int:

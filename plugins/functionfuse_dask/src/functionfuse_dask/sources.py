@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import mmap
 import os
 import shutil
@@ -20,6 +21,8 @@ from functionfuse.serializers import generate_name
 from .elements import Block
 
 __all__ = ["LocalFile", "Room", "StagedFile", "source_of", "write_at"]
+
+logger = logging.getLogger(__name__)
 
 _POPULATE = getattr(mmap, "MADV_POPULATE_READ", 22)  # Linux 5.14: page tables in one call
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -195,8 +198,12 @@ class Room:
         return self._path
 
     def _remove(self, name: str) -> None:
-        shutil.rmtree(self._path)
-        self.files.remove(name)
+        try:
+            shutil.rmtree(self._path)
+        except OSError as error:  # another process may still write into it, after a failure
+            logger.warning("temporary files are left for gc: %s", error)
+        else:
+            self.files.remove(name)
 
 
 def _read_into(file: int, offset: int, view: memoryview) -> None:

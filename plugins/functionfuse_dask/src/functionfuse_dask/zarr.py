@@ -173,6 +173,11 @@ class ZarrArray:
         array = _opened(_Whole(self.store), name, self.metadata[name])
         try:
             found = np.asarray(array[(*region, ...)])
+        except FileNotFoundError as error:
+            raise ResultNotFoundError(
+                f"{self.name!r} is gone: the result was removed or replaced since this array was"
+                f" read from the storage. Read the task again ({error})"
+            ) from error
         except ValueError as error:
             raise DamagedResultError(
                 f"{region} of array {name!r} in {self.name!r} is not what was written ({error}):"
@@ -211,10 +216,7 @@ class _Whole(WrapperStore[Any]):
     ) -> Buffer | None:
         found: Buffer | None = await self._store.get(key, prototype, byte_range)
         if found is None:
-            raise ResultNotFoundError(
-                f"{key!r} of {self._store} is gone: the result was removed or replaced since this"
-                " array was read from the storage. Read the task again"
-            )
+            raise FileNotFoundError(key)
         return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Iterable
+from types import FunctionType
 from typing import Any, Protocol
 
 from ..errors import OptionsError
@@ -17,7 +19,8 @@ _NATIVE = {bool, bytearray, bytes, dict, float, frozenset, int, list, set, str, 
 class Serializer(Protocol):
     """Keeps values of one type, and of its subclasses, in files beside the result.
 
-    A class or an instance with these members. It catches its type at any depth inside a result;
+    An instance with these members, or a class: of one whose methods need an instance, one is made
+    without arguments. It catches its type at any depth inside a result;
     an object met twice is written once and comes back as one object.
 
     Three members can be added:
@@ -25,7 +28,8 @@ class Serializer(Protocol):
     - `always_read = True`: what follows in a run is given the object that was read back, and not
       the one that was written; for what is lazy, so that it isn't computed again.
     - `pickle_many(objs, protocols)` returns a list of what `pickle` returns, and is called in its
-      place: with all objects of one result, so that what they share is computed once.
+      place: with all objects of one result, and a list of the protocols for each, so that what the
+      objects share is computed once.
     - `check(obj)`, beside `pickle_many`, raises for what can't be kept, before anything is written.
 
     Attributes:
@@ -68,7 +72,8 @@ def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
         OptionsError: one lacks a member, or claims a type that pickle never asks about.
     """
     found = []
-    for serializer in serializers:
+    for given in serializers:
+        serializer = _instance(given)
         members = ("name", "serializer_class", "pickle", "unpickle", "remove")
         missing = [member for member in members if not hasattr(serializer, member)]
         if missing:
@@ -85,3 +90,12 @@ def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
             )
         found.append(serializer)
     return found
+
+
+def _instance(serializer: Any) -> Any:
+    """Return an object of a class whose methods need one; anything else as it is."""
+    if isinstance(serializer, type):
+        found = inspect.getattr_static(serializer, "pickle", None)
+        if isinstance(found, FunctionType):
+            return serializer()
+    return serializer

@@ -160,7 +160,7 @@ class BlobStore(ABC):
         `FILE_PROTOCOL` is always among them: an object with `open(filename, mode)` and
         `remove(filename)`. By default a file is staged locally and put when it is closed. A store
         of plain local files opens them: the `name` of an opened file is its path; and it has
-        `folder(filename)`, which makes a folder and returns its path.
+        `folder(filename, mode="r")`, which returns the path of a folder, and makes it for "w".
         """
         return {FILE_PROTOCOL: StagedFiles(self, folder)}
 

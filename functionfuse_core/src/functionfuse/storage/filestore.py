@@ -429,9 +429,10 @@ class _Files:
         """Remove a file; one that isn't there is no error."""
         self.store._remove(self._folder.rstrip("/"), [filename])
 
-    def folder(self, filename: str) -> str:
-        """Make a folder, and return its path."""
-        os.close(self.store._enter(self._folder + filename))
+    def folder(self, filename: str, mode: str = "r") -> str:
+        """Return the path of a folder; "w" makes it."""
+        if mode == "w":
+            os.close(self.store._enter(self._folder + filename))
         return f"{self.store.root}/{self._folder}{filename}"
 
 

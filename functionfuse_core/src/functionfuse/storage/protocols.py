@@ -27,7 +27,7 @@ class StagedFiles:
 
     def __init__(self, store: BlobStore, folder: str) -> None:
         self.store = store
-        self.folder = folder
+        self.prefix = folder
         self.digests: dict[str, tuple[int, str]] = {}
 
     def open(self, filename: str, mode: str = "rb") -> IO[Any]:
@@ -37,7 +37,7 @@ class StagedFiles:
             ResultNotFoundError: there is no such file to read.
             ValueError: the mode is for appending or updating.
         """
-        key = self.folder + filename
+        key = self.prefix + filename
         if mode.replace("t", "b") in ("r", "rb"):
             file: IO[bytes] = io.BytesIO(self.store.get(key))
         elif mode.replace("t", "b") in ("w", "wb", "x", "xb", "w+b", "wb+"):
@@ -49,7 +49,7 @@ class StagedFiles:
 
     def remove(self, filename: str) -> None:
         """Remove a file; one that isn't there is no error."""
-        self.store.delete([self.folder + filename])
+        self.store.delete([self.prefix + filename])
 
 
 class _Staged(io.BufferedRandom):
@@ -72,7 +72,7 @@ class _Staged(io.BufferedRandom):
         size = self.seek(0, io.SEEK_END)
         try:
             data = mmap.mmap(self.fileno(), size, access=mmap.ACCESS_READ) if size else b""
-            self._files.store.put(self._files.folder + self._filename, [memoryview(data)])
+            self._files.store.put(self._files.prefix + self._filename, [memoryview(data)])
             self._files.digests[self._filename] = size, xxh3_128_hexdigest(data)
         finally:
             super().close()

@@ -71,15 +71,17 @@ class SideWriter:
         return bool(noted)
 
     def _write(self, serializer: Serializer, objs: list[Any]) -> None:
-        protocols = self.store.protocols(self.folder)
-        files = SafeFiles(protocols[FILE_PROTOCOL])
-        self.files.append((serializer, files))
-        protocols = {**protocols, FILE_PROTOCOL: files}
+        offered = []
+        for _ in objs:
+            protocols = self.store.protocols(self.folder)
+            files = SafeFiles(protocols[FILE_PROTOCOL])
+            self.files.append((serializer, files))
+            offered.append({**protocols, FILE_PROTOCOL: files})
         if hasattr(serializer, "pickle_many"):
-            pids = [pid for _, pid in serializer.pickle_many(objs, protocols)]
+            found = serializer.pickle_many(objs, offered)
         else:
-            pids = [serializer.pickle(obj, protocols)[1] for obj in objs]
-        for obj, pid in zip(objs, pids, strict=True):
+            found = [serializer.pickle(*both) for both in zip(objs, offered, strict=True)]
+        for obj, (_, pid) in zip(objs, found, strict=True):
             self.done[id(obj)] = serializer.name, pid
 
     def side_data(self) -> list[SideData]:

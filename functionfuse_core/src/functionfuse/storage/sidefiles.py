@@ -42,13 +42,14 @@ class SafeFiles:
         return file
 
     def remove(self, filename: str) -> None:
-        """Remove a file beside the result."""
+        """Remove a file beside the result; a folder must be gone already."""
         name = segment_of(filename)
         self.files.remove(name)
         self.written.pop(name, None)
+        self.written.pop(f"{name}/", None)
 
-    def folder(self, filename: str) -> str:
-        """Make a folder beside the result, and return its path, for what writes files by itself.
+    def folder(self, filename: str, mode: str = "r") -> str:
+        """Return the path of a folder beside the result; "w" makes it.
 
         Raises:
             OptionsError: this storage does not keep side data in plain local files.
@@ -58,8 +59,9 @@ class SafeFiles:
             raise OptionsError(
                 f"{self.files!r} can't keep a folder beside a result: it has no plain local files"
             )
-        self.written[f"{name}/"] = None
-        path: str = self.files.folder(name)
+        if mode == "w":
+            self.written[f"{name}/"] = None
+        path: str = self.files.folder(name, mode)
         return path
 
     def claim(self, filename: str) -> None:
@@ -79,6 +81,8 @@ class SafeFiles:
         for start, length, digest in sorted(pieces):
             if start != size:
                 raise ValueError(f"no piece of {filename!r} begins at byte {size}")
+            if not length:
+                continue
             size += length
             lines.append(f"{start} {length} {digest}\n")
         beside = name + PIECES

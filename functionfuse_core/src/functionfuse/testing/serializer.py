@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from ..errors import DamagedResultError, SerializerMissingError, UnpicklableResultError
 from ..serializers import FILE_PROTOCOL, Serializer
+from ..serializers.installed import serializer_of
 from ..storage import Storage
 from ..storage.blobstore import BlobStore
 from ..storage.filestore import FileStore
@@ -193,8 +195,8 @@ class SerializerSuite(Suite):
         for example in self.examples():
             info = storage.save("w", "t", example)
         assert self.equal(self.examples()[-1], storage.read_task("w", "t"))
-        files = [name for side in info.side_data for name, *_ in side.files]
-        assert sorted(files) == _files(storage)
+        files = {name for side in info.side_data for name, *_ in side.files}
+        assert files == set(storage.store.names("w/.data/"))
 
     def test_nothing_is_left_of_removed_results(self, storage: Storage) -> None:
         """And removing needs no serializer."""
@@ -221,9 +223,15 @@ class SerializerSuite(Suite):
         assert beside, "the serializer has written nothing into files of the file protocol"
 
     def test_a_result_names_who_can_read_it(self, serializer: Serializer, storage: Storage) -> None:
-        """Without the serializer, reading says what is missing; all else works."""
+        """Without the serializer, reading says what is missing; all else works.
+
+        Where a plugin that is installed brings it, it is found.
+        """
         storage.save("w", "t", self.examples()[0])
         other = Storage(storage.store)
+        if serializer_of(serializer.serializer_class) is not None:
+            assert self.equal(self.examples()[0], other.read_task("w", "t"))
+            return
         with pytest.raises(SerializerMissingError, match=r".+") as raised:
             other.read_task("w", "t")
         assert repr(serializer.name) in str(raised.value)
@@ -326,20 +334,29 @@ class SerializerSuite(Suite):
         storage.save("w", "warm", self.examples()[0])
         storage.read_task("w", "warm")
         gc.collect()
-        before = len(os.listdir("/proc/self/fd"))
+        before = _open_files()
         for number in range(5):
             storage.save("w", f"t{number}", self.examples()[0])
-        assert before >= len(os.listdir("/proc/self/fd"))
+        assert before >= _open_files()
         if self.reads_at_once:
             for number in range(5):
                 storage.read_task("w", f"t{number}")
             gc.collect()
-            assert before >= len(os.listdir("/proc/self/fd"))
+            assert before >= _open_files()
 
 
 def _files(storage: Storage) -> list[str]:
-    """Return the names of the side data of workflow "w"."""
-    return sorted(storage.store.names("w/.data/"))
+    """Return the names of the side data of workflow "w", those in folders too."""
+    return [blob.key.removeprefix("w/.data/") for blob in storage.store.list("w/.data/")]
+
+
+def _open_files() -> int:
+    """Return how many files this process has open; sockets may be kept for the next request."""
+    count = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own is closed by now
+            count += os.readlink(f"/proc/self/fd/{descriptor}").startswith("/")
+    return count
 
 
 def _files_of(storage: Storage, example: Any) -> list[str]:

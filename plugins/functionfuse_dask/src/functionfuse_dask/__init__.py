@@ -1,6 +1,21 @@
-"""Function Fuse plugin for dask arrays.
+"""Function Fuse plugin for dask arrays: HDF5 files and zarr groups, read back lazily."""
 
-This release reserves the place and provides nothing yet.
-"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .daskarray import DaskArraySerializer, read_original
+
+__all__ = ["DaskArraySerializer", "read_original"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import dask no sooner than the serializer is wanted."""
+    if name in __all__:
+        from . import daskarray
+
+        return getattr(daskarray, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,264 @@
+"""Blocks of dask arrays: computed once and together, and read lazily."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import pickle
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+from dask.base import compute_as_if_collection
+from dask.highlevelgraph import HighLevelGraph
+
+from .elements import Block
+
+__all__ = [
+    "Spool",
+    "Target",
+    "compute",
+    "is_known",
+    "lazily",
+    "part_of",
+    "place_of",
+    "regions",
+    "sound",
+]
+
+Chunks = tuple[tuple[int, ...], ...]
+
+
+class Target(Protocol):
+    """Where the blocks of one array go. It is sent to the workers, so it pickles."""
+
+    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+        """Keep a block, given its number in C order and its place; return what to know of it."""
+
+
+def compute(arrays: Sequence[da.Array], targets: Sequence[Target]) -> list[list[Any]]:
+    """Compute all arrays in one pass of the active scheduler, each block into its array's target.
+
+    What the arrays share is computed once. No block is held longer than its target writes it.
+    Returns for each array what `write` returned, in the C order of the blocks.
+    """
+    going = _Going()
+    written = [
+        da.map_blocks(
+            _write,
+            array,
+            target=target,
+            going=going,
+            counts=array.numblocks,
+            name=f"store-{uuid.uuid4().hex}",
+            dtype=object,
+            meta=np.empty((0,) * array.ndim, dtype=object),
+        )
+        for array, target in zip(arrays, targets, strict=True)
+    ]
+    graph = HighLevelGraph.merge(*(array.__dask_graph__() for array in written))
+    keys = [array.__dask_keys__() for array in written]
+    try:
+        found = compute_as_if_collection(da.Array, graph, keys)
+    except BaseException:
+        going.stop()  # or what still runs would write after everything has been cleaned up
+        raise
+    pairs = zip(found, arrays, strict=True)
+    return [list(_flat(nested, array.ndim or 1)) for nested, array in pairs]
+
+
+def is_known(array: da.Array) -> bool:
+    """Tell whether the sizes of all chunks are known before they are computed."""
+    return not any(size != size for sizes in array.chunks for size in sizes)  # noqa: PLR0124  # NaN
+
+
+def sound(block: Any, shape: Sequence[int] | None, dtype: np.dtype[Any], masked: bool) -> Block:
+    """Return a block as a numpy array, if it is what its dask array promises.
+
+    Raises:
+        TypeError, ValueError: it has another type, or another shape.
+    """
+    if not isinstance(block, (np.ndarray, np.generic, int, float, complex, bool, str, bytes)):
+        raise TypeError(f"a block is a {type(block)} and no numpy array")
+    if np.ma.isMaskedArray(block) and not masked:
+        if np.ma.getmaskarray(block).any():
+            raise TypeError("a block is masked, and the array's meta is not: give it the meta")
+        block = block.data
+    array = np.ma.asarray(block) if masked else np.asarray(block)
+    if shape is not None and array.shape != tuple(shape):
+        raise ValueError(f"a block has shape {array.shape}, and the array's chunks say {shape}")
+    if array.dtype != dtype:
+        if not np.can_cast(array.dtype, dtype, "safe"):
+            raise TypeError(
+                f"a block has dtype {array.dtype!r}, and the array says {dtype!r}: give dtype= or"
+                " meta= where the array is made"
+            )
+        array = array.astype(dtype)
+    return array
+
+
+def place_of(number: int, counts: Sequence[int]) -> tuple[int, ...]:
+    """Return the place of a block by its number in C order."""
+    return tuple(int(index) for index in np.unravel_index(number, tuple(counts))) if counts else ()
+
+
+def regions(chunks: Chunks) -> list[list[int]]:
+    """Return, for each axis, where its chunks begin; and at last where they end."""
+    return [[0, *itertools.accumulate(sizes)] for sizes in chunks]
+
+
+def part_of(
+    index: Sequence[Any], ends: Sequence[Sequence[int]], name: str
+) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """Return the place of the block that an index is in, and the index in that block.
+
+    Args:
+        index: a slice or an integer for each axis, and None for new axes.
+        ends: what `regions` gives.
+
+    Raises:
+        IndexError: it is not in one block; dask asks for no others.
+    """
+    place: list[int] = []
+    inner: list[Any] = []
+    for part in index:
+        if part is None:
+            inner.append(None)
+            continue
+        begins = ends[len(place)]
+        wanted = range(begins[-1])[part]
+        if isinstance(wanted, int):
+            first = last = wanted
+        else:
+            first, last = (wanted[0], wanted[-1]) if wanted else (0, 0)
+        # Of several chunks that begin at one place, all but the last are empty.
+        at = bisect.bisect_right(begins, min(first, last), hi=len(begins) - 1) - 1
+        if first != last and max(first, last) >= begins[at + 1]:
+            raise IndexError(f"{part} of {name!r} is in more than one chunk")
+        place.append(at)
+        inner.append(_moved(wanted, begins[at]))
+    return tuple(place), tuple(inner)
+
+
+def _moved(wanted: range | int, start: int) -> slice | int:
+    """Return the index of what is wanted, in a block that begins at `start`."""
+    if isinstance(wanted, int):
+        return wanted - start
+    if not wanted:
+        return slice(0, 0)
+    stop = wanted[-1] + (1 if wanted.step > 0 else -1) - start
+    return slice(wanted[0] - start, stop if stop >= 0 else None, wanted.step)
+
+
+def lazily(stored: Any, chunks: Chunks, name: str, meta: Any) -> da.Array:
+    """Return the lazy array over an object that gives its blocks by slices."""
+    array: da.Array = da.from_array(
+        stored, chunks, name=f"functionfuse-{name}", asarray=False, fancy=False, meta=meta
+    )
+    return array
+
+
+class Spool:
+    """A folder for blocks whose sizes aren't known before they are computed."""
+
+    def __init__(self, folder: str, number: int, array: da.Array) -> None:
+        self.folder = os.path.join(folder, str(number))
+        os.mkdir(self.folder)
+        self.dtype = array.dtype
+        self.masked = isinstance(array._meta, np.ma.MaskedArray)
+
+    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+        """Keep a block; return its shape."""
+        del place
+        array = sound(block, None, self.dtype, self.masked)
+        with open(self._path(number), "wb") as file:
+            pickle.dump(array, file, 5)
+        return array.shape
+
+    def known(self, array: da.Array, shapes: list[tuple[int, ...]]) -> da.Array:
+        """Return the array of the kept blocks, of which every size is known."""
+        by_place = np.empty(array.numblocks, dtype=object)
+        for number, shape in enumerate(shapes):
+            by_place[place_of(number, array.numblocks)] = shape
+        chunks = tuple(
+            tuple(
+                by_place[(0,) * axis + (index,) + (0,) * (array.ndim - axis - 1)][axis]
+                for index in range(count)
+            )
+            for axis, count in enumerate(array.numblocks)
+        )
+        for place in np.ndindex(*array.numblocks):
+            expected = tuple(sizes[index] for sizes, index in zip(chunks, place, strict=True))
+            if by_place[place] != expected:
+                raise ValueError(f"block {place} has shape {by_place[place]} and not {expected}")
+        known: da.Array = da.map_blocks(
+            self._load,
+            counts=array.numblocks,
+            chunks=chunks,
+            name=f"spooled-{uuid.uuid4().hex}",
+            dtype=array.dtype,
+            meta=array._meta,
+        )
+        return known
+
+    def _load(self, counts: tuple[int, ...], block_id: tuple[int, ...]) -> Any:
+        with open(self._path(_number(block_id, counts)), "rb") as file:
+            return pickle.load(file)  # our own, of a moment ago
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self.folder, str(number))
+
+
+class _Going:
+    """Whether writing goes on. When one block fails, dask leaves others to the threads they are in.
+
+    In another process it knows nothing: what is written there too late is left for `gc`.
+    """
+
+    def __init__(self) -> None:
+        self.writing = 0
+        self.stopped = False
+        self.changed = threading.Condition()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Going, ()
+
+    def __enter__(self) -> None:
+        with self.changed:
+            if self.stopped:
+                raise RuntimeError("another block could not be written")
+            self.writing += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.changed:
+            self.writing -= 1
+            self.changed.notify_all()
+
+    def stop(self) -> None:
+        """Let no write begin any more, and wait for those that have begun."""
+        with self.changed:
+            self.stopped = True
+            self.changed.wait_for(lambda: not self.writing)
+
+
+def _write(
+    block: Any, target: Target, going: _Going, counts: tuple[int, ...], block_id: tuple[int, ...]
+) -> Any:
+    with going:
+        return target.write(block, _number(block_id, counts), tuple(block_id))
+
+
+def _number(place: Sequence[int], counts: Sequence[int]) -> int:
+    return int(np.ravel_multi_index(tuple(place), tuple(counts))) if counts else 0
+
+
+def _flat(nested: Any, depth: int) -> Iterator[Any]:
+    if depth == 1:
+        yield from nested
+    else:
+        for part in nested:
+            yield from _flat(part, depth - 1)

@@ -1,0 +1,115 @@
+"""The elements of an array as a file keeps them, for types that HDF5 and zarr don't know."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Elements", "in_hdf5", "in_zarr", "refuse"]
+
+Block = np.ndarray[Any, Any]
+
+_UNITS = {  # of numpy, and as the CF conventions write them, which xarray reads
+    "D": "days",
+    "h": "hours",
+    "m": "minutes",
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+}
+
+
+@dataclass(frozen=True)
+class Elements:
+    """How the elements of one type are kept.
+
+    Attributes:
+        dtype: of the array.
+        stored: of the file. It has the same bytes, but where text is kept as UTF-8.
+        spread: whether the bytes of an element are numbers along one more axis.
+    """
+
+    dtype: np.dtype[Any]
+    stored: np.dtype[Any]
+    spread: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether text is kept as UTF-8."""
+        return self.dtype.kind == "U" and self.stored.kind == "S"
+
+    def encode(self, block: Block) -> Block:
+        """Return a block as it is stored, in C order."""
+        block = np.ascontiguousarray(block).reshape(block.shape)  # which it makes of 0-d, too
+        if self.spread:
+            return block.reshape(*block.shape, 1).view(self.stored)
+        if self.is_text:
+            return np.char.encode(block, "utf-8", "surrogatepass").astype(self.stored)
+        return block if self.stored == self.dtype else block.view(self.stored)
+
+    def decode(self, stored: Block) -> Block:
+        """Return a stored block as it was; a view where it can be."""
+        if self.spread:
+            return np.ascontiguousarray(stored).view(self.dtype)[..., 0]
+        if self.is_text:
+            return np.char.decode(stored, "utf-8", "surrogatepass").astype(self.dtype)
+        return stored if self.stored == self.dtype else stored.view(self.dtype)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what tells readers of the file about the type."""
+        found: dict[str, Any] = {
+            "functionfuse_dtype": str(np.lib.format.dtype_to_descr(self.dtype))
+        }
+        unit = re.fullmatch(r"[<>=|][mM]8\[(\w+)\]", self.dtype.str)
+        if unit and unit[1] in _UNITS and self.stored.kind == "i":
+            since = " since 1970-01-01" if self.dtype.kind == "M" else ""
+            found["units"] = _UNITS[unit[1]] + since
+            if not since:
+                found["dtype"] = f"timedelta64[{unit[1]}]"
+        return found
+
+
+def refuse(array: Any) -> None:
+    """Raise TypeError if the blocks of an array, by its meta, are nothing that a file can keep."""
+    kind = type(array._meta)
+    if kind not in (np.ndarray, np.ma.MaskedArray):
+        raise TypeError(
+            f"its blocks are {kind.__module__}.{kind.__qualname__}, and only numpy arrays are kept"
+            " in files; convert it, for instance with array.map_blocks(numpy.asarray)"
+        )
+    if array.dtype.hasobject or array.dtype.kind == "T":
+        raise TypeError(
+            f"its elements are of type {array.dtype!r}, which have no fixed size; convert them, for"
+            " instance with array.astype('U20')"
+        )
+    if kind is np.ma.MaskedArray and array.dtype.names:
+        raise TypeError("it is masked and structured; keep its fields as arrays of their own")
+
+
+def in_hdf5(dtype: np.dtype[Any]) -> Elements:
+    """Return how HDF5 keeps a type: as its own where it has one, else as opaque bytes."""
+    import h5py
+
+    if dtype.kind in "mM":
+        return Elements(dtype, np.dtype(f"i{dtype.itemsize}").newbyteorder(dtype.byteorder))
+    if dtype.kind == "U" and dtype.itemsize:
+        return Elements(dtype, np.dtype(f"S{dtype.itemsize}"))
+    try:
+        known = h5py.h5t.py_create(dtype, logical=True)
+        same = known.dtype == dtype and known.get_size() == dtype.itemsize
+    except (TypeError, ValueError):
+        same = False
+    return Elements(dtype, dtype if same else np.dtype(f"V{dtype.itemsize}"))
+
+
+def in_zarr(dtype: np.dtype[Any]) -> Elements:
+    """Return how zarr keeps a type: numbers as they are, else as bytes along one more axis."""
+    if dtype.kind in "mM":
+        return Elements(dtype, np.dtype(f"i{dtype.itemsize}").newbyteorder(dtype.byteorder))
+    if dtype.itemsize <= {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16}.get(dtype.kind, -1):
+        return Elements(dtype, dtype)
+    return Elements(dtype, np.dtype("u1"), spread=True)

@@ -1,0 +1,398 @@
+"""One dask array as one plain HDF5 file; its chunks are written and read past HDF5's lock.
+
+HDF5 allocates the data early and doesn't fill it; the chunks are then written at the offsets that
+it reports, and read through a map at the same offsets. What is filtered goes through h5py.
+The file has a dataset "data" and, for a masked array, "mask"; `docs/arrays.md` documents them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from xxhash import xxh3_128, xxh3_128_digest
+
+from functionfuse.errors import DamagedResultError, UnreadableResultError
+from functionfuse.serializers import generate_name
+
+from .blocks import Chunks, part_of, place_of, regions, sound
+from .elements import Block, Elements, in_hdf5
+from .filters import LARGEST_CHUNK, Filter, filter_of, hdf5_type, is_regular, padded
+from .sources import LocalFile, Room, StagedFile, source_of, write_at
+
+__all__ = ["Hdf5Array", "Hdf5File"]
+
+_PADDED_UP_TO = 1.25  # times the data; a grid that takes more is kept contiguously
+_PREALLOCATED_FROM = 16 << 20  # bytes
+_READ_AT_ONCE = 1 << 20
+_LONGEST_ATTRIBUTE = 60_000  # bytes; HDF5's limit is 64 KiB
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the blocks of a dataset are in the file.
+
+    Attributes:
+        layout: "contiguous"; "grid": HDF5's chunks are the blocks; "filtered": HDF5 knows.
+        offset: of the data, or, in a grid, of each chunk in C order.
+    """
+
+    name: str
+    elements: Elements
+    layout: str
+    chunks: Chunks
+    offset: Any = 0
+
+    @cached_property
+    def ends(self) -> list[list[int]]:
+        """For each axis, where its chunks begin, and at last where they end."""
+        return regions(self.chunks)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(ends[-1] for ends in self.ends)
+
+    def region(self, place: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return where a block is in the array."""
+        both = zip(self.ends, place, strict=True)
+        return tuple(slice(ends[index], ends[index + 1]) for ends, index in both)
+
+    def runs(self, number: int, place: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """Iterate offset and size of what, one after the other, is a block."""
+        item = self.elements.stored.itemsize
+        if self.layout == "grid":
+            yield self.offset[number], item * math.prod(sizes[0] for sizes in self.chunks)
+            return
+        region, shape = self.region(place), self.shape
+        sizes = [part.stop - part.start for part in region]
+        strides = [item * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        start = self.offset + sum(map(lambda part, stride: part.start * stride, region, strides))
+        axis = max(len(shape) - 1, 0)  # the first of those that a run goes along
+        while axis and sizes[axis] == shape[axis]:
+            axis -= 1
+        size = item * math.prod(sizes[axis:])
+        for index in np.ndindex(*sizes[:axis]):
+            yield start + sum(map(int.__mul__, index, strides)), size
+
+    def write(self, path: str, block: Block, number: int, place: tuple[int, ...]) -> Any:
+        """Write an encoded block into the file; return its digest, and it as pieces of the file."""
+        if self.layout == "grid":
+            block = padded(block, [sizes[0] for sizes in self.chunks])
+        data, runs, position = _bytes(block), list(self.runs(number, place)), 0
+        parts = []
+        for offset, size in runs:
+            parts.append((offset, data[position : position + size]))
+            position += size
+        write_at(path, parts)
+        digest = xxh3_128_digest(data)
+        return digest, [(*runs[0], digest.hex())] if len(runs) == 1 else []
+
+    def read(
+        self, source: LocalFile | StagedFile, number: int, place: tuple[int, ...]
+    ) -> tuple[Block, Block]:
+        """Return an encoded block, and what has its digest."""
+        stored = self.elements.stored
+        shape = tuple(part.stop - part.start for part in self.region(place))
+        if not math.prod(shape):
+            return np.empty(shape, stored), np.empty(0, np.uint8)
+        if self.layout == "filtered":
+            block = _through_h5py(source, self.name, self.region(place), stored)
+            return block, block
+        runs = list(self.runs(number, place))
+        data = source.bytes_at(*runs[0]) if len(runs) == 1 else source.gathered(runs)
+        block = data.view(stored)
+        if self.layout != "grid":
+            return block.reshape(shape), data
+        full = block.reshape([sizes[0] for sizes in self.chunks])
+        return full[tuple(slice(0, size) for size in shape)], data
+
+
+class Hdf5File:
+    """The file that one array is written to; a target of `blocks.compute`."""
+
+    def __init__(self, array: Any, files: Any, room: Room, compression: str | None) -> None:
+        self.name = f"{generate_name()}.h5"
+        with files.open(self.name, "wb") as file:
+            path = getattr(file, "name", None)
+        self.native = isinstance(path, str)
+        self.dtype, self.chunks = array.dtype, array.chunks
+        self.masked = isinstance(array._meta, np.ma.MaskedArray)
+        kept = {"data": in_hdf5(array.dtype)}
+        if self.masked:
+            kept["mask"] = Elements(np.dtype(bool), np.dtype(bool))
+        self.filter: Filter | None = None
+        if compression and array.ndim and array.size:
+            self.filter = filter_of(compression, self.chunks, kept["data"].stored)
+        base = os.path.join(room.path, self.name) if self.filter or not self.native else ""
+        self.path = os.path.abspath(str(path)) if self.native else base
+        self.folder = f"{base}.blocks"
+        datasets = [Dataset(name, elements, "", self.chunks) for name, elements in kept.items()]
+        if self.filter:
+            os.mkdir(self.folder)
+            self.datasets = [replace(dataset, layout="filtered") for dataset in datasets]
+        else:
+            self.datasets = self._allocated(datasets)
+
+    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+        """Write a block; return its digests, the pieces of the file, and its fill value."""
+        shape = [sizes[index] for sizes, index in zip(self.chunks, place, strict=True)]
+        array = sound(block, shape, self.dtype, self.masked)
+        parts, fill = [array], b""
+        if self.masked:
+            parts = [np.ma.getdata(array), np.ma.getmaskarray(array)]
+            fill = np.asarray(np.ma.asarray(array).fill_value, self.dtype).tobytes()
+        digests, pieces = [], []
+        for dataset, part in zip(self.datasets, parts, strict=True):
+            encoded, found = dataset.elements.encode(part), []
+            if not encoded.size:
+                digest = xxh3_128_digest(b"")
+            elif self.filter:
+                digest = xxh3_128_digest(_bytes(encoded))
+                kept = os.path.join(self.folder, f"{dataset.name}-{number}")
+                self.filter.write(kept, encoded, [sizes[0] for sizes in self.chunks])
+            else:
+                digest, found = dataset.write(self.path, encoded, number, place)
+            digests.append(digest)
+            pieces += found
+        return digests, pieces, fill
+
+    def finish(self, records: list[Any], files: Any) -> dict[str, Any]:
+        """Complete the file, have it kept under its name, and return what finds it again."""
+        if self.filter:
+            self._assemble(self.filter)
+        size = os.stat(self.path).st_size
+        if self.native:
+            known = [piece for _, pieces, _ in records for piece in pieces]
+            files.digested(self.name, [*known, *_other_pieces(self.path, size, known)])
+        else:
+            with open(self.path, "rb") as staged, files.open(self.name, "wb") as file:
+                shutil.copyfileobj(staged, file, _READ_AT_ONCE)
+        return {
+            "format": "hdf5",
+            "version": 1,
+            "name": self.name,
+            "size": size,
+            "dtype": np.lib.format.dtype_to_descr(self.dtype),
+            "chunks": self.chunks,
+            "datasets": [
+                (
+                    dataset.name,
+                    (dataset.elements.stored.str, dataset.layout, dataset.offset),
+                    b"".join([digests[index] for digests, _, _ in records]),
+                )
+                for index, dataset in enumerate(self.datasets)
+            ],
+            "fill_value": records[0][2] if self.masked and records else b"",
+        }
+
+    def _allocated(self, datasets: list[Dataset]) -> list[Dataset]:
+        """Make the file, and return the datasets with their layouts and offsets."""
+        import h5py
+
+        found = []
+        with h5py.File(self.path, "w") as file:
+            for dataset in datasets:
+                grid = _is_grid(dataset)
+                made = h5py.Dataset(_create(file, dataset, grid))
+                self._describe(made, dataset)
+                offset: Any = made.id.get_offset() or 0
+                if grid:
+                    offset = _chunk_offsets(made.id, dataset)
+                layout = "grid" if grid else "contiguous"
+                found.append(replace(dataset, layout=layout, offset=offset))
+        size = os.stat(self.path).st_size
+        if size >= _PREALLOCATED_FROM:
+            _preallocate(self.path, size)
+        return found
+
+    def _assemble(self, filtered: Filter) -> None:
+        """Write the file from what the filter has made of the blocks."""
+        import h5py
+
+        counts = [len(sizes) for sizes in self.chunks]
+        with h5py.File(self.path, "w") as file:
+            for dataset in self.datasets:
+                stored, text = dataset.elements.stored, dataset.elements.is_text
+                made = filtered.create(file, dataset.name, stored, self.chunks, text)
+                self._describe(made, dataset)
+                for number in range(math.prod(counts)):
+                    region = dataset.region(place_of(number, counts))
+                    path = os.path.join(self.folder, f"{dataset.name}-{number}")
+                    if all(part.start < part.stop for part in region):
+                        filtered.move(path, made, region, stored)
+                        os.unlink(path)
+
+    def _describe(self, made: Any, dataset: Dataset) -> None:
+        for name, value in dataset.elements.attributes().items():
+            made.attrs[name] = value
+        text = json.dumps(self.chunks, separators=(",", ":"))
+        if len(text) < _LONGEST_ATTRIBUTE:
+            made.attrs["functionfuse_chunks"] = text
+
+
+class Hdf5Array:
+    """The blocks of a stored array, by slices; what `dask.array.from_array` is given."""
+
+    def __init__(self, pid: dict[str, Any], files: Any, *, check: bool) -> None:
+        self.source = source_of(files, pid["name"], pid["size"])
+        self.name: str = pid["name"]
+        self.dtype = np.lib.format.descr_to_dtype(pid["dtype"])
+        self.chunks: Chunks = pid["chunks"]
+        self.shape = tuple(sum(sizes) for sizes in self.chunks)
+        self.ndim = len(self.shape)
+        self.fill_value = pid["fill_value"]
+        self.datasets = []
+        for name, (stored, layout, offset), digests in pid["datasets"]:
+            kept = Elements(self.dtype if name == "data" else np.dtype(bool), np.dtype(stored))
+            if stored.startswith("|V"):
+                kept = in_hdf5(self.dtype)
+            self.datasets.append((Dataset(name, kept, layout, self.chunks, offset), digests))
+        self.unchecked = set(range(math.prod(map(len, self.chunks)))) if check else set()
+
+    def __dask_tokenize__(self) -> Any:
+        return self.name
+
+    @property
+    def meta(self) -> Any:
+        """An empty array of the type that the blocks have."""
+        empty = np.empty((0,) * self.ndim, self.dtype)
+        return self._masked(empty, empty.view()) if len(self.datasets) > 1 else empty
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Any:
+        """Return a part of one block; dask asks for no others."""
+        place, inner = part_of(index, self.datasets[0][0].ends, self.name)
+        return self.block(place)[inner]
+
+    def block(self, place: tuple[int, ...]) -> Any:
+        """Return a block; its digest is checked when it is read for the first time.
+
+        Raises:
+            ResultNotFoundError: the file is gone.
+            DamagedResultError: it is not what was written.
+        """
+        counts = [len(sizes) for sizes in self.chunks]
+        number = int(np.ravel_multi_index(place, counts)) if place else 0
+        parts = []
+        for dataset, digests in self.datasets:
+            stored, data = dataset.read(self.source, number, place)
+            if number in self.unchecked:
+                expected = digests[16 * number : 16 * number + 16]
+                if xxh3_128_digest(_bytes(data)) != expected:
+                    raise DamagedResultError(
+                        f"block {place} of dataset {dataset.name!r} in {self.name!r} is not what"
+                        " was written: remove the result, or compute it again"
+                    )
+            parts.append(dataset.elements.decode(stored))
+        self.unchecked.discard(number)
+        return parts[0] if len(parts) == 1 else self._masked(*parts)
+
+    def _masked(self, data: Block, mask: Block) -> Any:
+        fill = np.frombuffer(self.fill_value, self.dtype)[0] if self.fill_value else None
+        return np.ma.array(data, mask=mask.astype(bool), fill_value=fill)
+
+
+def _is_grid(dataset: Dataset) -> bool:
+    """Tell whether the blocks should be HDF5's chunks: if they aren't contiguous runs anyway."""
+    chunks, item = dataset.chunks, dataset.elements.stored.itemsize
+    if all(len(sizes) == 1 for sizes in chunks[1:]) or not is_regular(chunks):
+        return False
+    chunk = math.prod(sizes[0] for sizes in chunks)
+    taken = chunk * math.prod(map(len, chunks))
+    return chunk * item <= LARGEST_CHUNK and taken <= _PADDED_UP_TO * math.prod(dataset.shape)
+
+
+def _create(file: Any, dataset: Dataset, grid: bool) -> Any:
+    """Make a dataset of which all space is allocated, and nothing is filled."""
+    from h5py import h5d, h5p, h5s, h5t
+
+    creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5d.FILL_TIME_NEVER)
+    if grid:
+        creation.set_chunk(tuple(sizes[0] for sizes in dataset.chunks))
+    kind = hdf5_type(dataset.elements.stored, dataset.elements.is_text)
+    space = h5s.create_simple(dataset.shape) if dataset.shape else h5s.create(h5s.SCALAR)
+    return h5d.create(
+        file.id, dataset.name.encode(), h5t.py_create(kind, logical=True), space, creation
+    )
+
+
+def _chunk_offsets(made: Any, dataset: Dataset) -> list[int]:
+    """Return where in the file the chunks are, in C order."""
+    counts = [len(sizes) for sizes in dataset.chunks]
+    first = [sizes[0] for sizes in dataset.chunks]
+    offsets = [0] * math.prod(counts)
+
+    def note(chunk: Any) -> None:
+        place = [start // size for start, size in zip(chunk.chunk_offset, first, strict=True)]
+        offsets[int(np.ravel_multi_index(place, counts))] = chunk.byte_offset
+
+    made.chunk_iter(note)
+    return offsets
+
+
+def _preallocate(path: str, size: int) -> None:
+    """Have a disk lay the file out in one piece, and say at once if it is full."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    file = os.open(path, os.O_WRONLY)
+    try:
+        if os.major(os.fstat(file).st_dev):  # memory file systems have no device of their own
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    finally:
+        os.close(file)
+
+
+def _other_pieces(
+    path: str, size: int, known: list[tuple[int, int, str]]
+) -> Iterator[tuple[int, int, str]]:
+    """Iterate the pieces of a file that are not known, with their digests."""
+    position = 0
+    with open(path, "rb", buffering=0) as file:
+        for start, length, _ in [*sorted(known), (size, 0, "")]:
+            if start > position:
+                digest, rest = xxh3_128(), start - position
+                file.seek(position)
+                while rest:
+                    data = file.read(min(rest, _READ_AT_ONCE))
+                    if not data:
+                        raise OSError(f"{path!r} ends at byte {start - rest}")
+                    digest.update(data)
+                    rest -= len(data)
+                yield position, start - position, digest.hexdigest()
+            position = start + length
+
+
+def _through_h5py(
+    source: LocalFile | StagedFile, name: str, region: tuple[slice, ...], stored: np.dtype[Any]
+) -> Block:
+    import h5py
+
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  # makes its filters known to HDF5
+    opened = source.opened()
+    try:
+        with h5py.File(opened, "r") as file:
+            block: Block = file[name][region]
+    except OSError as error:
+        raise UnreadableResultError(
+            f"HDF5 can't read it: {error}. If its filter is missing here: pip install"
+            " functionfuse-dask[hdf5plugin]"
+        ) from error
+    return np.ascontiguousarray(block.astype(stored, copy=False))
+
+
+def _bytes(block: Block) -> memoryview:
+    return block.reshape(-1).view(np.uint8).data

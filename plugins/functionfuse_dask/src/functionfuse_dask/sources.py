@@ -1,0 +1,221 @@
+"""Bytes of files beside results, wherever they are; and room for files that are soon removed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import mmap
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import ExitStack, suppress
+from typing import IO, Any, Self
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from functionfuse.errors import DamagedResultError, OptionsError, ResultNotFoundError
+from functionfuse.serializers import generate_name
+
+from .elements import Block
+
+__all__ = ["LocalFile", "Room", "StagedFile", "source_of", "write_at"]
+
+logger = logging.getLogger(__name__)
+
+_POPULATE = getattr(mmap, "MADV_POPULATE_READ", 22)  # Linux 5.14: page tables in one call
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_MAPPED_FROM = 64 << 10  # bytes; below, a plain read is quicker than page faults
+
+_maps: WeakValueDictionary[tuple[int, int], mmap.mmap] = WeakValueDictionary()
+
+
+class LocalFile:
+    """A plain local file that isn't changed any more. It is opened for each read, and closed."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    def bytes_at(self, offset: int, size: int) -> Block:
+        """Return bytes as a part of a read-only map, which all reads of this process share.
+
+        Where the file can't be mapped as a whole (more than the address space allows, too many
+        maps), or little is asked for, the bytes are read.
+        """
+        file = self._open()
+        try:
+            mapped = self._map(file) if size >= _MAPPED_FROM else None
+            if mapped is None:
+                data = np.empty(size, np.uint8)
+                _read_into(file, offset, data.data)
+                return data
+        finally:
+            os.close(file)
+        start = offset - offset % mmap.PAGESIZE
+        with suppress(OSError, ValueError):  # a kernel that doesn't know it
+            mapped.madvise(_POPULATE, start, offset + size - start)
+        return np.frombuffer(mapped, np.uint8, size, offset)
+
+    def gathered(self, runs: list[tuple[int, int]]) -> Block:
+        """Return several runs of bytes, one after the other."""
+        data, position = np.empty(sum(size for _, size in runs), np.uint8), 0
+        file = self._open()
+        try:
+            for offset, size in runs:
+                _read_into(file, offset, data.data[position : position + size])
+                position += size
+        finally:
+            os.close(file)
+        return data
+
+    def opened(self) -> IO[bytes] | str:
+        """Return what h5py opens."""
+        os.close(self._open())
+        return self.path
+
+    def _open(self) -> int:
+        try:
+            file = os.open(self.path, os.O_RDONLY | _SAFELY)
+        except FileNotFoundError:
+            raise _gone(self.path) from None
+        size = os.fstat(file).st_size
+        if size != self.size:
+            os.close(file)
+            raise DamagedResultError(f"{self.path!r} has {size} bytes and not {self.size}")
+        return file
+
+    def _map(self, file: int) -> mmap.mmap | None:
+        status = os.fstat(file)
+        key = status.st_dev, status.st_ino
+        found = _maps.get(key)
+        if found is None:
+            try:
+                found = mmap.mmap(file, self.size, access=mmap.ACCESS_READ)
+            except OSError:
+                return None
+            _maps[key] = found
+        return found
+
+
+class StagedFile:
+    """A file that only a storage can open. It is read whole, once per process and array."""
+
+    def __init__(self, files: Any, name: str, size: int) -> None:
+        self.files = files
+        self.name = name
+        self.size = size
+        self._data: bytes | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StagedFile, (self.files, self.name, self.size)
+
+    def bytes_at(self, offset: int, size: int) -> Block:
+        """Return bytes of the file."""
+        return np.frombuffer(self._whole(), np.uint8, size, offset)
+
+    def gathered(self, runs: list[tuple[int, int]]) -> Block:
+        """Return several runs of bytes, one after the other."""
+        return np.concatenate([self.bytes_at(*run) for run in runs])
+
+    def opened(self) -> IO[bytes] | str:
+        """Return what h5py opens."""
+        return io.BytesIO(self._whole())
+
+    def _whole(self) -> bytes:
+        with self._lock:
+            if self._data is None:
+                try:
+                    with self.files.open(self.name, "rb") as file:
+                        data = file.read()
+                except FileNotFoundError:
+                    raise _gone(self.name) from None
+                if len(data) != self.size:
+                    raise DamagedResultError(
+                        f"{self.name!r} has {len(data)} bytes and not {self.size}"
+                    )
+                self._data = data
+            return self._data
+
+
+def source_of(files: Any, name: str, size: int) -> LocalFile | StagedFile:
+    """Return the bytes of a file of the file protocol.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with files.open(name, "rb") as file:
+        path = getattr(file, "name", None)
+    if isinstance(path, str):
+        return LocalFile(os.path.abspath(path), size)
+    return StagedFile(files, name, size)
+
+
+def write_at(path: str, pieces: list[tuple[int, memoryview]]) -> None:
+    """Write bytes into a file that is there, each at its offset."""
+    file = os.open(path, os.O_WRONLY | _SAFELY)
+    try:
+        for start, data in pieces:
+            offset, view = start, data
+            while view:
+                count = os.pwrite(file, view, offset)
+                offset, view = offset + count, view[count:]
+    finally:
+        os.close(file)
+
+
+class Room:
+    """A folder for temporary files, made when it is asked for, beside the results if possible.
+
+    As the folder of a result's files is shared by all that work on it, and has room for them.
+    """
+
+    def __init__(self, files: Any) -> None:
+        self.files = files
+        self._path = ""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @property
+    def path(self) -> str:
+        """The folder."""
+        if not self._path:
+            name = generate_name()
+            try:
+                self._path = os.path.abspath(self.files.folder(name, "w"))
+            except (AttributeError, OptionsError):
+                folder = tempfile.TemporaryDirectory(prefix="functionfuse-")
+                self._path = self._stack.enter_context(folder)
+            else:
+                self._stack.callback(self._remove, name)
+        return self._path
+
+    def _remove(self, name: str) -> None:
+        try:
+            shutil.rmtree(self._path)
+        except OSError as error:  # another process may still write into it, after a failure
+            logger.warning("temporary files are left for gc: %s", error)
+        else:
+            self.files.remove(name)
+
+
+def _read_into(file: int, offset: int, view: memoryview) -> None:
+    while view:
+        count = os.preadv(file, [view], offset)
+        if not count:
+            raise DamagedResultError(f"the file ends at byte {offset}")
+        offset, view = offset + count, view[count:]
+
+
+def _gone(name: str) -> ResultNotFoundError:
+    return ResultNotFoundError(
+        f"{name!r} is gone: the result was removed or replaced since this array was read from the"
+        " storage. Read the task again"
+    )

@@ -1,0 +1,65 @@
+"""What the tests of arrays share: storages, and an S3 server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dask
+import pytest
+
+from functionfuse.storage import Storage
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse_dask import DaskArraySerializer
+
+BESIDE = Path(__file__).parent / "importable"
+SERVERS = Path(__file__).parents[1] / "s3" / "importable"
+
+for folder in (BESIDE, SERVERS):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    from s3_servers import moto
+
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    """A file storage that finds the serializer by itself."""
+    return FileStorage(tmp_path / "store")
+
+
+@pytest.fixture
+def s3_storage(s3_server: Any) -> Storage:
+    from s3_servers import BUCKET
+
+    from functionfuse_s3 import S3FileStorage
+
+    return S3FileStorage(**s3_server.options(f"{BUCKET}/{uuid4()}"))
+
+
+@pytest.fixture(params=["hdf5", "gzip", "zarr", "S3"])
+def each_storage(request: pytest.FixtureRequest) -> Storage:
+    """HDF5, compressed, zarr in plain files, and zarr in S3."""
+    if request.param == "S3":
+        found: Storage = request.getfixturevalue("s3_storage")
+        return found
+    found = request.getfixturevalue("storage")
+    options = {"gzip": {"compression": "gzip"}, "zarr": {"format": "zarr"}}
+    if request.param != "hdf5":
+        found.register_persistent_serializers(DaskArraySerializer(**options[request.param]))
+    return found

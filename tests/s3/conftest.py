@@ -14,6 +14,7 @@ IMPORTABLE = str(Path(__file__).parent / "importable")
 if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
+from s3_proxy import Proxy, faulty  # noqa: E402  # found by the line above
 from s3_servers import BUCKET, Server, moto, seaweedfs, weed  # noqa: E402  # found by the line above
 
 
@@ -48,3 +49,10 @@ def below() -> str:
 def path(below: str) -> str:
     """The path of a storage of the test's own."""
     return f"{BUCKET}/{below}"
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of each server in turn."""
+    with faulty(server.url) as proxy:
+        yield proxy

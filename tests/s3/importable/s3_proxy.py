@@ -77,6 +77,7 @@ class _Server(ThreadingHTTPServer):
         self.upstream = upstream.removeprefix("http://")
         self.ending = threading.Event()
         self.lock = threading.Lock()
+        self.answers: dict[str, tuple[HTTPResponse, bytes]] = {}  # the first, by path
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = Proxy(f"http://127.0.0.1:{self.server_address[1]}")
 

@@ -85,6 +85,13 @@ _OPTION = {
     ),
 }
 _BUSY = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
+_BROKEN = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    HTTPError,
+    OSError,
+)
 _NO_CREDENTIALS = (
     boto.ConfigNotFound,
     boto.CredentialRetrievalError,
@@ -128,7 +135,7 @@ def explained(error: BaseException, doing: str) -> Exception:
             f"{doing}: no answer within 'connect_timeout' or 'read_timeout'; check the network and"
             f" the option 'endpoint_url' ({_last_line(error)})"
         )
-    if isinstance(error, boto.ConnectionError | boto.HTTPClientError | HTTPError | OSError):
+    if isinstance(error, _BROKEN):
         return StorageConnectionError(
             f"{doing}: the server can't be reached, or ends the connection; check the network and"
             f" the option 'endpoint_url' ({_last_line(error)})"

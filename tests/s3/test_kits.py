@@ -71,4 +71,4 @@ class TestS3Store(OnS3, BlobStoreSuite):
 class TestS3Storage(OnS3, StorageSuite):
     """The storage."""
 
-    many = 1010
+    many = 50

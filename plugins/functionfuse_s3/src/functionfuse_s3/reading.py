@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError, IncompleteReadError
+from urllib3.exceptions import HTTPError
 
 from functionfuse.errors import StorageConnectionError, StorageError
 
 from .bucket import Bucket
-from .errors import FAILURES
+from .errors import FAILURES, code_of
 
 __all__ = ["read", "read_range"]
 
@@ -129,19 +130,21 @@ def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
 
 def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
     """Ask for a range of a blob; raises _ReplacedError where the blob ends before it."""
-    arguments = {"Key": bucket.prefix + key}
-    try:
+    arguments, attempts = {"Key": bucket.prefix + key, "Range": wanted}, 1
+    while True:
         try:
-            answer = bucket.send("get_object", **arguments, Range=wanted)
-        except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
-                raise
-            if not wanted.startswith("bytes=0-"):
-                raise _ReplacedError from None
-            answer = bucket.send("get_object", **arguments)  # it is empty
-    except FAILURES as error:
-        problem = bucket.failed(error, "get_object", key)
-        raise problem from problem.__cause__
+            answer = bucket.send("get_object", **arguments)
+            break
+        except FAILURES as error:
+            if _status(error) == 416:
+                if not wanted.startswith("bytes=0-"):
+                    raise _ReplacedError from None
+                del arguments["Range"]  # it is empty
+            elif attempts < bucket.options.max_attempts and _is_cut(error):
+                attempts += 1
+            else:
+                problem = bucket.failed(error, "get_object", key)
+                raise problem from problem.__cause__
     size, body = int(answer["ContentLength"]), answer["Body"]
     given = answer.get("ContentRange", f"bytes 0-{size}/{size}")
     found, start = _content_range(given), wanted.removeprefix("bytes=").partition("-")[0]
@@ -151,3 +154,16 @@ def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
     if not size:
         body.close()
     return _Answer(body, int(found[1]), size, int(found[3]), answer.get("ETag", ""))
+
+
+def _status(error: BaseException) -> int:
+    answer = error.response if isinstance(error, ClientError) else {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_cut(error: BaseException) -> bool:
+    """Tell whether an answer ended in the middle of what explains it, which boto3 takes as it is.
+
+    "404" without a server's own code must not count as a missing blob: perhaps it isn't S3.
+    """
+    return isinstance(error, HTTPError) or code_of(error).isdecimal()

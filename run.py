@@ -40,12 +40,13 @@ STAMP = VENV / "run.json"
 
 CORE = "functionfuse_core"
 PLUGINS = ("plugins/functionfuse_s3", "plugins/functionfuse_ray", "plugins/functionfuse_dask")
+EXAMPLE = "examples/functionfuse-sqlite"
 
 # Each group of the root pyproject.toml holds the one before it.
 GROUPS: dict[str, tuple[str, ...]] = {
     "demo": (CORE,),
-    "test": (CORE, *PLUGINS),
-    "check": (CORE, *PLUGINS),
+    "test": (CORE, *PLUGINS, EXAMPLE),
+    "check": (CORE, *PLUGINS, EXAMPLE),
 }
 
 # Of the caller's PIP_*, UV_* and PYTHON* variables, the tasks see those that say where packages
@@ -115,7 +116,7 @@ def read_stamp() -> dict[str, str]:
 def prepare(group: str) -> None:
     """Bring `.venv` up to date for a group; does nothing when it is, or holds a bigger one."""
     base = f"{sys.version} in {ROOT}"
-    projects = [ROOT / folder / "pyproject.toml" for folder in (".", CORE, *PLUGINS)]
+    projects = [ROOT / folder / "pyproject.toml" for folder in (".", CORE, *PLUGINS, EXAMPLE)]
     inputs = b"\0".join(path.read_bytes() for path in (*projects, CONSTRAINTS, Path(__file__)))
     wanted = {"base": base, "inputs": hashlib.sha256(inputs).hexdigest(), "group": group}
     enough = [wanted | {"group": name} for name in list(GROUPS)[list(GROUPS).index(group) :]]
@@ -175,7 +176,7 @@ def check(names: Sequence[str]) -> int:
         "import-linter": [str(SCRIPTS / "lint-imports"), "--no-logo"],
         "links": [PYTHON, "tools/check_links.py"],
     }
-    for folder in (CORE, *PLUGINS):
+    for folder in (CORE, *PLUGINS, EXAMPLE):
         options = ["--no-ansi", "--config", f"{folder}/pyproject.toml"]
         tools[f"deptry {folder}"] = [*python, "deptry", f"{folder}/src", *options]
     chosen = [tool for tool in tools if not names or tool.startswith(tuple(names))]

@@ -43,12 +43,15 @@ def test_a_file_storage_is_made_from_its_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("storage", r"is a dictionary like .*not str"),
+        (["storage"], r"is a dictionary like .*, or the path of a file with one, not list"),
         (None, "not NoneType"),
+        ("storage", r"config file 'storage' is none of .yaml, .yml, .json, .toml"),
+        ("none.yaml", r"config file 'none.yaml' can't be read: No such file or directory"),
+        (Path("none.toml"), r"config file 'none.toml' can't be read: No such file"),
         ({}, "names its kind"),
         ({"kind": 3}, "names its kind"),
         ({"kind": "file", "option": {}}, r"no field 'option' \(did you mean 'options'\?\)"),
-        ({"kind": "file", "options": []}, "options of storage 'file' are a dictionary, not list"),
+        ({"kind": "file", "options": []}, "options of storage 'file' are a mapping, not list"),
         ({"kind": "file", "options": {}}, "storage 'file': option 'path' is missing"),
         ({"kind": "file"}, "option 'path' is missing"),
         (
@@ -64,7 +67,6 @@ def test_a_wrong_config_says_what_is_wrong(config: Any, message: str) -> None:
     with pytest.raises(OptionsError, match=message) as caught:
         storage_factory(config)
     assert isinstance(caught.value, ValueError)
-    assert caught.value.__cause__ is None
 
 
 def test_options_are_checked_before_anything_is_built(install: Callable[..., None]) -> None:
@@ -117,3 +119,36 @@ def test_a_run_with_files_imports_no_heavy_package(tmp_path: Path) -> None:
         print(sorted(heavy & set(sys.modules)))
     """
     assert "[]\n" == run(code, str(tmp_path))
+
+
+def test_one_kind_of_many_imports_one_plugin(install: Callable[..., None], tmp_path: Path) -> None:
+    """In a process of its own, with plugins of all groups installed: the asked-for one's module."""
+    install("their-plugin", "memory", "their_memory", PLUGIN)
+    groups = ("storages", "serializers", "backends")
+    for number in range(12):
+        kind, group = f"other.Kind{number}", f"functionfuse.{groups[number % 3]}"
+        install(f"other-{number}", kind, f"their_other_{number}", "raise SystemExit", group=group)
+    code = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from functionfuse import plugins, workflow
+        from functionfuse.backends import workflow_factory
+        from functionfuse.storage import storage_factory
+
+        theirs = lambda: sorted(name for name in sys.modules if name.startswith("their_"))
+        assert 13 == len([plugin for plugin in plugins.list() if "their" in plugin.module])
+        print(theirs())
+        storage = storage_factory({"kind": "file", "options": {"path": sys.argv[2]}})
+
+        @workflow
+        def one(): return 1
+
+        local = workflow_factory({"backend": {"kind": "local"}}, one(), workflow_name="w")
+        local.set_storage(storage)
+        local.run(), local.run(), storage.list_tasks("w"), storage.remove_workflow("w")
+        print(theirs())
+        storage_factory({"kind": "memory", "options": {"where": 1}})
+        print(theirs())
+    """
+    out = run(code, str(tmp_path / "site"), str(tmp_path / "store"))
+    assert "[]\n[]\n['their_memory']\n" == out

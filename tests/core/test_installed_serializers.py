@@ -202,6 +202,19 @@ def mine(name: str, claimed: type) -> Any:
     return serializer
 
 
+def test_what_the_plugin_wants_read_back_is_read_back(
+    add: Callable[..., None], storage: Storage
+) -> None:
+    """Within a run, what follows is given what was stored; also without registering anything."""
+    add(code=PLUGIN.replace('name = "frames"', 'name = "frames"; always_read = True'))
+    assert storage.reads_back(storage.save("w", "t", [frames().Frame(3)]))
+    assert not storage.reads_back(storage.save("w", "t", [3]))
+    add("sub-plugin", "their_frames.SubFrame", "sub_plugin", "1 / 0")
+    info = storage.save("w", "t", [frames().Frame(3)])
+    side = info.side_data[0]._replace(type="their_frames.SubFrame")
+    assert not storage.reads_back(info._replace(side_data=(side,)))
+
+
 def test_what_is_registered_wins(add: Callable[..., None], storage: Storage) -> None:
     """Also for a subclass, and when reading, under the plugin's very name."""
     add()

@@ -11,11 +11,60 @@ ROOT = Path(__file__).resolve().parents[2]
 MakeEnvironment = Callable[[], Any]
 
 LOCATION = "import functionfuse, pathlib; print(pathlib.Path(functionfuse.__file__).resolve())"
-SELF_DESCRIPTION = """
-import importlib.metadata, {package}
+ALONE = """
+import importlib.metadata, re, sys
+import {package}
+from functionfuse import hookspecs, plugins, registry
+from functionfuse.errors import OptionsError, UnknownKindError
+from functionfuse.storage import storage_factory
+
 print({package}.__doc__)
-print({package}.__version__ == importlib.metadata.version("{name}"))
+assert {package}.__version__ == importlib.metadata.version("{name}")
+
+theirs = [plugin for plugin in plugins.list() if plugin.distribution == "{name}"]
+assert [] == [plugin.problem for plugin in theirs if plugin.problem], theirs
+assert {{"functionfuse-core", "{name}"}} >= {{plugin.distribution for plugin in plugins.list()}}
+heavy = {{"boto3", "ray", "dask", "h5py", "zarr"}}
+for plugin in theirs:
+    record = registry.find("functionfuse." + plugin.brings + "s", plugin.kind)
+    assert hookspecs.API_VERSION == record.api_version
+    print(plugin.brings, plugin.kind)
+    if plugin.brings == "storage":
+        try:
+            storage_factory({{"kind": plugin.kind, "options": {{"no such option": 1}}}})
+        except OptionsError as error:
+            assert "unknown option 'no such option'" in str(error), error
+        else:
+            raise AssertionError(plugin)
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+
+for kind, distribution in (("S3", "functionfuse-s3"), ("ray", "functionfuse-ray")):
+    if kind not in {{plugin.kind for plugin in theirs if plugin.brings == "storage"}}:
+        try:
+            storage_factory({{"kind": kind, "options": {{}}}})
+        except UnknownKindError as error:
+            assert re.search("pip install (--upgrade )?" + distribution, str(error)), error
+        else:
+            raise AssertionError(kind)
 """
+FACADES = """
+from functionfuse.errors import PluginError
+
+for path, name, package in {facades}:
+    distribution = package.replace("_", "-")
+    try:
+        exec(f"from {{path}} import {{name}}")
+        print(distribution)
+    except PluginError as error:
+        assert distribution in str(error), error
+        assert "can't be imported" not in str(error), error
+"""
+PATHS = [
+    ("functionfuse.storage.s3storage", "S3FileStorage", "functionfuse_s3"),
+    ("functionfuse.storage.rayfilestorage", "FileStorage", "functionfuse_ray"),
+    ("functionfuse.backends.builtin.rayback", "RayWorkflow", "functionfuse_ray"),
+    ("functionfuse.serializers.daskarray", "DaskArraySerializer", "functionfuse_dask"),
+]
 INSTALLED = """
 import importlib.metadata
 names = {distribution.name for distribution in importlib.metadata.distributions()}
@@ -45,19 +94,46 @@ def test_core_works_alone(
 
 
 @pytest.mark.parametrize("plugin", ["s3", "ray", "dask"])
-def test_plugin_installs_next_to_core(
+def test_plugin_works_next_to_core_alone(
     plugin: str, wheels: Mapping[str, Path], make_environment: MakeEnvironment, tmp_path: Path
 ) -> None:
-    """A plugin's wheel installs with core's, imports, and says what it is and provides."""
+    """A plugin's wheel with core's, and nothing else of ours: imports, kinds, errors, its tests."""
     name, package = f"functionfuse-{plugin}", f"functionfuse_{plugin}"
     environment = make_environment()
     environment.install(wheels["functionfuse-core"], wheels[name])
+    assert ["functionfuse-core", name] == environment.run("-c", INSTALLED, cwd=tmp_path).split()
 
-    description = SELF_DESCRIPTION.format(name=name, package=package)
-    said = environment.run("-c", description, cwd=tmp_path)
+    said = environment.run("-c", ALONE.format(name=name, package=package), cwd=tmp_path)
     assert "Function Fuse plugin for" in said
-    assert "provides nothing yet" in said
-    assert said.endswith("True\n")
+    found = environment.run("-c", FACADES.format(facades=PATHS), cwd=tmp_path).split()
+    assert {name} >= set(found)
+
+    # What it registers, it also provides; what is a placeholder says so.
+    kinds = {"s3": "storage S3", "ray": "storage ray", "dask": "serializer dask.array.core.Array"}
+    assert (kinds[plugin] in said) != ("provides nothing yet" in said)
+    assert bool(found) != ("provides nothing yet" in said)
+
+    if (ROOT / "tests" / plugin).exists():
+        copy = tmp_path / "copy"
+        leave = shutil.ignore_patterns("__pycache__", "golden", "packaging", "examples")
+        shutil.copytree(ROOT / "tests", copy / "tests", ignore=leave)
+        shutil.copytree(ROOT / "docs", copy / "docs")
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        environment.install(wheels["functionfuse-core"], wheels[name], "--group", "test")
+        assert ["functionfuse-core", name] == environment.run("-c", INSTALLED, cwd=copy).split()
+        environment.run("-m", "pytest", f"tests/{plugin}", "-q", "-m", "not battery", cwd=copy)
+
+
+def test_core_alone_says_what_to_install(
+    wheels: Mapping[str, Path], make_environment: MakeEnvironment, tmp_path: Path
+) -> None:
+    """With core's wheel and what it needs, every documented import path names its distribution."""
+    environment = make_environment()
+    environment.install(wheels["functionfuse-core"])
+    alone = ALONE.format(name="functionfuse-core", package="functionfuse")
+    said = environment.run("-c", alone, cwd=tmp_path)
+    assert {"storage file", "backend local"} <= set(said.splitlines())
+    assert "" == environment.run("-c", FACADES.format(facades=PATHS), cwd=tmp_path)
 
 
 @pytest.mark.parametrize("sources", ["--no-sources", ""], ids=["as pip", "as uv"])

@@ -16,6 +16,7 @@ DISTRIBUTIONS = [
     ("functionfuse-ray", "plugins/functionfuse_ray", "functionfuse_ray"),
     ("functionfuse-dask", "plugins/functionfuse_dask", "functionfuse_dask"),
 ]
+GROUPS = {f"functionfuse.{name}" for name in ("storages", "serializers", "backends", "hooks")}
 each_distribution = pytest.mark.parametrize(
     ("name", "folder", "package"), DISTRIBUTIONS, ids=[name for name, _, _ in DISTRIBUTIONS]
 )
@@ -72,23 +73,32 @@ def test_holds_its_package_and_nothing_else(
 
 @each_distribution
 def test_entry_points(name: str, folder: str, package: str, wheels: Mapping[str, Path]) -> None:
-    """Core registers its file storage, by a module that it has; the empty plugins nothing."""
+    """Each names a module of the wheel, of its own; core's kinds go through the same door."""
     archive, distribution, _ = open_wheel(wheels[name])
     found = {(entry.group, entry.name, entry.value) for entry in distribution.entry_points}
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
+    points = project["project"].get("entry-points", {})
+    assert found == {
+        (group, kind, module) for group in points for kind, module in points[group].items()
+    }
+    assert GROUPS >= {group for group, _, _ in found}
+    assert len(found) == len({(group, module) for group, _, module in found})
+    files = {f"{module.replace('.', '/')}.py" for _, _, module in found}
+    assert files <= set(archive.namelist())
     if name == "functionfuse-core":
-        assert {("functionfuse.storages", "file", "functionfuse.storage.filestorage")} == found
-        assert "functionfuse/storage/filestorage.py" in archive.namelist()
-    else:
-        assert set() == found
+        assert {
+            ("functionfuse.storages", "file", "functionfuse.storage.filestorage"),
+            ("functionfuse.backends", "local", "functionfuse.backends.builtin.localplugin"),
+        } == found
 
 
 @each_distribution
 def test_requirements(name: str, folder: str, package: str, wheels: Mapping[str, Path]) -> None:
-    """Core needs four small libraries; a plugin needs core; the extras name the plugins."""
+    """Core needs five small libraries; a plugin needs core; the extras name the plugins."""
     requires = [Requirement(line) for line in open_wheel(wheels[name])[1].requires or []]
     always = {requirement.name for requirement in requires if requirement.marker is None}
     if name == "functionfuse-core":
-        assert {"cloudpickle", "pluggy", "pydantic", "xxhash"} == always
+        assert {"cloudpickle", "pluggy", "pydantic", "pyyaml", "xxhash"} == always
         extras = {
             f'functionfuse-{plugin}; extra == "{extra}"'
             for plugin in ("s3", "ray", "dask")
@@ -97,4 +107,6 @@ def test_requirements(name: str, folder: str, package: str, wheels: Mapping[str,
         extras.add('pytest>=9.0; extra == "testing"')
         assert extras == {str(requirement) for requirement in requires if requirement.marker}
     else:
-        assert {"functionfuse-core"} == always
+        assert "functionfuse-core" in always
+        ours = {requirement.name for requirement in requires if "functionfuse" in requirement.name}
+        assert {"functionfuse-core"} == ours

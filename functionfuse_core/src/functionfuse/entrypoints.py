@@ -92,6 +92,9 @@ def forget() -> None:
 
 def visible(found: Iterable[Entry]) -> list[Entry]:
     """Leave out what an earlier distribution of the same name on the path hides."""
+    found = [*found]
+    if len(found) < 2:
+        return found  # without reading its metadata
     kept: dict[tuple[str, str], Entry] = {}
     for entry in found:
         name = _canonical(entry.name)

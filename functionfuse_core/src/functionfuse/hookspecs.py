@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Any
 from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
     from pydantic import BaseModel
 
     from .serializers import Serializer
+    from .storage import Storage
+    from .storage.header import TaskInfo
 
 __all__ = [
     "API_VERSION",
     "BackendKind",
+    "CliCommand",
     "SerializerKind",
     "StorageKind",
     "functionfuse_backends",
+    "functionfuse_cli_commands",
+    "functionfuse_node_failed",
+    "functionfuse_node_finished",
+    "functionfuse_node_reused",
+    "functionfuse_node_started",
+    "functionfuse_result_read",
+    "functionfuse_result_removed",
+    "functionfuse_result_saved",
     "functionfuse_serializers",
     "functionfuse_storages",
     "hookimpl",
@@ -80,6 +93,26 @@ class BackendKind:
     kind: str
     options: type[BaseModel]
     build: Callable[[Any, Sequence[Any], str], Any]
+    _: KW_ONLY
+    api_version: int
+
+
+@dataclass(frozen=True)
+class CliCommand:
+    """A command of the command line.
+
+    Attributes:
+        name: what users type after `functionfuse`.
+        help: one line on what it does.
+        configure: adds its arguments to a parser.
+        run: does it, given the parsed arguments; returns the exit status.
+        api_version: the `API_VERSION` that the plugin was written for, as a number.
+    """
+
+    name: str
+    help: str
+    configure: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
     _: KW_ONLY
     api_version: int
 
@@ -169,5 +202,182 @@ def functionfuse_backends() -> Sequence[BackendKind]:
         @hookimpl
         def functionfuse_backends():
             return [BackendKind("threads", ThreadsOptions, build, api_version=1)]
+    """
+    return ()
+
+
+# The hooks below are of modules that entry points of the group `functionfuse.hooks` name; the names
+# of these entry points are free. Their implementations are called in the process in which the event
+# happens, one after the other, and take the arguments that they need, by name. What one raises is
+# logged with the plugin's name, and the run goes on. What a hook itself reads, saves or removes
+# calls no hooks.
+
+
+@hookspec
+def functionfuse_node_started(workflow: str, node: str, reason: str) -> None:
+    """Be told that a node begins to be computed.
+
+    `reason` says why, as in a plan. Called in the process of the workflow::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        progress = "my_package.progress"
+
+        # my_package/progress.py
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_node_started(workflow, node, reason):
+            print(f"{workflow}: {node} because {reason}")
+    """
+
+
+@hookspec
+def functionfuse_node_reused(workflow: str, node: str) -> None:
+    """Be told that a node is not computed, because its stored result stands.
+
+    Called in the process of the workflow::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        progress = "my_package.progress"
+
+        # my_package/progress.py
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_node_reused(node):
+            print(f"{node}: reused")
+    """
+
+
+@hookspec
+def functionfuse_node_finished(workflow: str, node: str, seconds: float) -> None:
+    """Be told that a node was computed, and, if there is a storage, that its result is stored.
+
+    `seconds` is how long its function ran. Called in the process of the workflow::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        timing = "my_package.timing"
+
+        # my_package/timing.py
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_node_finished(workflow, node, seconds):
+            with open("timing.csv", "a") as file:
+                print(workflow, node, seconds, sep=",", file=file)
+    """
+
+
+@hookspec
+def functionfuse_node_failed(workflow: str, node: str, error: BaseException) -> None:
+    """Be told that computing a node, or storing its result, raised; `error` is what.
+
+    It is raised to the caller of the run whatever this does. Called in the process of the
+    workflow::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        alarm = "my_package.alarm"
+
+        # my_package/alarm.py
+        import logging
+
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_node_failed(workflow, node, error):
+            logging.getLogger(__name__).critical("%s of %s failed: %r", node, workflow, error)
+    """
+
+
+@hookspec
+def functionfuse_result_saved(storage: Storage, workflow: str, task: str, info: TaskInfo) -> None:
+    """Be told that a result is stored; `info` is its header, as from `Storage.task_info`.
+
+    Called where the result was computed, which may be a worker::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        tracker = "my_package.tracker"
+
+        # my_package/tracker.py
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_result_saved(workflow, task, info):
+            print(f"{workflow}/{task}: {info.type}, {info.size} bytes, {info.digest}")
+    """
+
+
+@hookspec
+def functionfuse_result_read(storage: Storage, workflow: str, task: str) -> None:
+    """Be told that a stored result was read, by a run or by `Storage.read_task`.
+
+    Called in the process that read it::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        audit = "my_package.audit"
+
+        # my_package/audit.py
+        import getpass
+
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_result_read(storage, workflow, task):
+            print(f"{getpass.getuser()} read {workflow}/{task} from {storage!r}")
+    """
+
+
+@hookspec
+def functionfuse_result_removed(storage: Storage, workflow: str, task: str) -> None:
+    """Be told that a stored result was removed, by name, by pattern or with its workflow.
+
+    A result that another one replaces is not removed, but saved. Called in the process that removed
+    it::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        audit = "my_package.audit"
+
+        # my_package/audit.py
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_result_removed(workflow, task):
+            print(f"removed {workflow}/{task}")
+    """
+
+
+@hookspec
+def functionfuse_cli_commands() -> Sequence[CliCommand]:
+    """Return commands for the command line.
+
+    The module is imported whenever the command line starts, so what it needs is imported when a
+    command runs::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        publish = "my_package.publish"
+
+        # my_package/publish.py
+        from functionfuse.hookspecs import CliCommand, hookimpl
+
+        def configure(parser):
+            parser.add_argument("workflow")
+
+        def run(arguments):
+            from .site import publish
+
+            publish(arguments.workflow)
+            return 0
+
+        @hookimpl
+        def functionfuse_cli_commands():
+            return [CliCommand("publish", "Publish results", configure, run, api_version=1)]
     """
     return ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import threading
@@ -28,7 +27,16 @@ from .entrypoints import (
 )
 from .errors import PluginError, UnknownKindError
 
-__all__ = ["GROUPS", "Group", "close_to", "find", "find_entry", "record_of", "register"]
+__all__ = [
+    "GROUPS",
+    "Group",
+    "check_version",
+    "close_to",
+    "find",
+    "find_entry",
+    "record_of",
+    "register",
+]
 
 
 class Group(NamedTuple):
@@ -113,6 +121,8 @@ def find_entry(group: str, kind: str) -> Entry:
 
 def close_to(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest of `known`, or "" if none is close."""
+    import difflib  # for errors only
+
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f" (did you mean {lowered[close[0]]!r}?)" if close else ""
@@ -128,10 +138,10 @@ def record_of(entry: Entry) -> Any:
     return _state.records[known]
 
 
-def register(entry: Entry) -> pluggy.PluginManager:
+def register(entry: Entry, name: str = "") -> pluggy.PluginManager:
     """Import the module that an entry point names, and register it, once per process.
 
-    Returns the manager of its group, in which its name is the kind.
+    Returns the manager of its group, in which its name is the one that is given, or the kind.
 
     Raises:
         PluginError: that fails, or the module has what is no hook.
@@ -140,7 +150,8 @@ def register(entry: Entry) -> pluggy.PluginManager:
     if manager is None:
         manager = _state.managers[entry.group] = pluggy.PluginManager("functionfuse")
         manager.add_hookspecs(hookspecs)
-    if manager.has_plugin(entry.kind):
+    name = name or entry.kind
+    if manager.has_plugin(name):
         return manager
     if not re.fullmatch(r"[\w.]+", entry.value):
         raise PluginError(f"the entry point of {entry} does not name a module, as it has to")
@@ -150,26 +161,26 @@ def register(entry: Entry) -> pluggy.PluginManager:
         raise PluginError(
             f"the {entry} can't be imported: {type(error).__name__}: {error}"
         ) from error
-    _add(manager, module, entry)
+    _add(manager, module, entry, name)
     return manager
 
 
-def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> None:
+def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry, name: str) -> None:
     if manager.is_registered(module):
         raise PluginError(
             f"the {entry} shares its module with {manager.get_name(module)!r}; every kind needs a"
             " module of its own"
         )
     try:
-        manager.register(module, name=entry.kind)
+        manager.register(module, name=name)
         callers = manager.get_hookcallers(module) or []
         unknown = [caller.name for caller in callers if not caller.has_spec()]
     except pluggy.PluginValidationError as error:
-        manager.unregister(name=entry.kind)
+        manager.unregister(name=name)
         what = "; ".join(str(error).splitlines())
         raise PluginError(f"the {entry} has a wrong hook implementation: {what}") from error
     if unknown:
-        manager.unregister(name=entry.kind)
+        manager.unregister(name=name)
         known = [name for name in dir(hookspecs) if name.startswith("functionfuse_")]
         close = close_to(unknown[0], known)
         raise PluginError(
@@ -208,11 +219,12 @@ def _record(entry: Entry) -> Any:
             f"the {entry} returns records of kinds {kinds} from its hook {group.hook!r}, and not"
             f" one, of kind {entry.kind!r}"
         )
-    _check_version(entry, records[0].api_version)
+    check_version(entry, records[0].api_version)
     return records[0]
 
 
-def _check_version(entry: Entry, version: int) -> None:
+def check_version(entry: Entry, version: int) -> None:
+    """Raise PluginError if a record was made for another version of the plugin API."""
     ours = hookspecs.API_VERSION
     if version != ours:
         older = isinstance(version, int) and version < ours

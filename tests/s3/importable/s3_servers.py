@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["BUCKET", "Server", "moto", "seaweedfs", "weed"]
+__all__ = ["BUCKET", "Server", "counted", "moto", "seaweedfs", "weed"]
 
 ACCESS_KEY = "canary-access-key"
 SECRET_KEY = "canary-secret-key"
@@ -187,3 +188,18 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextmanager
+def counted(client: Any) -> Iterator[Counter[str]]:
+    """Count what a client sends, by the names of the operations; every attempt counts."""
+    sent: Counter[str] = Counter()
+
+    def count(event_name: str, **_: Any) -> None:
+        sent[event_name.rpartition(".")[2]] += 1
+
+    client.meta.events.register("before-send.s3", count)
+    try:
+        yield sent
+    finally:
+        client.meta.events.unregister("before-send.s3", count)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ..errors import OptionsError
-from ..registry import close_to
+from ..config import check_options
 
 __all__ = ["Allow", "StorageOptions", "check_options"]
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Allow(BaseModel):
@@ -52,31 +49,3 @@ class StorageOptions(BaseModel):
         min_length=1,  # a variable that is set to nothing must not mean that nothing is checked
         description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
     )
-
-
-def check_options(model: type[Model], *, kind: str, options: Mapping[str, Any]) -> Model:
-    """Return the checked model of the options of a kind of storage.
-
-    Raises:
-        OptionsError: an option is unknown, missing or wrong; secrets are not in the message.
-    """
-    try:
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        # pydantic's own message shows the input, secrets included.
-        problems = error.errors(include_input=False, include_url=False, include_context=False)
-    known = [
-        name for field, info in model.model_fields.items() for name in (field, info.alias) if name
-    ]
-    lines = []
-    for problem in problems:
-        where = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"unknown option {where!r}{close_to(where, known)}; known: {', '.join(known)}"
-            )
-        elif problem["type"] == "missing":
-            lines.append(f"option {where!r} is missing")
-        else:
-            lines.append(f"option {where!r}: {problem['msg']}")
-    raise OptionsError(f"storage {kind!r}: " + "; ".join(lines)) from None

@@ -16,17 +16,21 @@ from ..errors import (
     DamagedResultError,
     FunctionFuseError,
     NewerFormatError,
+    PluginError,
     ResultExistsError,
     ResultNotFoundError,
     StorageError,
+    UnknownKindError,
     UntrustedResultError,
 )
+from ..hooks import event_hooks
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import awake, serializer_for
 from .blobstore import BlobStore
 from .header import (
     FIRST_READ,
+    SideData,
     Stored,
     TaskInfo,
     names_in_header,
@@ -195,9 +199,13 @@ class Storage:
             # The result is committed; what it replaced is no longer referred to.
             where = self._where(workflow_name, task_name)
             logger.warning("side data that was replaced is left for gc: %s: %s", where, error)
-        if isinstance(parts, list) or not isinstance(parts, DigestedAside):
-            return info
-        return parts.info()
+        if not isinstance(parts, list) and isinstance(parts, DigestedAside):
+            info = parts.info()
+        hooks = event_hooks()
+        if hooks:
+            about = {"workflow": workflow_name, "task": task_name, "info": info}
+            hooks.call("functionfuse_result_saved", storage=self, **about)
+        return info
 
     def read_task(self, workflow_name: str, task_name: str) -> Any:
         """Return a stored result.
@@ -210,6 +218,14 @@ class Storage:
                 allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
+        value = self._read(workflow_name, task_name)
+        hooks = event_hooks()
+        if hooks:
+            names = {"workflow": workflow_name, "task": task_name}
+            hooks.call("functionfuse_result_read", storage=self, **names)
+        return value
+
+    def _read(self, workflow_name: str, task_name: str) -> Any:
         info = None
         try:
             data = self.store.get(key_of(workflow_name, task_name))
@@ -235,7 +251,7 @@ class Storage:
         except FunctionFuseError as error:
             key = key_of(workflow_name, task_name)
             if info and info.side_data and not self._may_hold(key, info.token):
-                return self.read_task(workflow_name, task_name)  # it was replaced meanwhile
+                return self._read(workflow_name, task_name)  # it was replaced meanwhile
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
 
@@ -256,12 +272,7 @@ class Storage:
     def reads_back(self, info: TaskInfo) -> bool:
         """Tell whether what follows in a run is to be given this saved result, read back."""
         return self.always_read or any(
-            getattr(
-                self._serializers.get(side.serializer) or serializer_for(side.type),
-                "always_read",
-                False,
-            )
-            for side in info.side_data
+            getattr(self._keeper_of(side), "always_read", False) for side in info.side_data
         )
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
@@ -363,6 +374,7 @@ class Storage:
         self._without_side_data.discard(folder)
         side_data = [file for key in keys for file in self._side_keys(key, folder)]
         self.store.delete(keys)
+        self._tell_removed(workflow_name, names)
         self.store.delete(side_data)
 
     def remove_workflow(self, workflow_name: str) -> None:
@@ -388,7 +400,9 @@ class Storage:
             if blob.key.startswith(f"{folder}.")
             and (blob.modified < before or not blob.key.startswith(f"{folder}{SIDE_DATA}"))
         ]
+        names = [self._task_of(key) for key in results] if event_hooks() else []
         self.store.delete(results)
+        self._tell_removed(workflow_name, names)
         self.store.delete([*beside, folder])
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
@@ -522,6 +536,27 @@ class Storage:
             workflow, _, task = key.rpartition("/")
             return workflow, task
         return info.workflow, info.task
+
+    def _keeper_of(self, side: SideData) -> Serializer | None:
+        """Return the serializer of side data, if it is registered or installed here."""
+        registered = self._serializers.get(side.serializer)
+        if registered is not None or not side.type:
+            return registered
+        try:
+            return serializer_for(side.type)
+        except (PluginError, UnknownKindError):
+            return None
+
+    def _task_of(self, key: str) -> str:
+        """Return the task of a result's key."""
+        return name_of(key.rpartition("/")[2]) or self._long_names(key)[1]
+
+    def _tell_removed(self, workflow_name: str, names: Iterable[str]) -> None:
+        hooks = event_hooks()
+        if hooks:
+            for name in names:
+                about = {"workflow": workflow_name, "task": name}
+                hooks.call("functionfuse_result_removed", storage=self, **about)
 
     def _may_hold(self, key: str, token: str) -> bool:
         """Tell whether a blob is the write that has this token, or that can't be told."""

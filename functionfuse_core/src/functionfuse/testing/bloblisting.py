@@ -140,12 +140,12 @@ class BlobListing(Blobs):
     def test_a_listing_while_blobs_come_and_go(self, store: BlobStore) -> None:
         """What is there all the time is listed, once and in order."""
         stay = [f"w{n // 10}/stay {n}" for n in range(10, 60)]
-        self.put_many(store, stay)
+        self.put_many(store, [*stay, *(f"w{number % 6}/z {number}" for number in range(20))])
         found = []
         for number, blob in enumerate(store.list("")):
             found.append(blob.key)
             store.put(f"w{number % 6}/more {number}", [b"x"])
-            store.delete([f"w{number % 6}/more {number - 6}"])
+            store.delete([f"w{number % 6}/more {number - 6}", f"w{number % 6}/z {number}"])
         assert stay == [key for key in found if "stay" in key]
         assert sorted(set(found)) == found
 

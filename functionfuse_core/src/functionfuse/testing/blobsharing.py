@@ -156,6 +156,7 @@ class BlobSharing(Blobs):
         """A store pickles by its options, with all protocols, also while it is used."""
         self.needs("processes")
         store.put("w/t", [b"found " * 50_000])
+        assert b"found " * 50_000 == bytes(store.get("w/t"))
         listing = store.list("")
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             pickled = pickle.dumps(store, protocol)

@@ -206,12 +206,13 @@ def _use(store: Any, key: str, count: int) -> None:
     for number in range(count):
         data = key.encode() * (1 + 97 * number % 1000)
         store.put(key, [data])
-        found = bytes(store.get(key))
-        if found != data:
-            raise AssertionError(
-                f"get({key!r}) returned {len(found)} bytes {found[:20]!r}… and not the {len(data)}"
-                " bytes that this process has put: is a client shared over the fork?"
-            )
+        for _ in range(10):
+            found = bytes(store.get(key))
+            if found != data:
+                raise AssertionError(
+                    f"get({key!r}) returned {len(found)} bytes {found[:20]!r}… and not the"
+                    f" {len(data)} that this process has put: is a client shared over the fork?"
+                )
         if [key] != [blob.key for blob in store.list(key) if blob.key == key]:
             raise AssertionError(f"{key!r} is not in the listing of this process")
 

@@ -242,7 +242,7 @@ class SerializerSuite(Suite):
         """All that is needed is stored: nothing is kept in the serializer or the process."""
         storage.save("w", "t", self.examples())
         other = Storage(pickle.loads(pickle.dumps(storage.store)))
-        other.register_persistent_serializers(serializer)
+        other.register_persistent_serializers(pickle.loads(pickle.dumps(serializer)))
         for expected, found in zip(self.examples(), other.read_task("w", "t"), strict=True):
             assert self.equal(expected, found)
 

@@ -22,6 +22,8 @@ class LocalWorkflow(BaseWorkflow):
     Attributes:
         report: what the last run did with each node; None before the first.
         listeners: functions that are called with each `Event` of a run, in this process.
+        make_executor: makes the executor of a run that is given none, and that is shut down after
+            it; None: nodes are computed in this process, one after the other.
     """
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
@@ -29,6 +31,7 @@ class LocalWorkflow(BaseWorkflow):
         self.storage: Any = None
         self.report: Report | None = None
         self.listeners: list[Listener] = []
+        self.make_executor: Callable[[], Executor] | None = None
         self._logged: set[Node] = set()
 
     def set_storage(self, storage: Any) -> None:
@@ -74,8 +77,9 @@ class LocalWorkflow(BaseWorkflow):
 
         Args:
             executor: where to compute; independent nodes run at the same time. None: here, one
-                after the other. It isn't shut down. With processes, a result is saved in the
-                process that computed it; functions and results cross by cloudpickle.
+                after the other (or as `make_executor` says). It isn't shut down. With processes,
+                a result is saved in the process that computed it; functions and results cross by
+                cloudpickle.
             single_flight: where another run is computing the same result for the same storage just
                 now, wait for it instead of computing it too. If it dies, this one takes over.
 
@@ -93,6 +97,9 @@ class LocalWorkflow(BaseWorkflow):
         """
         if executor is not None and not hasattr(executor, "submit"):
             raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
+        if executor is None and self.make_executor is not None:
+            with self.make_executor() as made:
+                return self.run(made, single_flight=single_flight)
         run = LocalRun(self, executor, single_flight=single_flight)
         try:
             results = run.execute()

@@ -27,7 +27,9 @@ class Progress:
     ) -> None:
         self.workflow_name = workflow_name
         self.names = names
-        self.listeners = list(listeners)
+        from ...hooks import node_listener  # looks for plugins, which importing a backend doesn't
+
+        self.listeners = [*listeners, *filter(None, [node_listener()])]
         self.decisions: Decisions | None = None
         self.wanted: Collection[int] = ()
         self.possible: dict[int, str] = {}

@@ -1,0 +1,7 @@
+"""Results of Function Fuse in one SQLite file."""
+
+from __future__ import annotations
+
+from .store import SqliteStore
+
+__all__ = ["SqliteStore"]

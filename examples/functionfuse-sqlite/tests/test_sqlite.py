@@ -1,0 +1,63 @@
+"""What the storage in SQLite promises beyond the conformance kit."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+import pytest
+
+from functionfuse.errors import OptionsError, StoragePathError
+from functionfuse.storage import storage_factory
+from functionfuse_sqlite import SqliteStore
+
+
+def test_options(tmp_path) -> None:
+    """They are those of every storage, a path and a timeout; others are refused."""
+    path = str(tmp_path / "results.db")
+    for wrong in ({}, {"path": path, "timeout": 0}, {"path": path, "tiemout": 1}):
+        with pytest.raises(OptionsError):
+            storage_factory({"kind": "sqlite", "options": wrong})
+    storage = storage_factory({"kind": "sqlite", "options": {"path": path, "timeout": 5}})
+    assert storage.store.timeout == 5.0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_path_that_can_t_be_used(tmp_path) -> None:
+    """It is said when a workflow begins."""
+    (tmp_path / "file").write_text("no database, but long enough to look like something")
+    for path in (tmp_path / "file", tmp_path / "file" / "results.db", tmp_path):
+        storage = storage_factory({"kind": "sqlite", "options": {"path": str(path)}})
+        with pytest.raises(StoragePathError, match="path"):
+            storage.new_workflow("w")
+
+
+def test_a_writer_that_takes_too_long(tmp_path) -> None:
+    """Others wait, and then raise an OSError; nothing of theirs is stored."""
+    path = str(tmp_path / "results.db")
+    SqliteStore(path).put("w/t", [b"before"])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store = SqliteStore(path, timeout=0.05)
+    with pytest.raises(OSError, match="locked"):
+        store.put("w/t", [b"after"])
+    assert store.get("w/t") == b"before"
+    other.execute("ROLLBACK")
+    other.close()
+    store.put("w/t", [b"after"])
+    assert store.get("w/t") == b"after"
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_durable(tmp_path, durable: bool) -> None:
+    """A durable put is committed with the log flushed, another without waiting for the disk."""
+    store = SqliteStore(str(tmp_path / "results.db"))
+    statements: list[str] = []
+    with store._connections.use() as connection:
+        connection.set_trace_callback(statements.append)
+    store.put("w/t", [b"x"], durable=durable)
+    level = "FULL" if durable else "NORMAL"
+    assert f"PRAGMA synchronous = {level}" in statements
+    assert statements[-1] == "COMMIT"
+    store.flush(["w/t"])
+    assert "PRAGMA synchronous = FULL" in statements[statements.index("COMMIT") :]

@@ -1,0 +1,151 @@
+"""Event hooks: installed plugins are told what happens in runs and storages.
+
+Without such a plugin, all that this costs is one look at the installed distributions per process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import entrypoints
+from .entrypoints import HOOKS, Entry, blocked_by, entries, visible
+from .errors import PluginError
+
+if TYPE_CHECKING:
+    from .events import Event, Listener
+    from .hookspecs import CliCommand
+
+__all__ = ["EventHooks", "commands", "event_hooks", "node_listener"]
+
+logger = logging.getLogger(__name__)
+
+
+class EventHooks:
+    """The hook implementations of the installed plugins that can be used.
+
+    A plugin that can't be loaded, or that raises, is named in the log, and nothing else happens.
+    """
+
+    def __init__(self, found: Sequence[Entry]) -> None:
+        from .registry import register
+
+        self._managers: list[tuple[Entry, str, Any]] = []
+        self._callers: dict[str, list[tuple[Entry, Any]]] = {}
+        self._failed: set[tuple[str, Entry]] = set()
+        self._here = threading.local()
+        for entry in found:
+            name = f"{entry.kind} of {entry.owner}"
+            try:
+                self._managers.append((entry, name, register(entry, name)))
+            except PluginError as error:
+                logger.error("it is not told what happens: %s", error)  # noqa: TRY400
+
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Call a hook of every plugin that implements it."""
+        if getattr(self._here, "calling", False):
+            return  # a hook that uses a storage would be told of it, and so on
+        for entry, caller in self._of(hook):
+            self._here.calling = True
+            try:
+                caller(**arguments)
+            except Exception as error:  # a bystander does not end a run
+                again = (hook, entry) in self._failed
+                self._failed.add((hook, entry))
+                logger.log(
+                    logging.DEBUG if again else logging.ERROR,
+                    "the %s failed in its hook %r, and the run goes on: %s: %s"
+                    " (from now on, its failures are logged as DEBUG)",
+                    entry,
+                    hook,
+                    type(error).__name__,
+                    error,
+                    exc_info=True,
+                )
+            finally:
+                self._here.calling = False
+
+    def commands(self) -> Sequence[CliCommand]:
+        """Return the commands of the plugins; what can't be used is named in the log."""
+        from .hookspecs import CliCommand
+        from .registry import check_version
+
+        found: dict[str, tuple[Entry, CliCommand]] = {}
+        for entry, caller in self._of("functionfuse_cli_commands"):
+            try:
+                for command in (command for answer in caller() for command in answer):
+                    if not isinstance(command, CliCommand):
+                        raise PluginError(f"it returns {type(command).__name__}, no CliCommand")
+                    check_version(entry, command.api_version)
+                    other, _ = found.setdefault(command.name, (entry, command))
+                    if other != entry:
+                        raise PluginError(f"command {command.name!r} is brought by the {other}")
+            except Exception as error:  # noqa: BLE001  # whatever it is, the others work
+                logger.error(  # noqa: TRY400
+                    "commands of the %s are left out: %s: %s", entry, type(error).__name__, error
+                )
+        return [command for _, command in found.values()]
+
+    def _of(self, hook: str) -> list[tuple[Entry, Any]]:
+        """Return the callers of a hook, one for each plugin, so that each fails alone."""
+        if hook not in self._callers:
+            self._callers[hook] = []
+            for entry, name, manager in self._managers:
+                plugins = manager.list_name_plugin()
+                others = [plugin for other, plugin in plugins if other != name]
+                caller = manager.subset_hook_caller(hook, others)
+                if caller.get_hookimpls():
+                    self._callers[hook].append((entry, caller))
+        return self._callers[hook]
+
+
+_hooks: EventHooks | None = None
+_generation = -1
+_looking = threading.RLock()
+
+
+def event_hooks() -> EventHooks | None:
+    """Return the event hooks of the installed plugins; None if there are none."""
+    if _generation != entrypoints.generation:
+        _look()
+    return _hooks
+
+
+def node_listener() -> Listener | None:
+    """Return what tells the plugins of the events of a run; None if there are none."""
+    hooks = event_hooks()
+    if hooks is None:
+        return None
+
+    def listen(event: Event) -> None:
+        arguments: dict[str, Any] = {"workflow": event.workflow, "node": event.node}
+        if event.kind == "started":
+            arguments["reason"] = event.reason
+        elif event.kind == "finished":
+            arguments["seconds"] = event.seconds
+        elif event.kind == "failed":
+            arguments["error"] = event.error
+        elif event.kind != "reused":
+            return
+        hooks.call(f"functionfuse_node_{event.kind}", **arguments)
+
+    return listen
+
+
+def commands() -> Sequence[CliCommand]:
+    """Return the commands that installed plugins add to the command line."""
+    hooks = event_hooks()
+    return hooks.commands() if hooks else ()
+
+
+def _look() -> None:
+    global _hooks, _generation  # noqa: PLW0603  # looked up at every event
+    with _looking:
+        if _generation == entrypoints.generation:
+            return
+        found = visible(entry for entry in entries(HOOKS) if not blocked_by(entry))
+        # Before the plugins are imported: what they do meanwhile calls no hooks.
+        _hooks, _generation = None, entrypoints.generation
+        _hooks = EventHooks(found) if found else None

@@ -1,0 +1,154 @@
+"""Where a config comes from: a dictionary, or a file with positions and environment variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import OptionsError
+from .syntax import Marks, SyntaxProblem, parse_json, parse_toml, parse_yaml
+
+__all__ = ["Source"]
+
+LARGEST = 65536  # bytes; a config is written by hand
+
+_PARSERS = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": parse_json, ".toml": parse_toml}
+
+# https://docs.docker.com/reference/compose-file/interpolation/, its forms with braces
+_variable = re.compile(
+    r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<form>[-?])(?P<text>[^{}$]*))?\})?"
+)
+
+
+class _Expanded(str):
+    """A text with the values of variables in it; shows the text that the file has."""
+
+    __slots__ = ("written",)
+    written: str
+
+    def __repr__(self) -> str:
+        return repr(self.written)
+
+
+class Source:
+    """A config as it was given.
+
+    Attributes:
+        data: what it holds, with the values of environment variables.
+        name: the path of the file, as it was given; "" for a dictionary.
+        folder: the folder of the file; None for a dictionary.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | str | os.PathLike[str]) -> None:
+        self.data: Any = config
+        self.name = ""
+        self.folder: Path | None = None
+        self._marks: Marks = {}
+        self._expanded: dict[str, str] = {}
+        if isinstance(config, (str, os.PathLike)):
+            self.name = os.fspath(config)
+            self.folder = Path(os.path.abspath(self.name)).parent
+            self._read()
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r})" if self.name else "Source of a dictionary"
+
+    def where(self, path: Sequence[str | int], *, key: bool = False) -> str:
+        """Return "file:line:column: " of a value, or of its key; "" for a dictionary.
+
+        Of what isn't there, it is that of the key that it would be under. Steps that the file does
+        not have are left out.
+        """
+        if not self._marks:
+            return ""
+        found: tuple[str | int, ...] = ()
+        for step in path:
+            if (*found, step) in self._marks:
+                found = (*found, step)
+        key = key or (bool(path) and found[-1:] != tuple(path[-1:]))
+        line, column = self._marks[found][0 if key else 1]
+        return f"{self.name}:{line}:{column}: "
+
+    def hidden(self, message: str) -> str:
+        """Return a message with `${NAME}` in place of the values of environment variables."""
+        for value in sorted(self._expanded, key=len, reverse=True):
+            # One or two letters are also a part of other words.
+            edge = r"\b" if len(value) < 4 and value.isalnum() else ""
+            written = self._expanded[value].replace("\\", r"\\")
+            message = re.sub(f"{edge}{re.escape(value)}{edge}", written, message)
+        return message
+
+    def _read(self) -> None:
+        suffix = Path(self.name).suffix.lower()
+        if suffix not in _PARSERS:
+            raise OptionsError(
+                f"the config file {self.name!r} is none of {', '.join(_PARSERS)}; it is told by its"
+                " name"
+            )
+        text = self._text()
+        try:
+            self.data, self._marks = _PARSERS[suffix](text)
+        except SyntaxProblem as error:
+            kind, problem = suffix[1:].upper().replace("YML", "YAML"), error
+        else:
+            self.data = self._with_variables(self.data, ())
+            return
+        line, column = problem.mark
+        raise OptionsError(f"{self.name}:{line}:{column}: no {kind}: {problem.message}")
+
+    def _text(self) -> str:
+        try:
+            with open(self.name, "rb") as file:
+                data = file.read(LARGEST + 1)
+        except OSError as error:
+            raise OptionsError(
+                f"the config file {self.name!r} can't be read: {error.strerror}"
+            ) from error
+        if len(data) > LARGEST:
+            raise OptionsError(f"the config file {self.name!r} has more than {LARGEST} bytes")
+        try:
+            return data.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            before = data[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        raise OptionsError(f"{self.name}:{line}:{column}: the file is not UTF-8")
+
+    def _with_variables(self, value: Any, path: tuple[str | int, ...]) -> Any:
+        if isinstance(value, str) and "$" in value:
+            return self._replaced(value, path)
+        if isinstance(value, list):
+            return [self._with_variables(item, (*path, place)) for place, item in enumerate(value)]
+        if isinstance(value, dict):
+            return {key: self._with_variables(item, (*path, key)) for key, item in value.items()}
+        return value
+
+    def _replaced(self, text: str, path: tuple[str | int, ...]) -> str:
+        def value_of(found: re.Match[str]) -> str:
+            if found["dollar"]:
+                return "$"
+            name = found["name"]
+            if not name:
+                raise OptionsError(
+                    f"{self.where(path)}a '$' is followed by what is no variable; it is one of"
+                    " ${NAME}, ${NAME:-default}, ${NAME:?message}, and $$ for a dollar sign"
+                )
+            value = os.environ.get(name)
+            if found["form"] == "-" and not value:
+                return found["text"]
+            if value is None or (found["form"] == "?" and not value):
+                said = f": {found['text']}" if found["text"] else ""
+                raise OptionsError(
+                    f"{self.where(path)}the environment variable {name!r} is not set{said}"
+                )
+            if value:
+                self._expanded[value] = found.group()
+            return value
+
+        expanded = _Expanded(_variable.sub(value_of, text))
+        expanded.written = text
+        if expanded:
+            self._expanded[str(expanded)] = text
+        return expanded

@@ -1,0 +1,282 @@
+"""Event hooks: plugins are told what happens, and can't stop it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_bytes import MemoryStore
+
+from functionfuse import entrypoints, hooks, workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import Storage
+from functionfuse.storage.filestorage import FileStorage
+
+Install = Callable[..., None]
+GROUP = "functionfuse.hooks"
+
+EVENTS = """
+    from functionfuse.hookspecs import hookimpl
+
+    seen = []
+
+    @hookimpl
+    def functionfuse_node_started(workflow, node, reason):
+        seen.append(("started", workflow, node, reason))
+
+    @hookimpl
+    def functionfuse_node_reused(workflow, node):
+        seen.append(("reused", workflow, node))
+
+    @hookimpl
+    def functionfuse_node_finished(node, seconds):
+        assert seconds >= 0
+        seen.append(("finished", node))
+
+    @hookimpl
+    def functionfuse_node_failed(node, error):
+        seen.append(("failed", node, repr(error)))
+
+    @hookimpl
+    def functionfuse_result_saved(storage, workflow, task, info):
+        assert info == storage.task_info(workflow, task)
+        seen.append(("saved", workflow, task))
+
+    @hookimpl
+    def functionfuse_result_read(storage, workflow, task):
+        storage.read_task(workflow, task)  # calls no hooks
+        seen.append(("read", workflow, task))
+
+    @hookimpl
+    def functionfuse_result_removed(storage, workflow, task):
+        assert not storage.file_exists(workflow, task)
+        seen.append(("removed", workflow, task))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "_hooks", None)
+    monkeypatch.setattr(hooks, "_generation", -1)
+
+
+@workflow
+def double(number: int) -> int:
+    return 2 * number
+
+
+@workflow
+def fail(number: int) -> int:
+    raise ValueError(number)
+
+
+def seen(module: str = "their_events") -> list[Any]:
+    found: list[Any] = sys.modules[module].seen
+    events, found[:] = list(found), []
+    return events
+
+
+def test_a_plugin_is_told_what_happens_in_runs(install: Install, tmp_path: Path) -> None:
+    """Nodes that are started, reused, finished, failed; results saved and read."""
+    install("their-plugin", "events", "their_events", EVENTS, group=GROUP)
+    first = double(1).set_name("first")
+    local = LocalWorkflow(double(first).set_name("second"), workflow_name="w")
+    local.set_storage(FileStorage(tmp_path / "store"))
+    assert 4 == local.run()
+    assert [
+        ("started", "w", "first", "nothing stored"),
+        ("saved", "w", "first"),
+        ("finished", "first"),
+        ("started", "w", "second", "nothing stored"),
+        ("saved", "w", "second"),
+        ("finished", "second"),
+    ] == seen()
+    assert 4 == local.run()
+    assert [("reused", "w", "first"), ("reused", "w", "second"), ("read", "w", "second")] == seen()
+    with pytest.raises(ValueError, match="3"):
+        LocalWorkflow(fail(3).set_name("no"), workflow_name="v").run()
+    assert [("started", "v", "no", ""), ("failed", "no", "ValueError(3)")] == seen()
+
+
+@pytest.mark.parametrize("make", [MemoryStore, None])
+def test_a_plugin_is_told_what_happens_in_storages(
+    install: Install, tmp_path: Path, make: Any
+) -> None:
+    """Also of removals, one by one, by the names that were given, however long."""
+    install("their-plugin", "events", "their_events", EVENTS, group=GROUP)
+    storage = Storage(make()) if make else FileStorage(tmp_path / "store")
+    names = ["a", "b/ü", "c" * 300, "d"]
+    for name in names:
+        storage.save("w", name, 1)
+    assert [("saved", "w", name) for name in names] == seen()
+    storage.read_task("w", "a")
+    assert [("read", "w", "a")] == seen()
+    with pytest.raises(FileNotFoundError):
+        storage.read_task("w", "none")
+    storage.remove_task("w", "a")
+    storage.remove_task("w", pattern="b*")
+    assert [("removed", "w", "a"), ("removed", "w", "b/ü")] == seen()
+    storage.remove_workflow("w")
+    assert [("removed", "w", "c" * 300), ("removed", "w", "d")] == sorted(seen())
+
+
+def test_a_hook_that_raises_is_logged_and_the_run_goes_on(
+    install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the plugin's name, once in full; other plugins are told all the same."""
+    broken = EVENTS.replace("seen.append", "1 / 0; seen.append")
+    install("broken-plugin", "broken", "broken_events", broken, group=GROUP)
+    install("their-plugin", "events", "their_events", EVENTS, group=GROUP)
+    local = LocalWorkflow(double(double(1)), workflow_name="w")
+    local.set_storage(FileStorage(tmp_path / "store"))
+    with caplog.at_level(logging.ERROR, "functionfuse"):
+        assert 4 == local.run()
+    assert ["started", "saved", "finished"] * 2 == [event[0] for event in seen()]
+    text = "the event hook 'broken' (module 'broken_events' from broken-plugin 1.2) failed in its"
+    assert 3 == caplog.text.count(text)
+    assert 3 == caplog.text.count("ZeroDivisionError: division by zero\n")
+    for hook in ("node_started", "node_finished", "result_saved"):
+        assert f"failed in its hook 'functionfuse_{hook}', and the run goes on: Zero" in caplog.text
+
+
+def test_what_a_hook_is_not_allowed_to_catch_goes_through(install: Install) -> None:
+    """Whoever interrupts a run in a hook interrupts the run."""
+    code = EVENTS.replace('seen.append(("started"', 'raise KeyboardInterrupt(("started"')
+    install("their-plugin", "events", "their_events", code, group=GROUP)
+    with pytest.raises(KeyboardInterrupt):
+        LocalWorkflow(double(1), workflow_name="w").run()
+    found = hooks.event_hooks()
+    assert found is not None
+    assert not found._here.calling
+
+
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        ("1 / 0", "can't be imported: ZeroDivisionError"),
+        (EVENTS.replace("node_started", "node_begun"), "implements 'functionfuse_node_begun', whi"),
+        (EVENTS.replace("(node, error)", "(nodes)"), "has a wrong hook implementation: .*'nodes'"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_logged(
+    install: Install, caplog: pytest.LogCaptureFixture, code: str, match: str
+) -> None:
+    """Once; the others are told what happens."""
+    install("broken-plugin", "events", "broken_events", code, group=GROUP)
+    install("their-plugin", "events", "their_events", EVENTS, group=GROUP)
+    for _ in range(2):
+        assert 2 == LocalWorkflow(double(1), workflow_name="w").run()
+    (record,) = [record for record in caplog.records if record.name == "functionfuse.hooks"]
+    assert re.search(match, record.getMessage())
+    assert "(module 'broken_events' from broken-plugin 1.2)" in record.getMessage()
+    assert 4 == len(seen())
+
+
+def test_a_blocked_plugin_is_told_nothing(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not imported."""
+    install("their-plugin", "events", "their_events", EVENTS, group=GROUP)
+    monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "events")
+    LocalWorkflow(double(1), workflow_name="w").run()
+    assert "their_events" not in sys.modules
+    assert hooks.event_hooks() is None
+
+
+def test_without_plugins_the_metadata_is_looked_through_once(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many results are saved and read."""
+    scan, calls = entrypoints._scan, []
+
+    def scanned() -> Any:
+        calls.append("scan")
+        return scan()
+
+    monkeypatch.setattr(entrypoints, "_scan", scanned)
+    storage = Storage(MemoryStore())
+    for number in range(10):
+        storage.save("w", "t", number)
+        storage.read_task("w", "t")
+    assert ["scan"] == calls
+    assert hooks.event_hooks() is None
+
+
+def test_a_worker_process_is_told_of_what_it_saves(install: Install, tmp_path: Path) -> None:
+    """Hooks of results are called where the result was computed."""
+    code = """
+        import os
+        from functionfuse.hookspecs import hookimpl
+
+        @hookimpl
+        def functionfuse_result_saved(task):
+            with open(os.environ["SEEN"], "a") as file:
+                print(os.getpid(), task, file=file)
+    """
+    install("their-plugin", "events", "their_events", code, group=GROUP)
+    run = """
+        import os, sys
+        from concurrent.futures import ProcessPoolExecutor
+        sys.path.insert(0, sys.argv[1])
+        from functionfuse import workflow
+        from functionfuse.backends.builtin.localback import LocalWorkflow
+        from functionfuse.storage.filestorage import FileStorage
+
+        @workflow
+        def one(): return 1
+
+        local = LocalWorkflow(one(), workflow_name="w")
+        local.set_storage(FileStorage(sys.argv[2]))
+        with ProcessPoolExecutor(1) as pool:
+            local.run(pool)
+        print(os.getpid())
+    """
+    paths = [str(tmp_path / "site"), str(tmp_path / "store")]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(run), *paths],
+        env={"SEEN": str(tmp_path / "seen")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    pid, task = (tmp_path / "seen").read_text().split()
+    assert ("one_0000", True) == (task, pid != done.stdout.strip())
+
+
+COMMANDS = """
+    from functionfuse.hookspecs import CliCommand, hookimpl
+
+    @hookimpl
+    def functionfuse_cli_commands():
+        return [CliCommand("publish", "Publish results", print, lambda arguments: 0, api_version=1)]
+"""
+
+
+def test_commands_come_from_plugins(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    """What can't be used is logged with the plugin's name, and left out."""
+    assert () == hooks.commands()
+    install("their-plugin", "publish", "their_commands", COMMANDS, group=GROUP)
+    (command,) = hooks.commands()
+    assert ("publish", "Publish results", 0) == (command.name, command.help, command.run(None))  # type: ignore[arg-type]
+    for number, (old, new, match) in enumerate(
+        [
+            ("api_version=1", "api_version=2", "was made for version 2 of the plugin API"),
+            ("api_version=1", "", "missing 1 required keyword-only argument: 'api_version'"),
+            ("return [", "return [3]  # [", "it returns int, no CliCommand"),
+            ("Publish", "Publish", "command 'publish' is brought by the event hook 'publish'"),
+        ]
+    ):
+        install(
+            f"broken-{number}", f"b{number}", f"b{number}", COMMANDS.replace(old, new), group=GROUP
+        )
+        caplog.clear()
+        assert ["publish"] == [command.name for command in hooks.commands()]
+        assert f"commands of the event hook 'b{number}' (module 'b{number}' from bro" in caplog.text
+        assert match in caplog.text

@@ -180,6 +180,10 @@ WRONG = [
         "storage:\n  kind: fil\n",
         r"functionfuse\.yaml:2:9: no storage of kind 'fil' is installed \(did you mean 'file'\?\)",
     ),
+    (
+        "backend: {}",
+        r"functionfuse\.yaml:1:1: a backend's config names its kind: {\"kind\": \"local\",",
+    ),
     ("backend: {kind: locl}", r"functionfuse\.yaml:1:17: no backend of kind 'locl' .*mean 'local'"),
     (
         "kind: file\noptions: {}",

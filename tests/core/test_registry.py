@@ -154,6 +154,18 @@ def test_two_owners_of_a_kind_are_both_named(
     assert ("built", 3) == storage_factory(MEMORY)
 
 
+def test_another_module_brings_the_kind_when_the_first_is_blocked(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although a module of that kind is loaded already."""
+    install("one-plugin", "memory", "their_memory", PLUGIN)
+    assert ("built", 3) == storage_factory(MEMORY)
+    other = PLUGIN.replace('"built"', '"other"')
+    install("other-plugin", "memory", "their_other", other)
+    monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "one-plugin")
+    assert ("other", 3) == storage_factory(MEMORY)
+
+
 def test_a_distribution_hides_another_version_of_itself(install: Install) -> None:
     """As for imports, the first on the path counts; it is not one owner more."""
     install("their-plugin", "memory", "their_memory", PLUGIN, site="late")

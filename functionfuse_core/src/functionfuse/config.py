@@ -25,6 +25,7 @@ FIELDS = ("storage", "serializers", "backend", "reuse")
 SECTION = ("kind", "options")
 POLICIES = ("unchanged", "always", "never")
 _EXAMPLE = '{"kind": "file", "options": {"path": "storage"}}'
+_EXAMPLES = {"storage": _EXAMPLE, "backend": '{"kind": "local", "options": {}}'}
 
 
 class Section(NamedTuple):
@@ -186,14 +187,14 @@ def schema() -> dict[str, Any]:
 def _section(source: Source, data: Any, path: tuple[str | int, ...], noun: str) -> Section:
     if not isinstance(data, Mapping):
         raise OptionsError(
-            f"{source.where(path)}a {noun}'s config is a mapping like {_EXAMPLE}, not"
+            f"{source.where(path)}a {noun}'s config is a mapping like {_EXAMPLES[noun]}, not"
             f" {type(data).__name__}"
         )
-    _refuse_unknown(source, data, path, f"a {noun}'s config", SECTION)
+    _refuse_unknown(source, data, path, f"a {noun}'s config", SECTION, example=_EXAMPLES[noun])
     kind = data.get("kind")
     if not isinstance(kind, str) or not kind:
         where = source.where((*path, "kind"))
-        raise OptionsError(f"{where}a {noun}'s config names its kind: {_EXAMPLE}")
+        raise OptionsError(f"{where}a {noun}'s config names its kind: {_EXAMPLES[noun]}")
     options = data.get("options", {})
     if not isinstance(options, Mapping):
         where = source.where((*path, "options"))
@@ -211,6 +212,7 @@ def _refuse_unknown(
     known: Sequence[str],
     *,
     close: Sequence[str] = (),
+    example: str = _EXAMPLE,
 ) -> None:
     for key in data:
         if key not in known:
@@ -218,7 +220,7 @@ def _refuse_unknown(
             suggestion = close_to(str(key), close or known)
             raise OptionsError(
                 f"{where}{what} has no field {key!r}{suggestion}; it has {', '.join(known)}, as in"
-                f" {_EXAMPLE}"
+                f" {example}"
             )
 
 

@@ -32,14 +32,13 @@ class EventHooks:
     def __init__(self, found: Sequence[Entry]) -> None:
         from .registry import register
 
-        self._managers: list[tuple[Entry, str, Any]] = []
+        self._managers: list[tuple[Entry, Any]] = []
         self._callers: dict[str, list[tuple[Entry, Any]]] = {}
         self._failed: set[tuple[str, Entry]] = set()
         self._here = threading.local()
         for entry in found:
-            name = f"{entry.kind} of {entry.owner}"
             try:
-                self._managers.append((entry, name, register(entry, name)))
+                self._managers.append((entry, register(entry)))
             except PluginError as error:
                 logger.error("it is not told what happens: %s", error)  # noqa: TRY400
 
@@ -91,11 +90,11 @@ class EventHooks:
     def _of(self, hook: str) -> list[tuple[Entry, Any]]:
         """Return the callers of a hook, one for each plugin, so that each fails alone."""
         if hook not in self._callers:
+            from .registry import hook_caller
+
             self._callers[hook] = []
-            for entry, name, manager in self._managers:
-                plugins = manager.list_name_plugin()
-                others = [plugin for other, plugin in plugins if other != name]
-                caller = manager.subset_hook_caller(hook, others)
+            for entry, manager in self._managers:
+                caller = hook_caller(manager, entry, hook)
                 if caller.get_hookimpls():
                     self._callers[hook].append((entry, caller))
         return self._callers[hook]

@@ -34,6 +34,7 @@ __all__ = [
     "close_to",
     "find",
     "find_entry",
+    "hook_caller",
     "record_of",
     "register",
 ]
@@ -138,10 +139,10 @@ def record_of(entry: Entry) -> Any:
     return _state.records[known]
 
 
-def register(entry: Entry, name: str = "") -> pluggy.PluginManager:
+def register(entry: Entry) -> pluggy.PluginManager:
     """Import the module that an entry point names, and register it, once per process.
 
-    Returns the manager of its group, in which its name is the one that is given, or the kind.
+    Returns the manager of its group; `hook_caller` calls the hooks of this module alone.
 
     Raises:
         PluginError: that fails, or the module has what is no hook.
@@ -150,8 +151,7 @@ def register(entry: Entry, name: str = "") -> pluggy.PluginManager:
     if manager is None:
         manager = _state.managers[entry.group] = pluggy.PluginManager("functionfuse")
         manager.add_hookspecs(hookspecs)
-    name = name or entry.kind
-    if manager.has_plugin(name):
+    if manager.has_plugin(_name(entry)):
         return manager
     if not re.fullmatch(r"[\w.]+", entry.value):
         raise PluginError(f"the entry point of {entry} does not name a module, as it has to")
@@ -161,15 +161,28 @@ def register(entry: Entry, name: str = "") -> pluggy.PluginManager:
         raise PluginError(
             f"the {entry} can't be imported: {type(error).__name__}: {error}"
         ) from error
-    _add(manager, module, entry, name)
+    _add(manager, module, entry)
     return manager
 
 
-def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry, name: str) -> None:
+def hook_caller(manager: pluggy.PluginManager, entry: Entry, hook: str) -> Any:
+    """Return what calls a hook of one registered module, and of no other."""
+    name = _name(entry)
+    others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
+    return manager.subset_hook_caller(hook, others)
+
+
+def _name(entry: Entry) -> str:
+    # Not the kind alone: another module may bring it later, when this one is blocked.
+    return f"{entry.kind} = {entry.value}"
+
+
+def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> None:
+    name = _name(entry)
     if manager.is_registered(module):
+        other = (manager.get_name(module) or "").partition(" = ")[0]
         raise PluginError(
-            f"the {entry} shares its module with {manager.get_name(module)!r}; every kind needs a"
-            " module of its own"
+            f"the {entry} shares its module with {other!r}; every kind needs a module of its own"
         )
     try:
         manager.register(module, name=name)
@@ -191,10 +204,8 @@ def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry, name: 
 
 def _record(entry: Entry) -> Any:
     group = GROUPS[entry.group]
-    manager = _state.managers[entry.group]
-    others = [plugin for name, plugin in manager.list_name_plugin() if name != entry.kind]
     try:
-        answers = manager.subset_hook_caller(group.hook, others)()
+        answers = hook_caller(_state.managers[entry.group], entry, group.hook)()
         records = [record for answer in answers for record in answer]
     except Exception as error:
         raise PluginError(
@@ -240,7 +251,9 @@ def _named(group: str, kind: str) -> list[Entry]:
     found = [entry for entry in entries(group) if entry.kind == kind]
     if not found:
         found = [entry for entry in entries(group) if entry.kind.lower() == kind.lower()]
-    return visible(found)
+    # By name, so that an error is the same everywhere; one alone needs no metadata for that.
+    found = visible(found)
+    return sorted(found, key=lambda entry: (entry.name, entry.value)) if found[1:] else found
 
 
 def _unknown(group: str, kind: str) -> str:

@@ -1,0 +1,318 @@
+"""`docs/errors.md`: made from the errors that are really raised, and compared with them.
+
+To write it anew: `FUNCTIONFUSE_WRITE_ERRORS=1 python -m pytest tests/core/test_errors_page.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_bytes import MemoryStore
+
+from functionfuse import entrypoints, errors, registry, workflow
+from functionfuse.backends import workflow_factory
+from functionfuse.errors import FunctionFuseError
+from functionfuse.serializers import installed
+from functionfuse.storage import Storage, storage_factory
+from functionfuse.storage.options import Allow, StorageOptions
+
+PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+WRITE = "FUNCTIONFUSE_WRITE_ERRORS"
+
+Install = Callable[..., None]
+
+HEAD = """\
+# Errors
+
+What goes wrong with configs and plugins, and what is said of it. This page is made from the errors
+that are really raised, by `tests/core/test_errors_page.py`, which also compares them. All are in
+`functionfuse.errors`; each is also the builtin exception in brackets.
+"""
+
+STORAGE = """
+    from pydantic import BaseModel
+    from functionfuse.hookspecs import StorageKind, hookimpl
+
+    class Options(BaseModel):
+        reel: int
+
+    @hookimpl
+    def functionfuse_storages():
+        return [StorageKind("tape", Options, lambda options: options, api_version=1)]
+"""
+SERIALIZER = """
+    from functionfuse.hookspecs import SerializerKind, hookimpl
+
+    def build():
+        import frames
+
+        class Frames:
+            name = "parquet"
+            serializer_class = frames.Frame
+            pickle = lambda self, obj, protocols: (self.name, None)
+            unpickle = lambda self, pid, protocols: frames.Frame()
+            remove = lambda self, pid, protocols: None
+
+        return Frames()
+
+    @hookimpl
+    def functionfuse_serializers():
+        return [SerializerKind("frames.Frame", build, api_version=1)]
+"""
+
+
+@workflow
+def double(number: int) -> int:
+    return 2 * number
+
+
+class Page:
+    """The page, as it comes to be."""
+
+    def __init__(self) -> None:
+        self.text = HEAD
+        self.kinds: set[str] = set()
+
+    def section(self, title: str, text: str = "") -> None:
+        self.text += f"\n## {title}\n" + (f"\n{text}\n" if text else "")
+
+    def shown(self, sentence: str, call: Callable[[], object], *, file: str = "") -> None:
+        """Add what a call raises."""
+        with pytest.raises(FunctionFuseError) as caught:
+            call()
+        kind = type(caught.value)
+        builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+        self.kinds.add(kind.__name__)
+        self.text += f"\n{sentence}\n"
+        if file:
+            self.text += f"\n```yaml\n{file.strip()}\n```\n"
+        self.text += f"\n```text\n{kind.__name__} ({builtin.__name__}):\n{caught.value}\n```\n"
+
+
+@pytest.fixture
+def made(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    """The page, made of real errors, whatever is installed beside core."""
+    scan = entrypoints._scan
+
+    def ours() -> Any:
+        found = scan()
+        keep = {"functionfuse-core", "tape-plugin", "other-plugin", "frames-plugin"}
+        return {group: [entry for entry in found[group] if entry.name in keep] for group in found}
+
+    monkeypatch.setattr(entrypoints, "_scan", ours)
+    monkeypatch.setattr(installed, "_built", {})
+    monkeypatch.setattr(installed, "_claims", None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REEL", raising=False)
+    page = Page()
+    configs(page)
+    kinds(page, monkeypatch)
+    plugins(page, install, monkeypatch)
+    serializers(page, install, monkeypatch)
+    return page
+
+
+def configs(page: Page) -> None:
+    def wrong(sentence: str, text: str) -> None:
+        text = textwrap.dedent(text).lstrip("\n")
+        Path("functionfuse.yaml").write_text(text)
+
+        def call() -> Any:
+            return workflow_factory("functionfuse.yaml", double(1), workflow_name="w")
+
+        page.shown(sentence, call, file=text)
+
+    page.section("Config files", "Every error names line and column.")
+    page.shown("The file is not there.", lambda: storage_factory("nowhere.yaml"))
+    page.shown("It is of another format.", lambda: storage_factory("config.ini"))
+    page.shown("It is neither a dictionary nor a file.", lambda: storage_factory(3))  # type: ignore[arg-type]
+    wrong("It is no YAML.", "storage:\n  kind: file\n\toptions: {}\n")
+    wrong("A key stands twice.", "storage: {kind: file}\nstorage: {kind: S3}\n")
+    wrong("There is nothing in it.", "# to be done\n")
+    wrong("It is a list.", "- kind: file\n")
+    wrong("A field is misspelt.", "storge:\n  kind: file\n")
+    wrong("A field of a section is misspelt.", "storage:\n  kind: file\n  option: {path: x}\n")
+    wrong("The kind is missing.", "storage:\n  options: {path: results}\n")
+    wrong("The options are no mapping.", "storage:\n  kind: file\n  options: results\n")
+    wrong("There is no such policy.", "reuse: allways\n")
+    wrong("Serializers are no list.", "serializers: my_project:Frames\n")
+    wrong(
+        "A serializer can't be imported.",
+        "storage: {kind: file, options: {path: x}}\nserializers: ['my_projct:Frames']\n",
+    )
+    page.section("Options", "All problems are told at once.")
+    wrong(
+        "One is unknown, one is wrong, one is missing.",
+        """
+        storage:
+          kind: file
+          options:
+            pth: results
+            private: perhaps
+        """,
+    )
+    wrong("One is out of range.", "backend:\n  kind: local\n  options: {workers: 0}\n")
+    page.shown(
+        'In a dictionary: `{"kind": "file", "options": {"pth": "results"}}`.',
+        lambda: storage_factory({"kind": "file", "options": {"pth": "results"}}),
+    )
+    page.section("Environment variables")
+    wrong("It isn't set.", "kind: file\noptions: {path: '${REEL}/results'}\n")
+    wrong(
+        "It isn't set, and the config says what to do.",
+        "kind: file\noptions: {path: '${REEL:?say which reel}/results'}\n",
+    )
+    wrong("The braces are missing.", "kind: file\noptions: {path: $REEL/results}\n")
+
+
+def kinds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(kind: str) -> Callable[[], object]:
+        return lambda: storage_factory({"kind": kind})
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    page.section("Kinds")
+    page.shown("The kind is misspelt.", of("fille"))
+    page.shown("Nobody brings it.", of("tape"))
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "version", missing)
+        page.shown("We bring it, and it is not installed.", of("S3"))
+        page.shown(
+            "The same of a documented import: "
+            "`from functionfuse.storage.s3storage import S3FileStorage`.",
+            lambda: exec("from functionfuse.storage.s3storage import S3FileStorage"),
+        )
+        patch.setattr(metadata, "version", lambda _: "0.0.1")
+        page.shown("What is installed is too old.", of("S3"))
+    Path("functionfuse.yaml").write_text("backend:\n  kind: loca\n")
+    page.shown(
+        "In a file.",
+        lambda: workflow_factory("functionfuse.yaml", double(1), workflow_name="w"),
+        file="backend:\n  kind: loca",
+    )
+
+
+def plugins(page: Page, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 0
+
+    def broken(sentence: str, old: str, new: str, *, module: str = "tape{}") -> None:
+        nonlocal count
+        assert old in STORAGE
+        count += 1
+        uninstall_all()
+        registry._state = registry.State()
+        code = STORAGE.replace(old, new)
+        install("tape-plugin", "tape", module.format(count), code)
+        page.shown(sentence, lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}))
+
+    page.section("Plugins", "Every error names kind, module, distribution, version and cause.")
+    broken("Its module can't be imported.", "from pydantic", "import tape_robot  #")
+    broken("Its entry point names a class.", "tape", "tape", module="tape{}:Plugin")
+    broken("It has no hook implementation.", "@hookimpl", "")
+    broken("A hook is misspelt.", "functionfuse_storages", "functionfuse_storage")
+    broken("A hook has an argument that it is not given.", "storages()", "storages(config)")
+    broken("A hook raises.", "return [", "return unknown + [")
+    broken("It returns what is no record.", "return [", "return [{}] or [")
+    broken("It returns a record of another kind.", '"tape"', '"cassette"')
+    broken("It was made for a later plugin API.", "api_version=1", "api_version=2")
+    broken("It was made for an earlier plugin API.", "api_version=1", "api_version=0")
+    broken("It says of no plugin API.", ", api_version=1", "")
+    build = "lambda options: __import__('tape_robot')"
+    broken("What its build imports is not installed.", "lambda options: options", build)
+    uninstall_all()
+    registry._state = registry.State()
+    install("tape-plugin", "tape", "tapes", STORAGE)
+    install("other-plugin", "tape", "other_tapes", STORAGE)
+    page.shown(
+        "Two distributions bring one kind.",
+        lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}),
+    )
+    monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "tape")
+    page.shown("It is blocked.", lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}))
+    monkeypatch.delenv("FUNCTIONFUSE_BLOCK")
+    (Path("site") / "other_plugin-1.2.dist-info" / "entry_points.txt").write_text("")
+    with (Path("site") / "tape_plugin-1.2.dist-info" / "entry_points.txt").open("a") as file:
+        file.write("cassette = tapes\n")
+    entrypoints.forget()
+    storage_factory({"kind": "tape", "options": {"reel": 1}})
+    page.shown("Two of its kinds share a module.", lambda: storage_factory({"kind": "cassette"}))
+
+
+def uninstall_all() -> None:
+    """Remove the metadata of what was installed so far."""
+    for info in Path("site").glob("*.dist-info"):
+        shutil.rmtree(info)
+
+
+def serializers(page: Page, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("site/frames.py").write_text("class Frame: pass\n")
+    group = "functionfuse.serializers"
+    install("frames-plugin", "frames.Frame", "frames_plugin", SERIALIZER, group=group)
+    import frames  # type: ignore[import-not-found]
+
+    storage = Storage(MemoryStore())
+    storage.save("w", "t", frames.Frame())
+
+    def read() -> Any:
+        return storage.read_task("w", "t")
+
+    page.section("Serializers")
+    page.shown(
+        "Something is registered that is none.",
+        lambda: storage.register_persistent_serializers(frames.Frame),
+    )
+    strict = Storage(storage.store, StorageOptions(trust=Allow(allow=["numpy"])))
+    page.shown("The reader does not allow its type.", lambda: strict.read_task("w", "t"))
+    monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "frames-plugin")
+    entrypoints.forget()
+    page.shown("What kept a part of a result is blocked.", read)
+    monkeypatch.delenv("FUNCTIONFUSE_BLOCK")
+    points = Path("site/frames_plugin-1.2.dist-info/entry_points.txt")
+    text = points.read_text()
+    points.write_text("")
+    entrypoints.forget()
+    page.shown("What kept a part of a result is not installed.", read)
+    other = SERIALIZER.replace('"parquet"', '"arrow"')
+    install("other-plugin", "frames.Frame", "other_frames", other, group=group)
+    page.shown("What is installed for the type is another one.", read)
+    points.write_text(text)
+    entrypoints.forget()
+    page.shown("Two distributions claim one type.", lambda: storage.save("w", "t", frames.Frame()))
+    (Path("site") / "other_plugin-1.2.dist-info" / "entry_points.txt").write_text("")
+    for old, new, sentence in (
+        ("import frames\n", "import pyarow\n", "It can't be made."),
+        ("        return Frames()", "        return None", "It makes what is no serializer."),
+        ("frames.Frame\n", "dict\n", "It claims a type that pickle always writes itself."),
+        ("frames.Frame\n", "Page\n", "It claims another type than its entry point says."),
+    ):
+        assert old in SERIALIZER
+        code = SERIALIZER.replace(old, new).replace("Page\n", "type('Page', (), {})\n")
+        (Path("site") / "frames_plugin.py").write_text(textwrap.dedent(code))
+        sys.modules.pop("frames_plugin", None)
+        registry._state = registry.State()
+        installed._built.clear()
+        entrypoints.forget()
+        page.shown(sentence, lambda: storage.save("w", "t", frames.Frame()))
+
+
+def test_the_page_shows_the_real_errors(made: Page) -> None:
+    """To the letter; see above for how to write it anew."""
+    if os.environ.get(WRITE):
+        PAGE.write_text(made.text, encoding="utf-8")
+    assert made.text == PAGE.read_text(encoding="utf-8")
+
+
+def test_every_error_of_configs_and_plugins_is_shown(made: Page) -> None:
+    """Of each of these classes, there is one on the page."""
+    expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
+    assert expected | {"UntrustedResultError"} == made.kinds
+    assert made.kinds <= set(errors.__all__)

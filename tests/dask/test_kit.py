@@ -16,7 +16,6 @@ from functionfuse_dask import DaskArraySerializer
 
 
 class Arrays(SerializerSuite):
-    installed = True
     reads_at_once = False
 
     def examples(self) -> list[Any]:

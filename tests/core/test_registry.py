@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_a_known_kind_says_what_to_install(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(entrypoints, "_scan", lambda: {name: [] for name in entrypoints.NOUNS})
-    monkeypatch.setattr(entrypoints, "_found", {})
+    monkeypatch.setattr(entrypoints, "_found", None)
     monkeypatch.setattr(registry.metadata, "version", missing)
     with pytest.raises(UnknownKindError, match=f"pip install {distribution}"):
         registry.find(group, kind)
@@ -164,6 +165,24 @@ def test_another_module_brings_the_kind_when_the_first_is_blocked(
     install("other-plugin", "memory", "their_other", other)
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "one-plugin")
     assert ("other", 3) == storage_factory(MEMORY)
+
+
+def test_several_threads_look_at_once(install: Install) -> None:
+    """For kinds that are there and that are not, and while the list is asked for."""
+    for number in range(8):
+        code = PLUGIN.replace('"memory"', f'"kind{number}"')
+        install(f"plugin-{number}", f"kind{number}", f"their_kind{number}", code)
+
+    def look(number: int) -> Any:
+        if number % 8 == 0:
+            with pytest.raises(UnknownKindError):
+                registry.find("functionfuse.storages", "nobody's")
+            return len(plugins.list()) > 8
+        kind = f"kind{number % 8}"
+        return ("built", 1) == storage_factory({"kind": kind, "options": {"where": 1}})
+
+    with ThreadPoolExecutor(16) as pool:
+        assert [True] * 160 == list(pool.map(look, range(160)))
 
 
 def test_a_distribution_hides_another_version_of_itself(install: Install) -> None:

@@ -388,6 +388,8 @@ class WritesInPlace(Plain):
             return
         with open(path, "r+b") as file:
             file.write(Path(temporary).read_bytes())
+            file.flush()
+            time.sleep(0.002)
             file.truncate()
         os.unlink(temporary)
 

@@ -16,7 +16,7 @@ from .workers import Workers, together
 
 __all__ = ["BlobSharing"]
 
-SOON = 0.4  # seconds of reading and writing one blob
+SOON = 0.25  # seconds of reading and writing one blob
 
 
 def three(sizes: tuple[int, int, int]) -> list[bytes]:

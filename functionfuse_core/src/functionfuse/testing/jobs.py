@@ -134,10 +134,7 @@ def watch(store: Any, key: str, seconds: float, *, absent: bool = False) -> int:
 def killed(store: Any, key: str, blobs: Sequence[bytes], delays: Sequence[float]) -> None:
     """Kill one process after the other that puts blobs under one key; check it after each."""
     for delay in delays:
-        process = _child(lambda: replace(store, key, blobs, _LATE))
-        time.sleep(delay)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        _kill_after(delay, partial(replace, store, key, blobs, _LATE))
         _wait(_child(lambda: watch(store, key, 0, absent=True)))
 
 
@@ -198,10 +195,7 @@ def killed_saves(
     """Kill one process after the other that saves values under one name; read it after each."""
     values = made()
     for delay in delays:
-        process = _child(partial(save_results, storage, names, values, _LATE))
-        time.sleep(delay)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        _kill_after(delay, partial(save_results, storage, names, values, _LATE))
         _wait(_child(partial(read_results, storage, names, values, 0)))
 
 
@@ -234,6 +228,18 @@ def _child(action: Callable[[], object]) -> int:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _kill_after(delay: float, action: Callable[[], object]) -> None:
+    """Fork a process that does something, and kill it some time after it has begun."""
+    ready, begun = os.pipe()
+    process = _child(lambda: (os.write(begun, b"."), action()))
+    os.close(begun)
+    os.read(ready, 1)
+    os.close(ready)
+    time.sleep(delay)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
 
 
 def _wait(process: int) -> None:

@@ -25,7 +25,7 @@ from .workers import Workers, together
 
 __all__ = ["ResultSafety"]
 
-SOON = 0.4  # seconds
+SOON = 0.25  # seconds
 VALUES = [[number, bytes([number]) * size] for number, size in enumerate((10, 400_000, 5000))]
 
 
@@ -290,7 +290,7 @@ class ResultSafety(Results):
         values = grids_and_bytes()
         storage.save("w", "t", values[0])
         dice = random.Random(6)
-        delays = [dice.uniform(0.001, 0.02) for _ in range(12)]
+        delays = [dice.uniform(0.001, 0.02) for _ in range(8)]
         workers.run("killed_saves", storage, ("w", "t"), grids_and_bytes, delays)
         assert storage.read_task("w", "t") in values
         storage.gc(-60.0)

@@ -114,7 +114,7 @@ def download(client: Any) -> bytes:
 
 
 def memory(server: Server) -> Row:
-    """What a save of 256 MiB allocates beyond the value."""
+    """Measure what a save of 256 MiB allocates beyond the value."""
     value = np.random.default_rng(0).random(256 * MIB // 8)
     concurrency = 8
     storage = storage_of(server, concurrency=concurrency)

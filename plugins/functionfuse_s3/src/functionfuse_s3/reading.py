@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -42,14 +43,15 @@ class _ReplacedError(Exception):
     """The blob is no longer the one whose beginning was read."""
 
 
-def read(bucket: Bucket, key: str) -> bytearray:
+def read(bucket: Bucket, key: str) -> bytearray | memoryview:
     """Return a whole blob; raises ResultNotFoundError where there is none."""
     for _ in range(_TIMES):
         answer = _ask(bucket, key, f"bytes=0-{bucket.options.multipart_threshold - 1}")
-        data = bytearray(answer.total)
+        # Memory from the system is filled with zeros when it is used, by the thread that uses it.
+        large = answer.total > answer.size
+        data = memoryview(mmap.mmap(-1, answer.total)) if large else bytearray(answer.total)
         try:
-            with memoryview(data) as view:
-                _receive(bucket, key, view, answer)
+            _receive(bucket, key, memoryview(data), answer)
         except _ReplacedError:
             continue
         return data

@@ -55,12 +55,18 @@ def main(arguments: Sequence[str]) -> int:
         help="measure there; can be repeated",
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
+    parser.add_argument(
+        "--big", action="store_true", help="the sizes that take minutes, too, where there are any"
+    )
     options = parser.parse_args(arguments)
     known = benchmarks()
     unknown = [name for name in options.names if name not in known]
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(known)}")
     chosen = {name: known[name] for name in options.names} or known
+    for module in chosen.values():
+        if hasattr(module, "big"):
+            module.big = options.big
 
     facts = describe()
     print(facts, flush=True)

@@ -72,7 +72,16 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("which", ARRAYS)
+SOME = {"a regular grid", "irregular chunks", "0-d", "empty", "unicode", "masked"}
+EVERYWHERE = [
+    (kind, which)
+    for kind in ("hdf5", "zarr", "gzip", "S3")
+    for which in ARRAYS
+    if kind in ("hdf5", "zarr") or which in SOME
+]
+
+
+@pytest.mark.parametrize(("each_storage", "which"), EVERYWHERE, indirect=["each_storage"])
 def test_every_array_comes_back(each_storage: Storage, which: str) -> None:
     """Type, shape, chunks, values, masks; parts of it; after a trip through pickle, too."""
     array = ARRAYS[which]()

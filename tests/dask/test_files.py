@@ -156,21 +156,34 @@ def test_no_number_goes_through_h5py(
 
 
 def test_blocks_are_views_of_one_map(storage: FileStorage) -> None:
-    """A big block is not copied; the file is open no longer than a block of it is held."""
+    """A big block is not copied; the file is open no longer than the array, or a block, lives."""
     array = da.from_array(np.arange(1 << 18), chunks=1 << 16)
     storage.save("w", "t", array)
     found = storage.read_task("w", "t")
     assert 0 == len(_maps)
     flags = found.map_blocks(lambda block: np.array([block.flags.owndata, block.flags.writeable]))
+    assert 0 == len(opened(storage))
     assert not flags.compute().any()
-    assert 0 == len(_maps)
+    del flags
     held = found.persist()
     assert (1, 1) == (len(_maps), len(opened(storage)))
     assert 1 << 17 == (1 << 18) - int((held < 1 << 17).sum().compute())
-    del held
+    del held, found
     gc.collect()
     assert 0 == len(_maps)
     assert [] == opened(storage)
+
+
+def test_no_more_than_some_files_stay_open(storage: FileStorage) -> None:
+    """Of arrays that live; those that were read first are closed."""
+    arrays = []
+    for number in range(20):
+        storage.save("w", f"{number}", da.from_array(np.full(1 << 14, number), chunks=1 << 14))
+        arrays.append(storage.read_task("w", f"{number}"))
+        assert number << 14 == arrays[-1].sum().compute()
+    assert 16 == len(opened(storage))
+    assert [0, 19 << 14] == [arrays[number].sum().compute() for number in (0, 19)]
+    assert 16 == len(opened(storage))
 
 
 def opened(storage: Storage) -> list[str]:

@@ -9,9 +9,10 @@ import os
 import shutil
 import tempfile
 import threading
+from collections import deque
 from contextlib import ExitStack, suppress
 from typing import IO, Any, Self
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import numpy as np
 
@@ -28,15 +29,28 @@ _POPULATE = getattr(mmap, "MADV_POPULATE_READ", 22)  # Linux 5.14: page tables i
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _MAPPED_FROM = 64 << 10  # bytes; below, a plain read is quicker than page faults
 
+_KEPT = 16  # each takes a file descriptor
+
 _maps: WeakValueDictionary[tuple[int, int], mmap.mmap] = WeakValueDictionary()
+_kept: deque[ref[LocalFile]] = deque()
+_changing = threading.Lock()
 
 
 class LocalFile:
-    """A plain local file that isn't changed any more. It is opened for each read, and closed."""
+    """A plain local file that isn't changed any more. It is opened for each read, and closed.
+
+    Its map is kept until this object goes, so that a second read finds its pages; but no more than
+    `_KEPT` maps are, those of the files that were mapped last.
+    """
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self.size = size
+        self._mapped: mmap.mmap | None = None
+        self._populated: set[int] = set()  # where reads began
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalFile, (self.path, self.size)
 
     def bytes_at(self, offset: int, size: int) -> Block:
         """Return bytes as a part of a read-only map, which all reads of this process share.
@@ -53,9 +67,11 @@ class LocalFile:
                 return data
         finally:
             os.close(file)
-        start = offset - offset % mmap.PAGESIZE
-        with suppress(OSError, ValueError):  # a kernel that doesn't know it
-            mapped.madvise(_POPULATE, start, offset + size - start)
+        if offset not in self._populated:  # where it has been, some file systems take as long
+            start = offset - offset % mmap.PAGESIZE
+            with suppress(OSError, ValueError):  # a kernel that doesn't know it
+                mapped.madvise(_POPULATE, start, offset + size - start)
+            self._populated.add(offset)
         return np.frombuffer(mapped, np.uint8, size, offset)
 
     def gathered(self, runs: list[tuple[int, int]]) -> Block:
@@ -96,6 +112,14 @@ class LocalFile:
             except OSError:
                 return None
             _maps[key] = found
+        if self._mapped is not found:
+            self._mapped = found
+            self._populated = set()
+            with _changing:
+                _kept.append(ref(self))
+                oldest = _kept.popleft()() if len(_kept) > _KEPT else None
+            if oldest is not None:
+                oldest._mapped = None
         return found
 
 

@@ -27,7 +27,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     """Return a function that lays a distribution with one plugin onto the path."""
     monkeypatch.delenv("FUNCTIONFUSE_BLOCK", raising=False)
     monkeypatch.setattr(registry, "_state", registry.State())
-    monkeypatch.setattr(entrypoints, "_found", {})
+    monkeypatch.setattr(entrypoints, "_found", None)
     before = set(sys.modules)
     folders = set()
 

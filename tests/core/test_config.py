@@ -586,7 +586,7 @@ def test_the_schema_has_the_options_of_plugins(
         {},
         {"size": "x"},
         {"size": 1, "rate": "x"},
-        {"size": 1, "allow": {"deep": ["x"]}},
+        {"size": 1, "allow": {"deep": ["x", True]}},
     ):
         assert not accepts(**wrong)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,11 +23,26 @@ FACADES = [
 each_facade = pytest.mark.parametrize(("path", "name", "package"), FACADES)
 
 
+@pytest.fixture(autouse=True)
+def _real_plugins() -> Iterator[None]:
+    """Put the real packages away, and back."""
+
+    def taken() -> dict[str, ModuleType]:
+        tops = {package for _, _, package in FACADES}
+        names = [name for name in sys.modules if name.partition(".")[0] in tops]
+        return {name: sys.modules.pop(name) for name in names}
+
+    real = taken()
+    yield
+    taken()
+    sys.modules.update(real)
+
+
 def installed(
     monkeypatch: pytest.MonkeyPatch, folder: Path, package: str, code: str | None
 ) -> None:
     """Have a plugin's package be this code; None: not be there."""
-    monkeypatch.delitem(sys.modules, package, raising=False)
+    sys.modules.pop(package, None)
 
     def version(name: str) -> str:
         assert package.replace("_", "-") == name
@@ -50,7 +67,6 @@ def test_it_hands_on_what_the_plugin_has(
     assert getattr(facade, name) is getattr(sys.modules[package], name)
     with pytest.raises(AttributeError, match=rf"module '{path}' has no attribute 'other'"):
         _ = facade.other
-    monkeypatch.delitem(sys.modules, package)
 
 
 @each_facade

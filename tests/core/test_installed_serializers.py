@@ -17,6 +17,7 @@ from functionfuse.errors import (
     DamagedResultError,
     PluginError,
     SerializerMissingError,
+    UnpicklableResultError,
     UntrustedResultError,
 )
 from functionfuse.serializers import installed
@@ -261,7 +262,8 @@ def test_a_blocked_plugin_is_as_if_it_claimed_nothing(
     storage.save("w", "t", frames().Frame(1))
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", KIND)
     entrypoints.forget()
-    assert [] == saved_by(Storage(MemoryStore()), frames().Frame.Part())
+    with pytest.raises(UnpicklableResultError, match="only a serializer can keep this"):
+        Storage(MemoryStore()).save("w", "t", frames().Frame(1))
     with pytest.raises(PluginError, match="is blocked"):
         storage.read_task("w", "t")
 

@@ -2,13 +2,16 @@
 
 A Python block may be followed by a block in the language `output`: what it prints, to the letter,
 with `...` for what differs from run to run. The blocks of one document share their names and a
-working directory that is empty at first, as the lines of one script do.
+working directory that is empty at first, as the lines of one script do. The files of a document
+(see `tools/type_document.py`) are typed into that directory; what is in `src` can be imported.
 """
 
 from __future__ import annotations
 
 import doctest
 import re
+import runpy
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "*/README.md", "plugins/*/README.md")
+PATTERNS += ("examples/*/README.md",)
 DOCUMENTS = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
 
 PYTHON_FENCE = re.compile(
     r"^[ >]*(?:```+|~~~+)\s*\{?(?:py|python|python3|pycon)\b", re.IGNORECASE | re.MULTILINE
 )
+TYPE_DOCUMENT = runpy.run_path(str(ROOT / "tools" / "type_document.py"))["type_document"]
 
 each_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -63,8 +68,15 @@ def test_python_blocks_run(
     document = Sybil(parsers).parse(path)
     document.namespace["__name__"] = "__main__"
     monkeypatch.chdir(tmp_path)
-    for example in document.examples():
-        example.evaluate()
+    if TYPE_DOCUMENT(path, tmp_path):
+        monkeypatch.syspath_prepend(tmp_path / "src")
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
 
 
 @each_document

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from s3_servers import BUCKET, Server
+from s3_servers import BUCKET, Server, weed
 
 from functionfuse.storage import Storage
 from functionfuse.testing import BlobStoreSuite, StorageSuite
@@ -14,6 +15,18 @@ from functionfuse_s3 import S3FileStorage
 from functionfuse_s3.store import S3Store
 
 THRESHOLD = 5 << 20  # the smallest that S3 allows
+
+
+# On moto in the battery, and where the real server isn't installed.
+BOTH = os.environ.get("FUNCTIONFUSE_BATTERY") == "full" or weed() is None
+MOTO = [pytest.param("moto", marks=pytest.mark.battery)] if BOTH else []
+
+
+@pytest.fixture(params=["seaweedfs", *MOTO])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each server in turn."""
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
 
 
 class OnS3:
@@ -71,4 +84,4 @@ class TestS3Store(OnS3, BlobStoreSuite):
 class TestS3Storage(OnS3, StorageSuite):
     """The storage."""
 
-    many = 1010
+    many = 50

@@ -65,8 +65,8 @@ class Entry(NamedTuple):
         return f"{NOUNS[self.group]} {self.kind!r} (module {self.value!r} from {self.owner})"
 
 
-# By group; empty until the installed distributions have been looked through.
-_found: dict[str, list[Entry]] = {}
+# By group; None until the installed distributions have been looked through.
+_found: dict[str, list[Entry]] | None = None
 generation = 0  # of what was found
 
 
@@ -75,9 +75,11 @@ def entries(group: str) -> list[Entry]:
 
     The installed distributions are looked through once per process; see `forget`.
     """
-    if not _found:
-        _found.update(_scan())
-    return _found[group]
+    global _found  # noqa: PLW0603  # once per process
+    found = _found  # another thread may forget it meanwhile
+    if found is None:
+        found = _found = _scan()
+    return found[group]
 
 
 def forget() -> None:
@@ -85,9 +87,9 @@ def forget() -> None:
 
     For who installs a plugin while the process runs. What is loaded stays.
     """
-    global generation  # noqa: PLW0603  # who keeps what it made of them compares it
+    global _found, generation  # noqa: PLW0603  # who keeps what it made of them compares it
     generation += 1
-    _found.clear()
+    _found = None
 
 
 def visible(found: Iterable[Entry]) -> list[Entry]:

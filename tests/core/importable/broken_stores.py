@@ -1,4 +1,7 @@
-"""Stores that break one promise each; the conformance kit must find every one of them."""
+"""Stores that break one promise each; the conformance kit must find every one of them.
+
+Where they sleep, others would wait for a network: without that, what breaks there shows rarely.
+"""
 
 from __future__ import annotations
 
@@ -102,6 +105,7 @@ class GoneForAMoment(Plain):
     def commit(self, temporary, path, *, if_absent):
         if not if_absent:
             path.unlink(missing_ok=True)
+            time.sleep(0.001)
         super().commit(temporary, path, if_absent=if_absent)
 
 
@@ -129,6 +133,7 @@ class OneTemporaryName(Plain):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(".tmp-" + path.name[:100])
         self.write(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), parts)
+        time.sleep(0.001)
         self.commit(str(temporary), path, if_absent=if_absent)
 
 
@@ -340,6 +345,7 @@ class TornGet(Plain):
         size = len(super().get(key))
         with open(self.path(key), "rb") as file:
             begin = file.read(size // 2)
+        time.sleep(0.001)
         with open(self.path(key), "rb") as file:
             file.seek(size // 2)
             return bytearray(begin + file.read())
@@ -382,6 +388,8 @@ class WritesInPlace(Plain):
             return
         with open(path, "r+b") as file:
             file.write(Path(temporary).read_bytes())
+            file.flush()
+            time.sleep(0.002)
             file.truncate()
         os.unlink(temporary)
 
@@ -426,6 +434,7 @@ class SharesAClient(Plain):
             os.lseek(self.client, 0, os.SEEK_SET)
             os.write(self.client, data)
             os.lseek(self.client, 0, os.SEEK_SET)
+            time.sleep(0.0005)
             return bytearray(os.read(self.client, len(data)))
 
 

@@ -137,6 +137,7 @@ def _started(program: str, data: str) -> tuple[subprocess.Popen[bytes], str]:
         "filer.port": filer,
         "s3.port": s3,
         "s3.port.iceberg": 0,
+        "s3.iam.readOnly": "false",
         "s3.port.lance": 0,
         "webdav": "false",
         "metricsPort": 0,

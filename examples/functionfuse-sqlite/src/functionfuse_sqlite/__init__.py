@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .store import SqliteStore
+from functionfuse_sqlite.store import SqliteStore
 
 __all__ = ["SqliteStore"]

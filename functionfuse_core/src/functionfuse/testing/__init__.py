@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 # Before they are imported, or a failed assertion says nothing of the values.
-_TESTS = ["backend", "blobbytes", "blobfiles", "bloblisting", "blobsharing"]
-_TESTS += ["results", "resultsafety", "serializer"]
+_TESTS = ["backendbase", "backendgraphs", "backendresults", "results", "resultsafety"]
+_TESTS += ["blobbytes", "blobfiles", "bloblisting", "blobsharing", "serializer"]
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _TESTS))
 
 from .backend import BackendSuite  # noqa: E402

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import pytest
 
 from ..errors import ResultNotFoundError
 from ..storage.blobstore import BlobStore
 from .suite import Suite
+from .workers import together
 
 __all__ = ["Blobs"]
 
@@ -60,8 +62,9 @@ class Blobs(Suite):
 
     def put_many(self, store: BlobStore, keys: list[str]) -> None:
         """Put a small blob under each of many keys, from several threads."""
-        from concurrent.futures import ThreadPoolExecutor
+        together(*(partial(_put_each, store, keys[start::8]) for start in range(8)))
 
-        with ThreadPoolExecutor(8) as pool:
-            for start in range(0, len(keys), 500):
-                list(pool.map(lambda key: store.put(key, [key.encode()]), keys[start:][:500]))
+
+def _put_each(store: BlobStore, keys: list[str]) -> None:
+    for key in keys:
+        store.put(key, [key.encode()])

@@ -107,36 +107,35 @@ def race(store: Any, keys: Sequence[str], data: bytes, start: float, step: float
 def replace(store: Any, key: str, blobs: Sequence[bytes], seconds: float) -> int:
     """Put blobs under one key in turn, for some time; return how often."""
     count, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while True:
         store.put(key, in_parts(blobs[count % len(blobs)]))
         count += 1
-    return count
+        if time.monotonic() > end:
+            return count
 
 
 def watch(store: Any, key: str, seconds: float, *, absent: bool = False) -> int:
-    """Get one blob for some time; return how often it was there, and whole each time."""
+    """Get one blob for some time, and check that it is whole; return how often."""
     count, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while True:
         try:
             data = store.get(key)
         except FileNotFoundError:
             if not absent:
                 raise
-            continue
-        if not is_whole(data):
-            raise AssertionError(f"get returned {len(data)} bytes that nobody has put: it is torn")
+        else:
+            if not is_whole(data):
+                raise AssertionError(f"get returned {len(data)} bytes that nobody has put: torn")
         count += 1
-    return count
+        if time.monotonic() > end:
+            return count
 
 
 def killed(store: Any, key: str, blobs: Sequence[bytes], delays: Sequence[float]) -> None:
     """Kill one process after the other that puts blobs under one key; check it after each."""
     for delay in delays:
-        process = _child(lambda: replace(store, key, blobs, _LATE))
-        time.sleep(delay)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        _wait(_child(lambda: watch(store, key, 0.0001, absent=True)))
+        _kill_after(delay, partial(replace, store, key, blobs, _LATE))
+        _wait(_child(lambda: watch(store, key, 0, absent=True)))
 
 
 def killed_in_put(store: Any, key: str, data: bytes) -> None:
@@ -170,22 +169,24 @@ def save_results(
 ) -> int:
     """Save values under one name in turn, for some time; return how often."""
     count, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while True:
         storage.save(*names, values[count % len(values)])
         count += 1
-    return count
+        if time.monotonic() > end:
+            return count
 
 
 def read_results(
     storage: Any, names: tuple[str, str], values: Sequence[Any], seconds: float
 ) -> int:
-    """Read one result for some time; return how often it was there, and one of the values."""
+    """Read one result for some time, and check that it is one of the values; return how often."""
     count, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while True:
         if storage.read_task(*names) not in values:
             raise AssertionError("read_task returned what nobody has saved")
         count += 1
-    return count
+        if time.monotonic() > end:
+            return count
 
 
 def killed_saves(
@@ -194,11 +195,8 @@ def killed_saves(
     """Kill one process after the other that saves values under one name; read it after each."""
     values = made()
     for delay in delays:
-        process = _child(partial(save_results, storage, names, values, _LATE))
-        time.sleep(delay)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        _wait(_child(partial(read_results, storage, names, values, 0.0001)))
+        _kill_after(delay, partial(save_results, storage, names, values, _LATE))
+        _wait(_child(partial(read_results, storage, names, values, 0)))
 
 
 def _use(store: Any, key: str, count: int) -> None:
@@ -230,6 +228,18 @@ def _child(action: Callable[[], object]) -> int:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _kill_after(delay: float, action: Callable[[], object]) -> None:
+    """Fork a process that does something, and kill it some time after it has begun."""
+    ready, begun = os.pipe()
+    process = _child(lambda: (os.write(begun, b"."), action()))
+    os.close(begun)
+    os.read(ready, 1)
+    os.close(ready)
+    time.sleep(delay)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
 
 
 def _wait(process: int) -> None:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from functionfuse.errors import (
@@ -23,7 +24,7 @@ from functionfuse.errors import (
 __all__ = ["FAILURES", "code_of", "explained"]
 
 # All that a client raises while it sends a request and receives its answer.
-FAILURES = (boto.BotoCoreError, boto.ClientError, HTTPError, OSError)
+FAILURES = (boto.BotoCoreError, boto.ClientError, HTTPError, OSError, ResponseParserError)
 
 _LOG_IN = (
     "give the option 'profile', or 'access_key_id' and 'secret_access_key', or set AWS_PROFILE,"
@@ -84,6 +85,13 @@ _OPTION = {
     ),
 }
 _BUSY = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
+_BROKEN = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    HTTPError,
+    OSError,
+)
 _NO_CREDENTIALS = (
     boto.ConfigNotFound,
     boto.CredentialRetrievalError,
@@ -100,7 +108,7 @@ def code_of(error: BaseException) -> str:
     """Return the code in a server's answer, such as "NoSuchKey"; "" for an error without one."""
     if not isinstance(error, boto.ClientError):
         return ""
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return str(error.response.get("Error", {}).get("Code") or "")
 
 
 def explained(error: BaseException, doing: str) -> Exception:
@@ -118,7 +126,7 @@ def explained(error: BaseException, doing: str) -> Exception:
         )
     if isinstance(error, _NO_CREDENTIALS):
         return StorageAccessError(f"{doing}: no credentials are found; {_LOG_IN} ({error})")
-    if isinstance(error, boto.ResponseParserError):
+    if isinstance(error, ResponseParserError):
         return StoragePathError(f"{doing}: {_PLACE['404']}")
     if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.InvalidRegionError):
         return StoragePathError(f"{doing}: {error}")
@@ -127,7 +135,7 @@ def explained(error: BaseException, doing: str) -> Exception:
             f"{doing}: no answer within 'connect_timeout' or 'read_timeout'; check the network and"
             f" the option 'endpoint_url' ({_last_line(error)})"
         )
-    if isinstance(error, boto.HTTPClientError | HTTPError | OSError):
+    if isinstance(error, _BROKEN):
         return StorageConnectionError(
             f"{doing}: the server can't be reached, or ends the connection; check the network and"
             f" the option 'endpoint_url' ({_last_line(error)})"
@@ -137,8 +145,9 @@ def explained(error: BaseException, doing: str) -> Exception:
 
 def _answer(error: boto.ClientError, doing: str) -> Exception:
     """Return the error for what a server answers."""
-    code, answer = code_of(error), error.response.get("ResponseMetadata", {})
+    answer = error.response.get("ResponseMetadata", {})
     status = answer.get("HTTPStatusCode", 0)
+    code = code_of(error) or str(status)
     said = f"({code}: {error.response.get('Error', {}).get('Message', '')})"
     if code == "NoSuchKey":
         return ResultNotFoundError(f"{doing}: there is no such blob")

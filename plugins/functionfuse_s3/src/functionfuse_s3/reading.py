@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError, IncompleteReadError
+from urllib3.exceptions import HTTPError
 
 from functionfuse.errors import StorageConnectionError, StorageError
 
 from .bucket import Bucket
-from .errors import FAILURES
+from .errors import FAILURES, code_of
 
 __all__ = ["read", "read_range"]
 
@@ -41,14 +43,15 @@ class _ReplacedError(Exception):
     """The blob is no longer the one whose beginning was read."""
 
 
-def read(bucket: Bucket, key: str) -> bytearray:
+def read(bucket: Bucket, key: str) -> bytearray | memoryview:
     """Return a whole blob; raises ResultNotFoundError where there is none."""
     for _ in range(_TIMES):
         answer = _ask(bucket, key, f"bytes=0-{bucket.options.multipart_threshold - 1}")
-        data = bytearray(answer.total)
+        # Memory from the system is filled with zeros when it is used, by the thread that uses it.
+        large = answer.total > answer.size
+        data = memoryview(mmap.mmap(-1, answer.total)) if large else bytearray(answer.total)
         try:
-            with memoryview(data) as view:
-                _receive(bucket, key, view, answer)
+            _receive(bucket, key, memoryview(data), answer)
         except _ReplacedError:
             continue
         return data
@@ -129,19 +132,21 @@ def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
 
 def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
     """Ask for a range of a blob; raises _ReplacedError where the blob ends before it."""
-    arguments = {"Key": bucket.prefix + key}
-    try:
+    arguments, attempts = {"Key": bucket.prefix + key, "Range": wanted}, 1
+    while True:
         try:
-            answer = bucket.send("get_object", **arguments, Range=wanted)
-        except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
-                raise
-            if not wanted.startswith("bytes=0-"):
-                raise _ReplacedError from None
-            answer = bucket.send("get_object", **arguments)  # it is empty
-    except FAILURES as error:
-        problem = bucket.failed(error, "get_object", key)
-        raise problem from problem.__cause__
+            answer = bucket.send("get_object", **arguments)
+            break
+        except FAILURES as error:
+            if _status(error) == 416:
+                if not wanted.startswith("bytes=0-"):
+                    raise _ReplacedError from None
+                del arguments["Range"]  # it is empty
+            elif attempts < bucket.options.max_attempts and _is_cut(error):
+                attempts += 1
+            else:
+                problem = bucket.failed(error, "get_object", key)
+                raise problem from problem.__cause__
     size, body = int(answer["ContentLength"]), answer["Body"]
     given = answer.get("ContentRange", f"bytes 0-{size}/{size}")
     found, start = _content_range(given), wanted.removeprefix("bytes=").partition("-")[0]
@@ -151,3 +156,16 @@ def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
     if not size:
         body.close()
     return _Answer(body, int(found[1]), size, int(found[3]), answer.get("ETag", ""))
+
+
+def _status(error: BaseException) -> int:
+    answer = error.response if isinstance(error, ClientError) else {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_cut(error: BaseException) -> bool:
+    """Tell whether an answer ended in the middle of what explains it, which boto3 takes as it is.
+
+    "404" without a server's own code must not count as a missing blob: perhaps it isn't S3.
+    """
+    return isinstance(error, HTTPError) or code_of(error).isdecimal()

@@ -1,0 +1,62 @@
+"""What the tests of a backend have in common: its fixture, a storage, a user's program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..storage import Storage
+from ..storage.filestore import FileStore
+from .program import Program
+from .suite import Suite
+
+__all__ = ["Backend", "Backends", "told"]
+
+Backend = Callable[..., Any]
+
+
+class Backends(Suite):
+    """See `BackendSuite`."""
+
+    plans = True
+    logs_nodes = True
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """Return what makes workflows."""
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture `backend`")
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        """Return a fresh, empty storage; override it to try others."""
+        return Storage(FileStore(str(tmp_path / "store")))
+
+    @pytest.fixture
+    def program(self, tmp_path: Path) -> Program:
+        """Return a user's program."""
+        return Program(tmp_path / "calls")
+
+    def run(self, workflow: Any) -> Any:
+        """Run a workflow and return the results of the nodes that it was handed."""
+        return workflow.run()
+
+    def kept(self, backend: Backend, storage: Any, *nodes: Any, name: str = "w") -> Any:
+        """Return a workflow with a storage."""
+        workflow = backend(*nodes, workflow_name=name)
+        workflow.set_storage(storage)
+        return workflow
+
+    def stored(self, backend: Backend, storage: Any, *nodes: Any) -> Any:
+        """Run nodes with a storage and return their results."""
+        return self.run(self.kept(backend, storage, *nodes))
+
+
+def told(error: BaseException) -> str:
+    """Return an error's message with its notes, and those of what it came from."""
+    messages = [str(error), *getattr(error, "__notes__", ())]
+    if error.__cause__ is not None:
+        messages.append(told(error.__cause__))
+    return "\n".join(messages)

@@ -1,0 +1,301 @@
+"""What a backend does with a storage: keeps all results, computes what changed, tells failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..backends.builtin.localback import LocalWorkflow
+from ..errors import GraphError, OptionsError
+from ..storage import Storage
+from ..storage.keys import key_of
+from .backendbase import Backend, Backends, told
+from .program import FullStore, Program, Shelf
+from .resultbase import Trap
+
+__all__ = ["BackendResults"]
+
+
+class BackendResults(Backends):
+    """When a run returns, everything is stored; the next one computes what changed."""
+
+    def test_every_result_is_stored(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """When the run returns, under the names of workflow and nodes, whatever text they are."""
+        one = program.number(1).set_name("../a/b *")
+        two = program.add(one, 1).set_name("näme")
+        assert 2 == self.run(self.kept(backend, storage, two, name="my/flow"))
+        assert {"../a/b *": 1, "näme": 2} == {
+            name: storage.read_task("my/flow", name) for name in storage.list_tasks("my/flow")
+        }
+        info = storage.task_info("my/flow", "näme")
+        assert "notebook.add" == info.function
+        assert info.seconds is not None
+        assert info.fingerprint["call"]
+
+    def test_a_second_run_computes_nothing(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """Neither on the same graph, nor on an equal one in a new session."""
+        node = program.add(program.number(1), 1)
+        assert [2, 2] == [self.stored(backend, storage, node) for _ in range(2)]
+        assert ["add", "number"] == program.calls()
+        program.restart()
+        assert 2 == self.stored(backend, storage, program.add(program.number(1), 1))
+        assert [] == program.calls()
+
+    def test_backends_reuse_each_others_results(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """What one has computed counts for all."""
+        node = program.add(program.number(1), program.parts(1)["list"][0])
+        assert 2 == self.stored(LocalWorkflow, storage, node)
+        program.calls()
+        assert 2 == self.stored(backend, storage, node)
+        assert [] == program.calls()
+        storage.remove_workflow("w")
+        assert 2 == self.stored(backend, storage, node)
+        program.calls()
+        assert 2 == LocalWorkflow(node, workflow_name="other").run()
+        program.calls()
+        local = LocalWorkflow(node, workflow_name="w")
+        local.set_storage(storage)
+        assert 2 == local.run()
+        assert [] == program.calls()
+
+    def test_a_changed_argument(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """What takes it is computed, and what follows; nothing else."""
+        for value, expected in ((1, ["add", "half", "number", "number"]), (5, ["add", "number"])):
+            nodes = program.add(program.number(value), 1), program.half(program.number(8))
+            assert [value + 1, 4] == self.stored(backend, storage, *nodes)
+            assert expected == program.calls()
+
+    @pytest.mark.parametrize(
+        ("old", "new", "expected"),
+        [
+            ("sum(values) + sum", "1 + sum(values) + sum", (3, ["add"])),
+            ('note("add")', 'note("add")  # a comment', (2, [])),
+            ("    return value\n", "    return 1 * value\n", (2, ["number", "same"])),
+        ],
+        ids=["code", "comment", "code, results equal"],
+    )
+    def test_changed_code(
+        self,
+        backend: Backend,
+        program: Program,
+        storage: Storage,
+        old: str,
+        new: str,
+        expected: tuple[int, list[str]],
+    ) -> None:
+        """Counts where it does something else; a result that turns out equal changes no more."""
+        for edited in (False, True):
+            if edited:
+                program.edit(old, new)
+            node = program.add(program.same(program.number(1)), 1)
+            result = self.stored(backend, storage, node), program.calls()
+        assert expected == result
+
+    def test_equal_results_end_the_change(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """A child counts its parents' results, not how they came about."""
+        for value, expected in ((4, ["half", "number", "same"]), (5, ["half", "number"])):
+            node = program.same(program.half(program.number(value)))
+            assert 2 == self.stored(backend, storage, node)
+            assert expected == program.calls()
+
+    @pytest.mark.parametrize(("policy", "expected"), [("always", []), ("never", ["add", "number"])])
+    def test_policies(
+        self,
+        backend: Backend,
+        program: Program,
+        storage: Storage,
+        policy: str,
+        expected: list[str],
+    ) -> None:
+        """`set_reuse` takes whatever is stored, or nothing."""
+        self.stored(backend, storage, program.add(program.number(1), 1))
+        program.calls()
+        value = 3 if policy == "always" else 1
+        workflow = self.kept(backend, storage, program.add(program.number(value), 1))
+        workflow.set_reuse(policy)
+        assert 2 == self.run(workflow)
+        assert expected == program.calls()
+        with pytest.raises(OptionsError):
+            workflow.set_reuse("sometimes")
+
+    def test_a_policy_of_one_node(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """Set by a query, it holds for the nodes that match."""
+        node = program.add(program.number(1).set_name("one"), program.number(2).set_name("two"))
+        self.stored(backend, storage, node)
+        program.calls()
+        workflow = self.kept(backend, storage, node)
+        workflow.query("two").set_reuse("never")
+        assert 3 == self.run(workflow)
+        assert ["number"] == program.calls()
+
+    def test_a_removed_result(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """It is computed again if it is needed: the last is, a parent is not."""
+        node = program.add(program.number(1).set_name("one"), 1).set_name("last")
+        self.stored(backend, storage, node)
+        program.calls()
+        storage.remove_task("w", "one")
+        assert 2 == self.stored(backend, storage, node)
+        assert [] == program.calls()
+        storage.remove_task("w", "last")
+        assert 2 == self.stored(backend, storage, node)
+        assert ["add", "number"] == program.calls()
+        assert ["last", "one"] == storage.list_tasks("w")
+
+    @pytest.mark.parametrize("place", [80, -1], ids=["header", "value"])
+    def test_a_damaged_result(
+        self, backend: Backend, program: Program, storage: Storage, place: int
+    ) -> None:
+        """It counts as none, and is replaced."""
+        node = program.same(program.big(4096)).set_name("last")
+        expected = self.stored(backend, storage, node)
+        program.calls()
+        data = bytearray(storage.store.get(key_of("w", "last")))
+        data[place] ^= 1
+        storage.store.put(key_of("w", "last"), [data])
+        assert expected == self.stored(backend, storage, node)
+        assert ["same"] == program.calls()
+        assert expected == storage.read_task("w", "last")
+
+    def test_none_is_a_result(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """Stored and reused as any other."""
+        node = program.same(None)
+        assert [None, None] == [self.stored(backend, storage, node) for _ in range(2)]
+        assert ["same"] == program.calls()
+
+    def test_workflows_are_apart(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """Results of one are not taken for another."""
+        for name in ("v", "w"):
+            assert 1 == self.run(self.kept(backend, storage, program.number(1), name=name))
+        assert ["number", "number"] == program.calls()
+        assert ["v", "w"] == storage.list_workflows()
+
+    def test_always_read(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """What follows a saved node is given what the storage gives back."""
+        storage.always_read = True
+        # A trap comes back from its pickle as text.
+        assert "str" == self.stored(backend, storage, program.kind(program.same(Trap())))
+
+    def test_a_storage_of_four_members(
+        self, backend: Backend, program: Program, tmp_path: Path
+    ) -> None:
+        """`new_workflow`, `save`, `read_task` and `always_read` are enough to be a storage."""
+        shelf = Shelf(tmp_path / "shelf")
+        assert 2 == self.stored(backend, shelf, program.add(program.number(1), 1).set_name("t"))
+        assert 2 == shelf.read_task("w", "t")
+
+    def test_what_is_no_storage(self, backend: Backend, program: Program) -> None:
+        """It is refused when it is set; None is no storage, and takes an earlier one away."""
+        workflow = backend(program.number(1), workflow_name="w")
+        with pytest.raises(GraphError):
+            workflow.set_storage(object())
+        workflow.set_storage(None)
+        assert 1 == self.run(workflow)
+
+    def test_a_plan(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """It says what a run would do, and why, and does nothing."""
+        self.needs("plans")
+
+        def planned(value: int) -> dict[str, str]:
+            one = program.number(value).set_name("one")
+            plan = self.kept(backend, storage, program.add(one, 1).set_name("sum")).plan()
+            return {record.name: record.action for record in plan.nodes}
+
+        assert {"one": "compute", "sum": "compute"} == planned(1)
+        assert [] == storage.list_tasks("w")
+        one = program.number(1).set_name("one")
+        self.stored(backend, storage, program.add(one, 1).set_name("sum"))
+        program.calls()
+        assert {"one": "reuse", "sum": "reuse"} == planned(1)
+        assert {"one": "compute", "sum": "maybe"} == planned(2)
+        assert [] == program.calls()
+
+    def test_a_report(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """It says what the run did with each node."""
+        self.needs("plans")
+        for value, expected in ((4, "computed"), (4, "reused"), (5, "reused")):
+            one = program.number(value).set_name("one")
+            two = program.half(one).set_name("two")
+            workflow = self.kept(backend, storage, program.same(two).set_name("three"))
+            self.run(workflow)
+            actions = {record.name: record.action for record in workflow.report.nodes}
+            assert expected == actions["three"]
+            assert ("reused" if value == 4 and expected == "reused" else "computed") == (
+                actions["two"]
+            )
+        assert "argument 'value' changed" in workflow.report["one"].reason
+
+    def test_a_failing_node(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """Its error is raised, naming the node; what was computed stays, what follows is not."""
+        one = program.number(1).set_name("one")
+        wrong = program.fail(one).set_name("wrong")
+        with pytest.raises(LookupError, match="no 1 here") as raised:
+            self.stored(backend, storage, program.add(wrong, 1))
+        assert "wrong" in told(raised.value)
+        assert ["one"] == storage.list_tasks("w")
+        assert ["fail", "number"] == program.calls()
+
+    def test_a_run_goes_on_after_a_repair(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """With what was computed before the failure."""
+
+        def node() -> Any:
+            return program.same(program.fail(program.number(1)))
+
+        with pytest.raises(LookupError):
+            self.stored(backend, storage, node())
+        program.calls()
+        program.edit('raise LookupError(f"no {value} here")', "return value + 1")
+        assert 2 == self.stored(backend, storage, node())
+        assert ["fail", "same"] == program.calls()
+
+    def test_an_error_of_a_class_that_can_t_be_imported(
+        self, backend: Backend, program: Program
+    ) -> None:
+        """Its message arrives."""
+        with pytest.raises(Exception, match="a class that nobody can import"):
+            self.run(backend(program.strange(), workflow_name="w"))
+
+    def test_a_failing_object(self, backend: Backend, program: Program) -> None:
+        """An error in a method is raised as one in a function."""
+        account = program.Account(1)
+        account.pay(1)
+        with pytest.raises(LookupError, match="no account"):
+            self.run(backend(account.fail().set_name("wrong"), workflow_name="w"))
+
+    def test_a_result_that_can_t_be_saved(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """It is an error that names the node; a run never says that all is stored if it isn't."""
+        node = program.generator().set_name("stream")
+        with pytest.raises(TypeError) as raised:
+            self.stored(backend, storage, node)
+        assert "stream" in told(raised.value)
+        assert [] == storage.list_tasks("w")
+
+    def test_a_storage_that_is_full(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """Its error is raised; results that did go in are there."""
+        full = Storage(FullStore(storage.store, 100_000))
+        one = program.number(1).set_name("one")
+        last = program.add(program.total([one, 1]), 1)
+        node = program.kind([last, program.big(1 << 20).set_name("big")])
+        with pytest.raises(OSError, match="no room") as raised:
+            self.stored(backend, full, node)
+        assert "big" in told(raised.value)
+        assert "big" not in storage.list_tasks("w")

@@ -1,0 +1,226 @@
+"""A proxy that does to requests and answers what networks and busy servers do."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+__all__ = ["FAULTS", "Proxy", "Request", "faulty"]
+
+HANGS = 30.0  # seconds, longer than any client of the tests waits
+DRIP = 0.002  # seconds between pieces
+
+# What a server answers, by the name of a fault: status, code, sentence.
+ANSWERS = {
+    "500": (500, "InternalError", "We encountered an internal error, please try again."),
+    "503": (503, "SlowDown", "Please reduce your request rate."),
+    "400": (400, "RequestTimeout", "Your socket connection was not read from in time."),
+}
+# What a client can live with, if it doesn't happen each time.
+FAULTS = (
+    *ANSWERS,
+    "500 after",  # the server has done it, and says that it has failed
+    "reset",  # before the request reaches the server
+    "reset after",  # when the server has done it
+    "reset in body",
+    "cut",  # the body ends too early
+    "drip",
+    "hang",  # no answer
+    "hang after",  # the server has done it
+    "hang in body",
+)
+
+
+class Request(NamedTuple):
+    """What a client asks for.
+
+    Attributes:
+        path: with the query.
+        number: counted from 0.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    number: int
+
+
+@dataclass
+class Proxy:
+    """A running proxy.
+
+    Attributes:
+        url: where it listens.
+        fault: given a request, the name of what happens to it, or "" for nothing; or status, code,
+            sentence and headers that are answered in the server's place.
+        seen: what was asked for.
+    """
+
+    url: str
+    fault: Callable[[Request], Any] = lambda _: ""
+    seen: list[Request] = field(default_factory=list)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = upstream.removeprefix("http://")
+        self.ending = threading.Event()
+        self.lock = threading.Lock()
+        self.answers: dict[str, tuple[HTTPResponse, bytes]] = {}  # the first, by path
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.proxy = Proxy(f"http://127.0.0.1:{self.server_address[1]}")
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: clients that go away are what this is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a client, and one to the server."""
+
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.server_side = HTTPConnection(self.server.upstream, timeout=60)
+
+    def finish(self) -> None:
+        self.server_side.close()
+        with suppress(OSError):
+            super().finish()
+
+    def handle_one_request(self) -> None:
+        with suppress(ConnectionError, TimeoutError):
+            super().handle_one_request()
+            return
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        proxy, headers = self.server.proxy, dict(self.headers.items())
+        with self.server.lock:
+            request = Request(self.command, self.path, headers, len(proxy.seen))
+            proxy.seen.append(request)
+        fault = proxy.fault(request)
+        if isinstance(fault, str) and fault in ANSWERS:
+            fault = (*ANSWERS[fault], {})
+        if isinstance(fault, tuple):
+            self.answer_error(*fault)
+        elif fault == "reset":
+            self.reset()
+        elif fault == "hang":
+            self.hang()
+        else:
+            if fault == "corrupt request" and body:
+                at = len(body) // 2
+                body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+            self.forward(body, fault)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
+
+    def forward(self, body: bytes, fault: str) -> None:
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        with suppress(ConnectionError):
+            self.server_side.request(self.command, self.path, body, headers)
+            answer = self.server_side.getresponse()
+            data = answer.read()
+            match fault:
+                case "500 after":
+                    self.answer_error(*ANSWERS["500"], {})
+                case "reset after":
+                    self.reset()
+                case "hang after":
+                    self.hang()
+                case _:
+                    self.answer(answer, data, fault)
+            return
+        self.reset()
+
+    def answer(self, answer: HTTPResponse, data: bytes, fault: str) -> None:
+        if fault == "corrupt" and data and self.command == "GET":
+            at = len(data) // 2
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = answer.headers.get("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", length or str(len(data)))
+        self.end_headers()
+        half = data[: len(data) // 2]
+        match fault:
+            case "reset in body":
+                self.wfile.write(half)
+                self.reset()
+            case "cut":
+                self.wfile.write(half)
+                self.close_connection = True
+            case "hang in body":
+                self.wfile.write(half)
+                self.hang()
+            case "drip":
+                for start in range(0, len(data), max(1, len(data) // 10)):
+                    self.wfile.write(data[start : start + max(1, len(data) // 10)])
+                    time.sleep(DRIP)
+            case _:
+                self.wfile.write(data)
+
+    def answer_error(
+        self, status: int, code: str, sentence: str, headers: Mapping[str, str]
+    ) -> None:
+        text = f"<Error><Code>{code}</Code><Message>{sentence}</Message></Error>"
+        data = b"" if self.command == "HEAD" else text.encode()
+        self.send_response_only(status)
+        for name, value in {"Content-Type": "application/xml", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def reset(self) -> None:
+        """End the connection in such a way that the client gets an error, and not an end."""
+        self.close_connection = True
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.connection.shutdown(socket.SHUT_RD)
+        self.connection.close()
+
+    def hang(self) -> None:
+        """Say nothing until the client has gone."""
+        self.close_connection = True
+        end = time.monotonic() + HANGS
+        self.connection.settimeout(0.2)
+        while not self.server.ending.is_set() and time.monotonic() < end:
+            with suppress(TimeoutError):
+                if not self.connection.recv(1 << 16):
+                    return
+
+
+@contextmanager
+def faulty(upstream: str) -> Iterator[Proxy]:
+    """Run a proxy in threads of this process, in front of a server."""
+    server = _Server(upstream)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server.proxy
+    finally:
+        server.ending.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

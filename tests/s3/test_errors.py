@@ -1,0 +1,272 @@
+"""Every error names bucket, key and endpoint, and the cure, in time, and no secret."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_proxy import Proxy, faulty
+from s3_servers import BUCKET, Server
+
+from functionfuse.errors import (
+    ResultNotFoundError,
+    StorageAccessError,
+    StorageConnectionError,
+    StorageError,
+    StoragePathError,
+)
+from functionfuse_s3 import S3FileStorage
+
+QUICK = {"connect_timeout": 1, "read_timeout": 1, "max_attempts": 1}
+SECRETS = ("canary", "Signature=", "StringToSign")
+
+USES: dict[str, Callable[[S3FileStorage], object]] = {
+    "new_workflow": lambda storage: storage.new_workflow("w"),
+    "save": lambda storage: storage.save("w", "t", 1),
+    "read": lambda storage: storage.read_task("w", "t"),
+    "info": lambda storage: storage.task_info("w", "t"),
+    "exists": lambda storage: storage.file_exists("w", "t"),
+    "list": lambda storage: storage.list_tasks("w"),
+    "plan": lambda storage: list(storage.task_infos("w", ["t", "u"])),
+    "remove": lambda storage: storage.remove_task("w", pattern="t"),
+    "if absent": lambda storage: storage.save("w", "t", 1, if_absent=True),
+    "gc": lambda storage: storage.gc(),
+}
+each_use = pytest.mark.parametrize("use", USES.values(), ids=list(USES))
+
+
+def failing(storage: S3FileStorage, use: Callable[[S3FileStorage], object]) -> StorageError:
+    """Use a storage, and return its error, which shows no secret, and pickles."""
+    started = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        use(storage)
+    assert time.monotonic() - started < 8
+    error = caught.value
+    assert not isinstance(error, ResultNotFoundError)
+    assert not isinstance(error, FileNotFoundError)
+    text = "".join(traceback.format_exception(error)) + repr(storage)
+    assert [] == [secret for secret in SECRETS if secret in text]
+    assert str(error) == str(pickle.loads(pickle.dumps(error)))
+    return error
+
+
+@pytest.fixture
+def proxy(moto_server: Server) -> Iterator[Proxy]:
+    with faulty(moto_server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def storage(proxy: Proxy, moto_server: Server, path: str) -> S3FileStorage:
+    """A storage through the proxy, with a result in it."""
+    S3FileStorage(**moto_server.options(path)).save("w", "t", 1)
+    return S3FileStorage(**moto_server.behind(proxy.url).options(path, **QUICK))
+
+
+@each_use
+def test_no_bucket(moto_server: Server, use: Callable[[S3FileStorage], object]) -> None:
+    """The bucket's absence is no absence of a result."""
+    error = failing(S3FileStorage(**moto_server.options("no-such-bucket/p", **QUICK)), use)
+    assert isinstance(error, StoragePathError)
+    for part in ("'no-such-bucket'", moto_server.url, "'path'"):
+        assert part in str(error)
+
+
+@each_use
+def test_nobody_answers(moto_server: Server, use: Callable[[S3FileStorage], object]) -> None:
+    """No server at the endpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    error = failing(S3FileStorage(**moto_server.behind(url).options(BUCKET, **QUICK)), use)
+    assert isinstance(error, StorageConnectionError)
+    assert isinstance(error, ConnectionError)
+    for part in (f"'{BUCKET}'", url, "'endpoint_url'"):
+        assert part in str(error)
+
+
+@each_use
+def test_hanging(moto_server: Server, use: Callable[[S3FileStorage], object]) -> None:
+    """Something takes the connection and says nothing: an error within the configured time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        error = failing(S3FileStorage(**moto_server.behind(url).options(BUCKET, **QUICK)), use)
+    assert isinstance(error, StorageConnectionError)
+    assert "'read_timeout'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"), [("access_key_id", "access"), ("secret_access_key", "secret")]
+)
+def test_wrong_credentials(seaweedfs_server: Server, path: str, option: str, cure: str) -> None:
+    """The real server checks them."""
+    options = {**seaweedfs_server.options(path, **QUICK), option: "canary-wrong"}
+    for use in USES.values():
+        error = failing(S3FileStorage(**options), use)
+        assert isinstance(error, StorageAccessError)
+        assert isinstance(error, PermissionError)
+        assert cure in str(error)
+
+
+def test_no_credentials(
+    moto_server: Server, path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """None are found anywhere: the error says where they can be given."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    options = moto_server.options(path, **QUICK)
+    del options["access_key_id"], options["secret_access_key"]
+    error = failing(S3FileStorage(**options | {"read_timeout": 1.5}), USES["read"])
+    assert isinstance(error, StorageAccessError)
+    assert "'access_key_id'" in str(error)
+    error = failing(S3FileStorage(**options, profile="nobody"), USES["read"])
+    assert isinstance(error, StorageAccessError)
+    assert "nobody" in str(error)
+
+
+LATE = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+ANSWERS = {
+    "access denied": (403, "AccessDenied", {}, StorageAccessError, "policy"),
+    "expired token": (400, "ExpiredToken", {}, StorageAccessError, "'session_token'"),
+    "wrong region": (
+        *(301, "PermanentRedirect", {"x-amz-bucket-region": "eu-west-3"}),
+        *(StoragePathError, "'region': 'eu-west-3'"),
+    ),
+    "another region": (400, "IllegalLocationConstraintException", {}, StoragePathError, "'region'"),
+    "clock": (403, "RequestTimeTooSkewed", {"Date": LATE}, StorageAccessError, "seconds behind"),
+    "busy": (503, "SlowDown", {}, StorageConnectionError, "'max_attempts'"),
+    "broken": (500, "InternalError", {}, StorageConnectionError, "fails"),
+    "not S3": (404, "", {}, StoragePathError, "'endpoint_url'"),
+    "no such thing": (501, "NotImplemented", {}, StorageError, ""),
+    "unknown": (400, "SomethingNew", {}, StorageError, "SomethingNew"),
+    "forbidden": (403, "SomethingNew", {}, StorageAccessError, "allow"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
+@pytest.mark.parametrize("use", ["save", "read", "list", "info"])
+def test_what_servers_answer(storage: S3FileStorage, proxy: Proxy, answer: Any, use: str) -> None:
+    """Each says what to do about it."""
+    status, code, headers, kind, cure = answer
+    proxy.fault = lambda _: (status, code, "It can't be.", headers)
+    error = failing(storage, USES[use])
+    assert isinstance(error, kind)
+    for part in (f"'{BUCKET}'", proxy.url, cure):
+        assert part in str(error)
+    proxy.fault = lambda _: ""
+    assert 1 == storage.read_task("w", "t")
+
+
+def test_an_error_names_the_key_and_the_task(storage: S3FileStorage, proxy: Proxy) -> None:
+    """By the key, the server's owner finds it; by the task, the user; no advice to remove it."""
+    proxy.fault = lambda _: "503"
+    error = failing(storage, USES["read"])
+    assert f"{storage.store.bucket.prefix}w/t'" in str(error)
+    notes = "".join(error.__notes__)
+    assert "task 't' of workflow 'w'" in notes
+    assert "remove" not in notes
+
+
+def test_a_certificate_that_nobody_has_signed(
+    moto_server: Server, path: str, tmp_path: Path, own_certificate: tuple[Path, Path]
+) -> None:
+    """The error names the option that trusts it; with that option it works."""
+    certificate, key = own_certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    S3FileStorage(**moto_server.options(path)).save("w", "t", 1)
+    with tunnel(context, moto_server.url) as url:
+        options = moto_server.behind(url).options(path, **QUICK)
+        error = failing(S3FileStorage(**options), USES["read"])
+        assert isinstance(error, StorageConnectionError)
+        assert "'verify'" in str(error)
+        assert 1 == S3FileStorage(**options, verify=str(certificate)).read_task("w", "t")
+
+
+@pytest.fixture(scope="session")
+def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that signs itself, and its key."""
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("certificate")
+    pem = serialization.Encoding.PEM
+    (folder / "own.pem").write_bytes(made.public_bytes(pem))
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "own.key").write_bytes(private)
+    return folder / "own.pem", folder / "own.key"
+
+
+class tunnel:
+    """TLS in front of a server that doesn't speak it."""
+
+    def __init__(self, context: ssl.SSLContext, upstream: str) -> None:
+        self.context = context
+        host, _, port = upstream.removeprefix("http://").partition(":")
+        self.upstream = host, int(port)
+
+    def __enter__(self) -> str:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+        return f"https://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        try:
+            with (
+                self.context.wrap_socket(plain, server_side=True) as client,
+                socket.create_connection(self.upstream) as server,
+            ):
+                pump = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                pump.start()
+                _pump(client, server)
+                pump.join(5)
+        except OSError:
+            plain.close()  # the client doesn't trust us
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)

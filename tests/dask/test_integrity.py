@@ -256,3 +256,27 @@ def test_what_still_runs_after_a_failure_writes_nothing(storage: FileStorage) ->
             storage.save("w", "t", array().map_blocks(slow, meta=np.empty((0, 0))))
         time.sleep(0.4)
         assert [] == list(storage.store.list(""))
+
+
+def test_a_failure_waits_for_the_writes_that_have_begun() -> None:
+    """So that what is cleaned up after it stays clean."""
+    import time
+
+    from functionfuse_dask.blocks import compute
+
+    class Slow:
+        begun, ended = 0, 0
+
+        def write(self, block: Any, number: int, place: tuple[int, ...]) -> None:
+            if number:
+                while not self.begun:
+                    time.sleep(0.001)
+                raise OSError("no")
+            self.begun = 1
+            time.sleep(0.3)
+            self.ended = 1
+
+    slow = Slow()
+    with pytest.raises(OSError, match="no"):
+        compute([da.zeros(2, chunks=1)], [slow])
+    assert (1, 1) == (slow.begun, slow.ended)

@@ -89,6 +89,10 @@ class LocalRun:
             self._activate(place)
         self.started = True
         self._work()
+        return self._results()
+
+    def _results(self) -> list[Any]:
+        """Return the results of the handed nodes."""
         # A stored result can turn out to be damaged when it is loaded; then there is more to do.
         while missing := [place for place in self.returned if not self._available(place)]:
             for place in set(missing):
@@ -194,11 +198,8 @@ class LocalRun:
 
     def _start(self, place: int) -> None:
         """Compute a node, or hand it to the executor; or have computed what it lacks first."""
-        node, decisions = self.graph.nodes[place], self.decisions
-        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
-            self.stored[place] = True
-            self.progress.emit("reused", place)
-            self._release(place, node)
+        node = self.graph.nodes[place]
+        if self._turns_out_to_stand(place, node):
             return
         lacking = []
         for parent_node in node.needs:
@@ -225,6 +226,16 @@ class LocalRun:
             self._settle(place, node, outcome)
         else:
             self._submit(place, job)
+
+    def _turns_out_to_stand(self, place: int, node: Node) -> bool:
+        """Reuse a node's stored result after all, if its parents came out as they were."""
+        decisions = self.decisions
+        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
+            self.stored[place] = True
+            self.progress.emit("reused", place)
+            self._release(place, node)
+            return True
+        return False
 
     def _submit(self, place: int, job: Job) -> None:
         try:
@@ -330,10 +341,7 @@ class LocalRun:
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
-        read_back = outcome.read_back or (
-            self.stored[place] and self.results and self.results.read_back
-        )
-        if not read_back and (self.users[place] or place in self.kept):
+        if (self.users[place] or place in self.kept) and not self._reads_back(place, outcome):
             self.values[place] = outcome.value
         if isinstance(node, _STATEFUL):
             constructor = node.constructor
@@ -342,6 +350,12 @@ class LocalRun:
             if not self.calls_left[constructor]:
                 del self.objects[constructor]
         self._release(place, node)
+
+    def _reads_back(self, place: int, outcome: Outcome) -> bool:
+        """Whether what follows is given what the storage gives back, and not the result."""
+        if outcome.read_back or self.results is None:
+            return outcome.read_back
+        return bool(self.stored[place]) and self.results.read_back
 
     def _digest(self, place: int, node: Node, value: Any, saved: str | None) -> bytes | None:
         """Return the digest of a result for the nodes that are made from it."""

@@ -1,0 +1,32 @@
+"""Ray is started once, with two CPUs, for all tests here that need it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+IMPORTABLE = str(Path(__file__).parent / "importable")
+
+if IMPORTABLE not in sys.path:
+    sys.path.insert(0, IMPORTABLE)
+
+STARTED = {
+    "num_cpus": 2,
+    "include_dashboard": False,
+    "object_store_memory": 300 << 20,
+    "log_to_driver": False,
+    "resources": {"disk": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def ray_up() -> Iterator[None]:
+    """Have Ray up for the rest of the session."""
+    import ray
+
+    ray.init(**STARTED)
+    yield
+    ray.shutdown()

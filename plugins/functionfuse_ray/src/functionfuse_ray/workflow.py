@@ -71,7 +71,13 @@ class RayWorkflow(KeepingWorkflow):
 
     Args:
         ray_init_args: what `ray.init` is called with, unless Ray is up already.
+
+    Attributes:
+        return_results, max_pending_tasks: of `run`, where it isn't told.
     """
+
+    return_results = False
+    max_pending_tasks = 0
 
     def __init__(
         self, *nodes: object, workflow_name: str, ray_init_args: Mapping[str, Any] | None = None
@@ -97,16 +103,17 @@ class RayWorkflow(KeepingWorkflow):
         """
         return RayRun(self).plan()
 
-    def run(self, return_results: bool = False, max_pending_tasks: int = 0) -> Any:
+    def run(self, return_results: bool | None = None, max_pending_tasks: int | None = None) -> Any:
         """Bring the handed nodes and all last nodes up to date; everything is stored then.
 
         A node is one task of Ray. It is computed and saved by the worker, and its value goes from
         worker to worker: it comes to this process only if it is returned.
 
         Args:
-            return_results: return the results of the handed nodes.
-            max_pending_tasks: how many nodes may be at Ray's at once; 0 for any number. A limit
-                has results used, and released, before more of them are made.
+            return_results: return the results of the handed nodes; by default False, or what the
+                config says that the workflow was made from.
+            max_pending_tasks: how many nodes may be at Ray's at once; 0, the default, for any
+                number. A limit has results used, and released, before more of them are made.
 
         Returns:
             None; or the result of the node if one was handed over, otherwise a list, in their
@@ -121,6 +128,10 @@ class RayWorkflow(KeepingWorkflow):
                 result was saved, with a note that names node, function and workflow. All nodes
                 that don't follow a failing one were computed and stored.
         """
+        if return_results is None:
+            return_results = self.return_results
+        if max_pending_tasks is None:
+            max_pending_tasks = self.max_pending_tasks
         run = RayRun(self, return_results=return_results, max_pending_tasks=max_pending_tasks)
         try:
             results = run.execute()

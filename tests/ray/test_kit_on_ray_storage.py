@@ -43,6 +43,7 @@ class TestRayStore(BlobStoreSuite):
 class TestRayStorage(StorageSuite):
     """Results behind a server."""
 
+    forks = False
     many = 200
 
     @pytest.fixture

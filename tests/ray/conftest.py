@@ -27,6 +27,8 @@ def ray_up() -> Iterator[None]:
     """Have Ray up for the rest of the session."""
     import ray
 
-    ray.init(**STARTED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", IMPORTABLE)  # for the workers
+        ray.init(**STARTED)
     yield
     ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,3 +33,20 @@ def ray_up() -> Iterator[None]:
         ray.init(**STARTED)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def folder(ray_up, tmp_path_factory):
+    """One folder and one server for all: a server takes a second to start."""
+    path = tmp_path_factory.mktemp("kept") / "store"
+    yield path
+    import ray
+
+    ray.kill(ray.get_actor(f"storage {path}", namespace="functionfuse"))
+
+
+@pytest.fixture
+def emptied(folder):
+    """Empty the folder, past the store."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder

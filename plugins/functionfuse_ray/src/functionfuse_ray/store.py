@@ -91,8 +91,7 @@ class RayStore(BlobStore):
         self, key: str, pieces: list[Buffer], *, if_absent: bool, durable: bool, patience: float
     ) -> None:
         if sum(map(len, pieces)) <= CHUNK:
-            sent = map(pickle.PickleBuffer, pieces)
-            self._ask("put", key, if_absent, durable, *sent, patience=patience)
+            self._ask("put", key, if_absent, durable, buffers=pieces, patience=patience)
             return
         writer = os.urandom(16).hex()
         self._ask("expect", writer, len(pieces), patience=patience)
@@ -101,7 +100,7 @@ class RayStore(BlobStore):
             written = server.put_pieces.remote(key, if_absent, durable, writer)
             added: list[Any] = []
             for piece in pieces:
-                added.append(server.add.remote(writer, pickle.PickleBuffer(piece)))
+                added.append(_submit(server.add, (writer,), (piece,)))
                 # One on its way while the one before it is being written.
                 if len(added) > 1 and not ray.get(added.pop(0)):
                     break
@@ -176,14 +175,20 @@ class RayStore(BlobStore):
 
     # The server.
 
-    def _ask(self, method: str, *args: Any, patience: float = _PATIENCE) -> Any:
+    def _ask(
+        self,
+        method: str,
+        *args: Any,
+        buffers: Sequence[Buffer] = (),
+        patience: float = _PATIENCE,
+    ) -> Any:
         """Return what the server answers; asked again, where it died, until it is back."""
         deadline = monotonic() + patience
         while True:
-            self._connect()
             try:
+                self._connect()
                 with _explained(self):
-                    return ray.get(getattr(self._server, method).remote(*args))
+                    return ray.get(_submit(getattr(self._server, method), args, buffers))
             except ConnectionError:
                 self._connected = None
                 if monotonic() >= deadline:
@@ -248,17 +253,37 @@ class RayStore(BlobStore):
         return {"address": self.address, **known}
 
 
+def _submit(method: Any, args: Sequence[Any], buffers: Sequence[Buffer]) -> Any:
+    """Call a method of the server with arguments and buffers; return the reference of its answer.
+
+    Ray has copied the buffers into shared memory when this returns.
+    """
+    sent = [pickle.PickleBuffer(buffer) for buffer in buffers]
+    try:
+        return method.remote(*args, *sent)
+    finally:
+        # Python before 3.11.9 crashes when it collects a memory view that is still exported.
+        for buffer in sent:
+            buffer.release()
+
+
 @contextmanager
 def _explained(store: RayStore) -> Iterator[None]:
     """Raise what the server raised, and ConnectionError where there is no answer."""
+    cause = None
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from None
-        raise
+        if not isinstance(error.cause, Exception):
+            raise
+        cause = error.cause
     except RayActorError as error:
         raise ConnectionError(f"the server of {store!r} is gone: {error}") from error
+    if cause is not None:
+        try:
+            raise cause  # not while the other is handled, which refers to this one
+        finally:
+            del cause
 
 
 class _Process:

@@ -113,6 +113,11 @@ def array(count, value):
 
 
 @workflow
+def halves(numbers):
+    return numbers / 2
+
+
+@workflow
 def mean(*arrays):
     return float(np.mean([each.mean() for each in arrays]))
 

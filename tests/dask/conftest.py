@@ -33,6 +33,7 @@ def two_threads() -> Iterator[None]:
 def s3_server() -> Iterator[Any]:
     from s3_servers import moto
 
+    pytest.importorskip("functionfuse_s3")
     with moto() as server:
         yield server
 

@@ -88,7 +88,8 @@ class BlobStore(ABC):
         """Store the concatenation of `parts` under `key`, all or nothing.
 
         The parts are written one after the other; they are not joined first (see `FirstPartLast`
-        for those whose first part can be written last). When this returns,
+        for those whose first part can be written last). Parts that are no list and no tuple are
+        iterated once: a store that can writes each before it takes the next. When this returns,
         every reader sees the new blob; until then, and if it raises or the process is killed, every
         reader sees the blob that was there before, whole, or none. Of two writers, one wins.
 

@@ -33,7 +33,11 @@ def open_safely(path: str, flags: int) -> int:
 
 def write_all(file: int, parts: Sequence[Buffer]) -> None:
     """Write all bytes of all parts; a call may take fewer than it was given."""
-    if not isinstance(parts, list) and isinstance(parts, FirstPartLast):
+    if not isinstance(parts, (list, tuple)):
+        if not isinstance(parts, FirstPartLast):
+            for part in parts:
+                write_all(file, [part])
+            return
         _allocate(file, parts.first_size + sum(map(len, parts.rest)))
         os.lseek(file, parts.first_size, os.SEEK_SET)
         write_all(file, parts.rest)

@@ -17,10 +17,10 @@ from xxhash import xxh3_128_hexdigest
 
 from ..errors import DamagedResultError, NewerFormatError, ResultNotFoundError
 from .blobstore import BlobStore, Buffer
-from .header import FIRST_READ, header_end
+from .header import FIRST_READ, TaskInfo, header_end, read_info
 from .keys import HEADERS
 
-__all__ = ["head_of", "read_heads", "remembered_heads"]
+__all__ = ["head_of", "info_of", "read_heads", "remembered_heads"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,19 @@ def head_of(store: BlobStore, key: str) -> Buffer:
         if len(data) <= had:
             raise DamagedResultError(f"the blob is cut within its header, at byte {had}")
     return memoryview(data)[:end]
+
+
+def info_of(store: BlobStore, key: str) -> TaskInfo:
+    """Return a result's header: one read, or two where it is unusually long.
+
+    Raises:
+        ResultNotFoundError: there is no such blob.
+        DamagedResultError: it is no result, or its header was changed or cut.
+        NewerFormatError: a later version of Function Fuse wrote it.
+    """
+    info = read_info(head_of(store, key))
+    assert isinstance(info, TaskInfo)
+    return info
 
 
 def read_heads(store: BlobStore, keys: Sequence[str]) -> list[Head]:

@@ -28,6 +28,7 @@ from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import awake, serializer_for
 from .blobstore import BlobStore
+from .contents import ABANDONED_AFTER, beside, everything, task_of, tasks, workflows
 from .header import (
     FIRST_READ,
     SideData,
@@ -38,21 +39,20 @@ from .header import (
     read_info,
     read_stored,
 )
-from .headers import remembered_heads
-from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, name_of, segment_of
+from .headers import info_of, remembered_heads
+from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
 from .pickling import dumps, loads
 from .resultfile import DigestedAside, check, pack, unpack
 from .sidedata import SideReader, SideWriter
-from .sidefiles import SafeFiles, check_side_data, side_keys
-from .upkeep import Leftover, Usage, Verified, collect, info_of, usage, verify
+from .sidefiles import SafeFiles, check_side_data
+from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Storage"]
 
 logger = logging.getLogger(__name__)
 
-ABANDONED_AFTER = 86400.0  # seconds; what is older and unfinished, nobody is at work on
 _DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
 
 
@@ -177,7 +177,7 @@ class Storage:
                 self._without_side_data.discard(folder)
                 # Whatever the durability: reading doesn't check it, so it must not be torn.
                 self.store.flush(writer.keys())
-            replaced = [] if folder in self._without_side_data else self._side_keys(key, folder)
+            replaced = beside(self.store, key, folder) if self._has_side_data(folder) else []
             token = info.token  # from here on, what fails may fail after the commit
             self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
@@ -321,30 +321,18 @@ class Storage:
 
     def list_workflows(self) -> list[str]:
         """Return the sorted names of the workflows that have results."""
-        names = []
-        for name in self.store.names(""):
-            if name.startswith(".") or not name.endswith("/"):
-                continue
-            results = self._results(name)
-            first = next(results, None)
-            if first is not None:
-                names.append(name_of(name[:-1]) or self._long_names(name + first)[0])
-        return sorted(names)
+        return workflows(self.store)
 
     def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
         """Return the sorted names of stored results that match a glob pattern, or are equal to it.
 
         A workflow of which nothing is stored has no tasks: the list is empty.
         """
-        folder = folder_of(workflow_name)
-        names = (
-            name_of(segment) or self._long_names(folder + segment)[1]
-            for segment in self._results(folder)
-        )
+        names = tasks(self.store, folder_of(workflow_name))
         if pattern == "*":
-            return sorted(names)
+            return names
         matches = re.compile(fnmatch.translate(pattern)).match
-        return sorted(name for name in names if matches(name) or name == pattern)
+        return [name for name in names if matches(name) or name == pattern]
 
     def remove_task(
         self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
@@ -372,7 +360,9 @@ class Storage:
             names = [task_name]
         keys, folder = [key_of(workflow_name, name) for name in names], folder_of(workflow_name)
         self._without_side_data.discard(folder)
-        side_data = [file for key in keys for file in self._side_keys(key, folder)]
+        side_data = []
+        if self._has_side_data(folder):
+            side_data = [file for key in keys for file in beside(self.store, key, folder)]
         self.store.delete(keys)
         self._tell_removed(workflow_name, names)
         self.store.delete(side_data)
@@ -388,22 +378,11 @@ class Storage:
         # Not by what is in it: a file system that folds case would find another workflow's.
         if folder not in self.store.names(""):
             raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
-        blobs = list(self.store.list(folder))
-        results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
-        self._without_side_data.discard(folder)
-        beside = [key for result in results for key in self._side_keys(result, folder)]
-        # What no result refers to yet may belong to one that is just being saved.
-        before = self.store.now() - ABANDONED_AFTER if len(results) < len(blobs) else 0.0
-        beside += [
-            blob.key
-            for blob in blobs
-            if blob.key.startswith(f"{folder}.")
-            and (blob.modified < before or not blob.key.startswith(f"{folder}{SIDE_DATA}"))
-        ]
-        names = [self._task_of(key) for key in results] if event_hooks() else []
+        results, others = everything(self.store, folder)
+        names = [task_of(self.store, key) for key in results] if event_hooks() else []
         self.store.delete(results)
         self._tell_removed(workflow_name, names)
-        self.store.delete([*beside, folder])
+        self.store.delete([*others, folder])
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
         """Check every byte of all results, or of one workflow's, and of their side data.
@@ -504,21 +483,6 @@ class Storage:
         error.add_note(note)
         return error
 
-    def _results(self, folder: str) -> Iterator[str]:
-        """Iterate the segments of the results in a workflow's folder."""
-        return (name for name in self.store.names(folder) if name[0] != "." and name[-1] != "/")
-
-    def _side_keys(self, key: str, folder: str) -> list[str]:
-        """Return the keys of a stored result's side data, if its workflow has any side data."""
-        if not self._has_side_data(folder):
-            return []
-        try:
-            side_data = info_of(self.store, key).side_data
-        except (ResultNotFoundError, DamagedResultError, NewerFormatError):
-            return []  # what it refers to can't be told; `gc` will find it
-        names = [name for side in side_data for name, *_ in side.files]
-        return side_keys(self.store, folder, names)
-
     def _has_side_data(self, folder: str) -> bool:
         """Tell whether anything lies beside a workflow's results, as far as this storage knows."""
         if folder in self._without_side_data:
@@ -527,15 +491,6 @@ class Storage:
             return True
         self._without_side_data.add(folder)
         return False
-
-    def _long_names(self, key: str) -> tuple[str, str]:
-        """Return the names in a result's header; its key's segments where that is damaged."""
-        try:
-            info = info_of(self.store, key)
-        except (DamagedResultError, NewerFormatError):
-            workflow, _, task = key.rpartition("/")
-            return workflow, task
-        return info.workflow, info.task
 
     def _keeper_of(self, side: SideData) -> Serializer | None:
         """Return the serializer of side data, if it is registered or installed here."""
@@ -546,10 +501,6 @@ class Storage:
             return serializer_for(side.type)
         except (PluginError, UnknownKindError):
             return None
-
-    def _task_of(self, key: str) -> str:
-        """Return the task of a result's key."""
-        return name_of(key.rpartition("/")[2]) or self._long_names(key)[1]
 
     def _tell_removed(self, workflow_name: str, names: Iterable[str]) -> None:
         hooks = event_hooks()

@@ -16,13 +16,14 @@ from ..errors import (
     ResultNotFoundError,
 )
 from .blobstore import BlobInfo, BlobStore
+from .contents import segments
 from .header import TaskInfo, read_info
-from .headers import head_of, read_heads
+from .headers import info_of, read_heads
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
 from .resultfile import check
 from .sidefiles import check_side_data
 
-__all__ = ["Leftover", "Usage", "Verified", "collect", "info_of", "usage", "verify"]
+__all__ = ["Leftover", "Usage", "Verified", "collect", "usage", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +73,6 @@ class Usage:
     workflow: str
     tasks: int
     size: int
-
-
-def info_of(store: BlobStore, key: str) -> TaskInfo:
-    """Return a result's header: one read, or two where it is unusually long.
-
-    Raises:
-        ResultNotFoundError: there is no such blob.
-        DamagedResultError: it is no result, or its header was changed or cut.
-        NewerFormatError: a later version of Function Fuse wrote it.
-    """
-    info = read_info(head_of(store, key))
-    assert isinstance(info, TaskInfo)
-    return info
 
 
 def verify(store: BlobStore, folder: str, key: bytes | None) -> list[Verified]:
@@ -140,8 +128,7 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
 
 def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[BlobInfo]:
     used: set[str] = set()
-    names = [name for name in store.names(folder) if name[0] != "." and name[-1] != "/"]
-    for head in read_heads(store, [folder + name for name in names]):
+    for head in read_heads(store, [folder + name for name in segments(store, folder)]):
         if head is None:
             continue
         try:

@@ -52,7 +52,7 @@ class BackendResults(Backends):
     ) -> None:
         """What one has computed counts for all."""
         node = program.add(program.number(1), program.parts(1)["list"][0])
-        assert 2 == self.stored(LocalWorkflow, storage, node)
+        assert 2 == self.kept(LocalWorkflow, storage, node).run()
         program.calls()
         assert 2 == self.stored(backend, storage, node)
         assert [] == program.calls()

@@ -19,6 +19,7 @@ class Blobs(Suite):
     """See `BlobStoreSuite`."""
 
     processes = True
+    forks = True
     conditional_put = True
     distinguishes_case = True
     reads_ahead: int | None = 1000

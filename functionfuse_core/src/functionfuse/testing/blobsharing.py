@@ -226,6 +226,7 @@ class BlobSharing(Blobs):
     def needs_forks(self) -> None:
         """Skip the test where processes can't be forked, or don't see the same blobs."""
         self.needs("processes")
+        self.needs("forks")
         if not hasattr(os, "fork"):
             pytest.skip("this system has no fork")
 

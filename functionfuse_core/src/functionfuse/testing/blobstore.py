@@ -17,6 +17,7 @@ class BlobStoreSuite(BlobBytes, BlobListing, BlobFiles, BlobSharing):
 
     Attributes:
         processes: another process that unpickles the store sees the same blobs.
+        forks: a process that was forked while the store was in use can use it, too.
         conditional_put: of writers with `if_absent` at the same time, exactly one wins.
         distinguishes_case: keys that differ in case only are two blobs.
         reads_ahead: how many keys a listing reads at once, at most; None: all.

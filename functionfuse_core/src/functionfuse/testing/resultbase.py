@@ -89,6 +89,7 @@ class Results(Suite):
     """See `StorageSuite`."""
 
     processes = True
+    forks = True
     conditional_put = True
     many = 1000
 

@@ -284,6 +284,7 @@ class ResultSafety(Results):
     def test_killed_in_saving(self, storage: Storage, workers: Workers) -> None:
         """An earlier or a later result is there, whole; `gc` removes what else is left."""
         self.needs("processes")
+        self.needs("forks")
         if not hasattr(os, "fork"):
             pytest.skip("this system has no fork")
         storage.register_persistent_serializers(Grids())

@@ -16,6 +16,7 @@ class StorageSuite(ResultsByName, ResultSafety):
 
     Attributes:
         processes: another process that unpickles the storage sees the same results.
+        forks: a process that was forked while the storage was in use can use it, too.
         conditional_put: of several that save with `if_absent` at the same time, exactly one wins.
         many: the number of tasks in tests with thousands of them.
     """

@@ -1,6 +1,21 @@
-"""Function Fuse plugin for Ray clusters.
+"""Function Fuse on Ray: the backend `RayWorkflow`, and the storage kind "ray"."""
 
-This release reserves the place and provides nothing yet.
-"""
+from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .filestorage import FileStorage
+    from .workflow import RayWorkflow
+
+__all__ = ["FileStorage", "RayWorkflow"]
 __version__ = "0.1.0"
+
+_MODULES = {"FileStorage": ".filestorage", "RayWorkflow": ".workflow"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:  # importing Ray takes more than a second
+        return getattr(importlib.import_module(_MODULES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,7 +27,7 @@ from .kept import OF_NO_USE, Kept
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from .localback import LocalWorkflow
+    from .keeping import KeepingWorkflow
 
 __all__ = ["LocalRun"]
 
@@ -41,11 +41,12 @@ class LocalRun:
     """The state of one run. A place is a node's index in the graph; parents have lower ones."""
 
     def __init__(
-        self, workflow: LocalWorkflow, executor: Executor | None, *, single_flight: bool = False
+        self, workflow: KeepingWorkflow, executor: Executor | None, *, single_flight: bool = False
     ) -> None:
         self.workflow = workflow
         self.single_flight = single_flight
         self.executor = executor
+        self.remote = executor is not None
         self.graph = workflow.graph()
         count = len(self.graph.nodes)
         self.state = bytearray(count)
@@ -88,6 +89,10 @@ class LocalRun:
             self._activate(place)
         self.started = True
         self._work()
+        return self._results()
+
+    def _results(self) -> list[Any]:
+        """Return the results of the handed nodes."""
         # A stored result can turn out to be damaged when it is loaded; then there is more to do.
         while missing := [place for place in self.returned if not self._available(place)]:
             for place in set(missing):
@@ -193,11 +198,8 @@ class LocalRun:
 
     def _start(self, place: int) -> None:
         """Compute a node, or hand it to the executor; or have computed what it lacks first."""
-        node, decisions = self.graph.nodes[place], self.decisions
-        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
-            self.stored[place] = True
-            self.progress.emit("reused", place)
-            self._release(place, node)
+        node = self.graph.nodes[place]
+        if self._turns_out_to_stand(place, node):
             return
         lacking = []
         for parent_node in node.needs:
@@ -225,6 +227,16 @@ class LocalRun:
         else:
             self._submit(place, job)
 
+    def _turns_out_to_stand(self, place: int, node: Node) -> bool:
+        """Reuse a node's stored result after all, if its parents came out as they were."""
+        decisions = self.decisions
+        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
+            self.stored[place] = True
+            self.progress.emit("reused", place)
+            self._release(place, node)
+            return True
+        return False
+
     def _submit(self, place: int, job: Job) -> None:
         try:
             future = cast(Executor, self.executor).submit(Portable(job))
@@ -243,35 +255,44 @@ class LocalRun:
             args = tuple([resolve(value, self._value, built) for value in args])
             if kwargs:
                 kwargs = {key: resolve(value, self._value, built) for key, value in kwargs.items()}
-        workflow = self.workflow
-        function: Callable[..., Any] | str
-        if node in workflow._functions:
-            function = workflow._functions[node]
-        else:
-            remote = self.executor is not None or isinstance(node, MethodCall)
-            function = node.portable_function if remote else node.function
-        job = Job(function, args, kwargs)
-        if workflow._plugins:
-            prepare = []
-            for plugin in workflow._plugins.get(node, ()):
-                plugin.local_initialize()
-                prepare.append(plugin.remote_initialize())
-            job.prepare = [call for call in prepare if call is not None]
+        job = Job(self._function(node), args, kwargs)
+        if self.workflow._plugins:
+            job.prepare = self._prepare(node)
         if isinstance(node, MethodCall):
             job.target = self.objects[node.constructor][0]
         job.constructs = isinstance(node, ConstructorCall)
         job.keep = bool(self.users[place]) or place in self.kept
         if self.results and not self.stored[place] and self._has_result(place):
-            about: dict[str, Any] = {
-                "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
-            }
-            if self.decisions:
-                about["fingerprint"] = self.decisions.record(place)
-                # A method's object would not have gone through the call of another run.
-                if self.single_flight and not isinstance(node, MethodCall):
-                    job.flight = self.results.flight(place, self.decisions.call(place))
-            job.save = self.results.saver(place, about)
+            job.save = self.results.saver(place, self._about(place, node))
+            # A method's object would not have gone through the call of another run.
+            if self.single_flight and self.decisions and not isinstance(node, MethodCall):
+                job.flight = self.results.flight(place, self.decisions.call(place))
         return job
+
+    def _function(self, node: Node) -> Callable[..., Any] | str:
+        """Return what is called for a node; the name of a method."""
+        replaced = self.workflow._functions
+        if replaced and node in replaced:
+            return replaced[node]
+        remote = self.remote or isinstance(node, MethodCall)
+        return node.portable_function if remote else node.function
+
+    def _prepare(self, node: Node) -> list[Callable[[], Any]]:
+        """Ask the node's plugins for what runs before it."""
+        prepare = []
+        for plugin in self.workflow._plugins.get(node, ()):
+            plugin.local_initialize()
+            prepare.append(plugin.remote_initialize())
+        return [call for call in prepare if call is not None]
+
+    def _about(self, place: int, node: Node) -> dict[str, Any]:
+        """Return what is stored about a node's result beside it; its parents are settled."""
+        about: dict[str, Any] = {
+            "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
+        }
+        if self.decisions:
+            about["fingerprint"] = self.decisions.record(place)
+        return about
 
     def _value(self, node: Node) -> Any:
         return self.values[self.graph.positions[node]]
@@ -320,10 +341,7 @@ class LocalRun:
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
-        read_back = outcome.read_back or (
-            self.stored[place] and self.results and self.results.read_back
-        )
-        if not read_back and (self.users[place] or place in self.kept):
+        if (self.users[place] or place in self.kept) and not self._reads_back(place, outcome):
             self.values[place] = outcome.value
         if isinstance(node, _STATEFUL):
             constructor = node.constructor
@@ -332,6 +350,12 @@ class LocalRun:
             if not self.calls_left[constructor]:
                 del self.objects[constructor]
         self._release(place, node)
+
+    def _reads_back(self, place: int, outcome: Outcome) -> bool:
+        """Whether what follows is given what the storage gives back, and not the result."""
+        if outcome.read_back or self.results is None:
+            return outcome.read_back
+        return bool(self.stored[place]) and self.results.read_back
 
     def _digest(self, place: int, node: Node, value: Any, saved: str | None) -> bytes | None:
         """Return the digest of a result for the nodes that are made from it."""
@@ -349,17 +373,21 @@ class LocalRun:
     def _release(self, place: int, node: Node) -> None:
         """Let go of what only this node needed, and let those go on that waited for it."""
         self.state[place] = _SETTLED
-        positions, users, state, blockers = (
-            self.graph.positions,
-            self.users,
-            self.state,
-            self.blockers,
-        )
+        self._let_go(node)
+        self._unblock(node)
+
+    def _let_go(self, node: Node) -> None:
+        """Release what a node needed, as far as no other does."""
+        positions, users = self.graph.positions, self.users
         for parent_node in node.parents:
             parent = positions[parent_node]
             users[parent] -= 1
             if not users[parent] and parent not in self.kept:
                 self.values.pop(parent, None)
+
+    def _unblock(self, node: Node) -> None:
+        """Let those go on that waited for a node."""
+        positions, state, blockers = self.graph.positions, self.state, self.blockers
         for child_node in node.children:
             child = positions.get(child_node)
             if child is not None and state[child] == _WAITING:

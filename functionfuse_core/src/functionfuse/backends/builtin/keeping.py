@@ -1,0 +1,60 @@
+"""`KeepingWorkflow`: what the backends that compute share: a storage, a report, and listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...baseworkflow import BaseWorkflow
+from ...errors import GraphError
+from ...events import Listener
+from ...nodes import Node
+from ...report import Report
+
+__all__ = ["KeepingWorkflow"]
+
+
+class KeepingWorkflow(BaseWorkflow):
+    """A workflow that keeps results in a storage; see `BaseWorkflow` for the arguments.
+
+    Attributes:
+        report: what the last run did with each node; None before the first.
+        listeners: functions that are called with each `Event` of a run, in this process.
+    """
+
+    def __init__(self, *nodes: object, workflow_name: str) -> None:
+        super().__init__(*nodes, workflow_name=workflow_name)
+        self.storage: Any = None
+        self.report: Report | None = None
+        self.listeners: list[Listener] = []
+        self._logged: set[Node] = set()
+
+    def set_storage(self, storage: Any) -> None:
+        """Keep every node's result in `storage`, and reuse what is stored there; None to stop.
+
+        Besides a `Storage`, any object with `new_workflow`, `save`, `read_task` (a
+        FileNotFoundError says that nothing is stored) and `always_read` will do.
+
+        Raises:
+            GraphError: `storage` lacks one of these.
+        """
+        if storage is not None:
+            members = ("new_workflow", "save", "read_task", "always_read")
+            missing = [member for member in members if not hasattr(storage, member)]
+            if missing:
+                raise GraphError(f"{storage!r} is no storage: it has no {', '.join(missing)}")
+        self.storage = storage
+
+    def log_nodes(self, pattern: str | None) -> None:
+        """Run the matching nodes in every run, and never store their results.
+
+        For nodes that are called for what they do, such as printing. See `query` for `pattern`.
+
+        Raises:
+            NoMatchError: no name matches.
+        """
+        self._logged.update(self._matched(pattern))
+
+    def function_of(self, node: Node) -> Callable[..., Any]:
+        """Return what this workflow calls for a node: see `replace_func`."""
+        return self._functions.get(node, node.function)

@@ -1,0 +1,142 @@
+"""What crosses between the driver and the workers, as bytes and buffers that Ray does not copy.
+
+Ray moves bytes as they are, and big buffers through shared memory. Everything else is pickled here,
+as executors get it, and unpickled where it is used and not where it arrives: a value that can't be
+unpickled is an error of the node that needs it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from functionfuse.arguments import Nested, Reference, resolve
+from functionfuse.nodes import Node
+from functionfuse.portable import PortablePickler
+
+__all__ = ["Packed", "Parcel", "Slot", "Task", "pack", "pack_task", "unpack", "unpack_task"]
+
+Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
+
+
+def pack(value: Any) -> Packed:
+    """Return a value's pickle, and its big buffers beside it."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = _dumps(value, {}, buffers.append)
+    return [pickled, *buffers] if buffers else pickled
+
+
+def unpack(packed: Packed) -> Any:
+    """Return the value; buffers are used where they are, and can't be written."""
+    if isinstance(packed, bytes):
+        return pickle.loads(packed)
+    pickled, *buffers = packed
+    return pickle.loads(pickled, buffers=buffers)
+
+
+class Slot(Reference):
+    """Stands in a node's arguments for the result of a parent."""
+
+    __slots__ = ("index", "name")
+
+    def __init__(self, index: int, name: str) -> None:
+        self.index = index
+        self.name = name
+
+    @property
+    def source(self) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<node {self.name!r}>"
+
+
+class Task(NamedTuple):
+    """What a worker does for a node.
+
+    Attributes:
+        place: the node's place in the graph.
+        args, kwargs: the arguments, with slots for the parents' results.
+        prepare: what node plugins run before the node.
+        method: the name of the method; "" if a function is called.
+        save: the names of workflow and task, and what is stored about the result; None: it isn't.
+        keep: whether anything needs the value.
+        constructs: whether the value is an object for later calls.
+        digest: whether the digest of the value is wanted although it isn't stored.
+        retried: errors after which Ray is to try again.
+    """
+
+    place: int
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    prepare: Sequence[Callable[[], Any]] = ()
+    method: str = ""
+    save: tuple[str, str, dict[str, Any]] | None = None
+    keep: bool = True
+    constructs: bool = False
+    digest: bool = False
+    retried: Sequence[type[BaseException]] = ()
+
+    def resolved(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments with results in the slots."""
+        built: dict[Nested, Any] = {}
+
+        def result_of(slot: Any) -> Any:
+            return values[slot.index]
+
+        args = [resolve(value, result_of, built) for value in self.args]
+        return args, {key: resolve(value, result_of, built) for key, value in self.kwargs.items()}
+
+
+class Parcel(NamedTuple):
+    """A task on its way. Where a pickle is None, it is among the values that go with it.
+
+    Attributes:
+        task: its pickle.
+        function, storage: theirs; b"" if there is none.
+        buffers: how many buffers of the task's pickle go first among the values.
+    """
+
+    task: bytes
+    function: bytes | None
+    storage: bytes | None
+    buffers: int
+
+
+def pack_task(
+    task: Task, needs: Sequence[Node], names: Sequence[str]
+) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Return the pickle of a task, with slots for the nodes that it needs, and its buffers."""
+    buffers: list[pickle.PickleBuffer] = []
+    slots = {node: (place, names[place]) for place, node in enumerate(needs)}
+    return _dumps(tuple(task), slots, buffers.append), buffers
+
+
+def unpack_task(pickled: bytes, buffers: Sequence[Any]) -> Task:
+    """Return the task."""
+    return Task(*pickle.loads(pickled, buffers=buffers))
+
+
+class _Pickler(PortablePickler):
+    """Writes slots in the places of nodes."""
+
+    slots: Mapping[Node, tuple[int, str]] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Node) and obj in self.slots:
+            return Slot, self.slots[obj]
+        return super().reducer_override(obj)
+
+
+def _dumps(
+    value: Any,
+    slots: Mapping[Node, tuple[int, str]],
+    add: Callable[[pickle.PickleBuffer], None],
+) -> bytes:
+    file = io.BytesIO()
+    pickler = _Pickler(file, protocol=5, buffer_callback=add)
+    pickler.slots = slots
+    pickler.dump(value)
+    return file.getvalue()

@@ -1,0 +1,166 @@
+"""The actor that keeps the files of a `RayStore`, on the node where they are."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from queue import Empty, Full, Queue
+from typing import Any
+
+import ray
+
+from functionfuse.storage.blobstore import BlobInfo, Buffer
+from functionfuse.storage.filestore import FileStore
+
+__all__ = ["CHUNK", "PAGE", "Server"]
+
+CHUNK = 16 << 20  # bytes; what is bigger goes in pieces
+PAGE = 1000  # blobs of a listing that go at once
+_AHEAD = 3  # pieces that wait to be written, or to be fetched
+_SILENT = 60.0  # seconds without a piece after which the writer is taken for dead
+
+
+class _Incoming(Sequence[Buffer]):
+    """The pieces of a blob that is being sent, one after the other."""
+
+    def __init__(self, count: int) -> None:
+        self.total = count
+        self.pieces: Queue[Buffer] = Queue(_AHEAD)
+        self.ended = threading.Event()
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError("pieces come one after the other")
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for _ in range(self.total):
+            try:
+                yield self.pieces.get(timeout=_SILENT)
+            except Empty:
+                raise ConnectionError("who was writing the blob has gone silent") from None
+
+    def add(self, piece: Buffer) -> bool:
+        """Take a piece when there is room; tell whether any are still wanted."""
+        while not self.ended.is_set():
+            try:
+                self.pieces.put(piece, timeout=0.1)
+            except Full:
+                continue
+            return True
+        return False
+
+
+@ray.remote(  # type: ignore[call-overload]
+    concurrency_groups={"requests": 16, "writers": 16, "readers": 16, "pieces": 16}
+)
+class Server:
+    """A file store for all that reach the cluster; buffers come and go by reference."""
+
+    def __init__(self, path: str, made_with: str) -> None:
+        self.store = FileStore(os.path.expanduser(path))
+        self.made_with = made_with
+        self.incoming: dict[str, _Incoming] = {}
+
+    @ray.method(concurrency_group="requests")
+    def hello(self) -> str:
+        """Return the `remoteArgs` that the server was started with."""
+        return self.made_with
+
+    @ray.method(concurrency_group="requests")
+    def put(self, key: str, if_absent: bool, durable: bool, *parts: Any) -> None:
+        """See `BlobStore.put`."""
+        views = [memoryview(part) for part in parts]
+        self.store.put(key, views, if_absent=if_absent, durable=durable)
+
+    @ray.method(concurrency_group="requests")
+    def expect(self, writer: str, count: int) -> None:
+        """Make ready for a blob in pieces."""
+        self.incoming[writer] = _Incoming(count)
+
+    @ray.method(concurrency_group="pieces")
+    def add(self, writer: str, piece: Any) -> bool:
+        """Take a piece; tell whether any are still wanted."""
+        incoming = self.incoming.get(writer)
+        return incoming is not None and incoming.add(memoryview(piece))
+
+    @ray.method(concurrency_group="writers")
+    def put_pieces(self, key: str, if_absent: bool, durable: bool, writer: str) -> None:
+        """Put a blob whose pieces are added meanwhile; see `BlobStore.put`."""
+        incoming = self.incoming[writer]
+        try:
+            self.store.put(key, incoming, if_absent=if_absent, durable=durable)
+        finally:
+            incoming.ended.set()
+            del self.incoming[writer]
+
+    @ray.method(concurrency_group="requests")
+    def get(self, key: str) -> Any:
+        """Return a blob; None if it is to be read in pieces."""
+        data = self.store.get(key)
+        return None if len(data) > CHUNK else pickle.PickleBuffer(data)
+
+    @ray.method(
+        concurrency_group="readers",
+        num_returns="streaming",
+        _generator_backpressure_num_objects=_AHEAD,
+    )
+    def pieces(self, key: str) -> Iterator[Any]:
+        """Iterate the size of a blob, and the blob in pieces."""
+        view = memoryview(self.store.get(key))
+        yield len(view)
+        for start in range(0, len(view), CHUNK):
+            yield pickle.PickleBuffer(view[start : start + CHUNK])
+
+    @ray.method(concurrency_group="requests")
+    def head(self, key: str, size: int) -> bytes:
+        """See `BlobStore.head`."""
+        return bytes(self.store.head(key, size))
+
+    @ray.method(
+        concurrency_group="readers",
+        num_returns="streaming",
+        _generator_backpressure_num_objects=_AHEAD,
+    )
+    def pages(self, prefix: str) -> Iterator[list[BlobInfo]]:
+        """Iterate a listing, page by page; the last is not full."""
+        page = []
+        for info in self.store.list(prefix):
+            page.append(info)
+            if len(page) == PAGE:
+                yield page
+                page = []
+        yield page
+
+    @ray.method(concurrency_group="requests")
+    def names(self, folder: str) -> list[str]:
+        """See `BlobStore.names`."""
+        return list(self.store.names(folder))
+
+    @ray.method(concurrency_group="requests")
+    def delete(self, keys: list[str]) -> None:
+        """See `BlobStore.delete`."""
+        self.store.delete(keys)
+
+    @ray.method(concurrency_group="requests")
+    def prepare(self, folder: str) -> None:
+        """See `BlobStore.prepare`."""
+        self.store.prepare(folder)
+
+    @ray.method(concurrency_group="requests")
+    def flush(self, keys: list[str]) -> None:
+        """See `BlobStore.flush`."""
+        self.store.flush(keys)
+
+    @ray.method(concurrency_group="requests")
+    def now(self) -> float:
+        """See `BlobStore.now`."""
+        return self.store.now()
+
+    @ray.method(concurrency_group="requests")
+    def sweep(self, older_than: float, dry_run: bool) -> list[BlobInfo]:
+        """See `BlobStore.sweep`."""
+        return list(self.store.sweep(older_than, dry_run=dry_run))

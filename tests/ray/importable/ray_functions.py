@@ -1,0 +1,151 @@
+"""What the tests hand to Ray's workers, which import it by this name from this folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from functionfuse import workflow
+
+
+def remember(folder, what):
+    """Note something, from whichever process."""
+    Path(folder, f"{what}-{os.urandom(8).hex()}").touch()
+
+
+def noted(folder):
+    """Return what was noted, sorted."""
+    return sorted(path.name.rpartition("-")[0] for path in Path(folder).iterdir())
+
+
+class Freight:
+    """An array that notes which process unpickles it."""
+
+    def __init__(self, folder, array):
+        self.folder, self.array = folder, array
+
+    def __reduce__(self):
+        return _arrived, (self.folder, self.array)
+
+
+def _arrived(folder, array):
+    remember(folder, os.getpid())
+    return Freight(folder, array)
+
+
+@workflow
+def load_freight(folder, count):
+    return Freight(folder, np.arange(count, dtype=float))
+
+
+@workflow
+def pass_on(freight):
+    return freight
+
+
+@workflow
+def weigh(freight):
+    return float(freight.array.sum())
+
+
+class KillsOnce:
+    """Kills the process that pickles it, the first time in each of some folders."""
+
+    def __init__(self, folder, times):
+        self.folder, self.times = folder, times
+
+    def __reduce__(self):
+        if len(noted(self.folder)) < self.times:
+            remember(self.folder, "killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return str, ("alive",)
+
+
+@workflow
+def kills_while_saved(folder, times):
+    return KillsOnce(folder, times)
+
+
+@workflow
+def number(value, *after):
+    return value
+
+
+@workflow
+def plus(*values):
+    return sum(values)
+
+
+@workflow
+def fail(text, *after):
+    raise LookupError(text)
+
+
+@workflow
+def flaky(folder, kind):
+    remember(folder, "tried")
+    if len(noted(folder)) < 3:
+        raise kind("not yet")
+    return len(noted(folder))
+
+
+@workflow
+def resources(*after):
+    return ray.get_runtime_context().get_assigned_resources()
+
+
+@workflow
+def rest(folder, seconds):
+    remember(folder, "begun")
+    time.sleep(seconds)
+    remember(folder, "ended")
+    return seconds
+
+
+@workflow
+def array(count, value):
+    return np.full(count, value, dtype=float)
+
+
+@workflow
+def halves(numbers):
+    return numbers / 2
+
+
+@workflow
+def mean(*arrays):
+    return float(np.mean([each.mean() for each in arrays]))
+
+
+@workflow
+def length(big):
+    return len(big)
+
+
+@workflow
+def die(*after):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@workflow
+class Counter:
+    def __init__(self, start=0):
+        self.count = start
+
+    def add(self, amount):
+        self.count += amount
+        return self.count
+
+    def fail(self):
+        raise LookupError("the counter is broken")
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def resources(self):
+        return ray.get_runtime_context().get_assigned_resources()

@@ -1,0 +1,33 @@
+"""The kit of blob stores and storages on the kind "ray"."""
+
+from __future__ import annotations
+
+import pytest
+
+from functionfuse.storage import Storage, storage_factory
+from functionfuse.testing import BlobStoreSuite, StorageSuite
+from functionfuse_ray.store import RayStore
+
+
+class TestRayStore(BlobStoreSuite):
+    """Blobs behind a server."""
+
+    forks = False
+    many = 1200
+    rounds = 20
+    multipart_from = 16 << 20
+
+    @pytest.fixture
+    def store(self, emptied) -> RayStore:
+        return RayStore(str(emptied))
+
+
+class TestRayStorage(StorageSuite):
+    """Results behind a server."""
+
+    forks = False
+    many = 200
+
+    @pytest.fixture
+    def storage(self, emptied) -> Storage:
+        return storage_factory({"kind": "ray", "options": {"path": str(emptied)}})

@@ -1,0 +1,379 @@
+"""`RayWorkflow` beyond what every backend does: where values are, failures, limits, options."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import ray
+import ray_functions as functions
+from ray_functions import noted
+
+from functionfuse import workflow
+from functionfuse.backends import workflow_factory
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
+from functionfuse.errors import OptionsError, WorkerDiedError
+from functionfuse.storage import storage_factory
+from functionfuse.storage.keys import key_of
+from functionfuse_ray import RayWorkflow
+from functionfuse_ray.rayrun import RayRun
+
+pytestmark = pytest.mark.usefixtures("ray_up")
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return storage_factory({"kind": "file", "options": {"path": str(tmp_path / "store")}})
+
+
+@pytest.fixture
+def notes(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return str(folder)
+
+
+def kept(storage, *nodes):
+    flow = RayWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(storage)
+    return flow
+
+
+def actions(flow):
+    return {record.name: record.action for record in flow.report.nodes}
+
+
+# Where values are.
+
+
+def test_no_value_comes_to_the_driver(storage, notes) -> None:
+    """Values are passed, saved, loaded and passed again by workers; only what is returned comes."""
+
+    def graph():
+        freight = functions.load_freight(notes, 1 << 20).set_name("freight")
+        return functions.weigh(functions.pass_on(freight).set_name("passed")).set_name("weight")
+
+    assert sum(range(1 << 20)) == kept(storage, graph()).run(return_results=True)
+    storage.remove_task("w", "weight")
+    flow = kept(storage, graph())
+    flow.run()
+    assert {"freight": "reused", "passed": "reused", "weight": "computed"} == actions(flow)
+    assert noted(notes)
+    assert str(os.getpid()) not in noted(notes)
+
+
+def test_a_reused_value_is_not_loaded(storage, notes) -> None:
+    """By nobody, if nothing needs it."""
+    node = functions.pass_on(functions.load_freight(notes, 10))
+    kept(storage, node).run()
+    before = noted(notes)
+    assert kept(storage, node).run() is None
+    assert before == noted(notes)
+
+
+def test_a_returned_value_comes_to_the_driver_once(storage, notes) -> None:
+    """Whether it is computed or reused."""
+    node = functions.load_freight(notes, 10)
+    for count in (1, 2):
+        assert 45.0 == kept(storage, node).run(return_results=True).array.sum()
+        assert [str(os.getpid())] * count == noted(notes)
+
+
+def test_a_node_is_one_task(storage, monkeypatch) -> None:
+    """Checking, reading and saving make no tasks of their own; a needed stored result makes one."""
+    watched = []
+    watch = RayRun._watch
+    monkeypatch.setattr(
+        RayRun, "_watch", lambda run, key, ref: (watched.append(key), watch(run, key, ref))
+    )
+    one, two = functions.number(1).set_name("one"), functions.number(2).set_name("two")
+    node = functions.plus(one, two).set_name("sum")
+    for given in (None, storage):
+        flow = RayWorkflow(node, workflow_name="w")
+        flow.set_storage(given)
+        flow.run()
+        assert [0, 1, 2] == sorted(watched)
+        watched.clear()
+    storage.remove_task("w", "sum")
+    kept(storage, node).run()
+    assert [~1, ~0, 2] == sorted(watched)
+
+
+def test_a_stored_parent_that_is_damaged(storage) -> None:
+    """The worker that loads it finds out, and it is computed again."""
+    one = functions.number("x" * 5000).set_name("one")
+    node = functions.length(one).set_name("length")
+    kept(storage, node).run()
+    storage.remove_task("w", "length")
+    data = bytearray(storage.store.get(key_of("w", "one")))
+    data[-1] ^= 1
+    storage.store.put(key_of("w", "one"), [data])
+    flow = kept(storage, node)
+    assert 5000 == flow.run(return_results=True)
+    assert {"one": "computed", "length": "computed"} == actions(flow)
+    assert "x" * 5000 == storage.read_task("w", "one")
+
+
+def test_a_big_argument_is_put_once(monkeypatch) -> None:
+    """For all nodes that it is given to."""
+    put, count = ray.put, []
+    monkeypatch.setattr(ray, "put", lambda value: (count.append(1), put(value))[1])
+    data = np.ones(1 << 17)
+    nodes = [functions.length(data) for _ in range(4)]
+    assert [1 << 17] * 4 == RayWorkflow(*nodes, workflow_name="w").run(return_results=True)
+    assert 1 == len(count)
+
+
+def test_references_are_released(monkeypatch) -> None:
+    """A value is let go when the last that needs it is done; a limit keeps their number small."""
+    runs, most = [], []
+    start = RayRun.__init__
+    monkeypatch.setattr(
+        RayRun, "__init__", lambda run, *a, **k: (start(run, *a, **k), runs.append(run))[0]
+    )
+    nodes = [functions.plus(functions.number(value), 1) for value in range(30)]
+    flow = RayWorkflow(functions.plus(*nodes), workflow_name="w")
+    flow.listeners.append(lambda event: most.append(len(runs[0].values) + len(runs[0].refs)))
+    flow.run(max_pending_tasks=2)
+    assert not runs[0].values
+    # The results that the last node needs, and of the others those in flight.
+    assert max(most) <= 30 + 5
+
+
+def test_a_limit_of_pending_tasks() -> None:
+    """No more nodes than that are at Ray's at once."""
+    pending, most = [0], []
+
+    def count(event):
+        pending[0] += {"started": 1, "finished": -1}.get(event.kind, 0)
+        most.append(pending[0])
+
+    flow = RayWorkflow(*[functions.number(value) for value in range(20)], workflow_name="w")
+    flow.listeners.append(count)
+    assert list(range(20)) == flow.run(return_results=True, max_pending_tasks=3)
+    assert 3 == max(most)
+
+
+# Failures.
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_does_not_follow_a_failing_node_is_computed(storage, stored) -> None:
+    """All of it, and stored; one error names node, function and cause, and says what else."""
+    wrong = functions.fail("it is gone", functions.number(1).set_name("one")).set_name("wrong")
+    after = functions.plus(functions.plus(wrong, 1).set_name("after 1")).set_name("after 2")
+    other = functions.fail("this, too").set_name("other")
+    fine = functions.number(0).set_name("fine 0")
+    for step in range(1, 5):
+        fine = functions.plus(fine, 1).set_name(f"fine {step}")
+    flow = RayWorkflow(after, other, fine, workflow_name="w")
+    flow.set_storage(storage if stored else None)
+    events = []
+    flow.listeners.append(lambda event: events.append((event.kind, event.node)))
+    with pytest.raises(LookupError, match="it is gone") as raised:
+        flow.run(return_results=True)
+    told = "\n".join(raised.value.__notes__)
+    assert "in node 'wrong' of workflow 'w': ray_functions.fail, called in" in told
+    assert "in the worker:" in told
+    assert "other nodes failed, too: 'other'" in told
+    assert "2 nodes that follow were not run; all others were" in told
+    names = [f"fine {step}" for step in range(5)]
+    assert ([*names, "one"] if stored else []) == storage.list_tasks("w")
+    expected = dict.fromkeys([*names, "one"], "computed") | {
+        "wrong": "failed",
+        "other": "failed",
+        "after 1": "not run",
+        "after 2": "not run",
+    }
+    assert expected == actions(flow)
+    assert [("failed", "other"), ("failed", "wrong")] == sorted(
+        event for event in events if event[0] == "failed"
+    )
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_no_call_follows_one_that_failed_on_an_object(storage, stored) -> None:
+    """Its state is unknown; what doesn't come from it goes on."""
+    counter = functions.Counter(1)
+    first = counter.add(1).set_name("first")
+    counter.fail().set_name("wrong")
+    last = counter.add(5).set_name("last")
+    other = functions.plus(first, 1).set_name("other")
+    flow = RayWorkflow(last, other, workflow_name="w")
+    flow.set_storage(storage if stored else None)
+    with pytest.raises(LookupError, match="broken"):
+        flow.run()
+    found = actions(flow)
+    assert ["computed", "failed", "not run", "computed"] == [
+        found[name] for name in ("first", "wrong", "last", "other")
+    ]
+
+
+def test_a_worker_that_is_killed_while_it_saves(storage, notes) -> None:
+    """Ray tries again; what is stored in the end is whole."""
+    node = functions.kills_while_saved(notes, 1).set_name("t")
+    kept(storage, node).run()
+    assert ["killed"] == noted(notes)
+    assert "alive" == storage.read_task("w", "t")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_worker_that_dies(storage, stored) -> None:
+    """The error names the node; the rest is computed, and a run afterwards has less to do."""
+    dead = functions.die(functions.number(1).set_name("one")).set_name("dead")
+    after = functions.plus(functions.plus(dead, 1)).set_name("after")
+    fine = functions.number(2).set_name("fine")
+    flow = RayWorkflow(after, fine, workflow_name="w")
+    flow.set_storage(storage if stored else None)
+    flow.query("dead").set_remote_args({"max_retries": 0})
+    with pytest.raises(WorkerDiedError, match="the worker of node 'dead' died") as raised:
+        flow.run()
+    assert "2 nodes that follow were not run" in "\n".join(raised.value.__notes__)
+    assert "computed" == actions(flow)["fine"] == actions(flow)["one"]
+    assert (["fine", "one"] if stored else []) == storage.list_tasks("w")
+
+
+def test_an_object_whose_worker_dies(storage) -> None:
+    """It is an error; the next run makes the object again, and replays the calls on it."""
+
+    def graph(broken):
+        counter = functions.Counter(1)
+        counter.add(1).set_name("first")
+        if broken:
+            counter.die().set_name("dead")
+        return counter.add(1).set_name("last")
+
+    with pytest.raises(WorkerDiedError, match="node 'dead'"):
+        kept(storage, graph(True)).run()
+    assert ["first"] == storage.list_tasks("w")
+    assert 3 == kept(storage, graph(False)).run(return_results=True)
+
+
+def test_an_interrupt_cancels_what_runs(storage, notes) -> None:
+    """Ctrl-C ends the run and the nodes that run; what was stored stays, and Ray is still up."""
+    first = functions.number(1).set_name("first")
+    nodes = [functions.rest(notes, 30 + value) for value in range(2)]
+    flow = kept(storage, first, *nodes)
+
+    def interrupt():
+        while len(noted(notes)) < 1 or "first" not in storage.list_tasks("w"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        flow.run()
+    assert time.monotonic() - started < 25
+    assert "ended" not in noted(notes)
+    assert ["first"] == storage.list_tasks("w")
+    assert 2 == RayWorkflow(functions.plus(1, 1), workflow_name="v").run(return_results=True)
+
+
+def test_more_values_than_the_object_store_holds() -> None:
+    """They are spilled, and come back."""
+    count = (40 << 20) // 8
+    arrays = [functions.array(count, value) for value in range(10)]
+    node = functions.mean(*arrays)
+    assert 4.5 == RayWorkflow(node, workflow_name="w").run(return_results=True)
+
+
+# Settings.
+
+
+def test_remote_args() -> None:
+    """They reach Ray, for tasks and for objects; the last ones hold."""
+    node, counter = functions.resources().set_name("node"), functions.Counter().set_name("made")
+    flow = RayWorkflow(node, counter.resources().set_name("call"), workflow_name="w")
+    query = flow.query(None).set_remote_args({"num_cpus": 2})
+    assert query is query.set_remote_args({"num_cpus": 0, "resources": {"disk": 0.5}})
+    assert [{"disk": 0.5}] * 2 == flow.run(return_results=True)
+
+
+def test_remote_args_that_ray_refuses() -> None:
+    """They are refused at once, and the error names the node."""
+    flow = RayWorkflow(functions.Counter().add(1), functions.number(1), workflow_name="w")
+    with pytest.raises(OptionsError, match="number_0000"):
+        flow.query("number.*").set_remote_args({"num_cpu": 1})
+    with pytest.raises(OptionsError, match="Counter_0000"):
+        flow.query(None).set_remote_args({"max_retries": 1})
+    with pytest.raises(OptionsError, match="num_returns"):
+        flow.query(None).set_remote_args({"num_returns": 2})
+
+
+@pytest.mark.parametrize(
+    ("retry", "kind", "fails"),
+    [(True, ValueError, False), ([ValueError], ValueError, False), ([ValueError], KeyError, True)],
+)
+def test_errors_after_which_a_node_is_tried_again(notes, retry, kind, fails) -> None:
+    """`retry_exceptions` means what it means to Ray."""
+    flow = RayWorkflow(functions.flaky(notes, kind), workflow_name="w")
+    flow.query(None).set_remote_args({"max_retries": 5, "retry_exceptions": retry})
+    if fails:
+        with pytest.raises(KeyError, match="not yet"):
+            flow.run()
+        assert ["tried"] == noted(notes)
+    else:
+        assert 3 == flow.run(return_results=True)
+
+
+@workflow
+def draw(*after):
+    return random.random()
+
+
+def test_seeds_are_those_of_a_local_run() -> None:
+    """Whatever order nodes end in, each gets the seed of its place in the graph."""
+
+    def drawn(backend, **how):
+        nodes = [draw() for _ in range(4)]
+        nodes += [draw(nodes[3]), draw(nodes[0]), draw(nodes[3], nodes[1])]
+        flow = backend(*nodes, workflow_name="w")
+        flow.query(None).set_plugin(RandomStatePlugin(0, 100, 5, random.seed))
+        return flow.run(**how)
+
+    assert drawn(LocalWorkflow) == drawn(RayWorkflow, return_results=True)
+
+
+def test_queries_are_chained() -> None:
+    """All settings of a query return it."""
+    flow = RayWorkflow(functions.number(1), workflow_name="w")
+    query = flow.query(None).set_remote_args({"num_cpus": 1}).set_plugin(InitializerPlugin(int))
+    assert flow is query.set_plugins(InitializerPlugin(int)).set_reuse("never").workflow
+    assert 1 == flow.run(return_results=True)
+
+
+def test_a_plan_and_events(storage) -> None:
+    """They are those of a local run."""
+    node = functions.plus(functions.number(1).set_name("one"), 1).set_name("two")
+    heard = {}
+    for backend, name in ((LocalWorkflow, "local"), (RayWorkflow, "ray")):
+        flow = backend(node, workflow_name=name)
+        flow.set_storage(storage)
+        plan = [(record.name, record.action, record.reason) for record in flow.plan().nodes]
+        events = []
+        flow.listeners.append(lambda event, events=events: events.append(event[:1] + event[2:5]))
+        flow.run()
+        flow.run()
+        heard[name] = plan, events
+    assert heard["local"] == heard["ray"]
+
+
+def test_a_config(storage, tmp_path) -> None:
+    """A workflow that is made from a config returns results, as with every backend."""
+    config = {
+        "backend": {"kind": "ray", "options": {"maxPendingTasks": 5}},
+        "storage": {"kind": "file", "options": {"path": str(tmp_path / "store")}},
+    }
+    flow = workflow_factory(config, functions.plus(1, 2), workflow_name="w")
+    assert isinstance(flow, RayWorkflow)
+    assert 5 == flow.max_pending_tasks
+    assert 3 == flow.run()
+    assert flow.run(return_results=False) is None
+    assert ["plus_0000"] == storage.list_tasks("w")

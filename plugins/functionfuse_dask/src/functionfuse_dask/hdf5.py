@@ -13,107 +13,26 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from xxhash import xxh3_128, xxh3_128_digest
 
-from functionfuse.errors import DamagedResultError, UnreadableResultError
+from functionfuse.errors import DamagedResultError
 from functionfuse.serializers import generate_name
 
-from .blocks import Chunks, part_of, place_of, regions, sound
+from .blocks import Chunks, part_of, place_of, sound
+from .dataset import Dataset, bytes_of, chunk_offsets, create, is_grid
 from .elements import Block, Elements, in_hdf5
-from .filters import LARGEST_CHUNK, Filter, filter_of, hdf5_type, is_regular, padded
-from .sources import LocalFile, Room, StagedFile, source_of, write_at
+from .filters import Filter, filter_of
+from .sources import Room, source_of
 
 __all__ = ["Hdf5Array", "Hdf5File"]
 
-_PADDED_UP_TO = 1.25  # times the data; a grid that takes more is kept contiguously
 _PREALLOCATED_FROM = 16 << 20  # bytes
 _READ_AT_ONCE = 1 << 20
 _LONGEST_ATTRIBUTE = 60_000  # bytes; HDF5's limit is 64 KiB
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Where the blocks of a dataset are in the file.
-
-    Attributes:
-        layout: "contiguous"; "grid": HDF5's chunks are the blocks; "filtered": HDF5 knows.
-        offset: of the data, or, in a grid, of each chunk in C order.
-    """
-
-    name: str
-    elements: Elements
-    layout: str
-    chunks: Chunks
-    offset: Any = 0
-
-    @cached_property
-    def ends(self) -> list[list[int]]:
-        """For each axis, where its chunks begin, and at last where they end."""
-        return regions(self.chunks)
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(ends[-1] for ends in self.ends)
-
-    def region(self, place: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return where a block is in the array."""
-        both = zip(self.ends, place, strict=True)
-        return tuple(slice(ends[index], ends[index + 1]) for ends, index in both)
-
-    def runs(self, number: int, place: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        """Iterate offset and size of what, one after the other, is a block."""
-        item = self.elements.stored.itemsize
-        if self.layout == "grid":
-            yield self.offset[number], item * math.prod(sizes[0] for sizes in self.chunks)
-            return
-        region, shape = self.region(place), self.shape
-        sizes = [part.stop - part.start for part in region]
-        strides = [item * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        start = self.offset + sum(map(lambda part, stride: part.start * stride, region, strides))
-        axis = max(len(shape) - 1, 0)  # the first of those that a run goes along
-        while axis and sizes[axis] == shape[axis]:
-            axis -= 1
-        size = item * math.prod(sizes[axis:])
-        for index in np.ndindex(*sizes[:axis]):
-            yield start + sum(map(int.__mul__, index, strides)), size
-
-    def write(self, path: str, block: Block, number: int, place: tuple[int, ...]) -> Any:
-        """Write an encoded block into the file; return its digest, and it as pieces of the file."""
-        if self.layout == "grid":
-            block = padded(block, [sizes[0] for sizes in self.chunks])
-        data, runs, position = _bytes(block), list(self.runs(number, place)), 0
-        parts = []
-        for offset, size in runs:
-            parts.append((offset, data[position : position + size]))
-            position += size
-        write_at(path, parts)
-        digest = xxh3_128_digest(data)
-        return digest, [(*runs[0], digest.hex())] if len(runs) == 1 else []
-
-    def read(
-        self, source: LocalFile | StagedFile, number: int, place: tuple[int, ...]
-    ) -> tuple[Block, Block]:
-        """Return an encoded block, and what has its digest."""
-        stored = self.elements.stored
-        shape = tuple(part.stop - part.start for part in self.region(place))
-        if not math.prod(shape):
-            return np.empty(shape, stored), np.empty(0, np.uint8)
-        if self.layout == "filtered":
-            block = _through_h5py(source, self.name, self.region(place), stored)
-            return block, block
-        runs = list(self.runs(number, place))
-        data = source.bytes_at(*runs[0]) if len(runs) == 1 else source.gathered(runs)
-        block = data.view(stored)
-        if self.layout != "grid":
-            return block.reshape(shape), data
-        full = block.reshape([sizes[0] for sizes in self.chunks])
-        return full[tuple(slice(0, size) for size in shape)], data
 
 
 class Hdf5File:
@@ -156,7 +75,7 @@ class Hdf5File:
             if not encoded.size:
                 digest = xxh3_128_digest(b"")
             elif self.filter:
-                digest = xxh3_128_digest(_bytes(encoded))
+                digest = xxh3_128_digest(bytes_of(encoded))
                 kept = os.path.join(self.folder, f"{dataset.name}-{number}")
                 self.filter.write(kept, encoded, [sizes[0] for sizes in self.chunks])
             else:
@@ -201,12 +120,12 @@ class Hdf5File:
         found = []
         with h5py.File(self.path, "w") as file:
             for dataset in datasets:
-                grid = _is_grid(dataset)
-                made = h5py.Dataset(_create(file, dataset, grid))
+                grid = is_grid(dataset)
+                made = h5py.Dataset(create(file, dataset, grid))
                 self._describe(made, dataset)
                 offset: Any = made.id.get_offset() or 0
                 if grid:
-                    offset = _chunk_offsets(made.id, dataset)
+                    offset = chunk_offsets(made.id, dataset)
                 layout = "grid" if grid else "contiguous"
                 found.append(replace(dataset, layout=layout, offset=offset))
         size = os.stat(self.path).st_size
@@ -286,7 +205,7 @@ class Hdf5Array:
             stored, data = dataset.read(self.source, number, place)
             if number in self.unchecked:
                 expected = digests[16 * number : 16 * number + 16]
-                if xxh3_128_digest(_bytes(data)) != expected:
+                if xxh3_128_digest(bytes_of(data)) != expected:
                     raise DamagedResultError(
                         f"block {place} of dataset {dataset.name!r} in {self.name!r} is not what"
                         " was written: remove the result, or compute it again"
@@ -298,46 +217,6 @@ class Hdf5Array:
     def _masked(self, data: Block, mask: Block) -> Any:
         fill = np.frombuffer(self.fill_value, self.dtype)[0] if self.fill_value else None
         return np.ma.array(data, mask=mask.astype(bool), fill_value=fill)
-
-
-def _is_grid(dataset: Dataset) -> bool:
-    """Tell whether the blocks should be HDF5's chunks: if they aren't contiguous runs anyway."""
-    chunks, item = dataset.chunks, dataset.elements.stored.itemsize
-    if all(len(sizes) == 1 for sizes in chunks[1:]) or not is_regular(chunks):
-        return False
-    chunk = math.prod(sizes[0] for sizes in chunks)
-    taken = chunk * math.prod(map(len, chunks))
-    return chunk * item <= LARGEST_CHUNK and taken <= _PADDED_UP_TO * math.prod(dataset.shape)
-
-
-def _create(file: Any, dataset: Dataset, grid: bool) -> Any:
-    """Make a dataset of which all space is allocated, and nothing is filled."""
-    from h5py import h5d, h5p, h5s, h5t
-
-    creation = h5p.create(h5p.DATASET_CREATE)
-    creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5d.FILL_TIME_NEVER)
-    if grid:
-        creation.set_chunk(tuple(sizes[0] for sizes in dataset.chunks))
-    kind = hdf5_type(dataset.elements.stored, dataset.elements.is_text)
-    space = h5s.create_simple(dataset.shape) if dataset.shape else h5s.create(h5s.SCALAR)
-    return h5d.create(
-        file.id, dataset.name.encode(), h5t.py_create(kind, logical=True), space, creation
-    )
-
-
-def _chunk_offsets(made: Any, dataset: Dataset) -> list[int]:
-    """Return where in the file the chunks are, in C order."""
-    counts = [len(sizes) for sizes in dataset.chunks]
-    first = [sizes[0] for sizes in dataset.chunks]
-    offsets = [0] * math.prod(counts)
-
-    def note(chunk: Any) -> None:
-        place = [start // size for start, size in zip(chunk.chunk_offset, first, strict=True)]
-        offsets[int(np.ravel_multi_index(place, counts))] = chunk.byte_offset
-
-    made.chunk_iter(note)
-    return offsets
 
 
 def _preallocate(path: str, size: int) -> None:
@@ -373,26 +252,3 @@ def _other_pieces(
                     rest -= len(data)
                 yield position, start - position, digest.hexdigest()
             position = start + length
-
-
-def _through_h5py(
-    source: LocalFile | StagedFile, name: str, region: tuple[slice, ...], stored: np.dtype[Any]
-) -> Block:
-    import h5py
-
-    with suppress(ImportError):
-        import hdf5plugin  # noqa: F401  # makes its filters known to HDF5
-    opened = source.opened()
-    try:
-        with h5py.File(opened, "r") as file:
-            block: Block = file[name][region]
-    except OSError as error:
-        raise UnreadableResultError(
-            f"HDF5 can't read it: {error}. If its filter is missing here: pip install"
-            " functionfuse-dask[hdf5plugin]"
-        ) from error
-    return np.ascontiguousarray(block.astype(stored, copy=False))
-
-
-def _bytes(block: Block) -> memoryview:
-    return block.reshape(-1).view(np.uint8).data

@@ -1,0 +1,167 @@
+"""Where the blocks of an HDF5 dataset are in the file; how they are written and read there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from xxhash import xxh3_128_digest
+
+from functionfuse.errors import UnreadableResultError
+
+from .blocks import Chunks, regions
+from .elements import Block, Elements
+from .filters import LARGEST_CHUNK, hdf5_type, is_regular, padded
+from .sources import LocalFile, StagedFile, write_at
+
+__all__ = ["Dataset", "bytes_of", "chunk_offsets", "create", "is_grid"]
+
+_PADDED_UP_TO = 1.25  # times the data; a grid that takes more is kept contiguously
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the blocks of a dataset are in the file.
+
+    Attributes:
+        layout: "contiguous"; "grid": HDF5's chunks are the blocks; "filtered": HDF5 knows.
+        offset: of the data, or, in a grid, of each chunk in C order.
+    """
+
+    name: str
+    elements: Elements
+    layout: str
+    chunks: Chunks
+    offset: Any = 0
+
+    @cached_property
+    def ends(self) -> list[list[int]]:
+        """For each axis, where its chunks begin, and at last where they end."""
+        return regions(self.chunks)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(ends[-1] for ends in self.ends)
+
+    def region(self, place: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return where a block is in the array."""
+        both = zip(self.ends, place, strict=True)
+        return tuple(slice(ends[index], ends[index + 1]) for ends, index in both)
+
+    def runs(self, number: int, place: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """Iterate offset and size of what, one after the other, is a block."""
+        item = self.elements.stored.itemsize
+        if self.layout == "grid":
+            yield self.offset[number], item * math.prod(sizes[0] for sizes in self.chunks)
+            return
+        region, shape = self.region(place), self.shape
+        sizes = [part.stop - part.start for part in region]
+        strides = [item * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        start = self.offset + sum(map(lambda part, stride: part.start * stride, region, strides))
+        axis = max(len(shape) - 1, 0)  # the first of those that a run goes along
+        while axis and sizes[axis] == shape[axis]:
+            axis -= 1
+        size = item * math.prod(sizes[axis:])
+        for index in np.ndindex(*sizes[:axis]):
+            yield start + sum(map(int.__mul__, index, strides)), size
+
+    def write(self, path: str, block: Block, number: int, place: tuple[int, ...]) -> Any:
+        """Write an encoded block into the file; return its digest, and it as pieces of the file."""
+        if self.layout == "grid":
+            block = padded(block, [sizes[0] for sizes in self.chunks])
+        data, runs, position = bytes_of(block), list(self.runs(number, place)), 0
+        parts = []
+        for offset, size in runs:
+            parts.append((offset, data[position : position + size]))
+            position += size
+        write_at(path, parts)
+        digest = xxh3_128_digest(data)
+        return digest, [(*runs[0], digest.hex())] if len(runs) == 1 else []
+
+    def read(
+        self, source: LocalFile | StagedFile, number: int, place: tuple[int, ...]
+    ) -> tuple[Block, Block]:
+        """Return an encoded block, and what has its digest."""
+        stored = self.elements.stored
+        shape = tuple(part.stop - part.start for part in self.region(place))
+        if not math.prod(shape):
+            return np.empty(shape, stored), np.empty(0, np.uint8)
+        if self.layout == "filtered":
+            block = _through_h5py(source, self.name, self.region(place), stored)
+            return block, block
+        runs = list(self.runs(number, place))
+        data = source.bytes_at(*runs[0]) if len(runs) == 1 else source.gathered(runs)
+        block = data.view(stored)
+        if self.layout != "grid":
+            return block.reshape(shape), data
+        full = block.reshape([sizes[0] for sizes in self.chunks])
+        return full[tuple(slice(0, size) for size in shape)], data
+
+
+def is_grid(dataset: Dataset) -> bool:
+    """Tell whether the blocks should be HDF5's chunks: if they aren't contiguous runs anyway."""
+    chunks, item = dataset.chunks, dataset.elements.stored.itemsize
+    if all(len(sizes) == 1 for sizes in chunks[1:]) or not is_regular(chunks):
+        return False
+    chunk = math.prod(sizes[0] for sizes in chunks)
+    taken = chunk * math.prod(map(len, chunks))
+    return chunk * item <= LARGEST_CHUNK and taken <= _PADDED_UP_TO * math.prod(dataset.shape)
+
+
+def create(file: Any, dataset: Dataset, grid: bool) -> Any:
+    """Make a dataset of which all space is allocated, and nothing is filled."""
+    from h5py import h5d, h5p, h5s, h5t
+
+    creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5d.FILL_TIME_NEVER)
+    if grid:
+        creation.set_chunk(tuple(sizes[0] for sizes in dataset.chunks))
+    kind = hdf5_type(dataset.elements.stored, dataset.elements.is_text)
+    space = h5s.create_simple(dataset.shape) if dataset.shape else h5s.create(h5s.SCALAR)
+    return h5d.create(
+        file.id, dataset.name.encode(), h5t.py_create(kind, logical=True), space, creation
+    )
+
+
+def chunk_offsets(made: Any, dataset: Dataset) -> list[int]:
+    """Return where in the file the chunks are, in C order."""
+    counts = [len(sizes) for sizes in dataset.chunks]
+    first = [sizes[0] for sizes in dataset.chunks]
+    offsets = [0] * math.prod(counts)
+
+    def note(chunk: Any) -> None:
+        place = [start // size for start, size in zip(chunk.chunk_offset, first, strict=True)]
+        offsets[int(np.ravel_multi_index(place, counts))] = chunk.byte_offset
+
+    made.chunk_iter(note)
+    return offsets
+
+
+def _through_h5py(
+    source: LocalFile | StagedFile, name: str, region: tuple[slice, ...], stored: np.dtype[Any]
+) -> Block:
+    import h5py
+
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  # makes its filters known to HDF5
+    opened = source.opened()
+    try:
+        with h5py.File(opened, "r") as file:
+            block: Block = file[name][region]
+    except OSError as error:
+        raise UnreadableResultError(
+            f"HDF5 can't read it: {error}. If its filter is missing here: pip install"
+            " functionfuse-dask[hdf5plugin]"
+        ) from error
+    return np.ascontiguousarray(block.astype(stored, copy=False))
+
+
+def bytes_of(block: Block) -> memoryview:
+    """Return the bytes of a block, in C order."""
+    return block.reshape(-1).view(np.uint8).data

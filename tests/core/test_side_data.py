@@ -150,6 +150,23 @@ def test_falling_back_to_cloudpickle_writes_nothing_twice(storage: Storage) -> N
     assert storage.task_info("w", "t").by_value
 
 
+def test_equal_values_have_equal_digests(storage: Storage) -> None:
+    """Though their files have fresh names: what is made from them is not computed again."""
+
+    def digest(*grids: list[list[int]], more: object = None) -> str:
+        value = [*map(Grid, grids), np.ones(2000), more]
+        return storage.save("w", generate_name(), value).digest
+
+    expected = digest([[1, 2]], [[3]])
+    assert expected == digest([[1, 2]], [[3]])
+    assert expected != digest([[1, 2]], [[4]])
+    assert expected != digest([[3]], [[1, 2]])
+    assert digest(more=generate_name()) != digest(more=generate_name())
+
+    big = np.ones(3 << 20)
+    assert digest([[1]], more=big) == digest([[1]], more=big) != digest([[2]], more=big)
+
+
 def test_the_header_lists_the_files(storage: Storage) -> None:
     """Serializer, what provides it, names, sizes, digests; `verify` counts their bytes."""
 

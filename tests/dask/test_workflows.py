@@ -96,6 +96,31 @@ def saved_and_read(storage: Storage) -> None:
     assert [""] == [record.problem for record in storage.verify()]
 
 
+@workflow
+def count_up(start: int, note: str) -> da.Array:
+    return da.arange(start, start + 1000, chunks=300)
+
+
+@workflow
+def total(array: da.Array) -> int:
+    return int(array.sum().compute())
+
+
+def test_an_equal_array_is_no_reason_to_compute_again(each_storage: Storage) -> None:
+    """What is made from an array that was computed again, and is equal, is reused."""
+
+    def run(start: int, note: str) -> list[str]:
+        flow = LocalWorkflow(total(count_up(start, note)), workflow_name="again")
+        flow.set_storage(each_storage)
+        flow.run()
+        assert flow.report is not None
+        return sorted(flow.report.names("computed"))
+
+    assert ["count_up_0000", "total_0000"] == run(0, "first")
+    assert ["count_up_0000"] == run(0, "second")
+    assert ["count_up_0000", "total_0000"] == run(1, "second")
+
+
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
 def test_schedulers_of_this_process(each_storage: Storage, scheduler: str) -> None:
     """Written and read by each; progress is dask's own."""

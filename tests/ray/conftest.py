@@ -15,6 +15,7 @@ if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
 STARTED = {
+    "address": "local",  # not the cluster of somebody else on this machine
     "num_cpus": 2,
     "include_dashboard": False,
     "object_store_memory": 300 << 20,

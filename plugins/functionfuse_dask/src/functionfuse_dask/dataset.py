@@ -118,6 +118,7 @@ def create(file: Any, dataset: Dataset, grid: bool) -> Any:
     from h5py import h5d, h5p, h5s, h5t
 
     creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)  # equal arrays make equal files
     creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5d.FILL_TIME_NEVER)
     if grid:

@@ -31,7 +31,7 @@ MIB = 1 << 20
 SIZES = {"1 KiB": 1024, "64 MiB": 64 * MIB}
 MANY = 1000
 WAY = 0.02  # seconds that the proxy adds to each request
-PART = 8 * MIB
+PART = 16 * MIB
 
 
 def measure() -> Iterator[Row]:

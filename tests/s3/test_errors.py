@@ -61,10 +61,31 @@ def failing(storage: S3FileStorage, use: Callable[[S3FileStorage], object]) -> S
     return error
 
 
-@pytest.fixture
-def proxy(moto_server: Server) -> Iterator[Proxy]:
+@pytest.fixture(scope="module")
+def shared_proxy(moto_server: Server) -> Iterator[Proxy]:
     with faulty(moto_server.url) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
+    """A proxy that does nothing yet."""
+    yield shared_proxy
+    shared_proxy.fault = lambda _: ""
+
+
+@pytest.fixture(scope="module")
+def nobody() -> str:
+    """An endpoint where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def silence() -> Iterator[str]:
+    """An endpoint that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -84,23 +105,21 @@ def test_no_bucket(moto_server: Server, use: Callable[[S3FileStorage], object]) 
 
 
 @each_use
-def test_nobody_answers(moto_server: Server, use: Callable[[S3FileStorage], object]) -> None:
+def test_nobody_answers(
+    moto_server: Server, nobody: str, use: Callable[[S3FileStorage], object]
+) -> None:
     """No server at the endpoint."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    error = failing(S3FileStorage(**moto_server.behind(url).options(BUCKET, **QUICK)), use)
+    error = failing(S3FileStorage(**moto_server.behind(nobody).options(BUCKET, **QUICK)), use)
     assert isinstance(error, StorageConnectionError)
     assert isinstance(error, ConnectionError)
-    for part in (f"'{BUCKET}'", url, "'endpoint_url'"):
+    for part in (f"'{BUCKET}'", nobody, "'endpoint_url'"):
         assert part in str(error)
 
 
 @each_use
-def test_hanging(moto_server: Server, use: Callable[[S3FileStorage], object]) -> None:
+def test_hanging(moto_server: Server, silence: str, use: Callable[[S3FileStorage], object]) -> None:
     """Something takes the connection and says nothing: an error within the configured time."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        error = failing(S3FileStorage(**moto_server.behind(url).options(BUCKET, **QUICK)), use)
+    error = failing(S3FileStorage(**moto_server.behind(silence).options(BUCKET, **QUICK)), use)
     assert isinstance(error, StorageConnectionError)
     assert "'read_timeout'" in str(error)
 

@@ -69,10 +69,10 @@ class Edit:
         elif action == "overwrite":
             storage.save("w", names[0], 99)
         elif action == "damage":
-            path, place = Path(storage.path) / "w" / names[0], int(names[1])
-            data = bytearray(path.read_bytes())
-            data[place] ^= 0xFF
-            path.write_bytes(data)
+            key = f"w/{names[0]}"
+            data = bytearray(storage.store.get(key))
+            data[int(names[1])] ^= 0xFF
+            storage.store.put(key, [data])
 
 
 def _blocks(text: str) -> list[tuple[str, list[str]]]:

@@ -1,30 +1,32 @@
 """A process that has imported everything, and forks one child for each run of a small project.
 
-Reads lines of JSON, `{"folder": ..., "answer": ...}`: where `main.py` and the storage `results`
-are, and where to write what the run did. Each child imports the project anew, as a new process
-would.
+Reads lines of JSON, `{"folder": ..., "answer": ..., "storage": ...}`: where `main.py` is, where to
+write what the run did, and the storage's config; without that it is the folder `results`. Each
+child imports the project anew, as a new process would. Arguments name modules to import before.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import traceback
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage import storage_factory
 
 IMPORTED = np, pydantic  # once for all children
 sys.dont_write_bytecode = True  # an edit within the same second would not be seen
 
 
-def run(folder: Path) -> dict[str, object]:
+def run(folder: Path, config: Any) -> dict[str, object]:
     os.chdir(folder)
     sys.path[:0] = [str(folder), str(folder / "site-packages")]
     script = folder / "main.py"
@@ -35,7 +37,8 @@ def run(folder: Path) -> dict[str, object]:
     workflow = LocalWorkflow(*main.nodes, workflow_name="w")
     prepare = getattr(main, "prepare", lambda workflow: None)
     prepare(workflow)
-    workflow.set_storage(FileStorage(str(folder / "results")))
+    config = config or {"kind": "file", "options": {"path": str(folder / "results")}}
+    workflow.set_storage(storage_factory(config))
     plan = workflow.plan()
     result = workflow.run()
     without = LocalWorkflow(*main.nodes, workflow_name="w").run()
@@ -48,12 +51,14 @@ def run(folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if not child:
             try:
-                answer: dict[str, object] = run(Path(request["folder"]))
+                answer: dict[str, object] = run(Path(request["folder"]), request.get("storage"))
             except BaseException:  # noqa: BLE001 -- it is told to the test
                 answer = {"error": traceback.format_exc()}
             Path(request["answer"]).write_text(json.dumps(answer))

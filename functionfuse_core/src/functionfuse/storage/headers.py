@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -121,13 +122,13 @@ def _recalled(store: BlobStore, folder: str) -> dict[str, tuple[str, bytes]]:
         return {}
     if xxh3_128_hexdigest(data[_DIGEST:]).encode() != data[:_DIGEST]:
         return {}
-    entries: Mapping[str, tuple[str, str]] = json.loads(data[_DIGEST:])
+    entries: Mapping[str, tuple[str, str]] = json.loads(zlib.decompress(data[_DIGEST:]))
     return {name: (etag, head.encode("latin-1")) for name, (etag, head) in entries.items()}
 
 
 def _remember(store: BlobStore, folder: str, entries: Mapping[str, tuple[str, bytes]]) -> None:
     held = {name: (etag, head.decode("latin-1")) for name, (etag, head) in entries.items()}
-    data = json.dumps(held, separators=(",", ":")).encode()
+    data = zlib.compress(json.dumps(held, separators=(",", ":")).encode(), 1)
     try:
         store.put(folder + HEADERS, [xxh3_128_hexdigest(data).encode(), data])
     except OSError as error:

@@ -75,7 +75,7 @@ class S3Options(StorageOptions):
         description="In bytes; larger blobs are written and read in parallel pieces.",
     )
     multipart_chunk: int = Field(
-        default=8 * _MIB,
+        default=16 * _MIB,
         ge=_SMALLEST_PART,
         le=5 << 30,
         description="In bytes, of one piece; larger where a blob would have over 10,000 pieces.",

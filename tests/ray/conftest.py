@@ -15,6 +15,7 @@ if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
 STARTED = {
+    "address": "local",  # whatever else runs on the machine
     "num_cpus": 2,
     "include_dashboard": False,
     "object_store_memory": 300 << 20,

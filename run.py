@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Set up this checkout and run its tasks.
 
-    python3 run.py demo       run a real workflow twice, and read its stored results
+    python3 run.py demo       run a real workflow twice, and read its stored results; --backend ray:
+                              on Ray, which is installed for it
     python3 run.py test       run the tests; further arguments go to pytest
     python3 run.py check      lint, types, layers, dependencies, links; arguments select tools
     python3 run.py bench      run the benchmarks
@@ -45,6 +46,7 @@ EXAMPLE = "examples/functionfuse-sqlite"
 # Each group of the root pyproject.toml holds the one before it.
 GROUPS: dict[str, tuple[str, ...]] = {
     "demo": (CORE,),
+    "demo-ray": (CORE, "plugins/functionfuse_ray"),
     "test": (CORE, *PLUGINS, EXAMPLE),
     "check": (CORE, *PLUGINS, EXAMPLE),
 }
@@ -234,6 +236,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"run.py has no command {name!r}.\n\n{__doc__}", end="", file=sys.stderr)
         return 2
     group, task = TASKS[name]
+    if name == "demo" and "ray" in rest:
+        group = "demo-ray"
     prepare(group)
     return task(rest)
 

@@ -48,7 +48,13 @@ def total(numbers: np.ndarray) -> float:
 def measure() -> Iterator[Row]:
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 30, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=1 << 30,
+        log_to_driver=False,
+    )
     folder = Path(tempfile.mkdtemp(prefix="functionfuse-bench-ray-", dir="/dev/shm"))
     try:
         yield from _rows(folder)

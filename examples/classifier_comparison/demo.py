@@ -1,6 +1,6 @@
 """Run the classifier comparison on one storage: twice, changed, and read by a second process.
 
-python3 demo.py [--path FOLDER]
+python3 demo.py [--path FOLDER] [--backend ray]
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ from typing import Any
 
 from classifiers import CLASSIFIERS, DATA_SETS, ROWS, WORKFLOW_NAME, comparison
 
-from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage import storage_factory
+from functionfuse.backends import workflow_factory
 
 Table = dict[str, dict[str, float]]
 
+QUIET = {
+    "address": "local",
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+}
+BACKENDS: dict[str, dict[str, Any]] = {
+    "local": {"kind": "local"},
+    "ray": {"kind": "ray", "options": {"rayInitArgs": QUIET}},
+}
 
-def bind(config: dict[str, Any], rows: dict[str, int]) -> LocalWorkflow:
-    """Build the graph anew, as a script that is started again does, and give it a storage."""
-    workflow = LocalWorkflow(comparison(rows), workflow_name=WORKFLOW_NAME)
-    workflow.set_storage(storage_factory(config))
-    return workflow
+
+def bind(config: dict[str, Any], rows: dict[str, int]) -> Any:
+    """Build the graph anew, as a script that is started again does, and bind it to a config."""
+    return workflow_factory(config, comparison(rows), workflow_name=WORKFLOW_NAME)
 
 
-def run(workflow: LocalWorkflow) -> Table:
+def run(workflow: Any) -> Table:
     """Run, and print what happened to the nodes."""
     start = time.perf_counter()
     table: Table = workflow.run()
@@ -53,7 +61,7 @@ def run(workflow: LocalWorkflow) -> Table:
     return table
 
 
-def print_plan(workflow: LocalWorkflow) -> None:
+def print_plan(workflow: Any) -> None:
     """Print what the next run will do, and why; a stored result that stands has no reason."""
     plan = workflow.plan()
     print(f"  the plan: {plan.summary()}")
@@ -69,11 +77,12 @@ def print_table(table: Table) -> None:
         print(f"{classifier:<20}" + "".join(f"{row[data_set]:>15.1%}" for data_set in DATA_SETS))
 
 
-def demonstrate(folder: Path) -> None:
+def demonstrate(folder: Path, backend: str) -> None:
     """Run, run again, change and run, read elsewhere; everything is kept in `folder`."""
-    config = {"kind": "file", "options": {"path": str(folder / "results")}}
+    storage = {"kind": "file", "options": {"path": str(folder / "results")}}
     config_file = folder / "storage.json"
-    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    config_file.write_text(json.dumps(storage, indent=2) + "\n", encoding="utf-8")
+    config = {"backend": BACKENDS[backend], "storage": storage}
 
     workflow = bind(config, ROWS)
     print(f"{len(workflow.find_nodes())} nodes: {len(CLASSIFIERS)} classifiers on", end=" ")
@@ -102,13 +111,17 @@ def main() -> None:
     parser.add_argument(
         "--path", type=Path, help="keep the results in this folder (default: a temporary one)"
     )
-    path: Path | None = parser.parse_args().path
+    parser.add_argument(
+        "--backend", choices=list(BACKENDS), default="local", help="what runs the graph"
+    )
+    options = parser.parse_args()
+    path: Path | None = options.path
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with contextlib.ExitStack() as stack:
         if path is None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="functionfuse-")))
         path.mkdir(parents=True, exist_ok=True)
-        demonstrate(path.resolve())
+        demonstrate(path.resolve(), options.backend)
 
 
 if __name__ == "__main__":

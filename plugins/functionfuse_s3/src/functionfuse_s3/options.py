@@ -81,7 +81,7 @@ class S3Options(StorageOptions):
         description="In bytes, of one piece; larger where a blob would have over 10,000 pieces.",
     )
     concurrency: int = Field(
-        default=32, ge=1, le=256, description="How many requests are under way at once."
+        default=20, ge=1, le=256, description="How many requests are under way at once."
     )
     connect_timeout: float = Field(
         default=5.0, gt=0, description="In seconds, until a connection is made."

@@ -377,3 +377,25 @@ def test_a_config(storage, tmp_path) -> None:
     assert 3 == flow.run()
     assert flow.run(return_results=False) is None
     assert ["plus_0000"] == storage.list_tasks("w")
+
+
+@pytest.mark.parametrize("kind", ["file", "ray"])
+def test_dask_arrays(kind, tmp_path, emptied) -> None:
+    """Their serializer works where the nodes do, and what follows is given the lazy, stored one."""
+    path = str(emptied if kind == "ray" else tmp_path / "store")
+    storage = storage_factory({"kind": kind, "options": {"path": path}})
+    node = functions.parts_and_sum(functions.lazy(1000).set_name("lazy"))
+    for expected in ("computed", "reused"):
+        flow = kept(storage, node)
+        assert ((4,), 499500) == flow.run(return_results=True)
+        assert expected == flow.report["lazy"].action
+    assert storage.task_info("w", "lazy").side_data
+    assert 499500 == int(storage.read_task("w", "lazy").sum().compute(scheduler="synchronous"))
+    storage.remove_task("w", "parts_and_sum_0000")
+    assert ((4,), 499500) == local_on(storage, node).run()
+
+
+def local_on(storage, node):
+    flow = LocalWorkflow(node, workflow_name="w")
+    flow.set_storage(storage)
+    return flow

@@ -132,7 +132,7 @@ def passed(folder: Path) -> float:
 
 
 def many() -> float:
-    """Return the seconds per node of a graph of chains, which share their last node."""
+    """Return the seconds per node of a graph of chains of five nodes."""
     from functionfuse_ray import RayWorkflow
 
     nodes = []

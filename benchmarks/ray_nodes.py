@@ -19,7 +19,7 @@ from functionfuse.storage import storage_factory
 from pairs import time_pair
 from table import Row, amount, at_most
 
-ROUNDS = 5
+ROUNDS = 3
 COUNT = 1000
 MANY = 50_000
 BIG = (256 << 20) // 8  # float64 numbers
@@ -132,7 +132,7 @@ def passed(folder: Path) -> float:
 
 
 def many() -> float:
-    """Return the seconds per node of a graph of chains, which share their last node."""
+    """Return the seconds per node of a graph of chains of five nodes."""
     from functionfuse_ray import RayWorkflow
 
     nodes = []

@@ -72,7 +72,7 @@ def test_a_node_that_is_lost(tmp_path) -> None:
 @pytest.mark.usefixtures("ray_up")
 def test_a_graph_of_many_nodes() -> None:
     """Chains that meet in one node; no more values are held than are in use."""
-    chains = 10_000 if FULL else 200
+    chains = 12_500 if FULL else 250
     lasts = []
     for value in range(chains):
         node = functions.number(value)

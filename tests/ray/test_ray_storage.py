@@ -52,7 +52,7 @@ def test_the_factory_makes_the_documented_class(emptied) -> None:
     ("options", "told"),
     [
         ({}, "path"),
-        ({"path": ""}, "path"),
+        ({"path": 5}, "path"),
         ({"path": "x", "remote": {}}, "remote"),
         ({"path": "x", "remoteArgs": {"name": "mine"}}, "name"),
     ],
@@ -61,6 +61,17 @@ def test_options_that_are_wrong(options, told) -> None:
     """They are refused when the storage is made."""
     with pytest.raises(OptionsError, match=told):
         storage_factory({"kind": "ray", "options": options})
+
+
+def test_paths(tmp_path, monkeypatch) -> None:
+    """A relative one starts where the program is, or at the config file; "~" is the node's home."""
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path / "kept") == FileStorage({"path": "kept"}).store.path
+    assert "~/kept" == FileStorage({"path": "~/kept"}).store.path
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub" / "config.json"
+    file.write_text('{"kind": "ray", "options": {"path": "kept"}}')
+    assert str(tmp_path / "sub" / "kept") == storage_factory(file).store.path
 
 
 def test_storages_of_one_path_share_a_server(store) -> None:

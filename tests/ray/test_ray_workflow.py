@@ -21,7 +21,7 @@ from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
 from functionfuse.errors import OptionsError, WorkerDiedError
 from functionfuse.storage import storage_factory
 from functionfuse.storage.keys import key_of
-from functionfuse_ray import RayWorkflow
+from functionfuse_ray import RayWorkflow, sending
 from functionfuse_ray.rayrun import RayRun
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -121,13 +121,14 @@ def test_a_stored_parent_that_is_damaged(storage) -> None:
 
 
 def test_a_big_argument_is_put_once(monkeypatch) -> None:
-    """For all nodes that it is given to."""
-    put, count = ray.put, []
+    """For all nodes that it is given to; and their function is pickled once."""
+    put, dumps, count, pickled = ray.put, sending.dumps, [], []
     monkeypatch.setattr(ray, "put", lambda value: (count.append(1), put(value))[1])
+    monkeypatch.setattr(sending, "dumps", lambda value: (pickled.append(1), dumps(value))[1])
     data = np.ones(1 << 17)
     nodes = [functions.length(data) for _ in range(4)]
     assert [1 << 17] * 4 == RayWorkflow(*nodes, workflow_name="w").run(return_results=True)
-    assert 1 == len(count)
+    assert (1, 1) == (len(count), len(pickled))
 
 
 def test_references_are_released(monkeypatch) -> None:
@@ -158,6 +159,8 @@ def test_a_limit_of_pending_tasks() -> None:
     flow.listeners.append(count)
     assert list(range(20)) == flow.run(return_results=True, max_pending_tasks=3)
     assert 3 == max(most)
+    with pytest.raises(OptionsError, match="max_pending_tasks"):
+        flow.run(max_pending_tasks=-1)
 
 
 # Failures.
@@ -377,3 +380,25 @@ def test_a_config(storage, tmp_path) -> None:
     assert 3 == flow.run()
     assert flow.run(return_results=False) is None
     assert ["plus_0000"] == storage.list_tasks("w")
+
+
+@pytest.mark.parametrize("kind", ["file", "ray"])
+def test_dask_arrays(kind, tmp_path, emptied) -> None:
+    """Their serializer works where the nodes do, and what follows is given the lazy, stored one."""
+    path = str(emptied if kind == "ray" else tmp_path / "store")
+    storage = storage_factory({"kind": kind, "options": {"path": path}})
+    node = functions.parts_and_sum(functions.lazy(1000).set_name("lazy"))
+    for expected in ("computed", "reused"):
+        flow = kept(storage, node)
+        assert ((4,), 499500) == flow.run(return_results=True)
+        assert expected == flow.report["lazy"].action
+    assert storage.task_info("w", "lazy").side_data
+    assert 499500 == int(storage.read_task("w", "lazy").sum().compute(scheduler="synchronous"))
+    storage.remove_task("w", "parts_and_sum_0000")
+    assert ((4,), 499500) == local_on(storage, node).run()
+
+
+def local_on(storage, node):
+    flow = LocalWorkflow(node, workflow_name="w")
+    flow.set_storage(storage)
+    return flow

@@ -113,6 +113,18 @@ def array(count, value):
 
 
 @workflow
+def lazy(count):
+    import dask.array
+
+    return dask.array.arange(count, chunks=count // 4 or 1)
+
+
+@workflow
+def parts_and_sum(lazy_array):
+    return lazy_array.numblocks, int(lazy_array.sum().compute(scheduler="synchronous"))
+
+
+@workflow
 def halves(numbers):
     return numbers / 2
 

@@ -23,7 +23,7 @@ class FileStorage(Storage):
 
     Args:
         opt: the options of the kind, see `RayOptions`. A relative `path` is relative to the
-            present folder; "~" is the home on the node.
+            present folder, in a config file to the file's; "~" is the home on the node.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -34,5 +34,7 @@ class FileStorage(Storage):
                 f"storage 'ray': option 'remoteArgs': {', '.join(ours)} can't be chosen: all that"
                 " use one path share one server"
             )
-        path = checked.path if checked.path.startswith("~") else os.path.abspath(checked.path)
+        path = str(checked.path)
+        if not path.startswith("~"):
+            path = os.path.abspath(path)
         super().__init__(RayStore(path, checked.remote_args, checked.ray_init_args), checked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -18,8 +19,10 @@ __all__ = ["RayOptions"]
 class RayOptions(StorageOptions):
     """Options of the storage kind "ray"."""
 
-    path: str = Field(
-        min_length=1, description="The folder that holds the results, on the node that keeps them."
+    path: Path = Field(
+        description=(
+            "The folder that holds the results, on the node that keeps them; '~' is the home there."
+        )
     )
     remote_args: dict[str, Any] = Field(
         default_factory=dict,

@@ -24,9 +24,9 @@ from functionfuse.backends.builtin.job import Outcome
 from functionfuse.backends.builtin.localrun import LocalRun
 from functionfuse.errors import WorkerDiedError
 from functionfuse.nodes import ConstructorCall, MethodCall, Node
-from functionfuse.portable import dumps
 
 from .parcel import Parcel, Task, pack_task, unpack
+from .sending import Sender
 from .tasks import FailedNodeError, Object, Told, compute, finish, load
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ __all__ = ["RayRun"]
 
 _WAITING, _RUNNING, _SETTLED = 1, 2, 3  # as in LocalRun
 _FAILED = 4  # or after one that failed
-_BIG = 64 << 10  # bytes; what is bigger, and the same for several nodes, is put where all see it
 _GRACE = 5.0  # seconds for cancelled tasks to end
 
 
@@ -74,14 +73,14 @@ class RayRun(LocalRun):
         self.prepared: dict[int, Sequence[Callable[[], Any]]] = {}
         self.digests: dict[int, bytes] = {}
         self.here: dict[int, Any] = {}
-        self._shared: dict[int, tuple[Any, Any]] = {}  # by id: the object, and what stands for it
+        self.sender = Sender()
 
     # In the place of LocalRun's own steps.
 
     def report(self) -> Any:
         """Return what was done so far, and let go of all values."""
         self.here.clear()
-        self._shared.clear()
+        self.sender = Sender()
         self.refs.clear()
         return super().report()
 
@@ -127,7 +126,10 @@ class RayRun(LocalRun):
         if not self.stored[place] or self.results is None:
             return False
         value, told = self._load(place)
-        self.stored[place] = isinstance(ray.get(told), bytes)
+        try:
+            self.stored[place] = isinstance(ray.get(told), bytes)
+        except RayTaskError as error:
+            raise _told(error)[1] from error
         if self.stored[place]:
             self.values[place] = value
         return bool(self.stored[place])
@@ -248,36 +250,15 @@ class RayRun(LocalRun):
         positions, names = self.graph.positions, self.graph.names
         needs = [positions[parent] for parent in node.needs]
         pickled, buffers = pack_task(task, node.needs, [names[parent] for parent in needs])
-        before: list[Any] = [self._buffer(buffer) for buffer in buffers]
+        before: list[Any] = [self.sender.buffer(buffer) for buffer in buffers]
         sent: list[bytes | None] = []
         for thing in (None if method else function, self.workflow.storage if save else None):
-            known = b"" if thing is None else self._share(thing)
+            known = b"" if thing is None else self.sender.pickled(thing)
             sent.append(known if isinstance(known, bytes) else None)
             if not isinstance(known, bytes):
                 before.append(known)
         parcel = Parcel(pickled, sent[0], sent[1], len(buffers))
         return pickle.dumps(tuple(parcel)), before + [self.values[parent] for parent in needs]
-
-    def _share(self, thing: Any) -> Any:
-        """Return the pickle of a function or a storage, made once; a reference if it is big."""
-        _, known = self._shared.get(id(thing), (None, None))
-        if known is None:
-            known = dumps(thing)
-            if len(known) > _BIG:
-                known = ray.put(known)
-            self._shared[id(thing)] = thing, known
-        return known
-
-    def _buffer(self, buffer: pickle.PickleBuffer) -> Any:
-        """Return a buffer of an argument; a reference if it is big, put once for all nodes."""
-        view = memoryview(buffer)
-        if view.nbytes <= _BIG:
-            return buffer
-        _, known = self._shared.get(id(view.obj), (None, None))
-        if known is None:
-            known = ray.put(buffer)
-            self._shared[id(view.obj)] = view.obj, known
-        return known
 
     def _watch(self, key: int, ref: Any) -> None:
         future: Future[Any] = ref.future()
@@ -297,7 +278,7 @@ class RayRun(LocalRun):
 
     def _load(self, place: int) -> tuple[Any, Any]:
         names = self.workflow.workflow_name, self.graph.names[place]
-        given: Any = load.remote(place, self._share(self.workflow.storage), *names)
+        given: Any = load.remote(place, self.sender.pickled(self.workflow.storage), *names)
         return tuple(given)
 
     def _receive_load(self, place: int) -> None:
@@ -350,10 +331,13 @@ class RayRun(LocalRun):
             self.digests[key] = os.urandom(16)
         outcome = Outcome(value, None, told.seconds, told if told.saved else None)
         if isinstance(node, (ConstructorCall, MethodCall)):
-            outcome.target, last = self.objects.get(node.constructor, (None, node))
+            known = self.objects.get(node.constructor)
             self._settle(key, node, outcome)
-            if node.constructor in self.objects:
-                self.objects[node.constructor] = outcome.target, last
+            # The last call is the one that was submitted last; after a failure there is no object.
+            if known is None:
+                self.objects.pop(node.constructor, None)
+            elif node.constructor in self.objects:
+                self.objects[node.constructor] = known
         else:
             self._settle(key, node, outcome)
 

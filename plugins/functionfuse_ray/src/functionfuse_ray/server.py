@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from functionfuse.errors import StorageConnectionError
 from functionfuse.storage.blobstore import BlobInfo, Buffer
 from functionfuse.storage.filestore import FileStore
 
@@ -41,7 +42,7 @@ class _Incoming(Sequence[Buffer]):
             try:
                 yield self.pieces.get(timeout=_SILENT)
             except Empty:
-                raise ConnectionError("who was writing the blob has gone silent") from None
+                raise StorageConnectionError("who was writing the blob has gone silent") from None
 
     def add(self, piece: Buffer) -> bool:
         """Take a piece when there is room; tell whether any are still wanted."""

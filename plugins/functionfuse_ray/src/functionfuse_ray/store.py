@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from functionfuse.errors import OptionsError, StoragePathError
+from functionfuse.errors import OptionsError, StorageConnectionError, StoragePathError
 from functionfuse.storage.blobstore import BlobInfo, BlobStore, Buffer
 
 from .server import CHUNK, Server
@@ -131,7 +131,7 @@ class RayStore(BlobStore):
                 data[done : done + len(piece)] = piece
                 done += len(piece)
         if done != len(data):
-            raise ConnectionError(f"{self!r} gave {done} of {len(data)} bytes")
+            raise StorageConnectionError(f"{self!r} gave {done} of {len(data)} bytes")
         return data
 
     def head(self, key: str, size: int) -> Buffer:
@@ -269,7 +269,7 @@ def _submit(method: Any, args: Sequence[Any], buffers: Sequence[Buffer]) -> Any:
 
 @contextmanager
 def _explained(store: RayStore) -> Iterator[None]:
-    """Raise what the server raised, and ConnectionError where there is no answer."""
+    """Raise what the server raised, and StorageConnectionError where there is no answer."""
     cause = None
     try:
         yield
@@ -278,7 +278,7 @@ def _explained(store: RayStore) -> Iterator[None]:
             raise
         cause = error.cause
     except RayActorError as error:
-        raise ConnectionError(f"the server of {store!r} is gone: {error}") from error
+        raise StorageConnectionError(f"the server of {store!r} is gone: {error}") from error
     if cause is not None:
         try:
             raise cause  # not while the other is handled, which refers to this one

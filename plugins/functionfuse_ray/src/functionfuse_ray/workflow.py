@@ -121,6 +121,7 @@ class RayWorkflow(KeepingWorkflow):
 
         Raises:
             GraphError: the workflow has no nodes.
+            OptionsError: `max_pending_tasks` is negative.
             DuplicateNameError: two nodes have one name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: the worker of a node died, more often than Ray tries again.
@@ -132,6 +133,8 @@ class RayWorkflow(KeepingWorkflow):
             return_results = self.return_results
         if max_pending_tasks is None:
             max_pending_tasks = self.max_pending_tasks
+        if max_pending_tasks < 0:
+            raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
         run = RayRun(self, return_results=return_results, max_pending_tasks=max_pending_tasks)
         try:
             results = run.execute()

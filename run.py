@@ -216,9 +216,12 @@ def fix(paths: Sequence[str]) -> int:
     return repaired or formatted
 
 
+# All tests, in two processes: most wait for files, servers and other processes half of the time.
+AT_ONCE = ("-n", "2", "--dist", "loadgroup")
+
 TASKS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "demo": ("demo", lambda rest: call([PYTHON, "examples/classifier_comparison/demo.py", *rest])),
-    "test": ("test", lambda rest: call([PYTHON, "-m", "pytest", *rest])),
+    "test": ("test", lambda rest: call([PYTHON, "-m", "pytest", *(rest or AT_ONCE)])),
     "check": ("check", check),
     "bench": ("test", lambda rest: call([PYTHON, "benchmarks/run.py", *rest])),
     "battery": ("test", battery),

@@ -120,6 +120,16 @@ def test_a_stored_parent_that_is_damaged(storage) -> None:
     assert "x" * 5000 == storage.read_task("w", "one")
 
 
+def test_a_node_waits_for_all_its_parents() -> None:
+    """Also when some are done before others are submitted."""
+    nodes = [functions.number(value) for value in range(40)]
+    node = functions.plus(*nodes).set_name("sum")
+    flow = RayWorkflow(node, workflow_name="w")
+    for limit in (1, 2, 5):
+        assert sum(range(40)) == flow.run(return_results=True, max_pending_tasks=limit)
+        assert {"computed"} == set(actions(flow).values())
+
+
 def test_a_big_argument_is_put_once(monkeypatch) -> None:
     """For all nodes that it is given to; and their function is pickled once."""
     put, dumps, count, pickled = ray.put, sending.dumps, [], []

@@ -94,6 +94,13 @@ class RayRun(LocalRun):
                 self._note(place, error)
                 raise
 
+    def _release(self, place: int, node: Node) -> None:
+        if self.ahead:  # those that waited for it went on when it was submitted
+            self.state[place] = _SETTLED
+            self._let_go(node)
+        else:
+            super()._release(place, node)
+
     def _results(self) -> list[Any]:
         if not self.return_results:
             return []
@@ -153,6 +160,8 @@ class RayRun(LocalRun):
             raise
         if self.failed or self.unclear:
             raise self._error()
+        if _WAITING in self.state:
+            raise AssertionError(f"{self.state.count(_WAITING)} nodes were left out: it is a bug")
 
     def _start(self, place: int) -> None:
         """Hand a node over; or have loaded or computed what it lacks first."""

@@ -18,7 +18,7 @@ from functionfuse.storage.filestore import FileStore
 __all__ = ["CHUNK", "PAGE", "Server"]
 
 CHUNK = 16 << 20  # bytes; what is bigger goes in pieces
-PAGE = 1000  # blobs of a listing that go at once
+PAGE = 200  # blobs of a listing that go at once; five pages at most are read ahead
 _AHEAD = 3  # pieces that wait to be written, or to be fetched
 _SILENT = 60.0  # seconds without a piece after which the writer is taken for dead
 

@@ -98,11 +98,9 @@ class RayStore(BlobStore):
         with _explained(self):
             server = self._server
             written = server.put_pieces.remote(key, if_absent, durable, writer)
-            added: list[Any] = []
             for piece in pieces:
-                added.append(_submit(server.add, (writer,), (piece,)))
-                # One on its way while the one before it is being written.
-                if len(added) > 1 and not ray.get(added.pop(0)):
+                # One after the other, or they could change places; the last few wait to be written.
+                if not ray.get(_submit(server.add, (writer,), (piece,))):
                     break
             ray.get(written)
 

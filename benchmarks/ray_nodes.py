@@ -144,4 +144,7 @@ def many() -> float:
     flow = RayWorkflow(*nodes, workflow_name="bench")
     started = perf_counter()
     flow.run(max_pending_tasks=1000)
-    return (perf_counter() - started) / MANY
+    seconds = perf_counter() - started
+    assert flow.report is not None
+    assert {record.action for record in flow.report.nodes} == {"computed"}
+    return seconds / MANY

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+RAY = Path(__file__).parent / "ray"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -14,6 +14,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.pluginmanager.has_plugin("xdist"):
         return
     for item in items:
-        place = item.path.relative_to(TESTS)
-        group = "ray" if place.parts[0] == "ray" else place.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+        group = RAY if item.path.is_relative_to(RAY) else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))

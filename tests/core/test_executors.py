@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import (
     BrokenExecutor,
@@ -668,3 +669,36 @@ def test_threads_write_the_report():
     with ThreadPoolExecutor(2) as executor:
         graph.run(executor)
     assert ["a", "b"] == graph.report.names("computed")
+
+
+@workflow(version="1")
+def slow_number() -> int:
+    time.sleep(0.3)
+    return 20
+
+
+@workflow(version="1")
+def one_more(number: int) -> int:
+    return number + 1
+
+
+def test_a_value_that_is_wanted_only_after_its_node_began(tmp_path: Path) -> None:
+    """A node that nobody needs is running when a stored result below it turns out to be damaged."""
+    storage = FileStorage(tmp_path / "store")
+
+    def flow() -> LocalWorkflow:
+        first = slow_number().set_name("first")
+        second = one_more(first).set_name("second")
+        made = LocalWorkflow(one_more(second).set_name("third"), workflow_name="w")
+        made.set_storage(storage)
+        made.set_reuse("always")
+        made.log_nodes("first")
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        assert 22 == flow().run(pool)
+        path = tmp_path / "store" / "w" / "second"
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+        storage.remove_task("w", "third")
+        assert 22 == flow().run(pool)
+    assert 21 == storage.read_task("w", "second")

@@ -27,6 +27,7 @@ class Outcome:
         seconds: how long the function ran.
         saved: what the storage told of the saved result.
         read_back: whether what follows is to be given the saved result instead of the value.
+        kept: whether `value` is the result; it is None where nobody wanted it back.
         reused: the header of the result that another run has stored meanwhile, if so; then there is
             no value.
         error: what was raised, with the traceback's text where it comes from another process.
@@ -37,6 +38,7 @@ class Outcome:
     seconds: float = 0.0
     saved: Any = None
     read_back: bool = False
+    kept: bool = True
     error: BaseException | None = None
     remote_traceback: str = ""
     reused: Any = None
@@ -121,8 +123,8 @@ class Job:
         if self.constructs:
             return Outcome(None, value, seconds)
         saved, read_back = (None, False) if self.save is None else self.save(value, seconds)
-        value = value if self.keep and not read_back else None
-        return Outcome(value, self.target, seconds, saved, read_back)
+        keep = self.keep and not read_back
+        return Outcome(value if keep else None, self.target, seconds, saved, read_back, keep)
 
 
 class Portable:

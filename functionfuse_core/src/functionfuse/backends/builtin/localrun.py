@@ -341,7 +341,9 @@ class LocalRun:
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
-        if (self.users[place] or place in self.kept) and not self._reads_back(place, outcome):
+        wanted = self.users[place] or place in self.kept
+        # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
+        if wanted and outcome.kept and not self._reads_back(place, outcome):
             self.values[place] = outcome.value
         if isinstance(node, _STATEFUL):
             constructor = node.constructor

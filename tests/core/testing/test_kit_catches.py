@@ -88,7 +88,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     path = os.pathsep.join([str(HERE.parent / "importable"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, "CI": "true"},  # where pytest shows all of two values
         capture_output=True,
         text=True,
         check=False,

@@ -11,7 +11,7 @@ import pytest
 from ..errors import ResultNotFoundError
 from ..storage.blobstore import BlobStore
 from .blobbase import Blobs
-from .jobs import Parts, in_parts, is_whole, self_checking
+from .jobs import Blob, Parts, in_parts, is_whole, self_checking
 from .workers import together
 
 __all__ = ["BYTES", "KEYS", "BlobBytes"]
@@ -83,9 +83,9 @@ class BlobBytes(Blobs):
         data = self_checking(max(size, 16))[:size]
         store.put("w/one", [data])
         store.put("w/parts", in_parts(data, 3))
-        assert data == self.raw_get(store, "w/one")
-        assert data == store.get("w/one")
-        assert data == store.get("w/parts")
+        assert Blob(data) == Blob(self.raw_get(store, "w/one"))
+        assert Blob(data) == Blob(store.get("w/one"))
+        assert Blob(data) == Blob(store.get("w/parts"))
         assert [size, size] == [blob.size for blob in store.list("w/")]
 
     @pytest.mark.parametrize("more", [-1, 0, 1])
@@ -97,16 +97,16 @@ class BlobBytes(Blobs):
             pytest.skip(f"{type(self).__name__} declares multipart_from = 0")
         data = self_checking(self.multipart_from + more)
         store.put("w/t", in_parts(data, 5))
-        assert data == self.raw_get(store, "w/t")
-        assert data == store.get("w/t")
+        assert Blob(data) == Blob(self.raw_get(store, "w/t"))
+        assert Blob(data) == Blob(store.get("w/t"))
         assert data[:100] == store.head("w/t", 100)
 
     @pytest.mark.parametrize("data", BYTES.values(), ids=list(BYTES))
     def test_bytes_are_bytes(self, store: BlobStore, data: bytes) -> None:
         """Nothing is decoded, translated or trimmed."""
         store.put("w/t", [data])
-        assert data == self.raw_get(store, "w/t")
-        assert data == bytes(store.get("w/t"))
+        assert Blob(data) == Blob(self.raw_get(store, "w/t"))
+        assert Blob(data) == Blob(store.get("w/t"))
 
     def test_get_finds_what_something_else_has_put(self, store: BlobStore) -> None:
         """The store has no list of its own of what there is."""
@@ -167,8 +167,8 @@ class BlobBytes(Blobs):
         if not mine.readonly:
             mine[:] = bytes(len(mine))
         assert data == other
-        assert data == store.get("w/t")
-        assert data == self.raw_get(store, "w/t")
+        assert Blob(data) == Blob(store.get("w/t"))
+        assert Blob(data) == Blob(self.raw_get(store, "w/t"))
 
     def test_what_is_got_is_one_piece(self, store: BlobStore) -> None:
         """The buffer is contiguous bytes, of which views can be made and measured."""
@@ -187,7 +187,7 @@ class BlobBytes(Blobs):
             store.delete(["w/t"])
         for _ in range(2):
             store.put("w/t", [bytes(size)])
-            assert bytes(size) == store.get("w/t")
+            assert Blob(bytes(size)) == Blob(store.get("w/t"))
         assert data == held
 
     @pytest.mark.parametrize(
@@ -197,10 +197,10 @@ class BlobBytes(Blobs):
         """Nothing of an earlier blob is left, for any reader, whatever the sizes."""
         reader = self.reopen(store)
         store.put("w/t", [b"o" * old])
-        assert b"o" * old == reader.get("w/t")
+        assert Blob(b"o" * old) == Blob(reader.get("w/t"))
         store.put("w/t", [b"n" * new])
         assert b"n" * new == self.raw_get(store, "w/t")
-        assert b"n" * new == reader.get("w/t")
+        assert Blob(b"n" * new) == Blob(reader.get("w/t"))
         assert [("w/t", new)] == [(blob.key, blob.size) for blob in reader.list("")]
 
     @pytest.mark.parametrize("durable", [False, True])
@@ -210,7 +210,7 @@ class BlobBytes(Blobs):
         store.put("w/other", [b"other"])
         for data in (self_checking(50), self_checking(2 << 20)):
             store.put("v/s/t", in_parts(data), durable=durable, if_absent=if_absent)
-            assert data == self.raw_get(store, "v/s/t")
+            assert Blob(data) == Blob(self.raw_get(store, "v/s/t"))
             store.delete(["v/s/t"])
         assert b"other" == self.raw_get(store, "w/other")
 
@@ -273,7 +273,7 @@ class BlobBytes(Blobs):
         store.put("w/t", in_parts(data), if_absent=True)
         with pytest.raises(FileExistsError):
             store.put("w/t", in_parts(data[::-1]), if_absent=True)
-        assert data == store.get("w/t")
+        assert Blob(data) == Blob(store.get("w/t"))
 
     @pytest.mark.parametrize("before", [None, b"before"])
     @pytest.mark.parametrize("if_absent", [False, True])

@@ -9,7 +9,7 @@ import pytest
 from ..serializers import FILE_PROTOCOL
 from ..storage.blobstore import BlobStore
 from .blobbase import Blobs
-from .jobs import self_checking
+from .jobs import Blob, self_checking
 
 __all__ = ["BlobFiles"]
 
@@ -35,7 +35,7 @@ class BlobFiles(Blobs):
         with store.protocols("w/.data/")[FILE_PROTOCOL].open("f", "wb") as file:
             file.write(data[: size // 2])
             file.write(data[size // 2 :])
-        assert data == self.raw_get(store, "w/.data/f")
+        assert Blob(data) == Blob(self.raw_get(store, "w/.data/f"))
         with store.protocols("w/.data/")[FILE_PROTOCOL].open("f", "rb") as file:
             assert data == file.read()
 

@@ -11,7 +11,7 @@ import pytest
 
 from ..storage.blobstore import BlobStore
 from .blobbase import Blobs
-from .jobs import in_parts, is_whole, put_all, race, replace, self_checking, watch
+from .jobs import Blob, in_parts, is_whole, put_all, race, replace, self_checking, watch
 from .workers import Workers, together
 
 __all__ = ["BlobSharing"]
@@ -92,7 +92,7 @@ class BlobSharing(Blobs):
         assert keys == sorted((key for mine in won for key in mine), key=lambda key: int(key[2:]))
         for blob, mine in zip(blobs, won, strict=True):
             for key in mine:
-                assert blob == self.raw_get(store, key)
+                assert Blob(blob) == Blob(self.raw_get(store, key))
 
     def test_processes_race_for_an_absent_key(self, store: BlobStore, workers: Workers) -> None:
         """Exactly one of four wins each race, and its blob is what is stored."""
@@ -106,7 +106,7 @@ class BlobSharing(Blobs):
         assert keys == sorted((key for mine in won for key in mine), key=lambda key: int(key[2:]))
         for blob, mine in zip(blobs, won, strict=True):
             for key in mine:
-                assert blob == self.raw_get(store, key)
+                assert Blob(blob) == Blob(self.raw_get(store, key))
 
     def test_processes_with_keys_of_their_own(self, store: BlobStore, workers: Workers) -> None:
         """What four processes have put at the same time is all there."""
@@ -155,13 +155,13 @@ class BlobSharing(Blobs):
         """A store pickles by its options, with all protocols, also while it is used."""
         self.needs("processes")
         store.put("w/t", [b"found " * 50_000])
-        assert b"found " * 50_000 == bytes(store.get("w/t"))
+        assert Blob(b"found " * 50_000) == Blob(store.get("w/t"))
         listing = store.list("")
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             pickled = pickle.dumps(store, protocol)
             assert b"found found" not in pickled
             assert len(pickled) < 10_000
-            assert b"found " * 50_000 == bytes(pickle.loads(pickled).get("w/t"))
+            assert Blob(b"found " * 50_000) == Blob(pickle.loads(pickled).get("w/t"))
         assert ["w/t"] == [blob.key for blob in listing]
 
     def test_a_repr_is_one_line(self, store: BlobStore) -> None:
@@ -198,7 +198,7 @@ class BlobSharing(Blobs):
         if earlier is not None:
             store.put("w/t", [earlier])
         workers.run("killed_in_put", store, "w/t", self_checking(8 << 20, 7))
-        assert earlier == self.raw_get(store, "w/t")
+        assert Blob(earlier) == Blob(self.raw_get(store, "w/t"))
         assert ([] if earlier is None else ["w/t"]) == [blob.key for blob in store.list("")]
         self._still_works(store)
 
@@ -221,7 +221,7 @@ class BlobSharing(Blobs):
             data = self_checking(20 + number * 1000, number)
             one.put("w/t", in_parts(data))
             assert is_whole(two.get("w/t"))
-            assert data == two.get("w/t")
+            assert Blob(data) == Blob(two.get("w/t"))
 
     def needs_forks(self) -> None:
         """Skip the test where processes can't be forked, or don't see the same blobs."""

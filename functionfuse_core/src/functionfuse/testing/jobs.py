@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, overload
 
-__all__ = ["Parts", "is_whole", "self_checking"]
+__all__ = ["Blob", "Parts", "is_whole", "self_checking"]
 
 _DIGEST = 16
 _LATE = 60.0  # seconds
@@ -36,6 +36,24 @@ def is_whole(data: bytes | bytearray | memoryview) -> bool:
     view = memoryview(data)
     digest = hashlib.blake2b(view[_DIGEST:], digest_size=_DIGEST).digest()
     return len(view) >= _DIGEST and digest == bytes(view[:_DIGEST])
+
+
+class Blob:
+    """A blob, or None, to be compared with another: of two that differ, megabytes aren't shown."""
+
+    def __init__(self, data: bytes | bytearray | memoryview | None) -> None:
+        self.data = None if data is None else bytes(data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Blob) and self.data == other.data
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        if self.data is None:
+            return "no blob"
+        shown = self.data if len(self.data) <= 60 else self.data[:60] + b"..."
+        return f"{len(self.data)} bytes, {shown!r}"
 
 
 class Parts(Sequence[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import json
 import math
 import os
@@ -183,6 +184,17 @@ def test_another_process_with_another_hash_seed_agrees() -> None:
     )
     digests = [digest_of(value).hex() for value in values.DIFFERENT]
     assert json.loads(done.stdout) == digests
+
+
+def test_exceptions_are_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has looked at their attributes, and whatever changes how they are pickled."""
+    expected, seen = digest_of(ValueError("a")), ValueError("a")
+    assert {} == vars(seen)
+    assert expected == digest_of(seen)
+    monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (ValueError, ("b",)))
+    assert expected == digest_of(ValueError("a"))
+    seen.code = 1  # type: ignore[attr-defined]
+    assert expected != digest_of(seen)
 
 
 def test_sharing_makes_no_difference() -> None:

@@ -272,6 +272,7 @@ def test_results_without_such_types_take_the_plain_path(
     add: Callable[..., None], storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as no claimed module is imported; the metadata is looked through once."""
+    monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "functionfuse-dask")  # other tests import dask
     add()
     scan, calls = entrypoints._scan, []
     dumps, replacing = storage_module.dumps, []

@@ -159,7 +159,7 @@ def client() -> Any:
 
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, dashboard_address=None, processes=True
+            n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0", processes=True
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

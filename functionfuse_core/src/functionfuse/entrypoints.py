@@ -148,7 +148,7 @@ def _parsed(lines: Sequence[str]) -> Iterable[tuple[str, str, str]]:
 def _field(distribution: metadata.Distribution, field: str) -> str:
     try:
         return distribution.metadata[field] or ""
-    except (KeyError, TypeError):  # no METADATA at all
+    except (KeyError, TypeError, FileNotFoundError):  # no METADATA, as importlib_metadata says it
         return ""
 
 

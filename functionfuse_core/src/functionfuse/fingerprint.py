@@ -272,8 +272,12 @@ class Writer:
         self.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
 
     def _object(self, value: Any, kind: type) -> None:
-        registered = copyreg.dispatch_table.get(kind)
+        exception = isinstance(value, BaseException)
+        # Some packages change how all exceptions are pickled.
+        registered = None if exception else copyreg.dispatch_table.get(kind)
         reduced = registered(value) if registered else value.__reduce_ex__(4)
+        if exception and reduced[2:] == ({},):
+            reduced = reduced[:2]  # somebody has only looked at its attributes
         if isinstance(reduced, str):
             self.out.append(_text(b"g", f"{getattr(value, '__module__', '')}.{reduced}"))
             if is_own(kind.__module__):

@@ -181,7 +181,7 @@ class Storage:
             token = info.token  # from here on, what fails may fail after the commit
             self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
-            if writer and not (token and self._may_hold(key, token)):
+            if writer and writer.files and not (token and self._may_hold(key, token)):
                 try:
                     self.store.delete(writer.keys())
                 except OSError as second:

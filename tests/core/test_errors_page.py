@@ -110,6 +110,8 @@ def made(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(entrypoints, "_scan", ours)
     monkeypatch.setattr(installed, "_built", {})
     monkeypatch.setattr(installed, "_claims", None)
+    # Modules of one size that are written in one second are the same to what is compiled.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REEL", raising=False)
     page = Page()

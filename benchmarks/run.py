@@ -12,28 +12,32 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from machine import default_places, describe, file_system
 from table import Row, as_markdown, as_text
 
 HERE = Path(__file__).parent
+WITH_PLUGINS = {"arrays", "arrays_s3", "ray_nodes", "s3"}
 
 
-def benchmarks() -> dict[str, ModuleType]:
-    """Import the modules of this folder, and return those that measure."""
-    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
-    modules = {name: importlib.import_module(name) for name in names}
-    return {
-        name: module
-        for name, module in modules.items()
-        if hasattr(module, "measure") or hasattr(module, "measure_in")
-    }
+def benchmarks() -> list[str]:
+    """Return the names of the modules that measure; those that import a plugin's SDK come last.
+
+    Once dask, for instance, is imported, every save looks for its arrays.
+    """
+    names = [path.stem for path in HERE.glob("*.py") if "\ndef measure" in path.read_text()]
+    return sorted(names, key=lambda name: (name in WITH_PLUGINS, name))
 
 
-def tables(modules: dict[str, ModuleType], places: list[Path]) -> Iterator[tuple[str, list[Row]]]:
-    """Measure, and iterate titles and rows."""
-    for name, module in modules.items():
+def tables(
+    names: Sequence[str], places: list[Path], *, big: bool
+) -> Iterator[tuple[str, list[Row]]]:
+    """Import and measure, one after the other, and iterate titles and rows."""
+    for name in names:
+        module: Any = importlib.import_module(name)
+        if hasattr(module, "big"):
+            module.big = big
         if hasattr(module, "measure"):
             yield name, list(module.measure())
         else:
@@ -63,15 +67,12 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in options.names if name not in known]
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(known)}")
-    chosen = {name: known[name] for name in options.names} or known
-    for module in chosen.values():
-        if hasattr(module, "big"):
-            module.big = options.big
+    chosen = [name for name in known if name in options.names] or known
 
     facts = describe()
     print(facts, flush=True)
     pieces = [facts]
-    for title, rows in tables(chosen, options.path or default_places()):
+    for title, rows in tables(chosen, options.path or default_places(), big=options.big):
         print(f"\n{title}\n{as_text(rows)}", flush=True)
         pieces.append(f"## {title}\n\n{as_markdown(rows)}")
     if options.markdown:

@@ -13,16 +13,15 @@ import bisect
 import dis
 import functools
 import importlib.util
-import os
 import re
-import sys
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-__all__ = ["Module", "Shape", "is_own", "module_of", "shape_of"]
+from .project import is_own_file
+
+__all__ = ["Module", "Shape", "module_of", "shape_of"]
 
 _DROPPED = {"NOP", "CACHE", "EXTENDED_ARG", "RESUME"}
 _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
@@ -370,38 +369,6 @@ def _container(kept: list[dis.Instruction], number: int) -> tuple[str, ...]:
     return ()
 
 
-@functools.lru_cache(maxsize=4096)
-def is_own(module: object) -> bool:
-    """Tell whether a module belongs to the user's project.
-
-    That is: `__main__`, and what was loaded from a file that is neither of the standard library nor
-    in a folder that packages are installed to, nor of Function Fuse. What was made without a file
-    belongs where the package that it is in does.
-    """
-    if not isinstance(module, str) or module.partition(".")[0] == "functionfuse":
-        return False  # a type written in C can have something else as its module
-    if module == "__main__":
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is not None:
-        return _is_own_file(file)
-    package = module.partition(".")[0]
-    return is_own(package) if package != module else module not in sys.stdlib_module_names
-
-
-def _is_own_file(file: str) -> bool:
-    path = os.path.abspath(file)
-    return not any(path.startswith(folder) for folder in _installed()) and path.endswith(".py")
-
-
-@functools.cache
-def _installed() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders.update(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
-    return tuple(os.path.abspath(folder) + os.sep for folder in folders)
-
-
 @dataclass(frozen=True, slots=True)
 class Module:
     """What a module does as a whole, and the package that it and its relative imports are in."""
@@ -423,7 +390,7 @@ def module_of(name: str) -> Module | None:
         return None
     if spec.origin is None and spec.submodule_search_locations:
         return Module(_source_shape(b""), name)  # a package without a file
-    if spec.origin is None or not _is_own_file(spec.origin):
+    if spec.origin is None or not is_own_file(spec.origin):
         return None
     with open(spec.origin, "rb") as file:
         source = file.read()

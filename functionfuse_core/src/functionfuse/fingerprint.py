@@ -29,9 +29,10 @@ from typing import Any
 from xxhash import xxh3_128_digest
 
 from .arguments import Nested
-from .code import is_own, module_of, shape_of
+from .code import module_of, shape_of
 from .errors import FingerprintError
 from .nodes import Node, Pick
+from .project import is_own
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["Writer", "digest_of", "literal_stream", "shown"]

@@ -5,7 +5,11 @@ Over files, and over a store that has the four methods of `BlobStore` and no mor
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copyreg
+import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +32,8 @@ from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.options import StorageOptions
+from functionfuse.storage.pickling import dumps
+from functionfuse.storage.sidedata import SideWriter
 
 calls: list[str] = []
 
@@ -108,6 +114,63 @@ def keys(storage: Storage) -> list[str]:
 
 def side_files(storage: Storage) -> list[str]:
     return [key for key in keys(storage) if "/.data/" in key]
+
+
+class Meta(type):
+    pass
+
+
+class Named(metaclass=Meta):
+    """Goes by name: an instance of a class of classes."""
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+class Registered:
+    """Reduced by what `copyreg` knows."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("copyreg comes first")
+
+
+class RegisteredGrid(Grid):
+    pass
+
+
+def test_what_no_serializer_claims_is_pickled_as_ever(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes are those of pickle itself; a type is looked up once, and not for each object."""
+    monkeypatch.setitem(copyreg.dispatch_table, Registered, lambda _: (Registered, ()))
+    monkeypatch.setitem(copyreg.dispatch_table, RegisteredGrid, lambda _: (RegisteredGrid, ()))
+    value = [
+        *[Slotted(number) for number in range(100)],
+        *(Named, Named(), Meta, Registered(), print, Path("a"), re.compile("a"), 1 + 2j, keys),
+        collections.OrderedDict(a=1),
+        collections.Counter("aab"),
+        np.arange(3),
+        slice(1, 2),
+        ValueError("x"),
+    ]
+    keeper = SideWriter(storage.store, "w/", [Grids])
+    asked = collections.Counter[type]()
+    claims = keeper.claims
+
+    def noted(kind: type) -> bool:
+        asked[kind] += 1
+        return claims(kind)
+
+    monkeypatch.setattr(keeper, "claims", noted)
+    assert pickle.dumps(value, 5) == dumps(value, keeper).data
+    assert 1 == asked[Slotted]
+    assert not keeper.files
+    storage.save("w", "t", [RegisteredGrid([[1]])])
+    assert ["pickle"] == calls
 
 
 def test_a_serializer_s_object_comes_back(storage: Storage) -> None:

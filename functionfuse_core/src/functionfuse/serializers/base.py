@@ -35,7 +35,7 @@ class Serializer(Protocol):
     Attributes:
         name: stands in the result for this serializer, for ever.
         serializer_class: the type; not one of the types that pickle itself writes natively, such
-            as list, dict or str.
+            as list, dict or str, and not that of functions or classes.
     """
 
     name: str

@@ -7,13 +7,15 @@ unpickler replaces by what it was given: nothing else in the bytes decides what 
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
@@ -22,8 +24,19 @@ __all__ = ["Pickled", "dumps", "loads", "packages_of", "restore"]
 
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
-Replace = Callable[[Any], "tuple[str, Any] | None"]
+_PROTOCOL = 5
+
 Restore = Callable[[str, Any], Any]
+
+
+class Keeper(Protocol):
+    """Keeps some objects of a value beside its pickle."""
+
+    def claims(self, kind: type) -> bool:
+        """Tell whether the objects of a type are kept."""
+
+    def keep(self, obj: Any) -> tuple[str, Any]:
+        """Keep an object: return a serializer's name, and what that needs to find it again."""
 
 
 class Pickled(NamedTuple):
@@ -47,13 +60,12 @@ def restore(name: str, pid: Any) -> Any:
     )
 
 
-def dumps(value: Any, replace: Replace | None = None) -> Pickled:
+def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
     """Pickle a value.
 
     Args:
-        replace: called for every object that pickle doesn't write natively; gives the name of a
-            serializer and what that needs to find the object again, or None. It is asked again for
-            the same object when cloudpickle takes over.
+        keeper: keeps some of the objects that pickle doesn't write natively. It is handed the same
+            object again when cloudpickle takes over.
 
     Raises:
         UnpicklableResultError: neither pickle nor cloudpickle can; names the culprit's place.
@@ -69,10 +81,14 @@ def dumps(value: Any, replace: Replace | None = None) -> Pickled:
         return False
 
     try:
-        if replace is None:
-            data = pickle.dumps(value, 5, buffer_callback=keep)
+        if keeper is None:
+            data = pickle.dumps(value, _PROTOCOL, buffer_callback=keep)
         else:
-            data = _pickled(_Pickler, value, keep, replace)
+            file = io.BytesIO()
+            pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=keep)
+            pickler.dispatch_table = _Reducers(keeper)
+            pickler.dump(value)
+            data = file.getvalue()
         if data.rfind(b"__main__") < 0:  # searched forwards, it takes twice as long
             return Pickled(data, views, by_value=False)
     except (MemoryError, OSError, PluginError):
@@ -81,11 +97,11 @@ def dumps(value: Any, replace: Replace | None = None) -> Pickled:
         pass
     views.clear()
     try:
-        data = _pickled(_ByValuePickler, value, keep, replace)
+        data = _pickled_by_value(value, keep, keeper)
     except (MemoryError, OSError, PluginError):
         raise
     except Exception as error:
-        place, culprit = _culprit(value, lambda part: _fails(part, keep, replace))
+        place, culprit = _culprit(value, lambda part: _fails(part, keep, keeper))
         raise UnpicklableResultError(
             f"{place} is a {_type_name(culprit)} and can't be pickled: {type(error).__name__}:"
             f" {error}. Leave it out of the result, give its class a __reduce__ or __getstate__, or"
@@ -142,38 +158,49 @@ def packages_of(data: bytes) -> dict[str, str]:
     return versions
 
 
-class _Replacing:
-    """The part of a pickler that asks for what serializers keep."""
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """A pickler's dispatch table: how objects of a type are reduced, found out once a type.
 
-    replace: Replace | None = None
+    A `reducer_override` would be called for each object, which takes longer than to pickle it.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        super().__init__()
+        self.keeper = keeper
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        if self.keeper.claims(kind):
+            reducer: Callable[[Any], Any] = self.replaced
+        elif issubclass(kind, type):
+            raise KeyError(kind)  # classes go by name
+        else:
+            reducer = copyreg.dispatch_table.get(kind, _reduce)  # as pickle does itself
+        self[kind] = reducer
+        return reducer
+
+    def replaced(self, obj: Any) -> tuple[Any, ...]:
+        return restore, self.keeper.keep(obj)
+
+
+_reduce = methodcaller("__reduce_ex__", _PROTOCOL)
+
+
+class _ByValuePickler(PortablePickler):
+    keeper: Keeper | None = None
 
     def reducer_override(self, obj: Any) -> Any:
         """Be asked by pickle for each object that it doesn't write natively."""
-        if self.replace is not None:
-            replaced = self.replace(obj)
-            if replaced is not None:
-                return restore, replaced
-        return self.reduce_otherwise(obj)
-
-    def reduce_otherwise(self, _: Any) -> Any:
-        return NotImplemented
+        if self.keeper is not None and self.keeper.claims(type(obj)):
+            return restore, self.keeper.keep(obj)
+        return super().reducer_override(obj)
 
 
-class _Pickler(_Replacing, pickle.Pickler):
-    pass
-
-
-class _ByValuePickler(_Replacing, PortablePickler):
-    def reduce_otherwise(self, obj: Any) -> Any:  # what cloudpickle itself does
-        return PortablePickler.reducer_override(self, obj)
-
-
-def _pickled(
-    kind: Any, value: Any, keep: Callable[[pickle.PickleBuffer], bool], replace: Replace | None
+def _pickled_by_value(
+    value: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keeper | None
 ) -> bytes:
     file = io.BytesIO()
-    pickler = kind(file, protocol=5, buffer_callback=keep)
-    pickler.replace = replace
+    pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=keep)
+    pickler.keeper = keeper
     pickler.dump(value)
     return file.getvalue()
 
@@ -219,9 +246,9 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _fails(part: Any, keep: Callable[[pickle.PickleBuffer], bool], replace: Replace | None) -> bool:
+def _fails(part: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keeper | None) -> bool:
     try:
-        _pickled(_ByValuePickler, part, keep, replace)
+        _pickled_by_value(part, keep, keeper)
     except Exception:  # noqa: BLE001  # whatever its __reduce__ raises
         return True
     return False

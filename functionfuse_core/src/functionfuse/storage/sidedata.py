@@ -34,7 +34,7 @@ class SideWriter:
         self.store = store
         self.workflow = folder
         self.folder = folder + SIDE_DATA
-        self.claims = {serializer.serializer_class: serializer for serializer in serializers}
+        self.registered = {serializer.serializer_class: serializer for serializer in serializers}
         self.by_type: dict[type, Serializer | None] = {}
         self.done: dict[int, tuple[str, Any]] = {}
         self.kept: list[Any] = []  # so that no id in `done` is given to another object
@@ -42,17 +42,15 @@ class SideWriter:
         self.noted: dict[str, tuple[Serializer, list[Any]]] | None = {}
         self.files: list[tuple[Serializer, SafeFiles]] = []
 
-    def replace(self, obj: Any) -> tuple[str, Any] | None:
-        """Write an object if a serializer claims its type, once; see `pickling.dumps`."""
-        kind = type(obj)
-        if kind not in self.by_type:
-            claims = (self.claims[base] for base in kind.__mro__ if base in self.claims)
-            serializer = next(claims, None)
-            self.by_type[kind] = serializer_of(kind) if serializer is None else serializer
-        serializer = self.by_type[kind]
-        if serializer is None:
-            return None
+    def claims(self, kind: type) -> bool:
+        """Tell whether a serializer claims a type; see `pickling.dumps`."""
+        return self._serializer(kind) is not None
+
+    def keep(self, obj: Any) -> tuple[str, Any]:
+        """Write an object of a type that a serializer claims, once; see `pickling.dumps`."""
         if id(obj) not in self.done:
+            serializer = self._serializer(type(obj))
+            assert serializer is not None
             self.kept.append(obj)
             if self.noted is None or not hasattr(serializer, "pickle_many"):
                 self._write(serializer, [obj])
@@ -69,6 +67,13 @@ class SideWriter:
         for serializer, objs in noted.values():
             self._write(serializer, objs)
         return bool(noted)
+
+    def _serializer(self, kind: type) -> Serializer | None:
+        if kind not in self.by_type:
+            claims = (self.registered[base] for base in kind.__mro__ if base in self.registered)
+            registered = next(claims, None)
+            self.by_type[kind] = serializer_of(kind) if registered is None else registered
+        return self.by_type[kind]
 
     def _write(self, serializer: Serializer, objs: list[Any]) -> None:
         offered = []

@@ -158,9 +158,9 @@ class Storage:
         if self._serializers or awake():
             writer = SideWriter(self.store, folder, self._serializers.values())
         try:
-            pickled = dumps(obj, writer.replace if writer else None)
+            pickled = dumps(obj, writer)
             if writer and writer.write_noted():
-                pickled = dumps(obj, writer.replace)
+                pickled = dumps(obj, writer)
             side_data = writer.side_data() if writer else ()
             parts, info = pack(
                 pickled,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import md5
 from typing import Any
 
+import numpy as np
 import pytest
 
 from functionfuse import workflow
@@ -39,16 +41,18 @@ class RemoteStore(BlobStore):
         self.lock = threading.Lock()
         self.most = self.now_reading = 0
         self.readable_only = False
+        self.tells = True  # whether `put` returns the etag
 
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
-    ) -> None:
+    ) -> str | None:
         self.asked["put"] += 1
         if self.readable_only:
             raise StorageAccessError("no writing here")
         if if_absent and key in self.blobs_held:
             raise FileExistsError(key)
         self.blobs_held[key] = b"".join(parts)
+        return md5(self.blobs_held[key]).hexdigest() if self.tells else None
 
     def get(self, key: str) -> Buffer:
         self.asked["get"] += 1
@@ -293,3 +297,87 @@ def test_a_run_reuses_what_is_remembered() -> None:
     assert [100] == computed
     assert 570 == run(numbers)
     assert [] == computed
+
+
+@workflow
+def same(value: Any) -> Any:
+    return value
+
+
+def failing(value: Any) -> Any:
+    raise ZeroDivisionError(value)
+
+
+def flow_over(store: BlobStore, values: Iterable[Any]) -> LocalWorkflow:
+    """Return a workflow with a node for each value, and a storage of its own."""
+    nodes = [same(value).set_name(f"t{at}") for at, value in enumerate(values)]
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(Storage(store))
+    return flow
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_a_run_has_saved_is_remembered(tells: bool) -> None:
+    """The first plan after it costs two requests, where `put` returns etags; headers elsewhere."""
+    store = RemoteStore()
+    store.tells = tells
+    flow_over(store, range(MANY)).run()
+    assert (MANY + tells, tells) == (store.asked["put"], store.asked["get"])
+    expected = true_tokens(store)
+    assert expected == tokens(store)
+    assert ({"list": 1, "get": 1} if tells else {"list": 2, "head": MANY, "get": 1, "put": 1}) == (
+        store.asked
+    )
+
+
+def test_a_later_run_adds_to_what_is_remembered() -> None:
+    """Also where another has replaced a result since: that one is asked for."""
+    store = RemoteStore()
+    flow_over(store, range(MANY)).run()
+    flow_over(store, [f"new {at}" for at in range(10)]).run()
+    Storage(store).save("w", "t30", "theirs")
+    expected = true_tokens(store)
+    assert expected == tokens(store)
+    assert {"list": 1, "get": 1, "head": 1} == store.asked
+    assert ["w/t30"] == store.heads
+
+
+def test_a_run_that_fails_remembers_what_it_has_saved() -> None:
+    """As do big results, whose headers are written last."""
+    store = RemoteStore()
+    flow = flow_over(store, [np.zeros(1 << 20), *range(AT_ONCE), "a node that fails"])
+    flow.replace_func(flow.graph().nodes[-1], failing)
+    with pytest.raises(ZeroDivisionError):
+        flow.run()
+    names = NAMES[: AT_ONCE + 1]
+    expected = true_tokens(store, names)
+    assert None not in expected
+    assert expected == tokens(store, names)
+    assert {"list": 1, "get": 1} == store.asked
+
+
+def test_that_nothing_is_remembered_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    """What a run returns is stored already; and few results are not worth the requests."""
+    store = RemoteStore()
+
+    def lost(key: str) -> Any:
+        raise StorageConnectionError("the line is dead")
+
+    store.get = lost  # type: ignore[method-assign]
+    with caplog.at_level("INFO"):
+        assert list(range(MANY)) == flow_over(store, range(MANY)).run()
+    assert "the line is dead" in caplog.text
+    assert REMEMBERED not in store.blobs_held
+    few = RemoteStore()
+    flow_over(few, range(AT_ONCE)).run()
+    assert REMEMBERED not in few.blobs_held
+
+
+def test_what_was_written_stays_in_its_process() -> None:
+    """A storage is pickled for each node that a worker computes; headers would add up."""
+    storage = Storage(RemoteStore())
+    for name in NAMES:
+        storage.save("w", name, 0)
+    heads = storage._saver.heads
+    assert MANY == len(heads.by_folder["w/"])
+    assert {} == copy.copy(heads).by_folder

@@ -117,7 +117,7 @@ def test_a_thousand_keys_are_one_request(moto_server: Server, path: str) -> None
 def test_a_plan_lists_and_reads_the_headers_it_needs(
     storage: S3FileStorage, sent: Counter[str]
 ) -> None:
-    """Planned again, it costs two requests, and one for each of the few results that are new."""
+    """After a run it costs two requests, and one for each of the few results that are new."""
 
     @workflow
     def one(number: int) -> int:
@@ -127,10 +127,11 @@ def test_a_plan_lists_and_reads_the_headers_it_needs(
     flow = LocalWorkflow(*nodes, workflow_name="w")
     flow.set_storage(S3FileStorage(**dict(storage.store.bucket.options)))
     flow.run()
-    flow.plan()
     sent.clear()
-    assert {"reuse"} == {entry.action for entry in flow.plan().nodes}
-    assert {"ListObjectsV2": 1, "GetObject": 1} == sent
+    for _ in range(2):
+        assert {"reuse"} == {entry.action for entry in flow.plan().nodes}
+        assert {"ListObjectsV2": 1, "GetObject": 1} == sent
+        sent.clear()
     storage.remove_task("w", "n1")
     storage.remove_task("w", "n2")
     storage.save("w", "n3", "other")

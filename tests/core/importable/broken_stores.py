@@ -282,6 +282,14 @@ class TellsMilliseconds(Plain):
             yield replace(blob, modified=blob.modified * 1000)
 
 
+class PutsAnotherEtag(Plain):
+    """Tells at once what its listings never show."""
+
+    def put(self, key, parts, **options):
+        super().put(key, parts, **options)
+        return "another"
+
+
 class OneEtag(Plain):
     """Etags by size and key."""
 

@@ -84,7 +84,7 @@ class BlobStore(ABC):
     @abstractmethod
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
-    ) -> None:
+    ) -> str | None:
         """Store the concatenation of `parts` under `key`, all or nothing.
 
         The parts are written one after the other; they are not joined first (see `FirstPartLast`
@@ -92,6 +92,8 @@ class BlobStore(ABC):
         iterated once: a store that can writes each before it takes the next. When this returns,
         every reader sees the new blob; until then, and if it raises or the process is killed, every
         reader sees the blob that was there before, whole, or none. Of two writers, one wins.
+
+        Returns the etag that listings will give for this very blob, if the store is told it.
 
         Args:
             if_absent: leave a blob that is there as it is, and raise FileExistsError.

@@ -16,12 +16,25 @@ from functools import partial
 
 from xxhash import xxh3_128_hexdigest
 
-from ..errors import DamagedResultError, NewerFormatError, ResultNotFoundError
+from ..errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    NewerFormatError,
+    ResultNotFoundError,
+)
 from .blobstore import BlobStore, Buffer
 from .header import FIRST_READ, TaskInfo, header_end, read_info
 from .keys import HEADERS
 
-__all__ = ["head_of", "info_of", "read_heads", "remembered_heads"]
+__all__ = [
+    "Head",
+    "WrittenHeads",
+    "head_of",
+    "info_of",
+    "may_hold",
+    "read_heads",
+    "remembered_heads",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +112,49 @@ def remembered_heads(store: BlobStore, folder: str, segments: Sequence[str]) -> 
                 known[name] = etags[name], head
         _remember(store, folder, known)
     return [found.get(segment) for segment in segments]
+
+
+def may_hold(store: BlobStore, key: str, token: str) -> bool:
+    """Tell whether a blob is the write that has this token, or that can't be told."""
+    try:
+        return info_of(store, key).token == token
+    except ResultNotFoundError:
+        return False
+    except (FunctionFuseError, OSError):
+        return True
+
+
+class WrittenHeads:
+    """The headers of results that a storage has written, until they are remembered.
+
+    They stay in the process that wrote them: a copy for another one begins without any.
+    """
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.by_folder: dict[str, dict[str, tuple[str, bytes]]] = {}
+
+    def __reduce__(self) -> tuple[type[WrittenHeads], tuple[BlobStore]]:
+        return type(self), (self.store,)
+
+    def note(self, key: str, etag: str, parts: Sequence[Buffer]) -> None:
+        """Take a result that was put, and the etag that it was given."""
+        if self.store.concurrency > 1:
+            folder, slash, segment = key.rpartition("/")
+            first = memoryview(parts[0])
+            head = bytes(first[: header_end(first)])
+            self.by_folder.setdefault(folder + slash, {})[segment] = etag, head
+
+    def remember(self, folder: str) -> None:
+        """Remember the headers of a workflow's results, unless they are few."""
+        written = self.by_folder.pop(folder, {})
+        if len(written) > self.store.concurrency:
+            try:
+                known = _recalled(self.store, folder)
+            except OSError as error:
+                logger.info("the headers of %r are not remembered: %s", folder, error)
+            else:
+                _remember(self.store, folder, known | written)
 
 
 def _etags(store: BlobStore, folder: str) -> dict[str, str]:

@@ -21,39 +21,29 @@ from ..errors import (
     ResultNotFoundError,
     StorageError,
     UnknownKindError,
-    UntrustedResultError,
 )
 from ..hooks import event_hooks
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
-from ..serializers.installed import awake, serializer_for
+from ..serializers.installed import serializer_for
 from .blobstore import BlobStore
 from .contents import ABANDONED_AFTER, beside, everything, task_of, tasks, workflows
-from .header import (
-    FIRST_READ,
-    SideData,
-    Stored,
-    TaskInfo,
-    names_in_header,
-    plain_pickle,
-    read_info,
-    read_stored,
-)
-from .headers import info_of, remembered_heads
-from .keys import DAMAGED, LEASES, SIDE_DATA, folder_of, key_of, segment_of
+from .header import SideData, Stored, TaskInfo, names_in_header, plain_pickle
+from .headers import may_hold
+from .infos import infos_of_tasks, own_info, refuse_other
+from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
-from .pickling import dumps, loads
-from .resultfile import DigestedAside, check, pack, unpack
-from .sidedata import SideReader, SideWriter
+from .pickling import loads
+from .resultfile import check, unpack
+from .saving import Saver
+from .sidedata import SideReader
 from .sidefiles import SafeFiles, check_side_data
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Storage"]
 
 logger = logging.getLogger(__name__)
-
-_DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
 
 
 class Storage:
@@ -76,12 +66,10 @@ class Storage:
         options = options or StorageOptions()
         self.store = store
         self.always_read = False
-        self._durability = options.durability
         self._allow = None if options.trust == "pickle" else tuple(options.trust.allow)
         self._key = options.key.get_secret_value().encode() if options.key else None
         self._serializers: dict[str, Serializer] = {}
-        # Folders of workflows without side data: looked at once a run, not before each save.
-        self._without_side_data: set[str] = set()
+        self._saver = Saver(store, options.durability, self._key)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
@@ -115,7 +103,7 @@ class Storage:
         """
         folder = folder_of(workflow_name)
         self.store.prepare(folder)
-        self._without_side_data.discard(folder)
+        self._saver.look_again(folder)
 
     def save(
         self,
@@ -148,59 +136,24 @@ class Storage:
             OSError: the blob store failed. An earlier result is still there; or, if only making
                 the new one durable failed, the new one is.
         """
-        key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
-        kind = type(obj)
-        if self._durability != "auto":
-            durable = self._durability == "fsync"
-        elif seconds is not None:
-            durable = durable or seconds >= _DURABLE_FROM
-        writer, token = None, ""
-        if self._serializers or awake():
-            writer = SideWriter(self.store, folder, self._serializers.values())
         try:
-            pickled = dumps(obj, writer)
-            if writer and writer.write_noted():
-                pickled = dumps(obj, writer)
-            side_data = writer.side_data() if writer else ()
-            parts, info = pack(
-                pickled,
+            info = self._saver.save(
                 workflow_name,
                 task_name,
+                obj,
+                self._serializers.values(),
                 function=function,
                 seconds=seconds,
-                kind=f"{kind.__module__}.{kind.__qualname__}",
                 fingerprint=fingerprint,
-                side_data=side_data,
-                key=self._key,
+                durable=durable,
+                if_absent=if_absent,
             )
-            if side_data and writer:
-                self._without_side_data.discard(folder)
-                # Whatever the durability: reading doesn't check it, so it must not be torn.
-                self.store.flush(writer.keys())
-            replaced = beside(self.store, key, folder) if self._has_side_data(folder) else []
-            token = info.token  # from here on, what fails may fail after the commit
-            self.store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
-            if writer and writer.files and not (token and self._may_hold(key, token)):
-                try:
-                    self.store.delete(writer.keys())
-                except OSError as second:
-                    error.add_note(f"its side data is left for gc: {second}")
-            if if_absent and isinstance(error, FileExistsError):
-                raise ResultExistsError(
-                    f"{self._where(workflow_name, task_name)} is stored already"
-                ) from None
-            error.add_note(f"while saving {self._where(workflow_name, task_name)}")
-            raise
-        try:
-            if replaced:
-                self.store.delete(replaced)
-        except OSError as error:
-            # The result is committed; what it replaced is no longer referred to.
             where = self._where(workflow_name, task_name)
-            logger.warning("side data that was replaced is left for gc: %s: %s", where, error)
-        if not isinstance(parts, list) and isinstance(parts, DigestedAside):
-            info = parts.info()
+            if if_absent and isinstance(error, FileExistsError):
+                raise ResultExistsError(f"{where} is stored already") from None
+            error.add_note(f"while saving {where}")
+            raise
         hooks = event_hooks()
         if hooks:
             about = {"workflow": workflow_name, "task": task_name, "info": info}
@@ -237,7 +190,7 @@ class Storage:
                     except Exception as error:  # noqa: BLE001  # explained below
                         logger.debug("%r can't be unpickled: %r", task_name, error)
             info, contents = check(data, self._key)
-            self._refuse_other(info, workflow_name, task_name)
+            refuse_other(info, workflow_name, task_name)
             restore = None
             if info.side_data:
                 folder, serializers = folder_of(workflow_name), self._serializers.values()
@@ -250,7 +203,7 @@ class Storage:
             return unpack(info, contents, allow=self._allow, restore=restore)
         except FunctionFuseError as error:
             key = key_of(workflow_name, task_name)
-            if info and info.side_data and not self._may_hold(key, info.token):
+            if info and info.side_data and not may_hold(self.store, key, info.token):
                 return self._read(workflow_name, task_name)  # it was replaced meanwhile
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
@@ -269,6 +222,14 @@ class Storage:
             results = pool.map(partial(self.read_task, workflow_name), names)
             return dict(zip(names, results, strict=True))
 
+    def remember(self, workflow_name: str) -> None:
+        """Have later plans know the headers of the results that were saved here, without asking.
+
+        Called at the end of a run. Where a read is a request, it costs two, unless only few results
+        were saved; elsewhere nothing. What fails is logged: then plans ask for the headers.
+        """
+        self._saver.heads.remember(folder_of(workflow_name))
+
     def reads_back(self, info: TaskInfo) -> bool:
         """Tell whether what follows in a run is to be given this saved result, read back."""
         return self.always_read or any(
@@ -278,12 +239,10 @@ class Storage:
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
         try:
-            info = info_of(self.store, key_of(workflow_name, task_name))
-            self._refuse_other(info, workflow_name, task_name)
+            return own_info(self.store, workflow_name, task_name)
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
-        return info
 
     def task_infos(
         self, workflow_name: str, task_names: Iterable[str]
@@ -293,19 +252,7 @@ class Storage:
         Where a read is a request, what is stored is listed, and what was read is remembered. Where
         nothing is stored there is None, and where a result is of no use, the error.
         """
-        folder = folder_of(workflow_name)
-        if self.store.concurrency > 1:
-            yield from self._requested_infos(workflow_name, list(task_names))
-            return
-        for name in task_names:
-            try:
-                data = self.store.head(folder + segment_of(name), FIRST_READ)
-                stored = read_stored(data, names_in_header(workflow_name, name))
-                yield stored or Stored.of(self.task_info(workflow_name, name))
-            except ResultNotFoundError:
-                yield None
-            except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
-                yield error
+        return infos_of_tasks(self.store, workflow_name, task_names)
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names; its bytes are not checked."""
@@ -359,9 +306,9 @@ class Storage:
                 raise self._not_found(workflow_name, task_name)
             names = [task_name]
         keys, folder = [key_of(workflow_name, name) for name in names], folder_of(workflow_name)
-        self._without_side_data.discard(folder)
+        self._saver.look_again(folder)
         side_data = []
-        if self._has_side_data(folder):
+        if self._saver.has_side_data(folder):
             side_data = [file for key in keys for file in beside(self.store, key, folder)]
         self.store.delete(keys)
         self._tell_removed(workflow_name, names)
@@ -436,41 +383,6 @@ class Storage:
         folder = folder_of(workflow_name)
         return Lease(self.store, f"{folder}{LEASES}{segment_of(task_name)}")
 
-    def _requested_infos(
-        self, workflow_name: str, names: list[str]
-    ) -> Iterator[Stored | FunctionFuseError | None]:
-        """Iterate headers as `task_infos` does, with few requests."""
-        segments = [segment_of(name) for name in names]
-        heads = remembered_heads(self.store, folder_of(workflow_name), segments)
-        for name, head in zip(names, heads, strict=True):
-            if not isinstance(head, bytes):
-                yield head
-                continue
-            try:
-                stored = read_stored(head, names_in_header(workflow_name, name))
-                if stored is None:
-                    info = read_info(head)
-                    assert isinstance(info, TaskInfo)
-                    self._refuse_other(info, workflow_name, name)
-                    stored = Stored.of(info)
-                yield stored
-            except ResultNotFoundError:
-                yield None
-            except (DamagedResultError, NewerFormatError) as error:
-                yield error
-
-    def _refuse_other(self, info: TaskInfo, workflow_name: str, task_name: str) -> None:
-        """Raise if a header is another task's."""
-        if info.task == task_name and info.workflow == workflow_name:
-            return
-        stands = f"{info.workflow}/{info.task}".casefold()
-        if stands == f"{workflow_name}/{task_name}".casefold():
-            # The file system doesn't tell upper from lower case.
-            raise self._not_found(workflow_name, task_name)
-        raise DamagedResultError(
-            f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
-        )
-
     def _explained(
         self, error: FunctionFuseError, workflow_name: str, task_name: str
     ) -> FunctionFuseError:
@@ -482,15 +394,6 @@ class Storage:
             note += "; remove it, or run the workflow again, to be rid of it"
         error.add_note(note)
         return error
-
-    def _has_side_data(self, folder: str) -> bool:
-        """Tell whether anything lies beside a workflow's results, as far as this storage knows."""
-        if folder in self._without_side_data:
-            return False
-        if next(iter(self.store.names(folder + SIDE_DATA)), None) is not None:
-            return True
-        self._without_side_data.add(folder)
-        return False
 
     def _keeper_of(self, side: SideData) -> Serializer | None:
         """Return the serializer of side data, if it is registered or installed here."""
@@ -508,15 +411,6 @@ class Storage:
             for name in names:
                 about = {"workflow": workflow_name, "task": name}
                 hooks.call("functionfuse_result_removed", storage=self, **about)
-
-    def _may_hold(self, key: str, token: str) -> bool:
-        """Tell whether a blob is the write that has this token, or that can't be told."""
-        try:
-            return info_of(self.store, key).token == token
-        except ResultNotFoundError:
-            return False
-        except (FunctionFuseError, OSError):
-            return True
 
     def _folder(self, workflow_name: str | None) -> str:
         return "" if workflow_name is None else folder_of(workflow_name)

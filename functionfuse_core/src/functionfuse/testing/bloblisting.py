@@ -89,6 +89,14 @@ class BlobListing(Blobs):
             etags += [blob.etag for blob in store.list("w/t")]
         assert ["", "", ""] == etags or len(set(etags)) == 3
 
+    def test_put_returns_the_etag_of_listings(self, store: BlobStore) -> None:
+        """Or nothing; also for a large blob, and for one that is put if there is none."""
+        sizes = {"w/small": 3, "w/large": max(self.multipart_from, 1 << 20) + 1}
+        returned = {key: store.put(key, [bytes(size)]) for key, size in sizes.items()}
+        returned["w/new"] = store.put("w/new", [b"new"], if_absent=True)
+        listed = {blob.key: blob.etag for blob in store.list("w/")}
+        assert {key: etag or listed[key] for key, etag in returned.items()} == listed
+
     def test_a_listing_is_an_iterator(self, store: BlobStore) -> None:
         """It is made bit by bit, and can be left at any time."""
         self.put_many(store, [f"w/{number}" for number in range(20)])

@@ -11,7 +11,7 @@ from .client import client_for
 from .errors import FAILURES, explained
 from .options import S3Options, place_of
 
-__all__ = ["Bucket"]
+__all__ = ["Bucket", "etag_of"]
 
 
 class Bucket:
@@ -90,3 +90,8 @@ class Bucket:
             else:
                 arguments["KeyMarker"] = page["NextKeyMarker"]
                 arguments["UploadIdMarker"] = page["NextUploadIdMarker"]
+
+
+def etag_of(answer: Mapping[str, Any]) -> str:
+    """Return the etag in an answer, or in an entry of a listing; "" where there is none."""
+    return str(answer.get("ETag", "")).strip('"')

@@ -16,7 +16,7 @@ from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.keys import segment_of
 from functionfuse.storage.protocols import StagedFiles
 
-from .bucket import Bucket
+from .bucket import Bucket, etag_of
 from .options import S3Options
 from .reading import read, read_range
 from .writing import TEMPORARY, write, write_if_absent
@@ -51,14 +51,14 @@ class S3Store(BlobStore):
 
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
-    ) -> None:
+    ) -> str:
         """Store a blob; see `BlobStore.put`.
 
         Raises:
             StorageError: it failed. After a lost connection the blob may be there all the same.
         """
         del durable
-        (write_if_absent if if_absent else write)(self.bucket, key, parts)
+        return (write_if_absent if if_absent else write)(self.bucket, key, parts)
 
     def get(self, key: str) -> Buffer:
         """Return a blob; see `BlobStore.get`."""
@@ -203,8 +203,7 @@ def _zarr_store(store: S3Store, folder: str) -> ZarrStore:
 
 
 def _described(key: str, entry: dict[str, Any]) -> BlobInfo:
-    etag = entry.get("ETag", "").strip('"')
-    return BlobInfo(key, entry["Size"], entry["LastModified"].timestamp(), etag)
+    return BlobInfo(key, entry["Size"], entry["LastModified"].timestamp(), etag_of(entry))
 
 
 def _is_blob(key: str) -> bool:

@@ -15,7 +15,7 @@ from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.unique import unique
 
 from .body import body_of, piece_of, views_of
-from .bucket import Bucket
+from .bucket import Bucket, etag_of
 from .errors import FAILURES, code_of
 
 __all__ = ["TEMPORARY", "write", "write_if_absent"]
@@ -31,18 +31,17 @@ _MARK = "functionfuse-write"  # metadata: which write a blob is of
 _keeps_conditions: dict[tuple[str | None, str], bool] = {}  # by endpoint and bucket
 
 
-def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> None:
-    """Put a blob, replacing one that is there."""
+def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
+    """Put a blob, replacing one that is there; return its etag."""
     views = views_of(parts)
     size = sum(map(len, views))
     if size > bucket.options.multipart_threshold:
-        _upload(bucket, key, views, size)
-    else:
-        bucket.call("put_object", key, Body=body_of(views), **bucket.writing)
+        return _upload(bucket, key, views, size)
+    return etag_of(bucket.call("put_object", key, Body=body_of(views), **bucket.writing))
 
 
-def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> None:
-    """Put a blob in one conditional request.
+def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
+    """Put a blob in one conditional request; return its etag, or "" where the answer was lost.
 
     Raises:
         FileExistsError: there is one.
@@ -60,7 +59,7 @@ def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> None:
     for attempt in range(1, _CONFLICTS + 1):
         body = body_of(views)
         try:
-            bucket.send("put_object", Key=bucket.prefix + key, Body=body, **arguments)
+            answer = bucket.send("put_object", Key=bucket.prefix + key, Body=body, **arguments)
         except FAILURES as error:
             conflict = code_of(error) in ("ConditionalRequestConflict", "OperationAborted")
             if conflict and attempt < _CONFLICTS:
@@ -71,10 +70,11 @@ def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> None:
                 raise problem from problem.__cause__
             # A request that was sent twice has lost against itself.
             if _is_marked(bucket, key, mark):
-                return
+                return ""
             raise FileExistsError(f"there is a blob {key!r} in {bucket!r} already") from None
         else:
-            return
+            return etag_of(answer)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _check_conditions(bucket: Bucket) -> None:
@@ -103,27 +103,29 @@ def _check_conditions(bucket: Bucket) -> None:
         )
 
 
-def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) -> None:
-    """Write a blob in pieces; if that fails, nothing of it is left."""
+def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) -> str:
+    """Write a blob in pieces; if that fails, nothing of it is left. Returns its etag if known."""
     mark = unique()
     arguments: dict[str, Any] = {"Metadata": {_MARK: mark}, **bucket.writing}
     upload = bucket.call("create_multipart_upload", key, **arguments)["UploadId"]
     try:
         done = _send_pieces(bucket, key, upload, views, size)
         try:
-            bucket.call(
+            answer = bucket.call(
                 "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
             )
         except OSError:
             # The answer to an earlier attempt may have been lost: then there is no upload any more.
             if not _is_marked(bucket, key, mark):
                 raise
+            return ""
     except BaseException as error:
         try:
             bucket.call("abort_multipart_upload", key, UploadId=upload)
         except OSError as second:
             error.add_note(f"its pieces are left for gc: {second}")
         raise
+    return etag_of(answer)
 
 
 def _send_pieces(

@@ -65,6 +65,11 @@ class Kept:
         names = self.workflow_name, self.names[place]
         return partial(_save, self.storage, names, about if self.tells else None)
 
+    def remember(self) -> None:
+        """Have later plans know what this run has saved, where the storage can."""
+        if hasattr(self.storage, "remember"):
+            self.storage.remember(self.workflow_name)
+
     def flight(self, place: int, call: bytes | None) -> Flight | None:
         """Return what makes one of several runs compute a node, where the storage can."""
         if call is None or not hasattr(self.storage, "lease"):

@@ -113,6 +113,8 @@ class LocalRun:
         """Return what was done so far, and let go of all values: the run is over."""
         self.values.clear()
         self.objects.clear()
+        if self.results:
+            self.results.remember()
         return self.progress.report()
 
     # What is to be computed.

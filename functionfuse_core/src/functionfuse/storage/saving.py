@@ -1,0 +1,143 @@
+"""Saving a result: side data first, then the blob that commits it; then what it replaced goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..serializers import Serializer
+from ..serializers.installed import awake
+from .blobstore import BlobStore, Buffer
+from .contents import beside
+from .header import TaskInfo
+from .headers import WrittenHeads, may_hold
+from .keys import SIDE_DATA, folder_of, key_of
+from .pickling import dumps
+from .resultfile import DigestedAside, pack
+from .sidedata import SideWriter
+
+__all__ = ["Saver"]
+
+logger = logging.getLogger(__name__)
+
+_DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
+
+
+class Saver:
+    """Saves the results of one storage.
+
+    Args:
+        store: the blob store.
+        durability: the storage's option.
+        key: what headers are signed with.
+
+    Attributes:
+        heads: the headers of what was saved, where a read is a request.
+    """
+
+    def __init__(self, store: BlobStore, durability: str, key: bytes | None) -> None:
+        self.heads = WrittenHeads(store)
+        self._store = store
+        self._durability = durability
+        self._key = key
+        # Folders of workflows without side data: looked at once a run, not before each save.
+        self._without_side_data: set[str] = set()
+
+    def save(
+        self,
+        workflow: str,
+        task: str,
+        obj: Any,
+        serializers: Iterable[Serializer],
+        *,
+        function: str,
+        seconds: float | None,
+        fingerprint: Mapping[str, Any] | None,
+        durable: bool,
+        if_absent: bool,
+    ) -> TaskInfo:
+        """Save a result; see `Storage.save`.
+
+        Raises:
+            FileExistsError: there is one, and `if_absent` was given.
+        """
+        store, key, folder = self._store, key_of(workflow, task), folder_of(workflow)
+        kind = type(obj)
+        writer, token = None, ""
+        if serializers or awake():
+            writer = SideWriter(store, folder, serializers)
+        try:
+            pickled = dumps(obj, writer)
+            if writer and writer.write_noted():
+                pickled = dumps(obj, writer)
+            side_data = writer.side_data() if writer else ()
+            parts, info = pack(
+                pickled,
+                workflow,
+                task,
+                function=function,
+                seconds=seconds,
+                kind=f"{kind.__module__}.{kind.__qualname__}",
+                fingerprint=fingerprint,
+                side_data=side_data,
+                key=self._key,
+            )
+            if side_data and writer:
+                self.look_again(folder)
+                # Whatever the durability: reading doesn't check it, so it must not be torn.
+                store.flush(writer.keys())
+            replaced = beside(store, key, folder) if self.has_side_data(folder) else []
+            token = info.token  # from here on, what fails may fail after the commit
+            durable = self._is_durable(seconds, durable)
+            etag = store.put(key, parts, if_absent=if_absent, durable=durable)
+        except BaseException as error:
+            if writer and writer.files and not (token and may_hold(store, key, token)):
+                try:
+                    store.delete(writer.keys())
+                except OSError as second:
+                    error.add_note(f"its side data is left for gc: {second}")
+            raise
+        if replaced:
+            self._remove(replaced, workflow, task)
+        if etag:
+            self.heads.note(key, etag, parts)
+        return _told(parts, info)
+
+    def has_side_data(self, folder: str) -> bool:
+        """Tell whether anything lies beside a workflow's results, as far as is known here."""
+        if folder in self._without_side_data:
+            return False
+        if next(iter(self._store.names(folder + SIDE_DATA)), None) is not None:
+            return True
+        self._without_side_data.add(folder)
+        return False
+
+    def look_again(self, folder: str) -> None:
+        """Forget whether anything lies beside a workflow's results."""
+        self._without_side_data.discard(folder)
+
+    def _is_durable(self, seconds: float | None, durable: bool) -> bool:
+        if self._durability != "auto":
+            return self._durability == "fsync"
+        return durable or (seconds is not None and seconds >= _DURABLE_FROM)
+
+    def _remove(self, replaced: Sequence[str], workflow: str, task: str) -> None:
+        """Remove the side data of a result that was replaced: nothing refers to it any more."""
+        try:
+            self._store.delete(replaced)
+        except OSError as error:
+            logger.warning(
+                "side data that was replaced is left for gc: task %r of workflow %r in %r: %s",
+                task,
+                workflow,
+                self._store,
+                error,
+            )
+
+
+def _told(parts: Sequence[Buffer], info: TaskInfo) -> TaskInfo:
+    """Return what the header tells, now that all parts are written."""
+    if not isinstance(parts, list) and isinstance(parts, DigestedAside):
+        return parts.info()
+    return info

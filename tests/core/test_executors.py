@@ -22,6 +22,7 @@ from random import Random
 
 import pytest
 from loky import get_reusable_executor
+from recorded import Calls
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -30,13 +31,6 @@ from functionfuse.errors import GraphError, UnpicklableResultError, WorkerDiedEr
 from functionfuse.storage.filestorage import FileStorage
 
 IMPORTABLE = Path(__file__).parent / "importable"
-
-
-class Calls(list):
-    """What was called. To whoever pickles it, it is always the same: it changes no result."""
-
-    def __reduce_ex__(self, protocol):
-        return Calls, ()
 
 
 ran = Calls()

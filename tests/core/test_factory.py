@@ -10,27 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_kind import SOURCE as PLUGIN
 
 from functionfuse.errors import OptionsError
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
-
-PLUGIN = """
-    from pydantic import BaseModel, ConfigDict, SecretStr
-    from functionfuse.hookspecs import StorageKind, hookimpl
-
-    class Options(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-        where: int
-        password: SecretStr = SecretStr("")
-
-    def build(options):
-        return "built", options.where
-
-    @hookimpl
-    def functionfuse_storages():
-        return [StorageKind("memory", Options, build, api_version=1)]
-"""
 
 
 def test_a_file_storage_is_made_from_its_config(tmp_path: Path) -> None:

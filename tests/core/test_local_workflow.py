@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorded import Calls
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -27,14 +28,6 @@ from functionfuse.errors import (
 from functionfuse.storage import BlobStore, Storage, storage_factory
 from functionfuse.storage.blobstore import BlobInfo
 from functionfuse.storage.filestorage import FileStorage
-
-
-class Calls(list):
-    """What was called. To whoever pickles it, it is always the same: it changes no result."""
-
-    def __reduce_ex__(self, protocol):
-        return Calls, ()
-
 
 ran = Calls()
 

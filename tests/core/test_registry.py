@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_kind import SOURCE as PLUGIN
 
 from functionfuse import __version__, entrypoints, plugins, registry
 from functionfuse.errors import PluginError, UnknownKindError
@@ -16,22 +17,6 @@ from functionfuse.storage import storage_factory
 
 Install = Callable[..., None]
 
-PLUGIN = """
-    from pydantic import BaseModel, ConfigDict, SecretStr
-    from functionfuse.hookspecs import StorageKind, hookimpl
-
-    class Options(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-        where: int
-        password: SecretStr = SecretStr("")
-
-    def build(options):
-        return "built", options.where
-
-    @hookimpl
-    def functionfuse_storages():
-        return [StorageKind("memory", Options, build, api_version=1)]
-"""
 MEMORY = {"kind": "memory", "options": {"where": 3}}
 WHERE = r"the storage 'memory' \(module 'their_memory' from their-plugin 1\.2\)"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kept_values import Kept, KeptSerializer
 from result_bytes import MemoryStore
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.upkeep import Usage, Verified
@@ -24,36 +24,10 @@ from functionfuse.storage.upkeep import Usage, Verified
 HOUR = 3600.0
 
 
-class Grid:
-    def __init__(self, rows: list[int]) -> None:
-        self.rows = rows
-
-
-class Grids:
-    name = "grids"
-    serializer_class = Grid
-
-    @staticmethod
-    def pickle(obj: Grid, protocols: dict[str, Any]) -> tuple[str, Any]:
-        name = generate_name()
-        with protocols[FILE_PROTOCOL].open(name, "wb") as file:
-            file.write(bytes(obj.rows))
-        return "grids", name
-
-    @staticmethod
-    def unpickle(pid: Any, protocols: dict[str, Any]) -> Grid:
-        with protocols[FILE_PROTOCOL].open(pid, "rb") as file:
-            return Grid([*file.read()])
-
-    @staticmethod
-    def remove(pid: Any, protocols: dict[str, Any]) -> None:
-        protocols[FILE_PROTOCOL].remove(pid)
-
-
 @pytest.fixture
 def storage(tmp_path: Path) -> FileStorage:
     storage = FileStorage(tmp_path / "store")
-    storage.register_persistent_serializers(Grids)
+    storage.register_persistent_serializers(KeptSerializer)
     return storage
 
 
@@ -103,9 +77,9 @@ DAMAGES: dict[str, tuple[Callable[[FileStorage], Any], str]] = {
     "more": (lambda s: os.truncate(place(s, "w", "t"), 9999), "has 9999 bytes and not"),
     "foreign": (lambda s: place(s, "w", "t").write_text("notes"), "not a result"),
     "misplaced": (lambda s: os.replace(place(s, "v", "t"), place(s, "w", "t")), "workflow 'v'"),
-    "missing side data": (lambda s: side_file(s, "w", "t").unlink(), "'grids' is missing"),
-    "altered side data": (lambda s: flip(side_file(s, "w", "t"), 1), "'grids' is not what"),
-    "cut side data": (lambda s: os.truncate(side_file(s, "w", "t"), 1), "'grids' is not what"),
+    "missing side data": (lambda s: side_file(s, "w", "t").unlink(), "'kept' is missing"),
+    "altered side data": (lambda s: flip(side_file(s, "w", "t"), 1), "'kept' is not what"),
+    "cut side data": (lambda s: os.truncate(side_file(s, "w", "t"), 1), "'kept' is not what"),
 }
 
 
@@ -120,7 +94,7 @@ def test_verify_finds_every_kind_of_damage(storage: FileStorage, name: str) -> N
     """In one record that says what; all others are sound."""
     damage, problem = DAMAGES[name]
     for workflow_name, task in (("v", "t"), ("v", "a"), ("w", "a"), ("w", "t"), ("w", "z")):
-        storage.save(workflow_name, task, [np.arange(200), Grid([1, 2, 3])])
+        storage.save(workflow_name, task, [np.arange(200), Kept(bytes([1, 2, 3]))])
     assert {""} == {record.problem for record in storage.verify()}
     before = {key: place(storage, *key.split("/")).read_bytes() for key in files(storage)}
     damage(storage)
@@ -173,7 +147,7 @@ def test_verify_tells_names_and_sizes(storage: FileStorage) -> None:
     """Long and hostile names are whole where the header is; a damaged one's are its key's."""
     long = "long name " * 40
     for name in ("../x", long, "plain"):
-        storage.save(name, name, Grid([1, 2]))
+        storage.save(name, name, Kept(bytes([1, 2])))
     found = {(record.workflow, record.task): record for record in storage.verify()}
     assert {("../x", "../x"), (long, long), ("plain", "plain")} == found.keys()
     info = storage.task_info(long, long)
@@ -190,14 +164,14 @@ def test_verify_tells_names_and_sizes(storage: FileStorage) -> None:
 
 def test_verify_beside_a_writer(storage: FileStorage) -> None:
     """A result that is replaced meanwhile, and its old side data removed, is no damage."""
-    storage.save("w", "t", Grid([0]))
+    storage.save("w", "t", Kept(bytes([0])))
     stop = threading.Event()
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             number = (number + 1) % 256
-            storage.save("w", "t", Grid([number]))
+            storage.save("w", "t", Kept(bytes([number])))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -215,7 +189,7 @@ def test_verify_beside_a_writer(storage: FileStorage) -> None:
 def test_gc_removes_what_nothing_needs(storage: FileStorage) -> None:
     """Temporaries, side data that no result refers to, bytes set aside: by age, everywhere."""
     for workflow_name in ("w", "../v"):
-        storage.save(workflow_name, "t", Grid([1]))
+        storage.save(workflow_name, "t", Kept(bytes([1])))
     for path in Path(storage.path).rglob("*"):
         os.utime(path, (time.time() - 9 * HOUR,) * 2)
     kept = files(storage)
@@ -240,14 +214,14 @@ def test_gc_removes_what_nothing_needs(storage: FileStorage) -> None:
     assert not place(storage, "gone").exists()
     assert 3 == len(storage.gc(-1))
     assert kept == files(storage)
-    assert [[1], [1]] == [storage.read_task(name, "t").rows for name in ("w", "../v")]
+    assert [b"\1", b"\1"] == [storage.read_task(name, "t").data for name in ("w", "../v")]
     assert [] == FileStorage(place(storage, "never made")).gc(-1)
 
 
 def test_a_damaged_header_keeps_its_workflow_s_side_data(storage: FileStorage) -> None:
     """What it refers to can't be told; when it is gone, the rest goes."""
-    storage.save("w", "t", Grid([1]))
-    storage.save("w", "u", Grid([2]))
+    storage.save("w", "t", Kept(bytes([1])))
+    storage.save("w", "u", Kept(bytes([2])))
     storage.save("v", "t", 1)
     put(storage, "w/.data/orphan", age=2 * HOUR)
     put(storage, "v/.data/orphan", age=2 * HOUR)
@@ -255,26 +229,26 @@ def test_a_damaged_header_keeps_its_workflow_s_side_data(storage: FileStorage) -
     flip(place(storage, "w", "t"), 70)
     assert ["v/.data/orphan"] == [leftover.key for leftover in storage.gc(-1)]
     place(storage, "w", "t").write_bytes(before)
-    assert [1] == storage.read_task("w", "t").rows
+    assert b"\1" == storage.read_task("w", "t").data
     flip(place(storage, "w", "t"), 70)
     storage.remove_task("w", "t")
     assert 2 == len(storage.gc(-1))
-    assert [2] == storage.read_task("w", "u").rows
+    assert b"\2" == storage.read_task("w", "u").data
     assert 2 == len([key for key in files(storage) if key.startswith("w/")])
 
 
 def test_gc_beside_a_running_save(storage: FileStorage) -> None:
     """Nothing that a save needs is taken away: before its commit, or after."""
     stop, failures = threading.Event(), []
-    storage.save("w", "fixed", Grid([7]))
+    storage.save("w", "fixed", Kept(bytes([7])))
 
     def write() -> None:
         number = 0
         try:
             while not stop.is_set():
                 number = (number + 1) % 256
-                storage.save("w", "t", [Grid([number]), Grid([number])])
-                assert [[number], [number]] == [grid.rows for grid in storage.read_task("w", "t")]
+                storage.save("w", "t", [Kept(bytes([number])), Kept(bytes([number]))])
+                assert [bytes([number])] * 2 == [kept.data for kept in storage.read_task("w", "t")]
         except Exception as error:  # noqa: BLE001  # raised below
             failures.append(error)
 
@@ -301,7 +275,7 @@ def test_gc_beside_a_running_save(storage: FileStorage) -> None:
 
 def test_du_counts_all_that_lies_there(storage: FileStorage) -> None:
     """Results, side data, left-overs; by workflow, reading no result."""
-    storage.save("w", "a", Grid([1, 2]))
+    storage.save("w", "a", Kept(bytes([1, 2])))
     storage.save("w", "b", np.arange(5000))
     storage.save("../v", "a", 1)
     put(storage, "w/.data/orphan")
@@ -391,15 +365,15 @@ ran: list[str] = []
 
 
 @workflow
-def first() -> Grid:
+def first() -> Kept:
     ran.append("first")
-    return Grid([1, 2])
+    return Kept(bytes([1, 2]))
 
 
 @workflow
-def second(grid: Grid) -> int:
+def second(kept: Kept) -> int:
     ran.append("second")
-    return sum(grid.rows)
+    return sum(kept.data)
 
 
 def run(storage: FileStorage) -> Any:

@@ -120,7 +120,7 @@ class Node(Reference):
     @property
     def function(self) -> Callable[..., Any]:
         """What the user wrote and this node calls."""
-        raise TypeError(f"{type(self).__name__} does not say what it calls")
+        return self.called.func
 
     @property
     def settings(self) -> Settings:
@@ -129,8 +129,8 @@ class Node(Reference):
 
     @property
     def portable_function(self) -> Callable[..., Any] | str:
-        """`function` in a form that other processes find by its import path, where it has one."""
-        return self.function
+        """`function` in a form that other processes find by its import path; a method's name."""
+        return self.called.compute
 
     @property
     def label(self) -> str:
@@ -192,14 +192,6 @@ class Call(Node):
         Node.__init__(self, args, kwargs, index)
 
     @property
-    def function(self) -> Callable[..., Any]:
-        return self.called.func
-
-    @property
-    def portable_function(self) -> Callable[..., Any]:
-        return self.called.compute
-
-    @property
     def numbered_with(self) -> object:
         return self.called.key
 
@@ -218,14 +210,6 @@ class ConstructorCall(Node):
         self.constructor = self
         self.last: Node = self
         Node.__init__(self, args, kwargs, index)
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        return self.called.func
-
-    @property
-    def portable_function(self) -> Callable[..., Any]:
-        return self.called.compute
 
 
 class MethodCall(Node):

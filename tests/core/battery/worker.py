@@ -30,43 +30,16 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "importable"))
+
+from kept_values import Kept, KeptSerializer  # found by the line above
+
 from functionfuse.errors import FunctionFuseError, ResultExistsError, ResultNotFoundError
-from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage.filestorage import FileStorage
 
 Op = dict[str, Any]
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 WORKFLOW = "w"
-
-
-class Kept:
-    """A value that a serializer keeps in a file beside the result."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-class KeptSerializer:
-    """Writes one file for each `Kept`."""
-
-    name = "kept"
-    serializer_class = Kept
-
-    @staticmethod
-    def pickle(obj: Kept, protocols: dict[str, Any]) -> tuple[str, str]:
-        pid = generate_name()
-        with protocols[FILE_PROTOCOL].open(pid, "wb") as file:
-            file.write(obj.data)
-        return KeptSerializer.name, pid
-
-    @staticmethod
-    def unpickle(pid: str, protocols: dict[str, Any]) -> Kept:
-        with protocols[FILE_PROTOCOL].open(pid) as file:
-            return Kept(file.read())
-
-    @staticmethod
-    def remove(pid: str, protocols: dict[str, Any]) -> None:
-        protocols[FILE_PROTOCOL].remove(pid)
 
 
 def value_of(seed: int, size: int, *, side: bool = False) -> dict[str, Any]:

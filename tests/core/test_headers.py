@@ -266,6 +266,40 @@ def test_read_tasks_returns_results_by_name(store: RemoteStore) -> None:
         storage.read_tasks("w", [*NAMES, "missing"])
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_reads_values_at_once(damaged: bool) -> None:
+    """Those that it returns, and those that one node needs; also beside one that is damaged."""
+    store = RemoteStore()
+    nodes = [same(number).set_name(f"t{number}") for number in range(AT_ONCE)]
+
+    def run(*more: Any) -> Any:
+        flow = LocalWorkflow(*(more or nodes), workflow_name="w")
+        flow.set_storage(Storage(store))
+        return flow.run()
+
+    run()
+    if damaged:
+        data = store.blobs_held["w/t1"]
+        store.blobs_held["w/t1"] = data[:-1] + bytes([data[-1] ^ 1])
+    meeting, get, met = threading.Barrier(AT_ONCE), store.get, []
+
+    def together(key: str) -> Buffer:
+        if not met and key.startswith("w/t"):
+            meeting.wait(60)  # BrokenBarrierError, where one is read after the other
+            met.append(key)
+        return get(key)
+
+    store.get = together  # type: ignore[method-assign]
+    assert list(range(AT_ONCE)) == run()
+    assert met
+    met.clear()
+    if damaged:
+        data = store.blobs_held["w/t1"]
+        store.blobs_held["w/t1"] = data[:-1] + bytes([data[-1] ^ 1])
+    assert list(range(AT_ONCE)) == run(same(nodes).set_name("all"))
+    assert met
+
+
 def test_a_run_reuses_what_is_remembered() -> None:
     """A workflow computes nothing again, and what changed alone; as with any storage."""
     computed = []

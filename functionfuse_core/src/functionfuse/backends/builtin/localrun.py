@@ -94,6 +94,7 @@ class LocalRun:
     def _results(self) -> list[Any]:
         """Return the results of the handed nodes."""
         # A stored result can turn out to be damaged when it is loaded; then there is more to do.
+        self._load_many(self.returned)
         while missing := [place for place in self.returned if not self._available(place)]:
             for place in set(missing):
                 self._activate(place)
@@ -203,15 +204,14 @@ class LocalRun:
         node = self.graph.nodes[place]
         if self._turns_out_to_stand(place, node):
             return
-        lacking = []
-        for parent_node in node.needs:
-            parent = self.graph.positions[parent_node]
-            if parent not in self.values and not self._available(parent):
-                lacking.append(parent)
+        values, positions = self.values, self.graph.positions
+        missing = [at for parent in node.needs if (at := positions[parent]) not in values]
+        self._load_many(missing)
+        lacking = [parent for parent in missing if not self._available(parent)]
         if isinstance(node, MethodCall):
             _, last = self.objects.get(node.constructor, (None, None))
             if last is not node.before:
-                lacking.append(self.graph.positions[node.before])
+                lacking.append(positions[node.before])
         if lacking:
             for parent in set(lacking):
                 self._activate(parent)
@@ -400,6 +400,13 @@ class LocalRun:
                     heapq.heappush(self.ready, child)
 
     # Stored results.
+
+    def _load_many(self, places: Sequence[int]) -> None:
+        """Load those of several values that are stored; `_available` tells what can't be had."""
+        if self.results and len(places) > 1:
+            stored = {place for place in places if self.stored[place] and place not in self.values}
+            if len(stored) > 1:
+                self.values.update(self.results.load_many(sorted(stored)))
 
     def _available(self, place: int) -> bool:
         """Whether a node's value is at hand; a stored one is loaded.

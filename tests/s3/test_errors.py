@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_proxy import Proxy, faulty
+from s3_proxy import Proxy
 from s3_servers import BUCKET, Server
 
 from functionfuse.errors import (
@@ -62,16 +62,9 @@ def failing(storage: S3FileStorage, use: Callable[[S3FileStorage], object]) -> S
 
 
 @pytest.fixture(scope="module")
-def shared_proxy(moto_server: Server) -> Iterator[Proxy]:
-    with faulty(moto_server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
-    """A proxy that does nothing yet."""
-    yield shared_proxy
-    shared_proxy.fault = lambda _: ""
+def upstream(moto_server: Server) -> Server:
+    """It answers whoever asks: what servers refuse, the proxy says."""
+    return moto_server
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from s3_servers import BUCKET, Server, weed
+from s3_servers import BUCKET, Server
 
 from functionfuse_s3 import S3FileStorage
 
@@ -44,18 +44,14 @@ def zygote() -> Iterator[Any]:
         process.stdin.close()
 
 
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest) -> Server:
-    found: Server = request.getfixturevalue("seaweedfs_server" if weed() else "moto_server")
-    return found
-
-
 @pytest.mark.parametrize(
     "edit", [edit for _, edit in SOME], ids=[f"{section}: {edit.what}" for section, edit in SOME]
 )
-def test_what_an_edit_costs(edit: edits.Edit, zygote: Any, server: Server, tmp_path: Path) -> None:
+def test_what_an_edit_costs(
+    edit: edits.Edit, zygote: Any, one_server: Server, tmp_path: Path
+) -> None:
     """Exactly these nodes are computed, and the values are right, as with files."""
-    options = server.options(f"{BUCKET}/{uuid4()}")
+    options = one_server.options(f"{BUCKET}/{uuid4()}")
 
     def run(files: dict[str, str]) -> tuple[list[str], dict[str, Any]]:
         for name, text in files.items():

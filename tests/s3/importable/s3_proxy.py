@@ -11,9 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-__all__ = ["FAULTS", "Proxy", "Request", "faulty"]
+import pytest
+
+__all__ = ["FAULTS", "Proxy", "Request", "at", "faulty", "no_waiting", "once"]
 
 HANGS = 30.0  # seconds, longer than any client of the tests waits
 DRIP = 0.002  # seconds between pieces
@@ -60,13 +63,21 @@ class Proxy:
     Attributes:
         url: where it listens.
         fault: given a request, the name of what happens to it, or "" for nothing; or status, code,
-            sentence and headers that are answered in the server's place.
+            sentence, headers and, if need be, more of the XML that is answered in the server's
+            place.
         seen: what was asked for.
+        forwarding: how many requests the server is at.
     """
 
     url: str
     fault: Callable[[Request], Any] = lambda _: ""
     seen: list[Request] = field(default_factory=list)
+    forwarding: int = 0
+
+    def settle(self) -> None:
+        """Wait until the server has answered all requests, also those that a client gave up."""
+        while self.forwarding:
+            time.sleep(0.001)
 
 
 class _Server(ThreadingHTTPServer):
@@ -129,12 +140,22 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "corrupt request" and body:
                 at = len(body) // 2
                 body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-            self.forward(body, fault)
+            self.count(1)
+            try:
+                self.forward(body, fault)
+            finally:
+                self.count(-1)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
 
+    def count(self, number: int) -> None:
+        with self.server.lock:
+            self.server.proxy.forwarding += number
+
     def forward(self, body: bytes, fault: str) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        if self.is_alone():
+            return
         with suppress(ConnectionError):
             self.server_side.request(self.command, self.path, body, headers)
             answer = self.server_side.getresponse()
@@ -181,9 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(data)
 
     def answer_error(
-        self, status: int, code: str, sentence: str, headers: Mapping[str, str]
+        self, status: int, code: str, sentence: str, headers: Mapping[str, str], more: str = ""
     ) -> None:
-        text = f"<Error><Code>{code}</Code><Message>{sentence}</Message></Error>"
+        text = f"<Error><Code>{code}</Code><Message>{sentence}</Message>{more}</Error>"
         data = b"" if self.command == "HEAD" else text.encode()
         self.send_response_only(status)
         for name, value in {"Content-Type": "application/xml", **headers}.items():
@@ -191,6 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def is_alone(self) -> bool:
+        """Tell whether the client has gone: what it gave up must not arrive later."""
+        with suppress(BlockingIOError):
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
 
     def reset(self) -> None:
         """End the connection in such a way that the client gets an error, and not an end."""
@@ -209,6 +236,34 @@ class _Handler(BaseHTTPRequestHandler):
             with suppress(TimeoutError):
                 if not self.connection.recv(1 << 16):
                     return
+
+
+def once(fault: str, wanted: Callable[[Request], bool] = lambda _: True, times: int = 1) -> Any:
+    """Return what has the first requests that are wanted meet a fault, and the next none."""
+    left = [times]
+
+    def decide(request: Request) -> str:
+        if wanted(request) and left[0]:
+            left[0] -= 1
+            return fault
+        return ""
+
+    return decide
+
+
+def at(place: int, fault: str, proxy: Proxy) -> Callable[[Request], str]:
+    """Return what has one of the next requests meet a fault."""
+    number = len(proxy.seen) + place
+    return lambda request: fault if request.number == number else ""
+
+
+def no_waiting(patch: pytest.MonkeyPatch) -> None:
+    """Have boto3 not wait before it tries again, up to a second the first time, but do try.
+
+    A client that had to try again too often does it less: what follows has clients of its own.
+    """
+    patch.setattr("functionfuse_s3.client._clients", {})
+    patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
 
 
 @contextmanager

@@ -6,11 +6,16 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import same_workflow
 
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage
 
 ROUNDS = 40
@@ -48,3 +53,29 @@ def test_two_processes_at_once_both_end_right(tmp_path: Path) -> None:
     result, done = json.loads(last.stdout.splitlines()[-1])
     assert expected == result
     assert "computed" not in done
+
+
+def test_what_another_run_puts_in_the_place_of_a_planned_result_is_not_taken(
+    tmp_path: Path,
+) -> None:
+    """Between the plan and the reading: it is computed again; small values and arrays."""
+
+    class Replaced(FileStorage):
+        def task_infos(self, *names: Any) -> Iterator[Any]:
+            found = list(super().task_infos(*names))
+            FileStorage(tmp_path).save("w", "n", [np.zeros(size)])
+            return iter(found)
+
+    for size in (1, 10_000):
+
+        @workflow(version="1")
+        def ones(count: int) -> list[Any]:
+            return [np.ones(count)]
+
+        def run(storage: FileStorage, count: int = size) -> Any:
+            flow = LocalWorkflow(ones(count).set_name("n"), workflow_name="w")
+            flow.set_storage(storage)
+            return flow.run()[0].sum()
+
+        assert size == run(FileStorage(tmp_path))
+        assert size == run(Replaced(tmp_path))

@@ -218,19 +218,29 @@ class Storage:
                 allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
-        value = self._read(workflow_name, task_name)
+        return self.read_unchanged(workflow_name, task_name, "")
+
+    def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
+        """Return a stored result as `read_task` does, if its value still has a digest.
+
+        A run that has planned with a header is thereby safe from what others put in its place.
+
+        Args:
+            digest: see `TaskInfo`; another value is not found. "" takes any.
+        """
+        value = self._read(workflow_name, task_name, digest)
         hooks = event_hooks()
         if hooks:
             names = {"workflow": workflow_name, "task": task_name}
             hooks.call("functionfuse_result_read", storage=self, **names)
         return value
 
-    def _read(self, workflow_name: str, task_name: str) -> Any:
+    def _read(self, workflow_name: str, task_name: str, digest: str) -> Any:
         info = None
         try:
             data = self.store.get(key_of(workflow_name, task_name))
             if self._key is None:
-                pickled = plain_pickle(data, names_in_header(workflow_name, task_name))
+                pickled = plain_pickle(data, names_in_header(workflow_name, task_name), digest)
                 if pickled is not None:
                     try:
                         return loads(pickled, (), allow=self._allow)
@@ -238,6 +248,8 @@ class Storage:
                         logger.debug("%r can't be unpickled: %r", task_name, error)
             info, contents = check(data, self._key)
             self._refuse_other(info, workflow_name, task_name)
+            if digest not in ("", info.digest):
+                raise self._not_found(workflow_name, task_name)  # but another value
             restore = None
             if info.side_data:
                 folder, serializers = folder_of(workflow_name), self._serializers.values()
@@ -251,7 +263,7 @@ class Storage:
         except FunctionFuseError as error:
             key = key_of(workflow_name, task_name)
             if info and info.side_data and not self._may_hold(key, info.token):
-                return self._read(workflow_name, task_name)  # it was replaced meanwhile
+                return self._read(workflow_name, task_name, digest)  # it was replaced meanwhile
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
 

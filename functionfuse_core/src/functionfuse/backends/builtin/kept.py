@@ -56,8 +56,15 @@ class Kept:
         """Return for each node what the storage tells; see `Decisions`."""
         return list(self.storage.task_infos(self.workflow_name, self.names))
 
-    def load(self, place: int) -> Any:
-        """Return a stored value. Raises one of OF_NO_USE if there is none to be had."""
+    def load(self, place: int, digest: str = "") -> Any:
+        """Return a stored value. Raises one of OF_NO_USE if there is none to be had.
+
+        Args:
+            digest: of the value that the plan saw: what others have put in its place is of no use.
+        """
+        if digest and hasattr(self.storage, "read_unchanged"):
+            names = self.workflow_name, self.names[place]
+            return self.storage.read_unchanged(*names, digest)
         return self.storage.read_task(self.workflow_name, self.names[place])
 
     def saver(self, place: int, about: dict[str, Any]) -> Callable[[Any, float], tuple[Any, bool]]:

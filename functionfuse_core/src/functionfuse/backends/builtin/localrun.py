@@ -412,8 +412,9 @@ class LocalRun:
                 self.values[place] = None
                 return True
             return False
+        planned = self.decisions.infos[place] if self.decisions and not self.saved[place] else None
         try:
-            self.values[place] = self.results.load(place)
+            self.values[place] = self.results.load(place, getattr(planned, "digest", ""))
         except OF_NO_USE as error:
             if self.saved[place]:
                 raise

@@ -160,6 +160,7 @@ ANSWERS = {
     "another region": (400, "IllegalLocationConstraintException", {}, StoragePathError, "'region'"),
     "clock": (403, "RequestTimeTooSkewed", {"Date": LATE}, StorageAccessError, "seconds behind"),
     "busy": (503, "SlowDown", {}, StorageConnectionError, "'max_attempts'"),
+    "too many": (429, "TooManyRequests", {}, StorageConnectionError, "'max_attempts'"),
     "broken": (500, "InternalError", {}, StorageConnectionError, "fails"),
     "not S3": (404, "", {}, StoragePathError, "'endpoint_url'"),
     "no such thing": (501, "NotImplemented", {}, StorageError, ""),

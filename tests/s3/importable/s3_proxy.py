@@ -27,6 +27,7 @@ ANSWERS = {
     "503": (503, "SlowDown", "Please reduce your request rate."),
     "400": (400, "RequestTimeout", "Your socket connection was not read from in time."),
 }
+# "old" is no fault of a network: a listing as it was when it was asked for without a fault.
 # What a client can live with, if it doesn't happen each time.
 FAULTS = (
     *ANSWERS,
@@ -88,7 +89,7 @@ class _Server(ThreadingHTTPServer):
         self.upstream = upstream.removeprefix("http://")
         self.ending = threading.Event()
         self.lock = threading.Lock()
-        self.answers: dict[str, tuple[HTTPResponse, bytes]] = {}  # the first, by path
+        self.answers: dict[str, list[tuple[HTTPResponse, bytes]]] = {}  # to listings, by path
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = Proxy(f"http://127.0.0.1:{self.server_address[1]}")
 
@@ -160,6 +161,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_side.request(self.command, self.path, body, headers)
             answer = self.server_side.getresponse()
             data = answer.read()
+            if "list-type=" in self.path:
+                earlier = self.server.answers.setdefault(self.path, [])
+                if fault == "old" and earlier:
+                    answer, data = earlier[-1]
+                else:
+                    earlier.append((answer, data))
             match fault:
                 case "500 after":
                     self.answer_error(*ANSWERS["500"], {})

@@ -16,6 +16,7 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import (
     DamagedResultError,
     ResultNotFoundError,
+    StorageAccessError,
     StorageConnectionError,
     StorageError,
     StoragePathError,
@@ -87,6 +88,56 @@ def test_a_fault_that_lasts(
             storage.save("w", "t", "after")
     done = "after" in fault or "body" in fault or fault == "cut"
     assert ("after" if done else "before") == directly.read_task("w", "t")
+
+
+def test_a_slow_drip(storage: S3FileStorage, proxy: Proxy) -> None:
+    """A body that takes longer than `read_timeout`, but never so long for a byte, is read."""
+    storage.save("w", "t", "x" * 1000)
+    proxy.fault = lambda _: "slow drip"
+    start, began = len(proxy.seen), time.monotonic()
+    assert "x" * 1000 == storage.read_task("w", "t")
+    assert time.monotonic() - began > 0.5
+    assert 1 == len(proxy.seen) - start
+
+
+@pytest.mark.parametrize(("code", "times"), [("SlowDown", 2), ("InternalError", 2)])
+def test_some_of_many_that_are_not_removed_at_first(
+    storage: S3FileStorage, directly: S3FileStorage, code: str, times: int
+) -> None:
+    """They are removed again, and only they."""
+    sent: list[list[str]] = []
+    for name in "uv":
+        storage.save("w", name, 1)
+
+    def note(params: dict[str, Any], **_: Any) -> None:
+        sent.append([entry["Key"].rpartition("/")[2] for entry in params["Delete"]["Objects"]])
+
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        if len(sent) <= times:
+            parsed["Errors"] = [{"Key": f"{storage.store.bucket.prefix}w/v", "Code": code}]
+
+    events = storage.store.bucket.client.meta.events
+    events.register("before-parameter-build.s3.DeleteObjects", note)
+    events.register("after-call.s3.DeleteObjects", refuse)
+    storage.store.delete(["w/t", "w/u", "w/v"])
+    assert [["t", "u", "v"], *[["v"]] * times] == sent[: times + 1]
+    assert [] == directly.list_tasks("w")
+
+
+def test_one_of_many_that_may_not_be_removed(storage: S3FileStorage) -> None:
+    """The error names it, and it isn't tried again."""
+    refused = {"Key": f"{storage.store.bucket.prefix}w/t", "Code": "AccessDenied", "Message": "no"}
+    sent: list[Any] = []
+
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        sent.append(parsed)
+        parsed["Errors"] = [refused]
+
+    storage.store.bucket.client.meta.events.register("after-call.s3.DeleteObjects", refuse)
+    with pytest.raises(StorageAccessError) as caught:
+        storage.remove_task("w", "t")
+    assert f"'{refused['Key']}'" in str(caught.value)
+    assert 1 == len(sent)
 
 
 @pytest.mark.parametrize("fault", ["500 after", "reset after", "hang after"])

@@ -90,6 +90,27 @@ def test_a_lost_answer_to_the_last_request_of_an_upload(
     assert np.array_equal(LARGE, directly.read_task("w", "t"))
 
 
+@pytest.mark.parametrize("times", [2, 9])
+def test_an_error_in_the_body_of_an_answer_that_begins_well(
+    one_server: Server,
+    patient: S3FileStorage,
+    directly: S3FileStorage,
+    proxy: Proxy,
+    times: int,
+) -> None:
+    """To complete takes a server so long that it says 200 before it knows: that is no success."""
+    failed = (200, "InternalError", "It can't be.", {})
+    proxy.fault = once(failed, lambda r: r.method == "POST" and "uploadId=" in r.path, times)
+    if times == 2:
+        patient.save("w", "t", LARGE)
+        assert np.array_equal(LARGE, directly.read_task("w", "t"))
+    else:
+        with pytest.raises(StorageConnectionError, match="at each of 3 attempt"):
+            patient.save("w", "t", LARGE)
+        assert "before" == directly.read_task("w", "t")
+    assert [] == one_server.uploads(patient)
+
+
 PHASES = [
     ("CreateMultipartUpload", 1),
     *(("UploadPart", number) for number in (1, 2, 3)),

@@ -19,7 +19,7 @@ import pytest
 __all__ = ["FAULTS", "Proxy", "Request", "at", "faulty", "no_waiting", "once"]
 
 HANGS = 30.0  # seconds, longer than any client of the tests waits
-DRIP = 0.002  # seconds between pieces
+DRIPS = {"drip": 0.002, "slow drip": 0.1}  # seconds between the tenths of a body
 
 # What a server answers, by the name of a fault: status, code, sentence.
 ANSWERS = {
@@ -201,10 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
             case "hang in body":
                 self.wfile.write(half)
                 self.hang()
-            case "drip":
+            case "drip" | "slow drip":
                 for start in range(0, len(data), max(1, len(data) // 10)):
                     self.wfile.write(data[start : start + max(1, len(data) // 10)])
-                    time.sleep(DRIP)
+                    time.sleep(DRIPS[fault])
             case _:
                 self.wfile.write(data)
 
@@ -245,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
 
 
-def once(fault: str, wanted: Callable[[Request], bool] = lambda _: True, times: int = 1) -> Any:
+def once(fault: Any, wanted: Callable[[Request], bool] = lambda _: True, times: int = 1) -> Any:
     """Return what has the first requests that are wanted meet a fault, and the next none."""
     left = [times]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from s3_proxy import Proxy, at, once
+from s3_proxy import Proxy, Request, at, once
 from s3_servers import Server
 
-from functionfuse.errors import StorageConnectionError
+from functionfuse.errors import StorageConnectionError, StorageError
 from functionfuse_s3 import S3FileStorage
 from functionfuse_s3.body import Parts
 
@@ -21,6 +21,10 @@ MIB = 1 << 20
 LARGE = np.random.default_rng(0).integers(0, 1 << 60, 11 * MIB // 8)
 
 pytestmark = [pytest.mark.battery, pytest.mark.usefixtures("impatient")]
+
+
+def is_completing(request: Request) -> bool:
+    return request.method == "POST" and "uploadId=" in request.path
 
 
 @pytest.mark.parametrize(
@@ -85,9 +89,30 @@ def test_a_lost_answer_to_the_last_request_of_an_upload(
     patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
 ) -> None:
     """Sent again, the server knows of no such upload: it is completed already."""
-    proxy.fault = once(fault, lambda r: r.method == "POST" and "uploadId=" in r.path)
+    proxy.fault = once(fault, is_completing)
     patient.save("w", "t", LARGE)
     assert np.array_equal(LARGE, directly.read_task("w", "t"))
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_an_upload_that_the_server_no_longer_knows(
+    patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, completed: bool
+) -> None:
+    """When it is to be completed again: that is well if it has been, and an error if not."""
+    lost = once("reset after" if completed else "reset", is_completing)
+
+    def forget(request: Request) -> Any:
+        unknown = (404, "NoSuchUpload", "The specified upload does not exist.", {})
+        return lost(request) or (unknown if is_completing(request) else "")
+
+    proxy.fault = forget
+    if completed:
+        patient.save("w", "t", LARGE)
+        assert np.array_equal(LARGE, directly.read_task("w", "t"))
+    else:
+        with pytest.raises(StorageError, match="NoSuchUpload"):
+            patient.save("w", "t", LARGE)
+        assert "before" == directly.read_task("w", "t")
 
 
 @pytest.mark.parametrize("times", [2, 9])
@@ -100,7 +125,7 @@ def test_an_error_in_the_body_of_an_answer_that_begins_well(
 ) -> None:
     """To complete takes a server so long that it says 200 before it knows: that is no success."""
     failed = (200, "InternalError", "It can't be.", {})
-    proxy.fault = once(failed, lambda r: r.method == "POST" and "uploadId=" in r.path, times)
+    proxy.fault = once(failed, is_completing, times)
     if times == 2:
         patient.save("w", "t", LARGE)
         assert np.array_equal(LARGE, directly.read_task("w", "t"))
@@ -130,7 +155,7 @@ def test_killed_in_every_phase_of_an_upload(
     time: int,
 ) -> None:
     """Nothing of it is seen before it is complete; gc lists what is left, and gives it up."""
-    proxy.fault = once("reset after", lambda r: r.method == "POST" and "uploadId=" in r.path)
+    proxy.fault = once("reset after", is_completing)
     pid = os.fork()
     if not pid:
         _save_and_die(patient, operation, time)

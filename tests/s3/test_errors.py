@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 import socket
 import ssl
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -115,6 +116,22 @@ def test_hanging(moto_server: Server, silence: str, use: Callable[[S3FileStorage
     error = failing(S3FileStorage(**moto_server.behind(silence).options(BUCKET, **QUICK)), use)
     assert isinstance(error, StorageConnectionError)
     assert "'read_timeout'" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse what they can't take")
+def test_nobody_takes_the_connection(moto_server: Server) -> None:
+    """An address that doesn't even say no: an error within `connect_timeout`, not a minute."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # as many as fit
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        options = moto_server.behind(url).options(BUCKET, **QUICK | {"read_timeout": 60})
+        error = failing(S3FileStorage(**options), USES["read"])
+    assert isinstance(error, StorageConnectionError)
+    assert "'connect_timeout'" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -115,14 +115,14 @@ def test_a_result_that_can_t_be_read_is_a_problem_too(
     """An error of the disk is told, and does not end the check of the others."""
     for task in "abc":
         storage.save("w", task, 1)
-    get = storage.store.get
+    blocks = storage.store.blocks
 
-    def fail(key: str) -> Any:
+    def fail(key: str, size: int) -> Any:
         if key == "w/b":
             raise OSError(5, "Input/output error")
-        return get(key)
+        return blocks(key, size)
 
-    monkeypatch.setattr(storage.store, "get", fail)
+    monkeypatch.setattr(storage.store, "blocks", fail)
     problems = {record.task: record.problem for record in storage.verify()}
     assert {"a": "", "b": "[Errno 5] Input/output error", "c": ""} == problems
 

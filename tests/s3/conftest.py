@@ -1,4 +1,4 @@
-"""The servers: moto for all, and SeaweedFS where it is installed."""
+"""The servers: moto for all, and SeaweedFS where it is installed; and a proxy that does wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ IMPORTABLE = str(Path(__file__).parent / "importable")
 if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
-from s3_servers import BUCKET, Server, moto, seaweedfs, weed  # noqa: E402  # found by the line above
+from s3_proxy import Proxy, faulty, no_waiting  # noqa: E402  # found by the line above
+from s3_servers import BUCKET, PIECES, Server, moto, seaweedfs, weed  # noqa: E402
+
+from functionfuse_s3 import S3FileStorage  # noqa: E402
+
+IMPATIENT = {"connect_timeout": 1, "read_timeout": 0.5, "max_attempts": 3, "concurrency": 4}
+PATIENT = {**IMPATIENT, "read_timeout": 3}
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +42,59 @@ def server(request: pytest.FixtureRequest) -> Server:
     """Each server in turn."""
     found: Server = request.getfixturevalue(f"{request.param}_server")
     return found
+
+
+@pytest.fixture(scope="session")
+def one_server(request: pytest.FixtureRequest) -> Server:
+    """The real server, or moto where that isn't installed."""
+    found: Server = request.getfixturevalue("seaweedfs_server" if weed() else "moto_server")
+    return found
+
+
+@pytest.fixture(scope="module")
+def upstream(one_server: Server) -> Server:
+    """The server that the proxy is in front of; a module may take another."""
+    return one_server
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(upstream: Server) -> Iterator[Proxy]:
+    with faulty(upstream.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
+    """A proxy that does nothing yet."""
+    yield shared_proxy
+    shared_proxy.fault = lambda _: ""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have clients of the test's own, that don't wait before they try again."""
+    no_waiting(monkeypatch)
+
+
+@pytest.fixture
+def storage(one_server: Server, proxy: Proxy, path: str) -> S3FileStorage:
+    """A storage through a proxy, that has the result "t", which is "before"."""
+    storage = S3FileStorage(**one_server.behind(proxy.url).options(path, **IMPATIENT, **PIECES))
+    storage.save("w", "t", "before")
+    return storage
+
+
+@pytest.fixture
+def patient(one_server: Server, proxy: Proxy, storage: S3FileStorage) -> S3FileStorage:
+    """The same storage with time for large values."""
+    options = {**dict(storage.store.bucket.options), **PATIENT}
+    return S3FileStorage(**options)
+
+
+@pytest.fixture
+def directly(one_server: Server, path: str) -> S3FileStorage:
+    """The same storage, past the proxy."""
+    return S3FileStorage(**one_server.options(path, **PIECES))
 
 
 @pytest.fixture

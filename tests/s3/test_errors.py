@@ -5,18 +5,19 @@ from __future__ import annotations
 import pickle
 import socket
 import ssl
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_proxy import Proxy, faulty
+from s3_proxy import Proxy
 from s3_servers import BUCKET, Server
 
 from functionfuse.errors import (
@@ -62,16 +63,9 @@ def failing(storage: S3FileStorage, use: Callable[[S3FileStorage], object]) -> S
 
 
 @pytest.fixture(scope="module")
-def shared_proxy(moto_server: Server) -> Iterator[Proxy]:
-    with faulty(moto_server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
-    """A proxy that does nothing yet."""
-    yield shared_proxy
-    shared_proxy.fault = lambda _: ""
+def upstream(moto_server: Server) -> Server:
+    """It answers whoever asks: what servers refuse, the proxy says."""
+    return moto_server
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +118,22 @@ def test_hanging(moto_server: Server, silence: str, use: Callable[[S3FileStorage
     assert "'read_timeout'" in str(error)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse what they can't take")
+def test_nobody_takes_the_connection(moto_server: Server) -> None:
+    """An address that doesn't even say no: an error within `connect_timeout`, not a minute."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # as many as fit
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        options = moto_server.behind(url).options(BUCKET, **QUICK | {"read_timeout": 60})
+        error = failing(S3FileStorage(**options), USES["read"])
+    assert isinstance(error, StorageConnectionError)
+    assert "'connect_timeout'" in str(error)
+
+
 @pytest.mark.parametrize(
     ("option", "cure"), [("access_key_id", "access"), ("secret_access_key", "secret")]
 )
@@ -167,6 +177,7 @@ ANSWERS = {
     "another region": (400, "IllegalLocationConstraintException", {}, StoragePathError, "'region'"),
     "clock": (403, "RequestTimeTooSkewed", {"Date": LATE}, StorageAccessError, "seconds behind"),
     "busy": (503, "SlowDown", {}, StorageConnectionError, "'max_attempts'"),
+    "too many": (429, "TooManyRequests", {}, StorageConnectionError, "'max_attempts'"),
     "broken": (500, "InternalError", {}, StorageConnectionError, "fails"),
     "not S3": (404, "", {}, StoragePathError, "'endpoint_url'"),
     "no such thing": (501, "NotImplemented", {}, StorageError, ""),

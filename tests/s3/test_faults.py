@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from s3_proxy import FAULTS, Proxy, Request, faulty
-from s3_servers import BUCKET, Server, weed
+from s3_proxy import FAULTS, Proxy, Request, at, faulty, once
+from s3_servers import PIECES, Server
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import (
     DamagedResultError,
     ResultNotFoundError,
+    StorageAccessError,
     StorageConnectionError,
     StorageError,
     StoragePathError,
@@ -28,90 +26,12 @@ from functionfuse_s3 import S3FileStorage
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 SOME = FAULTS if FULL else ("503", "reset after", "cut", "hang")
 MIB = 1 << 20
-SIZES = {"multipart_threshold": 5 * MIB, "multipart_chunk": 5 * MIB}
 LARGE = np.random.default_rng(0).integers(0, 1 << 60, 11 * MIB // 8)
 IMPATIENT = {"connect_timeout": 1, "read_timeout": 0.5, "max_attempts": 3, "concurrency": 4}
 PATIENT = {**IMPATIENT, "read_timeout": 3}
 
 
-pytestmark = pytest.mark.battery
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have boto3 not wait before it tries again, up to a second the first time, but do try.
-
-    A client that had to try again too often does it less: each test has one of its own.
-    """
-    monkeypatch.setattr("functionfuse_s3.client._clients", {})
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
-
-
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest) -> Server:
-    """The real server, or moto where that isn't installed."""
-    found: Server = request.getfixturevalue("seaweedfs_server" if weed() else "moto_server")
-    return found
-
-
-@pytest.fixture(scope="module")
-def shared_proxy(server: Server) -> Iterator[Proxy]:
-    with faulty(server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
-    """A proxy that does nothing yet."""
-    yield shared_proxy
-    shared_proxy.fault = lambda _: ""
-
-
-@pytest.fixture
-def storage(server: Server, proxy: Proxy, path: str) -> S3FileStorage:
-    """A storage through a proxy, that has the result "t", which is "before"."""
-    storage = S3FileStorage(**server.behind(proxy.url).options(path, **IMPATIENT, **SIZES))
-    storage.save("w", "t", "before")
-    return storage
-
-
-@pytest.fixture
-def patient(server: Server, proxy: Proxy, storage: S3FileStorage) -> S3FileStorage:
-    """The same storage with time for large values."""
-    options = {**dict(storage.store.bucket.options), **PATIENT}
-    return S3FileStorage(**options)
-
-
-@pytest.fixture
-def directly(server: Server, path: str) -> S3FileStorage:
-    """The same storage, past the proxy."""
-    return S3FileStorage(**server.options(path, **SIZES))
-
-
-def once(fault: str, wanted: Callable[[Request], bool] = lambda _: True, times: int = 1) -> Any:
-    """Return what has the first requests that are wanted meet a fault, and the next none."""
-    left = [times]
-
-    def decide(request: Request) -> str:
-        if wanted(request) and left[0]:
-            left[0] -= 1
-            return fault
-        return ""
-
-    return decide
-
-
-def at(place: int, fault: str, proxy: Proxy) -> Callable[[Request], str]:
-    """Return what has one of the next requests meet a fault."""
-    number = len(proxy.seen) + place
-    return lambda request: fault if request.number == number else ""
-
-
-def uploads(server: Server, storage: S3FileStorage) -> list[Any]:
-    """Return the uploads that are neither completed nor aborted."""
-    prefix = storage.store.bucket.prefix
-    answer = server.by_hand.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
-    return list(answer.get("Uploads", []))
+pytestmark = [pytest.mark.battery, pytest.mark.usefixtures("impatient")]
 
 
 @pytest.mark.parametrize("fault", SOME)
@@ -139,26 +59,6 @@ def test_a_fault_that_happens_once(
     proxy.fault = once(fault)
     storage.remove_task("w", "new")
     assert ["first", "t"] == directly.list_tasks("w")
-
-
-@pytest.mark.parametrize(
-    "fault", ["reset after", "reset in body", *(("503", "cut", "drip") if FULL else ())]
-)
-def test_a_fault_that_happens_once_to_a_large_value(
-    server: Server, patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
-) -> None:
-    """Whichever of the requests of a large value meets it."""
-    for place in range(5):
-        proxy.fault = at(place, fault, proxy)
-        patient.save("w", "t", LARGE + place)
-        assert np.array_equal(LARGE + place, directly.read_task("w", "t"))
-        # Of an upload whose number was lost on its way back, only gc can know.
-        assert (place == 0 and "after" in fault) or [] == uploads(server, patient)
-        directly.gc(-60)
-        assert [] == uploads(server, patient)
-    for place in range(3):
-        proxy.fault = at(place, fault, proxy)
-        assert np.array_equal(LARGE + 4, patient.read_task("w", "t"))
 
 
 @pytest.mark.parametrize("fault", [fault for fault in SOME if fault != "drip"])
@@ -190,51 +90,54 @@ def test_a_fault_that_lasts(
     assert ("after" if done else "before") == directly.read_task("w", "t")
 
 
-@pytest.mark.parametrize(("times", "stored"), [(2, "after"), (3, "before")])
-def test_a_part_that_fails_three_times(
-    server: Server,
-    patient: S3FileStorage,
-    directly: S3FileStorage,
-    proxy: Proxy,
-    times: int,
-    stored: str,
+def test_a_slow_drip(storage: S3FileStorage, proxy: Proxy) -> None:
+    """A body that takes longer than `read_timeout`, but never so long for a byte, is read."""
+    storage.save("w", "t", "x" * 1000)
+    proxy.fault = lambda _: "slow drip"
+    start, began = len(proxy.seen), time.monotonic()
+    assert "x" * 1000 == storage.read_task("w", "t")
+    assert time.monotonic() - began > 0.5
+    assert 1 == len(proxy.seen) - start
+
+
+@pytest.mark.parametrize(("code", "times"), [("SlowDown", 2), ("InternalError", 2)])
+def test_some_of_many_that_are_not_removed_at_first(
+    storage: S3FileStorage, directly: S3FileStorage, code: str, times: int
 ) -> None:
-    """The upload is given up, nothing of it is left, and the earlier result stays."""
-    proxy.fault = once("503", lambda request: "partNumber=2" in request.path, times)
-    if stored == "before":
-        with pytest.raises(StorageConnectionError, match="fails or is too busy"):
-            patient.save("w", "t", LARGE)
-        assert "before" == directly.read_task("w", "t")
-    else:
-        patient.save("w", "t", LARGE)
-        assert np.array_equal(LARGE, directly.read_task("w", "t"))
-    assert [] == uploads(server, patient)
+    """They are removed again, and only they."""
+    sent: list[list[str]] = []
+    for name in "uv":
+        storage.save("w", name, 1)
+
+    def note(params: dict[str, Any], **_: Any) -> None:
+        sent.append([entry["Key"].rpartition("/")[2] for entry in params["Delete"]["Objects"]])
+
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        if len(sent) <= times:
+            parsed["Errors"] = [{"Key": f"{storage.store.bucket.prefix}w/v", "Code": code}]
+
+    events = storage.store.bucket.client.meta.events
+    events.register("before-parameter-build.s3.DeleteObjects", note)
+    events.register("after-call.s3.DeleteObjects", refuse)
+    storage.store.delete(["w/t", "w/u", "w/v"])
+    assert [["t", "u", "v"], *[["v"]] * times] == sent[: times + 1]
+    assert [] == directly.list_tasks("w")
 
 
-def test_an_upload_that_can_not_be_given_up_is_left_for_gc(
-    server: Server, patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy
-) -> None:
-    """The error says so, and gc finds it."""
-    proxy.fault = lambda request: "503" if "uploadId=" in request.path else ""
-    with pytest.raises(StorageConnectionError) as caught:
-        patient.save("w", "t", LARGE)
-    assert "left for gc" in "".join(caught.value.__notes__)
-    assert 1 == len(uploads(server, patient))
-    assert [] == directly.gc()
-    found = directly.gc(-60)
-    assert [("w/t", "temporary")] == [(leftover.key, leftover.kind) for leftover in found]
-    assert [] == uploads(server, patient)
-    assert "before" == directly.read_task("w", "t")
+def test_one_of_many_that_may_not_be_removed(storage: S3FileStorage) -> None:
+    """The error names it, and it isn't tried again."""
+    refused = {"Key": f"{storage.store.bucket.prefix}w/t", "Code": "AccessDenied", "Message": "no"}
+    sent: list[Any] = []
 
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        sent.append(parsed)
+        parsed["Errors"] = [refused]
 
-@pytest.mark.parametrize("fault", ["500 after", "reset after", "hang after"])
-def test_a_lost_answer_to_the_last_request_of_an_upload(
-    patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
-) -> None:
-    """Sent again, the server knows of no such upload: it is completed already."""
-    proxy.fault = once(fault, lambda r: r.method == "POST" and "uploadId=" in r.path)
-    patient.save("w", "t", LARGE)
-    assert np.array_equal(LARGE, directly.read_task("w", "t"))
+    storage.store.bucket.client.meta.events.register("after-call.s3.DeleteObjects", refuse)
+    with pytest.raises(StorageAccessError) as caught:
+        storage.remove_task("w", "t")
+    assert f"'{refused['Key']}'" in str(caught.value)
+    assert 1 == len(sent)
 
 
 @pytest.mark.parametrize("fault", ["500 after", "reset after", "hang after"])
@@ -287,7 +190,7 @@ def test_altered_bytes_on_the_way_there_are_refused(seaweedfs_server: Server, pa
     directly = S3FileStorage(**seaweedfs_server.options(path))
     directly.save("w", "t", "before")
     with faulty(seaweedfs_server.url) as proxy:
-        options = seaweedfs_server.behind(proxy.url).options(path, **IMPATIENT, **SIZES)
+        options = seaweedfs_server.behind(proxy.url).options(path, **IMPATIENT, **PIECES)
         storage = S3FileStorage(**options)
         proxy.fault = lambda request: "corrupt request" if request.method == "PUT" else ""
         for value in ("after", LARGE):
@@ -312,66 +215,102 @@ def test_a_value_replaced_while_it_is_read(
     assert np.array_equal(LARGE + 1, patient.read_task("w", "t"))
 
 
+@pytest.mark.parametrize("more", [0, 1 << 17])
+def test_a_value_replaced_while_it_is_verified(
+    patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, more: int
+) -> None:
+    """Whatever the other's size: it is checked instead, and no damage is seen where none is."""
+    directly.save("w", "t", LARGE)
+    start = len(proxy.seen)
+
+    def replace(request: Request) -> str:
+        if request.number == start + 2:  # after the listing and the first piece
+            directly.save("w", "t", np.zeros(len(LARGE) + more))
+        return ""
+
+    proxy.fault = replace
+    (found,) = patient.verify()
+    assert "" == found.problem
+    assert directly.task_info("w", "t").size == found.size
+
+
+@pytest.mark.parametrize("fault", ["reset in body", "cut", "503"])
+def test_a_fault_that_happens_once_to_verify(
+    patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
+) -> None:
+    """The rest of the piece is asked for; what is sound isn't called damaged, nor the reverse."""
+    directly.save("w", "t", LARGE)
+    for place in range(4):
+        proxy.fault = at(place, fault, proxy)
+        assert [""] == [found.problem for found in patient.verify()]
+    proxy.fault = at(2, "corrupt", proxy)
+    assert "buffer 0" in patient.verify()[0].problem
+
+
+@workflow
+def double(number: int) -> int:
+    return 2 * number
+
+
+@workflow
+def total(*numbers: int) -> int:
+    return sum(numbers)
+
+
+def run(storage: S3FileStorage, numbers: list[int]) -> Any:
+    """Run a workflow with more nodes than are asked for at once, so that headers are remembered."""
+    nodes = [double(number).set_name(f"n{place}") for place, number in enumerate(numbers)]
+    flow = LocalWorkflow(total(*nodes).set_name("total"), workflow_name="v")
+    flow.set_storage(storage)
+    return flow.run()
+
+
+def is_listing(request: Request) -> bool:
+    return "list-type=" in request.path
+
+
 def test_listings_that_are_behind(
     storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy
 ) -> None:
-    """Where a listing shows what was, runs compute too much, and return what is right."""
-
-    @workflow
-    def double(number: int) -> int:
-        return 2 * number
-
-    @workflow
-    def total(*numbers: int) -> int:
-        return sum(numbers)
-
-    def run(numbers: list[int]) -> Any:
-        nodes = [double(number).set_name(f"n{at}") for at, number in enumerate(numbers)]
-        flow = LocalWorkflow(total(*nodes).set_name("total"), workflow_name="v")
-        flow.set_storage(storage)
-        return flow.run()
-
+    """Where a listing misses what is new, runs compute too much, and return what is right."""
     numbers = list(range(8))
-    proxy.fault = lambda request: "old" if "list-type" in request.path else ""
-    for at in range(6):
-        assert 2 * sum(numbers) == run(numbers)
-        numbers[at] += 10 * at
-    proxy.fault = lambda _: ""
-    assert 2 * sum(numbers) == run(numbers)
+    assert 2 * sum(numbers) == run(storage, numbers)
+    for place in range(4):
+        proxy.fault = lambda request: "old" if is_listing(request) else ""
+        numbers[place] += 10 * place
+        assert 2 * sum(numbers) == run(storage, numbers)
+        proxy.fault = lambda _: ""
+        assert 2 * sum(numbers) == run(storage, numbers)
     assert [] == [found.problem for found in directly.verify() if found.problem]
 
 
-@pytest.mark.parametrize("at", range(7))
-def test_killed_in_every_phase_of_an_upload(
-    server: Server, storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy, at: int
+def test_listings_that_show_what_was_replaced(
+    storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy
 ) -> None:
-    """The earlier result stays, or the new one is whole; what is left of it, gc finds."""
-    if at >= 5:
-        proxy.fault = lambda r: "hang after" if r.method == "POST" and "uploadId=" in r.path else ""
-    pid = os.fork()
-    if not pid:
-        _save_and_die(storage, at)
-    assert signal.SIGKILL == os.waitpid(pid, 0)[1]
-    proxy.fault = lambda _: ""
-    found = storage.read_task("w", "t")
-    assert (found == "before") if at < 5 else np.array_equal(LARGE, found)
-    directly.gc(-60)
-    assert [] == uploads(server, storage)
-    storage.save("w", "t", "next")
-    assert "next" == directly.read_task("w", "t")
+    """The header that is remembered for it, too, is of the past: its value must not be taken."""
+    first, second = list(range(8)), list(range(10, 18))
+    for _ in range(2):
+        assert 2 * sum(first) == run(storage, first)
+    assert 2 * sum(second) == run(directly, second)
+    proxy.fault = lambda request: "old" if is_listing(request) else ""
+    nodes = [double(number).set_name(f"n{place}") for place, number in enumerate(first)]
+    flow = LocalWorkflow(*nodes, workflow_name="v")
+    flow.set_storage(storage)
+    assert tuple(2 * number for number in first) == tuple(flow.run())
 
 
-def _save_and_die(storage: S3FileStorage, at: int) -> None:
-    """Kill this process when the request `at` is to be sent, or the last answer awaited."""
-    sent = [0]
-
-    def die(**_: Any) -> None:
-        if sent[0] == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sent[0] += 1
-
-    try:
-        storage.store.bucket.client.meta.events.register("before-send.s3", die)
-        storage.save("w", "t", LARGE)
-    finally:
-        os.kill(os.getpid(), signal.SIGKILL)
+def test_listings_that_show_what_was_removed(
+    storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy
+) -> None:
+    """It isn't found when it is read, and computed again; to remove it again is no error."""
+    numbers = list(range(8))
+    for _ in range(2):
+        assert 2 * sum(numbers) == run(storage, numbers)
+    assert [""] * 9 == [found.problem for found in storage.verify("v")]
+    directly.remove_workflow("v")
+    proxy.fault = lambda request: "old" if is_listing(request) else ""
+    assert "total" in storage.list_tasks("v")
+    assert [] == storage.verify("v")
+    assert not storage.file_exists("v", "total")
+    storage.remove_task("v", pattern="*")
+    assert 2 * sum(numbers) == run(storage, numbers)

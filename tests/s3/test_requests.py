@@ -188,6 +188,27 @@ def test_a_value_is_not_copied_as_a_whole(seaweedfs_server: Server, path: str) -
     found[0] = 7  # it is the reader's own
 
 
+def test_verify_reads_each_byte_once(storage: S3FileStorage, sent: Counter[str]) -> None:
+    """A listing, 1 GET for what is no larger than a piece, and else 1 for each piece."""
+    storage.save("w", "large", np.zeros(16 * MIB // 8))
+    sent.clear()
+    assert ["", ""] == [found.problem for found in storage.verify()]
+    assert {"ListObjectsV2": 1, "GetObject": 1 + 4} == sent
+
+
+def test_verify_holds_no_more_than_a_piece(seaweedfs_server: Server, path: str) -> None:
+    """Of a result of any size; the server is another process."""
+    sizes = {"multipart_threshold": THRESHOLD, "multipart_chunk": CHUNK}
+    storage = S3FileStorage(**seaweedfs_server.options(path, **sizes))
+    storage.save("w", "t", np.random.default_rng(0).random(40 * MIB // 8))
+    tracemalloc.start()
+    try:
+        assert [""] == [found.problem for found in storage.verify()]
+        assert tracemalloc.get_traced_memory()[1] < CHUNK + 2 * MIB
+    finally:
+        tracemalloc.stop()
+
+
 def test_one_client_serves_all(moto_server: Server, path: str) -> None:
     """Storages with the same options, and those that come by pickle, share a process's client."""
     storage = S3FileStorage(**moto_server.options(path))

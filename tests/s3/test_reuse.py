@@ -1,4 +1,4 @@
-"""The table of edits on S3: what must be computed again after an edit, and nothing else."""
+"""Reuse on S3: the table of edits, and several runs at once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from s3_servers import BUCKET, Server, weed
+from s3_servers import BUCKET, Server
 
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import lease
 from functionfuse_s3 import S3FileStorage
 
 sys.path.append(str(Path(__file__).parents[1] / "core" / "importable"))
 
 import edits  # found by the line above
+import same_workflow
 
 pytestmark = [
     pytest.mark.battery,
@@ -44,18 +50,14 @@ def zygote() -> Iterator[Any]:
         process.stdin.close()
 
 
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest) -> Server:
-    found: Server = request.getfixturevalue("seaweedfs_server" if weed() else "moto_server")
-    return found
-
-
 @pytest.mark.parametrize(
     "edit", [edit for _, edit in SOME], ids=[f"{section}: {edit.what}" for section, edit in SOME]
 )
-def test_what_an_edit_costs(edit: edits.Edit, zygote: Any, server: Server, tmp_path: Path) -> None:
+def test_what_an_edit_costs(
+    edit: edits.Edit, zygote: Any, one_server: Server, tmp_path: Path
+) -> None:
     """Exactly these nodes are computed, and the values are right, as with files."""
-    options = server.options(f"{BUCKET}/{uuid4()}")
+    options = one_server.options(f"{BUCKET}/{uuid4()}")
 
     def run(files: dict[str, str]) -> tuple[list[str], dict[str, Any]]:
         for name, text in files.items():
@@ -82,3 +84,50 @@ def test_what_an_edit_costs(edit: edits.Edit, zygote: Any, server: Server, tmp_p
     assert edit.stale or found["without"] == found["result"]
     computed, _ = run({})
     assert edit.again == computed
+
+
+def test_two_processes_at_once_both_end_right(one_server: Server, path: str) -> None:
+    """Whoever computes and whoever reuses, both have the values of a run without a storage."""
+    same_workflow.at_once({"kind": "S3", "options": one_server.options(path)}, 40 if FULL else 5)
+
+
+def test_of_several_runs_at_once_one_computes(one_server: Server, path: str) -> None:
+    """With single flight: the lease is an object that one of them makes."""
+    computed: list[int] = []
+
+    @workflow
+    def slow(number: int) -> int:
+        computed.append(number)
+        time.sleep(0.3)
+        return number + 1
+
+    def run() -> Any:
+        flow = LocalWorkflow(slow(1).set_name("a"), slow(2).set_name("b"), workflow_name="w")
+        flow.set_storage(S3FileStorage(**one_server.options(path)))
+        return flow.run(single_flight=True)
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(run) for _ in range(3)]
+    assert [(2, 3)] * 3 == [tuple(each.result()) for each in runs]
+    assert [1, 2] == sorted(computed)
+    storage = S3FileStorage(**one_server.options(path))
+    assert ["w/a", "w/b"] == [blob.key for blob in storage.store.list("")]
+
+
+def test_the_lease_of_a_dead_owner_is_taken_over(
+    one_server: Server, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease without a sign of life goes to the next who asks, soon."""
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(lease, "LOST_AFTER", 1)
+    storage = S3FileStorage(**one_server.options(path))
+    storage.store.put("w/.lease/node", [b"of a killed process"])
+
+    @workflow
+    def double(number: int) -> int:
+        return 2 * number
+
+    flow = LocalWorkflow(double(21).set_name("node"), workflow_name="w")
+    flow.set_storage(storage)
+    assert 42 == flow.run(single_flight=True)
+    assert ["w/node"] == [blob.key for blob in storage.store.list("")]

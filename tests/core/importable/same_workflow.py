@@ -1,17 +1,21 @@
 """A process that runs one workflow whenever it is told to, for tests with several of them.
 
-Reads lines, each a number that the workflow depends on, and answers with result and actions.
+It is given the config of a storage. Reads lines, each a number that the workflow depends on, and
+answers with result and actions.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage import storage_factory
 
 
 @workflow
@@ -44,8 +48,42 @@ def made(number):
     return LocalWorkflow(values[-1], values[-2], workflow_name="w")
 
 
+def at_once(config, rounds):
+    """Have two processes run it with one storage: both have the values of a run without one.
+
+    Each round changes what the first node is given, sometimes back to what it was, and removes some
+    results; what is stored in the end is whole, and a third run computes nothing.
+    """
+    command = [sys.executable, __file__, json.dumps(config)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    storage, chance, actions = storage_factory(config), random.Random(0), []
+    with ExitStack() as stack:
+        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(2)]
+        for process in processes:
+            assert "\n" == process.stdout.readline()
+        for number in (chance.randrange(8) for _ in range(rounds)):
+            for name in chance.sample(storage.list_tasks("w"), 3) if actions else ():
+                storage.remove_task("w", name)
+            for process in processes:
+                process.stdin.write(f"{number}\n")
+                process.stdin.flush()
+            expected = made(number).run()
+            for process in processes:
+                result, done = json.loads(process.stdout.readline())
+                assert expected == result
+                actions.append(done)
+        for process in processes:
+            process.stdin.close()
+    assert [] == [found for found in storage.verify() if found.problem]
+    assert any(done.get("computed") for done in actions)
+    last = subprocess.run(command, input=f"{number}\n", capture_output=True, text=True, check=True)
+    result, done = json.loads(last.stdout.splitlines()[-1])
+    assert expected == result
+    assert "computed" not in done
+
+
 if __name__ == "__main__":
-    storage = FileStorage(sys.argv[1])
+    storage = storage_factory(json.loads(sys.argv[1]))
     print(flush=True)
     for line in sys.stdin:
         flow = made(int(line))

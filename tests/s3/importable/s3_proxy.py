@@ -11,12 +11,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-__all__ = ["FAULTS", "Proxy", "Request", "faulty"]
+import pytest
+
+__all__ = ["FAULTS", "Proxy", "Request", "at", "faulty", "no_waiting", "once"]
 
 HANGS = 30.0  # seconds, longer than any client of the tests waits
-DRIP = 0.002  # seconds between pieces
+DRIPS = {"drip": 0.002, "slow drip": 0.1}  # seconds between the tenths of a body
 
 # What a server answers, by the name of a fault: status, code, sentence.
 ANSWERS = {
@@ -24,6 +27,7 @@ ANSWERS = {
     "503": (503, "SlowDown", "Please reduce your request rate."),
     "400": (400, "RequestTimeout", "Your socket connection was not read from in time."),
 }
+# "old" is no fault of a network: a listing as it was when it was asked for without a fault.
 # What a client can live with, if it doesn't happen each time.
 FAULTS = (
     *ANSWERS,
@@ -60,13 +64,21 @@ class Proxy:
     Attributes:
         url: where it listens.
         fault: given a request, the name of what happens to it, or "" for nothing; or status, code,
-            sentence and headers that are answered in the server's place.
+            sentence, headers and, if need be, more of the XML that is answered in the server's
+            place.
         seen: what was asked for.
+        forwarding: how many requests the server is at.
     """
 
     url: str
     fault: Callable[[Request], Any] = lambda _: ""
     seen: list[Request] = field(default_factory=list)
+    forwarding: int = 0
+
+    def settle(self) -> None:
+        """Wait until the server has answered all requests, also those that a client gave up."""
+        while self.forwarding:
+            time.sleep(0.001)
 
 
 class _Server(ThreadingHTTPServer):
@@ -77,7 +89,7 @@ class _Server(ThreadingHTTPServer):
         self.upstream = upstream.removeprefix("http://")
         self.ending = threading.Event()
         self.lock = threading.Lock()
-        self.answers: dict[str, tuple[HTTPResponse, bytes]] = {}  # the first, by path
+        self.answers: dict[str, list[tuple[HTTPResponse, bytes]]] = {}  # to listings, by path
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = Proxy(f"http://127.0.0.1:{self.server_address[1]}")
 
@@ -129,16 +141,32 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "corrupt request" and body:
                 at = len(body) // 2
                 body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-            self.forward(body, fault)
+            self.count(1)
+            try:
+                self.forward(body, fault)
+            finally:
+                self.count(-1)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
 
+    def count(self, number: int) -> None:
+        with self.server.lock:
+            self.server.proxy.forwarding += number
+
     def forward(self, body: bytes, fault: str) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        if self.is_alone():
+            return
         with suppress(ConnectionError):
             self.server_side.request(self.command, self.path, body, headers)
             answer = self.server_side.getresponse()
             data = answer.read()
+            if "list-type=" in self.path:
+                earlier = self.server.answers.setdefault(self.path, [])
+                if fault == "old" and earlier:
+                    answer, data = earlier[-1]
+                else:
+                    earlier.append((answer, data))
             match fault:
                 case "500 after":
                     self.answer_error(*ANSWERS["500"], {})
@@ -173,17 +201,17 @@ class _Handler(BaseHTTPRequestHandler):
             case "hang in body":
                 self.wfile.write(half)
                 self.hang()
-            case "drip":
+            case "drip" | "slow drip":
                 for start in range(0, len(data), max(1, len(data) // 10)):
                     self.wfile.write(data[start : start + max(1, len(data) // 10)])
-                    time.sleep(DRIP)
+                    time.sleep(DRIPS[fault])
             case _:
                 self.wfile.write(data)
 
     def answer_error(
-        self, status: int, code: str, sentence: str, headers: Mapping[str, str]
+        self, status: int, code: str, sentence: str, headers: Mapping[str, str], more: str = ""
     ) -> None:
-        text = f"<Error><Code>{code}</Code><Message>{sentence}</Message></Error>"
+        text = f"<Error><Code>{code}</Code><Message>{sentence}</Message>{more}</Error>"
         data = b"" if self.command == "HEAD" else text.encode()
         self.send_response_only(status)
         for name, value in {"Content-Type": "application/xml", **headers}.items():
@@ -191,6 +219,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def is_alone(self) -> bool:
+        """Tell whether the client has gone: what it gave up must not arrive later."""
+        with suppress(BlockingIOError):
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
 
     def reset(self) -> None:
         """End the connection in such a way that the client gets an error, and not an end."""
@@ -209,6 +243,34 @@ class _Handler(BaseHTTPRequestHandler):
             with suppress(TimeoutError):
                 if not self.connection.recv(1 << 16):
                     return
+
+
+def once(fault: Any, wanted: Callable[[Request], bool] = lambda _: True, times: int = 1) -> Any:
+    """Return what has the first requests that are wanted meet a fault, and the next none."""
+    left = [times]
+
+    def decide(request: Request) -> str:
+        if wanted(request) and left[0]:
+            left[0] -= 1
+            return fault
+        return ""
+
+    return decide
+
+
+def at(place: int, fault: str, proxy: Proxy) -> Callable[[Request], str]:
+    """Return what has one of the next requests meet a fault."""
+    number = len(proxy.seen) + place
+    return lambda request: fault if request.number == number else ""
+
+
+def no_waiting(patch: pytest.MonkeyPatch) -> None:
+    """Have boto3 not wait before it tries again, up to a second the first time, but do try.
+
+    A client that had to try again too often does it less: what follows has clients of its own.
+    """
+    patch.setattr("functionfuse_s3.client._clients", {})
+    patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
 
 
 @contextmanager

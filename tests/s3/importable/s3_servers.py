@@ -21,11 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["BUCKET", "Server", "counted", "moto", "seaweedfs", "weed"]
+__all__ = ["BUCKET", "PIECES", "Server", "counted", "moto", "seaweedfs", "weed"]
 
 ACCESS_KEY = "canary-access-key"
 SECRET_KEY = "canary-secret-key"
 BUCKET = "tests"  # is there in the beginning
+PIECES = {"multipart_threshold": 5 << 20, "multipart_chunk": 5 << 20}  # the smallest that S3 allows
 _STARTS = 5
 _READY_WITHIN = 30.0  # seconds
 
@@ -73,6 +74,12 @@ class Server:
             aws_secret_access_key=self.secret_key,
             config=Config(s3={"addressing_style": "path"}, **config),
         )
+
+    def uploads(self, storage: Any) -> list[Any]:
+        """Return the uploads below a storage's prefix that are neither completed nor aborted."""
+        prefix = storage.store.bucket.prefix
+        answer = self.by_hand.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+        return list(answer.get("Uploads", []))
 
     def behind(self, url: str) -> Server:
         """Return the same server as seen through a proxy."""

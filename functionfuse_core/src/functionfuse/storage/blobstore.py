@@ -128,7 +128,8 @@ class BlobStore(ABC):
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
         """Iterate a blob from its beginning, in blocks of at most `size` bytes. Raises as `get`.
 
-        A block may be overwritten by the next. Implement it where a big blob need not be held.
+        A block may be overwritten by the next. Implement it where a big blob need not be held. The
+        blocks are of one blob: where that is replaced meanwhile, StorageError may be raised.
         """
         view = memoryview(self.get(key))
         for start in range(0, len(view), size):

@@ -257,7 +257,7 @@ def read_stored(data: Buffer, names: bytes) -> Stored | None:
     return Stored(head[digest : digest + 32].decode("latin-1"), found, head)
 
 
-def plain_pickle(data: Buffer, names: bytes) -> memoryview | None:
+def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | None:
     """Return the pickle of a sound result that has neither buffers nor side data nor code.
 
     None for any other, for one that isn't sound, and where `pack` writes headers otherwise.
@@ -265,6 +265,7 @@ def plain_pickle(data: Buffer, names: bytes) -> memoryview | None:
     Args:
         data: the whole blob.
         names: what the header begins with, from `names_in_header`.
+        wanted: the value's digest; "" for any.
     """
     head = _sound(data, names)
     found = _plain(head, HEADER_AT + len(names)) if head else None
@@ -272,7 +273,8 @@ def plain_pickle(data: Buffer, names: bytes) -> memoryview | None:
         return None
     size, digest = found.groups()
     view = memoryview(data)[len(head) :]
-    if len(view) != int(size) or xxh3_128_hexdigest(view) != digest.decode("ascii"):
+    own = digest.decode("ascii")
+    if wanted not in ("", own) or len(view) != int(size) or xxh3_128_hexdigest(view) != own:
         return None
     return view
 

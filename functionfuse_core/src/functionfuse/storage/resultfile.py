@@ -46,7 +46,7 @@ from .header import (
 from .pickling import Pickled, loads, packages_of
 from .unique import unique
 
-__all__ = ["VERSION", "DigestedAside", "check", "pack", "unpack"]
+__all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unpack"]
 
 _PYTHON = platform.python_version()
 _HOST = platform.node()
@@ -209,14 +209,7 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
     if position > len(data):
         raise DamagedResultError(f"the blob is cut within its header, at byte {len(data)}")
     view = memoryview(data)
-    info = parsed(bytes(view[:position]), None)
-    if key is not None:
-        signature = sign(key, view[:DIGEST_AT], view[HEADER_AT:position])
-        if not hmac.compare_digest(signature, view[SIGNATURE_AT:HEADER_AT]):
-            state = "signed with another key, or changed" if info.signed else "not signed"
-            raise UntrustedResultError(
-                f"the result is {state}, and the storage's options demand it"
-            )
+    info = trusted(bytes(view[:position]), key)
     if info.size != len(data):
         raise DamagedResultError(f"the blob has {len(data)} bytes and not {info.size}")
     contents = []
@@ -227,6 +220,22 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
         contents.append(content)
         position = end
     return info, contents
+
+
+def trusted(head: bytes, key: bytes | None) -> TaskInfo:
+    """Return what a whole prefix and header tell, if the key, where there is one, has signed it.
+
+    Raises as `check`.
+    """
+    info = parsed(head, None)
+    if key is not None:
+        signature = sign(key, head[:DIGEST_AT], head[HEADER_AT:])
+        if not hmac.compare_digest(signature, head[SIGNATURE_AT:HEADER_AT]):
+            state = "signed with another key, or changed" if info.signed else "not signed"
+            raise UntrustedResultError(
+                f"the result is {state}, and the storage's options demand it"
+            )
+    return info
 
 
 def unpack(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
@@ -28,22 +26,18 @@ from ..serializers.base import checked
 from ..serializers.installed import serializer_for
 from .blobstore import BlobStore
 from .contents import ABANDONED_AFTER, beside, everything, task_of, tasks, workflows
-from .header import SideData, Stored, TaskInfo, names_in_header, plain_pickle
-from .headers import may_hold
-from .infos import infos_of_tasks, own_info, refuse_other
+from .header import SideData, Stored, TaskInfo
+from .infos import infos_of_tasks, own_info
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
-from .pickling import loads
-from .resultfile import check, unpack
+from .reading import read_result
+from .resultfile import check
 from .saving import Saver
-from .sidedata import SideReader
-from .sidefiles import SafeFiles, check_side_data
+from .sidefiles import SafeFiles
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Storage"]
-
-logger = logging.getLogger(__name__)
 
 
 class Storage:
@@ -171,56 +165,60 @@ class Storage:
                 allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
-        value = self._read(workflow_name, task_name)
+        return self.read_unchanged(workflow_name, task_name, "")
+
+    def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
+        """Return a stored result as `read_task` does, if its value still has a digest.
+
+        A run that has planned with a header is thereby safe from what others put in its place.
+
+        Args:
+            digest: see `TaskInfo`; another value is not found. "" takes any.
+        """
+        try:
+            value = read_result(
+                self.store,
+                workflow_name,
+                task_name,
+                self._serializers.values(),
+                digest=digest,
+                allow=self._allow,
+                key=self._key,
+            )
+        except FunctionFuseError as error:
+            explained = self._explained(error, workflow_name, task_name)
+            raise explained from explained.__cause__
         hooks = event_hooks()
         if hooks:
             names = {"workflow": workflow_name, "task": task_name}
             hooks.call("functionfuse_result_read", storage=self, **names)
         return value
 
-    def _read(self, workflow_name: str, task_name: str) -> Any:
-        info = None
-        try:
-            data = self.store.get(key_of(workflow_name, task_name))
-            if self._key is None:
-                pickled = plain_pickle(data, names_in_header(workflow_name, task_name))
-                if pickled is not None:
-                    try:
-                        return loads(pickled, (), allow=self._allow)
-                    except Exception as error:  # noqa: BLE001  # explained below
-                        logger.debug("%r can't be unpickled: %r", task_name, error)
-            info, contents = check(data, self._key)
-            refuse_other(info, workflow_name, task_name)
-            restore = None
-            if info.side_data:
-                folder, serializers = folder_of(workflow_name), self._serializers.values()
-                if self._key is not None:
-                    check_side_data(self.store, folder, info.side_data)
-                reader = SideReader(
-                    self.store, folder, serializers, info.side_data, allow=self._allow
-                )
-                restore = reader.restore
-            return unpack(info, contents, allow=self._allow, restore=restore)
-        except FunctionFuseError as error:
-            key = key_of(workflow_name, task_name)
-            if info and info.side_data and not may_hold(self.store, key, info.token):
-                return self._read(workflow_name, task_name)  # it was replaced meanwhile
-            explained = self._explained(error, workflow_name, task_name)
-            raise explained from explained.__cause__
-
-    def read_tasks(self, workflow_name: str, task_names: Iterable[str]) -> dict[str, Any]:
+    def read_tasks(
+        self,
+        workflow_name: str,
+        task_names: Iterable[str],
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Return several stored results by task name, in the order of the names.
 
         Where a read is a request, many are under way at once. Raises as `read_task`, for one that
         can't be read.
+
+        Args:
+            digests: by task name, as for `read_unchanged`; by default any value is taken.
         """
-        names = list(dict.fromkeys(task_names))
+        names, digests = list(dict.fromkeys(task_names)), digests or {}
+
+        def read(name: str) -> Any:
+            return self.read_unchanged(workflow_name, name, digests.get(name, ""))
+
         workers = min(self.store.concurrency, len(names))
         if workers <= 1:
-            return {name: self.read_task(workflow_name, name) for name in names}
+            return {name: read(name) for name in names}
         with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
-            results = pool.map(partial(self.read_task, workflow_name), names)
-            return dict(zip(names, results, strict=True))
+            return dict(zip(names, pool.map(read, names), strict=True))
 
     def remember(self, workflow_name: str) -> None:
         """Have later plans know the headers of the results that were saved here, without asking.

@@ -14,14 +14,15 @@ from ..errors import (
     FunctionFuseError,
     NewerFormatError,
     ResultNotFoundError,
+    StorageError,
 )
 from .blobstore import BlobInfo, BlobStore
+from .blockcheck import check_blocks
 from .contents import segments
 from .header import TaskInfo, read_info
 from .headers import info_of, read_heads
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
-from .resultfile import check
-from .sidefiles import check_side_data
+from .sidefiles import BLOCK, check_side_data
 
 __all__ = ["Leftover", "Usage", "Verified", "collect", "usage", "verify"]
 
@@ -87,7 +88,7 @@ def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None
     folder, _, segment = name.rpartition("/")
     workflow, task, size = name_of(folder) or folder, name_of(segment) or segment, 0
     try:
-        info, _ = check(store.get(name), key)
+        info = _checked(store, name, key)
         if key_of(info.workflow, info.task) != name:
             raise DamagedResultError(
                 f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
@@ -104,6 +105,13 @@ def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None
     except (FunctionFuseError, OSError) as error:
         return Verified(workflow, task, size, str(error))
     return Verified(workflow, task, size, "")
+
+
+def _checked(store: BlobStore, name: str, key: bytes | None) -> TaskInfo:
+    try:
+        return check_blocks(store.blocks(name, BLOCK), key)
+    except StorageError:  # once more: it may have been replaced while it was read
+        return check_blocks(store.blocks(name, BLOCK), key)
 
 
 def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[Leftover]:

@@ -100,6 +100,7 @@ class BlobBytes(Blobs):
         assert Blob(data) == Blob(self.raw_get(store, "w/t"))
         assert Blob(data) == Blob(store.get("w/t"))
         assert data[:100] == store.head("w/t", 100)
+        assert Blob(data) == Blob(b"".join(map(bytes, store.blocks("w/t", 1 << 20))))
 
     @pytest.mark.parametrize("data", BYTES.values(), ids=list(BYTES))
     def test_bytes_are_bytes(self, store: BlobStore, data: bytes) -> None:
@@ -233,6 +234,17 @@ class BlobBytes(Blobs):
         data = self_checking(100_000)
         store.put("w/t", [data])
         assert data[:size] == bytes(store.head("w/t", size))
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 10_000])
+    def test_blocks_are_the_whole_blob(self, store: BlobStore, size: int) -> None:
+        """In order and of no more than the bytes asked for; a missing blob is not found."""
+        data = self_checking(size) if size > 100 else bytes(size)
+        store.put("w/t", [data])
+        found = [bytes(block) for block in store.blocks("w/t", 1000)]
+        assert data == b"".join(found)
+        assert [] == [len(block) for block in found if len(block) > 1000]
+        with pytest.raises(ResultNotFoundError):
+            list(store.blocks("w/missing", 1000))
 
     def test_if_absent_leaves_what_is_there(self, store: BlobStore) -> None:
         """It raises FileExistsError, and leaves the blob, and nothing else, behind."""

@@ -79,13 +79,24 @@ def _made(options: S3Options) -> Any:
         response_checksum_validation=options.checksums,
         s3={"addressing_style": style},
     )
-    return session.client(
+    client = session.client(
         "s3",
         endpoint_url=options.endpoint_url,
         region_name=options.region,
         verify=_verify(options.verify),
         config=config,
     )
+    client.meta.events.register("before-call.s3.HeadBucket", _stay)
+    return client
+
+
+def _stay(context: dict[str, Any], **_: Any) -> None:
+    """Have an answer that sends a HeadBucket elsewhere taken as it is.
+
+    boto3 asks it where a redirected bucket is, and would ask again about the answer to that, until
+    the stack is full.
+    """
+    context["s3_redirect"]["redirected"] = True
 
 
 def _verify(verify: bool | Path) -> bool | str | None:

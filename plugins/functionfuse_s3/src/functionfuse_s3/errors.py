@@ -85,6 +85,7 @@ _OPTION = {
     ),
 }
 _BUSY = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
+_TOO_MANY = 429
 _BROKEN = (
     boto.ConnectionError,
     boto.HTTPClientError,
@@ -156,14 +157,18 @@ def _answer(error: boto.ClientError, doing: str) -> Exception:
     if code in _PLACE:
         return StoragePathError(f"{doing}: {_PLACE[code]} {said}")
     if code in _REGION:
-        region = _region(error)
-        cure = f"'region': {region!r}" if region else "'region', or 'endpoint_url'"
+        region, endpoint = _region(error), error.response.get("Error", {}).get("Endpoint")
+        cure = "'region', or 'endpoint_url'"
+        if region:
+            cure = f"'region': {region!r}"
+        elif endpoint:
+            cure += f", which for this bucket is said to be {endpoint!r}"
         return StoragePathError(f"{doing}: the bucket is in another region; give {cure} {said}")
     if code == "RequestTimeTooSkewed":
         return StorageAccessError(
             f"{doing}: the clock of this machine{_skew(answer)}; set it {said}"
         )
-    if status >= 500 or code in _BUSY:
+    if status >= 500 or status == _TOO_MANY or code in _BUSY:
         attempts = answer.get("RetryAttempts", 0) + 1
         return StorageConnectionError(
             f"{doing}: the server fails or is too busy, at each of {attempts} attempt(s); try again"

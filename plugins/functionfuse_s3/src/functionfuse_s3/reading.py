@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from functionfuse.errors import StorageConnectionError, StorageError
 from .bucket import Bucket
 from .errors import FAILURES, code_of
 
-__all__ = ["read", "read_range"]
+__all__ = ["read", "read_blocks", "read_range"]
 
 _BLOCK = 1 << 20  # bytes
 _TIMES = 100  # that a blob may be replaced while it is read
@@ -73,6 +74,35 @@ def read_range(bucket: Bucket, key: str, wanted: str) -> bytearray:
             continue
         return data
     raise StorageConnectionError(f"S3: {key!r} of {bucket!r} is replaced again and again")
+
+
+def read_blocks(bucket: Bucket, key: str, size: int) -> Iterator[memoryview]:
+    """Iterate a blob in blocks of at most `size` bytes; one request, in one buffer, for each chunk.
+
+    Raises:
+        ResultNotFoundError: there is no such blob, or no more.
+        StorageError: another blob was put in its place meanwhile.
+    """
+    chunk, buffer = bucket.options.multipart_chunk, bytearray()
+    start, total, etag = 0, 1, None
+    while start < total:
+        try:
+            answer = _ask(bucket, key, f"bytes={start}-{start + chunk - 1}")
+            if etag not in (None, answer.etag):
+                answer.body.close()
+                raise _ReplacedError
+            total, etag = answer.total, answer.etag
+            if len(buffer) < answer.size:
+                buffer = bytearray(answer.size)
+            view = memoryview(buffer)[: answer.size]
+            _fill(bucket, key, view, answer)
+        except _ReplacedError:
+            raise StorageError(
+                f"S3: {key!r} of {bucket!r} was replaced while it was read; read it again"
+            ) from None
+        for at in range(0, len(view), size):
+            yield view[at : at + size]
+        start += len(view)
 
 
 def _receive(bucket: Bucket, key: str, view: memoryview, first: _Answer) -> None:

@@ -18,7 +18,7 @@ from functionfuse.storage.protocols import StagedFiles
 
 from .bucket import Bucket, etag_of
 from .options import S3Options
-from .reading import read, read_range
+from .reading import read, read_blocks, read_range
 from .writing import TEMPORARY, write, write_if_absent
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class S3Store(BlobStore):
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob; see `BlobStore.head`."""
         return read_range(self.bucket, key, f"bytes=0-{max(size, 1) - 1}")[:size]
+
+    def blocks(self, key: str, size: int) -> Iterator[Buffer]:
+        """Iterate a blob in blocks; see `BlobStore.blocks`. As much as one piece is held."""
+        return read_blocks(self.bucket, key, size)
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """Iterate blobs; see `BlobStore.list`. All are listed before the first is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,20 +56,31 @@ class Kept:
         """Return for each node what the storage tells; see `Decisions`."""
         return list(self.storage.task_infos(self.workflow_name, self.names))
 
-    def load(self, place: int) -> Any:
-        """Return a stored value. Raises one of OF_NO_USE if there is none to be had."""
+    def load(self, place: int, digest: str = "") -> Any:
+        """Return a stored value. Raises one of OF_NO_USE if there is none to be had.
+
+        Args:
+            digest: of the value that the plan saw: what others have put in its place is of no use.
+        """
+        if digest and hasattr(self.storage, "read_unchanged"):
+            names = self.workflow_name, self.names[place]
+            return self.storage.read_unchanged(*names, digest)
         return self.storage.read_task(self.workflow_name, self.names[place])
 
-    def load_many(self, places: Sequence[int]) -> dict[int, Any]:
-        """Return stored values, read at once where that is quicker; none if one can't be had."""
-        if not hasattr(self.storage, "read_tasks"):
+    def load_many(self, digests: Mapping[int, str]) -> dict[int, Any]:
+        """Return stored values, read at once where that is quicker; none if one can't be had.
+
+        Args:
+            digests: for each place, as `load` takes it.
+        """
+        if not hasattr(self.storage, "read_unchanged"):
             return {}
-        names = [self.names[place] for place in places]
+        names = {self.names[place]: digest for place, digest in digests.items()}
         try:
-            values = self.storage.read_tasks(self.workflow_name, names)
+            values = self.storage.read_tasks(self.workflow_name, names, digests=names)
         except OF_NO_USE:
             return {}  # `load` tells which
-        return {place: values[name] for place, name in zip(places, names, strict=True)}
+        return {place: values[self.names[place]] for place in digests}
 
     def saver(self, place: int, about: dict[str, Any]) -> Callable[[Any, float], tuple[Any, bool]]:
         """Return what stores a value, given it and its seconds, wherever it was computed."""

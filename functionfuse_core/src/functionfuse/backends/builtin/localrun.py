@@ -406,7 +406,8 @@ class LocalRun:
         if self.results and len(places) > 1:
             stored = {place for place in places if self.stored[place] and place not in self.values}
             if len(stored) > 1:
-                self.values.update(self.results.load_many(sorted(stored)))
+                digests = {place: self._planned(place) for place in sorted(stored)}
+                self.values.update(self.results.load_many(digests))
 
     def _available(self, place: int) -> bool:
         """Whether a node's value is at hand; a stored one is loaded.
@@ -422,7 +423,7 @@ class LocalRun:
                 return True
             return False
         try:
-            self.values[place] = self.results.load(place)
+            self.values[place] = self.results.load(place, self._planned(place))
         except OF_NO_USE as error:
             if self.saved[place]:
                 raise
@@ -432,6 +433,12 @@ class LocalRun:
                 self.decisions.give_up(place, f"stored result is of no use: {error}")
             return False
         return True
+
+    def _planned(self, place: int) -> str:
+        """Return the digest of the stored value that the plan saw; "" where it saw none."""
+        if self.decisions is None or self.saved[place]:
+            return ""
+        return getattr(self.decisions.infos[place], "digest", "")
 
     def _note(self, place: int, error: BaseException) -> None:
         """Say of an error which node it came from, and tell the listeners."""

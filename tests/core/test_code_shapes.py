@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from functionfuse.code import Shape, _kept, _without_swaps, shape_of
+from functionfuse.code import Shape, shape_of
+from functionfuse.controlflow import _kept, _without_swaps
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 MODULES = [

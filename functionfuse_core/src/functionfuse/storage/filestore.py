@@ -9,22 +9,13 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 from ..errors import InvalidNameError, ResultNotFoundError, StoragePathError
 from ..serializers import FILE_PROTOCOL
 from .blobstore import BlobInfo, BlobStore, Buffer
-from .files import (
-    FOLDER,
-    SAFELY,
-    flush_and_close,
-    flush_folder,
-    make_folder,
-    open_safely,
-    read_all,
-    unlink,
-    write_all,
-)
+from .files import FOLDER, SAFELY, flush_and_close, read_all, unlink, write_all
+from .folders import Files, Folders
 from .unique import unique
 
 __all__ = ["FileStore"]
@@ -34,9 +25,7 @@ logger = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-"
 _MAPPED_FROM = 1 << 20  # bytes; below, a plain read is quicker than a map and its page faults
 _READ_AT_ONCE = 4096
-_ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-_CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
 
 
 class FileStore(BlobStore):
@@ -50,10 +39,9 @@ class FileStore(BlobStore):
     def __init__(self, root: str, *, private: bool = False) -> None:
         self.root = root
         self.private = private
-        self._file_mode, self._folder_mode = (0o600, 0o700) if private else (0o666, 0o777)
+        self._folders = Folders(root, private=private)
         self._folds: bool | None = None
         self._warned = False
-        self._flushed: tuple[int, int] | None = None  # inode and mtime of root
 
     def __repr__(self) -> str:
         return f"FileStore({self.root!r})"
@@ -64,10 +52,10 @@ class FileStore(BlobStore):
         """Store a blob; see `BlobStore.put`."""
         folder, _, name = key.rpartition("/")
         if self._folds is not False:
-            os.close(self._enter(folder))
+            os.close(self._folders.enter(folder))
             self._refuse_folded(folder, name)
         temporary = _TEMPORARY + unique()
-        directory, file = self._create(folder, temporary, _NEW)
+        directory, file = self._folders.create(folder, temporary, _NEW)
         try:
             try:
                 try:
@@ -89,7 +77,7 @@ class FileStore(BlobStore):
                 raise
             if durable:
                 os.fsync(directory)
-                self._flush_above(folder)
+                self._folders.flush_above(folder)
         finally:
             os.close(directory)
 
@@ -140,7 +128,7 @@ class FileStore(BlobStore):
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """Iterate blobs; see `BlobStore.list`. One folder is read at a time."""
         folder, _, beginning = prefix.rpartition("/")
-        for path, entry in self._walk(f"{folder}/" if folder else "", beginning):
+        for path, entry in self._folders.walk(f"{folder}/" if folder else "", beginning):
             if not entry.name.startswith(_TEMPORARY):
                 yield from _described(path, entry)
 
@@ -148,7 +136,7 @@ class FileStore(BlobStore):
         """Iterate what is in a folder; see `BlobStore.names`. Opens no file."""
         if not os.access(f"{self.root}/{folder}", os.F_OK):
             return  # quicker than to catch the error
-        for entry in self._scan(folder):
+        for entry in self._folders.scan(folder):
             if not (entry.name.startswith(_TEMPORARY) or entry.is_symlink()):
                 yield entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/"
 
@@ -159,16 +147,16 @@ class FileStore(BlobStore):
             folder, _, name = key.rpartition("/")
             by_folder.setdefault(folder, []).append(name)
         for folder, names in by_folder.items():
-            self._remove(folder, [name for name in names if name])
+            self._folders.remove(folder, [name for name in names if name])
         for deepest in sorted(by_folder, reverse=True):
             folder = deepest
-            while folder and self._remove_folder(folder):
+            while folder and self._folders.remove_folder(folder):
                 folder = folder.rpartition("/")[0]
 
     def prepare(self, folder: str) -> None:
         """Make the folder, or raise StoragePathError if it can't be made or written."""
         try:
-            os.close(self._enter(folder.rstrip("/")))
+            os.close(self._folders.enter(folder.rstrip("/")))
         except OSError as error:
             if isinstance(error, StoragePathError):
                 raise
@@ -190,7 +178,7 @@ class FileStore(BlobStore):
 
     def protocols(self, folder: str) -> dict[str, Any]:
         """Offer plain files under `folder`; see `BlobStore.protocols`."""
-        return {FILE_PROTOCOL: _Files(self, folder)}
+        return {FILE_PROTOCOL: Files(self._folders, folder)}
 
     def flush(self, keys: Iterable[str]) -> None:
         """Flush files and their folders; see `BlobStore.flush`."""
@@ -200,13 +188,13 @@ class FileStore(BlobStore):
             flush_and_close(self._open(key))
         for folder in sorted(folders):
             flush_and_close(os.open(f"{self.root}/{folder}", FOLDER))
-            self._flush_above(folder)
+            self._folders.flush_above(folder)
 
     def now(self) -> float:
         """Return the time on the file system's clock, by touching a temporary file."""
         path = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}"
         try:
-            os.close(os.open(path, _NEW | SAFELY, self._file_mode))
+            os.close(os.open(path, _NEW | SAFELY, self._folders.file_mode))
         except FileNotFoundError:
             return time.time()  # there is no root, and so nothing whose age could be asked for
         try:
@@ -219,126 +207,14 @@ class FileStore(BlobStore):
         if not os.path.isdir(self.root):
             return
         before = self.now() - older_than
-        for path, entry in self._walk(""):
+        for path, entry in self._folders.walk(""):
             if entry.name.startswith(_TEMPORARY):
                 for blob in _described(path, entry):
                     if blob.modified < before:
                         if not dry_run:
                             folder, _, name = path.rpartition("/")
-                            self._remove(folder, [name])
+                            self._folders.remove(folder, [name])
                         yield blob
-
-    def _enter(self, folder: str) -> int:
-        """Open a folder below root, making what is missing; follow no symbolic link below root."""
-        attempts = 1
-        while True:
-            try:
-                # Quick, and right if only the last segment could be a link.
-                if folder and "/" not in folder:
-                    return os.open(f"{self.root}/{folder}", FOLDER)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise self._no_folder(folder, error) from error
-            try:
-                os.makedirs(self.root, self._folder_mode, exist_ok=True)
-                return self._descend(folder, make=True)
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
-                    raise self._no_folder(folder, error) from error
-            attempts += 1  # somebody else removes what is made here
-
-    def _descend(self, folder: str, *, make: bool = False) -> int:
-        """Open a folder below root; follow no symbolic link below root."""
-        directory = os.open(self.root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
-        for segment in folder.split("/") if folder else []:
-            outer = directory
-            try:
-                if make:
-                    try:
-                        directory = os.open(segment, FOLDER, dir_fd=outer)
-                        continue
-                    except FileNotFoundError:
-                        make_folder(segment, self._folder_mode, outer)
-                directory = os.open(segment, FOLDER, dir_fd=outer)
-            finally:
-                os.close(outer)
-        return directory
-
-    def _create(self, folder: str, name: str, flags: int) -> tuple[int, int]:
-        """Open a file for writing in a folder that is made if need be; return both descriptors."""
-        attempts = 1
-        while True:
-            directory = self._enter(folder)
-            try:
-                return directory, os.open(name, flags | SAFELY, self._file_mode, dir_fd=directory)
-            except BaseException as error:
-                os.close(directory)
-                # Somebody else may have removed the folder.
-                if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
-                    raise
-            attempts += 1
-
-    def _remove(self, folder: str, names: Iterable[str]) -> None:
-        """Remove files of a folder that is not, and is not below, a symbolic link."""
-        try:
-            directory = self._descend(folder)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._no_folder(folder, error) from error
-        try:
-            for name in names:
-                unlink(name, directory)
-        finally:
-            os.close(directory)
-
-    def _remove_folder(self, folder: str) -> bool:
-        """Remove a folder if nothing is in it; tell whether that was so."""
-        above, _, segment = folder.rpartition("/")
-        try:
-            directory = self._descend(above)
-        except OSError:
-            return False
-        try:
-            os.rmdir(segment, dir_fd=directory)
-        except OSError:
-            return False  # something is in it, or somebody else has removed it
-        finally:
-            os.close(directory)
-        return True
-
-    def _flush_above(self, folder: str) -> None:
-        """Have a folder's own name survive a loss of power, and those of the folders above it.
-
-        Root is flushed again only when something has been made in it since this store did so; the
-        folders above root are flushed once.
-        """
-        above = folder.rpartition("/")[0]
-        while above:
-            flush_and_close(os.open(f"{self.root}/{above}", FOLDER))
-            above = above.rpartition("/")[0]
-        status = os.stat(self.root)
-        if self._flushed == (status.st_ino, status.st_mtime_ns):
-            return
-        path = self.root
-        flush_folder(path)
-        if self._flushed is None or self._flushed[0] != status.st_ino:
-            while path != os.path.dirname(path):
-                path = os.path.dirname(path)
-                flush_folder(path)
-        settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK
-        self._flushed = status.st_ino, status.st_mtime_ns if settled else 0
-
-    def _no_folder(self, folder: str, error: OSError) -> StoragePathError:
-        path = f"{self.root}/{folder}"
-        what = (
-            "is a symbolic link" if os.path.islink(path) else f"can't be opened: {error.strerror}"
-        )
-        return StoragePathError(
-            f"the storage at {self.root!r} can't be used: {path!r} {what}."
-            " Its option 'path' must be a folder that you can write, with folders in it"
-        )
 
     def _open(self, key: str) -> int:
         try:
@@ -366,74 +242,12 @@ class FileStore(BlobStore):
         if self._folds:
             workflow, _, rest = folder.partition("/")
             for where, segment in (("", workflow), (workflow if not rest else folder, name)):
-                for entry in self._scan(where):
+                for entry in self._folders.scan(where):
                     if entry.name != segment and entry.name.casefold() == segment.casefold():
                         raise InvalidNameError(
                             f"{segment!r} can't be stored beside {entry.name!r}: the file system"
                             f" of {self.root!r} does not tell upper from lower case"
                         )
-
-    def _scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
-        """Return what is in a folder; nothing where it is a symbolic link, or below one."""
-        try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                found = list(entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        path = folder.rstrip("/")
-        while path:
-            if os.path.islink(f"{self.root}/{path}"):
-                return []
-            path = path.rpartition("/")[0]
-        return found
-
-    def _walk(self, folder: str, beginning: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Iterate (key, file) below a folder, in the order of the keys."""
-        found = [
-            (entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/", entry)
-            for entry in self._scan(folder)
-            if entry.name.startswith(beginning)
-        ]
-        for name, entry in sorted(found, key=lambda pair: pair[0]):
-            if not name.endswith("/"):
-                yield folder + name, entry
-            elif entry.is_dir(follow_symlinks=False):
-                yield from self._walk(folder + name)
-
-
-class _Files:
-    """The file protocol over plain files in one folder. File names are key segments."""
-
-    def __init__(self, store: FileStore, folder: str) -> None:
-        self.store = store
-        self._folder = folder
-
-    def open(self, filename: str, mode: str = "rb") -> IO[Any]:
-        """Open a file, as the builtin `open` does."""
-        path = f"{self.store.root}/{self._folder}{filename}"
-        encoding = None if "b" in mode else "utf-8"
-        if mode.strip("bt") == "r":
-            try:
-                return open(path, mode, encoding=encoding, opener=open_safely)
-            except FileNotFoundError:
-                raise ResultNotFoundError(f"no file {path!r}") from None
-
-        def create(_: str, flags: int) -> int:
-            directory, file = self.store._create(self._folder.rstrip("/"), filename, flags)
-            os.close(directory)
-            return file
-
-        return open(path, mode, encoding=encoding, opener=create)
-
-    def remove(self, filename: str) -> None:
-        """Remove a file; one that isn't there is no error."""
-        self.store._remove(self._folder.rstrip("/"), [filename])
-
-    def folder(self, filename: str, mode: str = "r") -> str:
-        """Return the path of a folder; "w" makes it."""
-        if mode == "w":
-            os.close(self.store._enter(self._folder + filename))
-        return f"{self.store.root}/{self._folder}{filename}"
 
 
 def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:

@@ -1,0 +1,346 @@
+"""One run of a workflow: which nodes are computed, in what order, and where results are."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...baseworkflow import NEVER
+from ...errors import FingerprintError, FunctionFuseError
+from ...fingerprint import digest_of
+from ...identity import Identities
+from ...nodes import ConstructorCall, MethodCall, Node
+from ...plan import MAYBE, REUSE, Decisions
+from ...report import Report
+from .job import Outcome
+from .kept import OF_NO_USE, Kept
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from .keeping import KeepingWorkflow
+
+__all__ = ["RUNNING", "SETTLED", "WAITING", "Run"]
+
+_IDLE = 0  # not asked for, or reused
+WAITING = 1  # to be computed, after its parents
+RUNNING = 2
+SETTLED = 3  # computed
+
+_PENDING = WAITING, RUNNING
+_STATEFUL = ConstructorCall, MethodCall
+
+
+class Run:
+    """The state of one run. A place is a node's index in the graph; parents have lower ones.
+
+    Where and how nodes are computed is for those who inherit it: `_work` takes what is `ready`, and
+    gives the outcomes to `_settle`, until nothing waits.
+
+    Args:
+        remote: whether functions are called in other processes.
+    """
+
+    def __init__(self, workflow: KeepingWorkflow, *, remote: bool = False) -> None:
+        self.workflow = workflow
+        self.remote = remote
+        self.graph = workflow.graph()
+        count = len(self.graph.nodes)
+        self.state = bytearray(count)
+        self.stored = bytearray(count)  # whether the storage holds the node's present result
+        self.saved = bytearray(count)  # whether this run put it there
+        self.blockers = [0] * count  # parents that are WAITING or RUNNING
+        self.users = [0] * count  # children that are WAITING or RUNNING
+        self.ready: list[int] = []  # heap: WAITING, without blockers when they came in
+        self.values: dict[int, Any] = {}
+        self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
+        self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
+        names = workflow.workflow_name, self.graph.names
+        self.progress = Progress(*names, workflow.listeners)
+        self.results = None if workflow.storage is None else Kept(workflow.storage, *names)
+        self.decisions: Decisions | None = None
+        self.started = False  # until then nodes are activated in order, parents first
+        positions = self.graph.positions
+        self.returned = [positions[node] for node, _ in workflow.leaves]
+        self.kept = set(self.returned)
+        self.unsaved = {positions[node] for node in workflow._logged if node in positions}
+
+    def execute(self) -> list[Any]:
+        """Run, and return the results of the handed nodes."""
+        if self.results:
+            self.results.prepare()
+        places = self.progress.wanted = self._decide()
+        if self.decisions and self.results:
+            for place, info in enumerate(self.decisions.infos):
+                if isinstance(info, FunctionFuseError):
+                    self.results.give_up(place, info)
+            for place in places:
+                self.progress.emit("planned", place)
+            planned = set(places)
+            for place, verdict in enumerate(self.decisions.verdicts):
+                if verdict == REUSE and place not in planned:
+                    self.progress.emit("reused", place)
+        for place in places:
+            self._activate(place)
+        self.started = True
+        self._work()
+        return self._results()
+
+    def _results(self) -> list[Any]:
+        """Return the results of the handed nodes."""
+        # A stored result can turn out to be damaged when it is loaded; then there is more to do.
+        self._load_many(self.returned)
+        while missing := [place for place in self.returned if not self._available(place)]:
+            for place in set(missing):
+                self._activate(place)
+            self._work()
+        return [
+            self.values[place] if pick is None else pick.of(self.values[place])
+            for place, (_, pick) in zip(self.returned, self.workflow.leaves, strict=True)
+        ]
+
+    def plan(self) -> Report:
+        """Return what `execute` would do."""
+        if self.results is None or self.results.tells:
+            self.progress.wanted = self._decide()
+        return self.progress.plan()
+
+    def report(self) -> Report:
+        """Return what was done so far, and let go of all values: the run is over."""
+        self.values.clear()
+        self.objects.clear()
+        if self.results:
+            self.results.remember()
+        return self.progress.report()
+
+    # What is to be computed.
+
+    def _decide(self) -> Sequence[int]:
+        """Find what is stored, and return the places of what is to be computed, ascending."""
+        graph, workflow = self.graph, self.workflow
+        if self.results is None:
+            return range(len(graph.nodes))
+        # An object's own result is None, so that one is handed over is no reason to make it.
+        returned = [place for place in self.returned if not self._is_constructor(place)]
+        targets = [*graph.last(), *returned, *self.unsaved]
+        if self.results.tells:
+            self.decisions = self.progress.decisions = Decisions(
+                graph,
+                Identities(workflow._functions),
+                policies=workflow._policies,
+                policy=workflow._policy,
+                unsaved=self.unsaved,
+                infos=self.results.infos(),
+            )
+            self.stored = bytearray(verdict == REUSE for verdict in self.decisions.verdicts)
+            return self.decisions.needed(targets)
+        # A storage that can only be read: look for no more than is needed, and keep what comes.
+        found: set[int] = set()
+        while targets:
+            place = targets.pop()
+            if place in found:
+                continue
+            policy = workflow._policies.get(graph.nodes[place], workflow._policy)
+            self.stored[place] = self._has_result(place) and policy != NEVER
+            self.stored[place] = self._available(place)
+            if self.stored[place]:
+                self.progress.emit("reused", place)
+            else:
+                found.add(place)
+                targets += [graph.positions[parent] for parent in graph.nodes[place].parents]
+        return sorted(found)
+
+    def _has_result(self, place: int) -> bool:
+        """Whether a node's result belongs into a storage."""
+        return place not in self.unsaved and not self._is_constructor(place)
+
+    def _is_constructor(self, place: int) -> bool:
+        return isinstance(self.graph.nodes[place], ConstructorCall)
+
+    def _activate(self, place: int) -> None:
+        """Have a node computed, after those of its parents that are to be computed."""
+        state, node = self.state, self.graph.nodes[place]
+        state[place] = WAITING
+        positions, blockers = self.graph.positions, 0
+        for parent_node in node.parents:
+            parent = positions[parent_node]
+            self.users[parent] += 1
+            if state[parent] in _PENDING:
+                blockers += 1
+        self.blockers[place] = blockers
+        if self.started:
+            for child_node in node.children:
+                child = positions.get(child_node)
+                if child is not None and state[child] == WAITING:
+                    self.blockers[child] += 1
+        if isinstance(node, _STATEFUL):
+            self.calls_left[node.constructor] += 1
+        if not blockers:
+            heapq.heappush(self.ready, place)
+
+    def _turns_out_to_stand(self, place: int, node: Node) -> bool:
+        """Reuse a node's stored result after all, if its parents came out as they were."""
+        decisions = self.decisions
+        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
+            self.stored[place] = True
+            self.progress.emit("reused", place)
+            self._release(place, node)
+            return True
+        return False
+
+    # What computing takes.
+
+    def _work(self) -> None:
+        """Compute until nothing waits."""
+        raise NotImplementedError
+
+    def _function(self, node: Node) -> Callable[..., Any] | str:
+        """Return what is called for a node; the name of a method."""
+        replaced = self.workflow._functions
+        if replaced and node in replaced:
+            return replaced[node]
+        remote = self.remote or isinstance(node, MethodCall)
+        return node.portable_function if remote else node.function
+
+    def _prepare(self, node: Node) -> list[Callable[[], Any]]:
+        """Ask the node's plugins for what runs before it."""
+        prepare = []
+        for plugin in self.workflow._plugins.get(node, ()):
+            plugin.local_initialize()
+            prepare.append(plugin.remote_initialize())
+        return [call for call in prepare if call is not None]
+
+    def _about(self, place: int, node: Node) -> dict[str, Any]:
+        """Return what is stored about a node's result beside it; its parents are settled."""
+        about: dict[str, Any] = {
+            "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
+        }
+        if self.decisions:
+            about["fingerprint"] = self.decisions.record(place)
+        return about
+
+    # What was computed.
+
+    def _settle(self, place: int, node: Node, outcome: Outcome) -> None:
+        """Take over a result, and let go of what nobody needs any more."""
+        if outcome.reused is not None and self.decisions:
+            self.decisions.take(place, outcome.reused)
+            self.stored[place] = True
+            self.progress.emit("reused", place)
+            self._release(place, node)
+            return
+        self.progress.emit("finished", place, seconds=outcome.seconds)
+        digest = None
+        if outcome.saved is not None:
+            self.stored[place] = self.saved[place] = True
+            self.progress.emit("saved", place, size=getattr(outcome.saved, "size", 0))
+            digest = getattr(outcome.saved, "digest", None)
+        if self.decisions and self.decisions.digests[place] is None:
+            self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
+        wanted = self.users[place] or place in self.kept
+        # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
+        if wanted and outcome.kept and not self._reads_back(place, outcome):
+            self.values[place] = outcome.value
+        if isinstance(node, _STATEFUL):
+            constructor = node.constructor
+            self.objects[constructor] = (outcome.target, node)
+            self.calls_left[constructor] -= 1
+            if not self.calls_left[constructor]:
+                del self.objects[constructor]
+        self._release(place, node)
+
+    def _reads_back(self, place: int, outcome: Outcome) -> bool:
+        """Whether what follows is given what the storage gives back, and not the result."""
+        if outcome.read_back or self.results is None:
+            return outcome.read_back
+        return bool(self.stored[place]) and self.results.read_back
+
+    def _digest(self, place: int, node: Node, value: Any, saved: str | None) -> bytes | None:
+        """Return the digest of a result for the nodes that are made from it."""
+        if saved is not None:
+            return bytes.fromhex(saved)
+        if self._is_constructor(place):
+            return None
+        if not node.children:
+            return b""
+        try:
+            return digest_of(value)  # of a node that is never stored
+        except FingerprintError:
+            return os.urandom(16)
+
+    def _release(self, place: int, node: Node) -> None:
+        """Let go of what only this node needed, and let those go on that waited for it."""
+        self.state[place] = SETTLED
+        self._let_go(node)
+        self._unblock(node)
+
+    def _let_go(self, node: Node) -> None:
+        """Release what a node needed, as far as no other does."""
+        positions, users = self.graph.positions, self.users
+        for parent_node in node.parents:
+            parent = positions[parent_node]
+            users[parent] -= 1
+            if not users[parent] and parent not in self.kept:
+                self.values.pop(parent, None)
+
+    def _unblock(self, node: Node) -> None:
+        """Let those go on that waited for a node."""
+        positions, state, blockers = self.graph.positions, self.state, self.blockers
+        for child_node in node.children:
+            child = positions.get(child_node)
+            if child is not None and state[child] == WAITING:
+                blockers[child] -= 1
+                if not blockers[child]:
+                    heapq.heappush(self.ready, child)
+
+    # Stored results.
+
+    def _load_many(self, places: Sequence[int]) -> None:
+        """Load those of several values that are stored; `_available` tells what can't be had."""
+        if self.results and len(places) > 1:
+            stored = {place for place in places if self.stored[place] and place not in self.values}
+            if len(stored) > 1:
+                digests = {place: self._planned(place) for place in sorted(stored)}
+                self.values.update(self.results.load_many(digests))
+
+    def _available(self, place: int) -> bool:
+        """Whether a node's value is at hand; a stored one is loaded.
+
+        Raises:
+            DamagedResultError, ResultNotFoundError: a result saved in this run can't be read back.
+        """
+        if place in self.values:
+            return True
+        if not self.stored[place] or self.results is None:
+            if self._is_constructor(place):
+                self.values[place] = None
+                return True
+            return False
+        try:
+            self.values[place] = self.results.load(place, self._planned(place))
+        except OF_NO_USE as error:
+            if self.saved[place]:
+                raise
+            self.results.give_up(place, error)
+            self.stored[place] = False
+            if self.decisions:
+                self.decisions.give_up(place, f"stored result is of no use: {error}")
+            return False
+        return True
+
+    def _planned(self, place: int) -> str:
+        """Return the digest of the stored value that the plan saw; "" where it saw none."""
+        if self.decisions is None or self.saved[place]:
+            return ""
+        return getattr(self.decisions.infos[place], "digest", "")
+
+    def _note(self, place: int, error: BaseException) -> None:
+        """Say of an error which node it came from, and tell the listeners."""
+        self.progress.emit("failed", place, error=error)
+        node = self.graph.nodes[place]
+        error.add_note(
+            f"in node {self.graph.names[place]!r} of workflow {self.workflow.workflow_name!r}:"
+            f" {node.described()}"
+        )

@@ -1,0 +1,211 @@
+"""Folders of a store, and files made and removed in them, following no symbolic link below root."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
+
+from ..errors import ResultNotFoundError, StoragePathError
+from .files import (
+    FOLDER,
+    SAFELY,
+    flush_and_close,
+    flush_folder,
+    make_folder,
+    open_safely,
+    unlink,
+)
+
+__all__ = ["Files", "Folders"]
+
+_ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
+_CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
+
+
+class Folders:
+    """The folders below `root`, which are made when something is to be made in them.
+
+    A folder is named by its path below root; "" is root. What is made with `private` is for the
+    user alone.
+    """
+
+    def __init__(self, root: str, *, private: bool = False) -> None:
+        self.root = root
+        self.file_mode, self._folder_mode = (0o600, 0o700) if private else (0o666, 0o777)
+        self._flushed: tuple[int, int] | None = None  # inode and mtime of root
+
+    def enter(self, folder: str) -> int:
+        """Open a folder below root, making what is missing; follow no symbolic link below root."""
+        attempts = 1
+        while True:
+            try:
+                # Quick, and right if only the last segment could be a link.
+                if folder and "/" not in folder:
+                    return os.open(f"{self.root}/{folder}", FOLDER)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise self._no_folder(folder, error) from error
+            try:
+                os.makedirs(self.root, self._folder_mode, exist_ok=True)
+                return self._descend(folder, make=True)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
+                    raise self._no_folder(folder, error) from error
+            attempts += 1  # somebody else removes what is made here
+
+    def _descend(self, folder: str, *, make: bool = False) -> int:
+        """Open a folder below root; follow no symbolic link below root."""
+        directory = os.open(self.root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+        for segment in folder.split("/") if folder else []:
+            outer = directory
+            try:
+                if make:
+                    try:
+                        directory = os.open(segment, FOLDER, dir_fd=outer)
+                        continue
+                    except FileNotFoundError:
+                        make_folder(segment, self._folder_mode, outer)
+                directory = os.open(segment, FOLDER, dir_fd=outer)
+            finally:
+                os.close(outer)
+        return directory
+
+    def create(self, folder: str, name: str, flags: int) -> tuple[int, int]:
+        """Open a file for writing in a folder that is made if need be; return both descriptors."""
+        attempts = 1
+        while True:
+            directory = self.enter(folder)
+            try:
+                return directory, os.open(name, flags | SAFELY, self.file_mode, dir_fd=directory)
+            except BaseException as error:
+                os.close(directory)
+                # Somebody else may have removed the folder.
+                if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
+                    raise
+            attempts += 1
+
+    def remove(self, folder: str, names: Iterable[str]) -> None:
+        """Remove files of a folder that is not, and is not below, a symbolic link."""
+        try:
+            directory = self._descend(folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._no_folder(folder, error) from error
+        try:
+            for name in names:
+                unlink(name, directory)
+        finally:
+            os.close(directory)
+
+    def remove_folder(self, folder: str) -> bool:
+        """Remove a folder if nothing is in it; tell whether that was so."""
+        above, _, segment = folder.rpartition("/")
+        try:
+            directory = self._descend(above)
+        except OSError:
+            return False
+        try:
+            os.rmdir(segment, dir_fd=directory)
+        except OSError:
+            return False  # something is in it, or somebody else has removed it
+        finally:
+            os.close(directory)
+        return True
+
+    def flush_above(self, folder: str) -> None:
+        """Have a folder's own name survive a loss of power, and those of the folders above it.
+
+        Root is flushed again only when something has been made in it since this store did so; the
+        folders above root are flushed once.
+        """
+        above = folder.rpartition("/")[0]
+        while above:
+            flush_and_close(os.open(f"{self.root}/{above}", FOLDER))
+            above = above.rpartition("/")[0]
+        status = os.stat(self.root)
+        if self._flushed == (status.st_ino, status.st_mtime_ns):
+            return
+        path = self.root
+        flush_folder(path)
+        if self._flushed is None or self._flushed[0] != status.st_ino:
+            while path != os.path.dirname(path):
+                path = os.path.dirname(path)
+                flush_folder(path)
+        settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK
+        self._flushed = status.st_ino, status.st_mtime_ns if settled else 0
+
+    def _no_folder(self, folder: str, error: OSError) -> StoragePathError:
+        path = f"{self.root}/{folder}"
+        what = (
+            "is a symbolic link" if os.path.islink(path) else f"can't be opened: {error.strerror}"
+        )
+        return StoragePathError(
+            f"the storage at {self.root!r} can't be used: {path!r} {what}."
+            " Its option 'path' must be a folder that you can write, with folders in it"
+        )
+
+    def scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
+        """Return what is in a folder; nothing where it is a symbolic link, or below one."""
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                found = list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        path = folder.rstrip("/")
+        while path:
+            if os.path.islink(f"{self.root}/{path}"):
+                return []
+            path = path.rpartition("/")[0]
+        return found
+
+    def walk(self, folder: str, beginning: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Iterate (key, file) below a folder, in the order of the keys."""
+        found = [
+            (entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/", entry)
+            for entry in self.scan(folder)
+            if entry.name.startswith(beginning)
+        ]
+        for name, entry in sorted(found, key=lambda pair: pair[0]):
+            if not name.endswith("/"):
+                yield folder + name, entry
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self.walk(folder + name)
+
+
+class Files:
+    """The file protocol over plain files in one folder. File names are key segments."""
+
+    def __init__(self, folders: Folders, folder: str) -> None:
+        self._folders = folders
+        self._folder = folder
+
+    def open(self, filename: str, mode: str = "rb") -> IO[Any]:
+        """Open a file, as the builtin `open` does."""
+        path = f"{self._folders.root}/{self._folder}{filename}"
+        encoding = None if "b" in mode else "utf-8"
+        if mode.strip("bt") == "r":
+            try:
+                return open(path, mode, encoding=encoding, opener=open_safely)
+            except FileNotFoundError:
+                raise ResultNotFoundError(f"no file {path!r}") from None
+
+        def create(_: str, flags: int) -> int:
+            directory, file = self._folders.create(self._folder.rstrip("/"), filename, flags)
+            os.close(directory)
+            return file
+
+        return open(path, mode, encoding=encoding, opener=create)
+
+    def remove(self, filename: str) -> None:
+        """Remove a file; one that isn't there is no error."""
+        self._folders.remove(self._folder.rstrip("/"), [filename])
+
+    def folder(self, filename: str, mode: str = "r") -> str:
+        """Return the path of a folder; "w" makes it."""
+        if mode == "w":
+            os.close(self._folders.enter(self._folder + filename))
+        return f"{self._folders.root}/{self._folder}{filename}"

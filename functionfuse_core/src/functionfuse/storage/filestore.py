@@ -35,7 +35,7 @@ _TEMPORARY = ".tmp-"
 _MAPPED_FROM = 1 << 20  # bytes; below, a plain read is quicker than a map and its page faults
 _READ_AT_ONCE = 4096
 _ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 _CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "flush_folder",
     "lay_out",
     "make_folder",
+    "on_device",
     "open_safely",
     "read_all",
     "unlink",
@@ -57,20 +58,24 @@ def lay_out(file: int, start: int, size: int) -> None:
     A disk lays it out in one piece, and says at once if it is full. In memory it is in huge pages,
     if the file is open for reading, too. Bytes that are there stay as they are.
     """
-    # Memory file systems have no device of their own, nor have network file systems.
     if not hasattr(os, "posix_fallocate"):
         return
-    status, end = os.fstat(file), start + size
-    if not os.major(status.st_dev):
-        if status.st_size < end:
+    if on_device(file):
+        try:
+            os.posix_fallocate(file, start, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    else:
+        end = start + size
+        if os.fstat(file).st_size < end:
             os.ftruncate(file, end)
         use_huge_pages(file, start, end)
-        return
-    try:
-        os.posix_fallocate(file, start, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
+
+
+def on_device(file: int) -> bool:
+    """Tell whether a file is on a device; those in memory and over a network are on none."""
+    return hasattr(os, "major") and os.major(os.fstat(file).st_dev) != 0
 
 
 def _write(file: int, parts: Sequence[Buffer]) -> None:

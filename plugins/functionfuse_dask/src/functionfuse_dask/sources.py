@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import IO, Any, Self
 from weakref import WeakValueDictionary, ref
 
@@ -18,15 +18,17 @@ import numpy as np
 
 from functionfuse.errors import DamagedResultError, OptionsError, ResultNotFoundError
 from functionfuse.serializers import generate_name
+from functionfuse.storage.files import lay_out, on_device
+from functionfuse.storage.hugepages import HUGE_PAGE
 
 from .elements import Block
 
-__all__ = ["LocalFile", "Room", "StagedFile", "source_of", "write_at"]
+__all__ = ["LocalFile", "Room", "StagedFile", "find_room", "source_of", "write_at"]
 
 logger = logging.getLogger(__name__)
 
-_POPULATE = getattr(mmap, "MADV_POPULATE_READ", 22)  # Linux 5.14: page tables in one call
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_LAID_OUT_FROM = 16 << 20  # bytes
 _MAPPED_FROM = 64 << 10  # bytes; below, a plain read is quicker than page faults
 
 _KEPT = 16  # each takes a file descriptor
@@ -47,7 +49,6 @@ class LocalFile:
         self.path = path
         self.size = size
         self._mapped: mmap.mmap | None = None
-        self._populated: set[int] = set()  # where reads began
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalFile, (self.path, self.size)
@@ -67,11 +68,6 @@ class LocalFile:
                 return data
         finally:
             os.close(file)
-        if offset not in self._populated:  # where it has been, some file systems take as long
-            start = offset - offset % mmap.PAGESIZE
-            with suppress(OSError, ValueError):  # a kernel that doesn't know it
-                mapped.madvise(_POPULATE, start, offset + size - start)
-            self._populated.add(offset)
         return np.frombuffer(mapped, np.uint8, size, offset)
 
     def gathered(self, runs: list[tuple[int, int]]) -> Block:
@@ -114,7 +110,6 @@ class LocalFile:
             _maps[key] = found
         if self._mapped is not found:
             self._mapped = found
-            self._populated = set()
             with _changing:
                 _kept.append(ref(self))
                 oldest = _kept.popleft()() if len(_kept) > _KEPT else None
@@ -177,11 +172,27 @@ def source_of(files: Any, name: str, size: int) -> LocalFile | StagedFile:
     return StagedFile(files, name, size)
 
 
+def find_room(path: str) -> None:
+    """Have a disk lay a big file out in one piece, and say at once if it is full.
+
+    What is in memory is laid out by `write_at`: by all that write, each for its own bytes.
+    """
+    file = os.open(path, os.O_RDWR | _SAFELY)
+    try:
+        size = os.fstat(file).st_size
+        if size >= _LAID_OUT_FROM and on_device(file):
+            lay_out(file, 0, size)
+    finally:
+        os.close(file)
+
+
 def write_at(path: str, pieces: list[tuple[int, memoryview]]) -> None:
     """Write bytes into a file that is there, each at its offset."""
-    file = os.open(path, os.O_WRONLY | _SAFELY)
+    file = os.open(path, os.O_RDWR | _SAFELY)
     try:
         for start, data in pieces:
+            if len(data) >= HUGE_PAGE and not on_device(file):
+                lay_out(file, start, len(data))
             offset, view = start, data
             while view:
                 count = os.pwrite(file, view, offset)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,32 @@ def test_no_number_goes_through_h5py(
     storage.save("w", "t", da.from_array(NUMBERS, chunks=chunks))
     monkeypatch.setattr(h5py, "File", refuse)
     assert np.array_equal(NUMBERS, storage.read_task("w", "t").compute())
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}, {"format": "zarr"}])
+@pytest.mark.parametrize("chunks", FORMATS.values(), ids=FORMATS)
+def test_nothing_that_only_some_systems_have_is_needed(
+    storage: FileStorage, chunks: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of POSIX, and maps of files: what is without them reads and writes all the same."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENODEV, "no maps here")
+
+    for name in ("pread", "preadv", "pwrite", "pwritev", "posix_fallocate", "statvfs", "major"):
+        monkeypatch.delattr(os, name)
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    storage.register_persistent_serializers(DaskArraySerializer(**options))
+    values = np.tile(NUMBERS, (20, 1))
+    array = da.from_array(values, chunks=tuple(map(multiplied, chunks, (20, 1))))
+    storage.save("w", "t", array)
+    assert np.array_equal(values, storage.read_task("w", "t").compute())
+    assert [""] == [record.problem for record in storage.verify()]
+
+
+def multiplied(sizes: Any, times: int) -> Any:
+    """Return the chunks of an axis, so many times as long."""
+    return sizes * times if isinstance(sizes, int) else tuple(size * times for size in sizes)
 
 
 def test_blocks_are_views_of_one_map(storage: FileStorage) -> None:

@@ -55,6 +55,13 @@ def storage(tmp_path: Path) -> FileStorage:
     return FileStorage(tmp_path / "store")
 
 
+@pytest.fixture(params=["hdf5", "zarr"])
+def file_storage(request: pytest.FixtureRequest, storage: FileStorage) -> FileStorage:
+    """A file storage that keeps arrays in each format."""
+    storage.register_persistent_serializers(DaskArraySerializer(format=request.param))
+    return storage
+
+
 @pytest.fixture(params=["moto", "seaweedfs"])
 def s3_storage(request: pytest.FixtureRequest) -> Storage:
     """S3, on each server in turn."""

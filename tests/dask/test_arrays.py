@@ -75,7 +75,7 @@ ARRAYS = {
 SOME = {"a regular grid", "irregular chunks", "0-d", "empty", "unicode", "masked"}
 EVERYWHERE = [
     (kind, which)
-    for kind in ("hdf5", "zarr", "gzip", "moto", "seaweedfs")
+    for kind in ("hdf5", "zarr", "gzip", "s3")
     for which in ARRAYS
     if kind in ("hdf5", "zarr") or which in SOME
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import subprocess
@@ -262,8 +263,10 @@ def test_what_still_runs_after_a_failure_writes_nothing(storage: FileStorage) ->
     """When a block fails, dask leaves the others to their threads: they are waited for."""
     import time
 
+    begun = itertools.count()
+
     def slow(block: Any) -> Any:
-        if block[0, 0] == 0:
+        if not next(begun):
             time.sleep(0.05)
             raise OSError("no")
         time.sleep(0.2)
@@ -275,6 +278,8 @@ def test_what_still_runs_after_a_failure_writes_nothing(storage: FileStorage) ->
             storage.save("w", "t", array().map_blocks(slow, meta=np.empty((0, 0))))
         time.sleep(0.4)
         assert [] == list(storage.store.list(""))
+        assert 2 == next(begun)
+        begun = itertools.count()
 
 
 def test_a_failure_waits_for_the_writes_that_have_begun() -> None:

@@ -75,7 +75,7 @@ ARRAYS = {
 SOME = {"a regular grid", "irregular chunks", "0-d", "empty", "unicode", "masked"}
 EVERYWHERE = [
     (kind, which)
-    for kind in ("hdf5", "zarr", "gzip", "moto", "seaweedfs")
+    for kind in ("hdf5", "zarr", "gzip", "s3")
     for which in ARRAYS
     if kind in ("hdf5", "zarr") or which in SOME
 ]
@@ -159,13 +159,13 @@ def test_what_arrays_share_is_computed_once(each_storage: Storage) -> None:
         assert np.array_equal(array.compute(), found[name].compute())
 
 
-def test_an_array_is_not_computed_for_the_sake_of_cloudpickle(storage: FileStorage) -> None:
+def test_an_array_is_not_computed_for_the_sake_of_cloudpickle(file_storage: FileStorage) -> None:
     """A result that pickle can't write is pickled again, and its arrays are not."""
     count, step = Counter(), 2
     array = numbers().map_blocks(count, dtype=float)
-    storage.save("w", "t", [array, lambda x: x + step])
+    file_storage.save("w", "t", [array, lambda x: x + step])
     assert 9 == count.calls
-    found = storage.read_task("w", "t")
+    found = file_storage.read_task("w", "t")
     assert (3, NUMBERS.sum()) == (found[1](1), pytest.approx(found[0].sum().compute()))
 
 
@@ -182,15 +182,19 @@ class Special(np.ndarray):  # type: ignore[type-arg]
     ],
     ids=["objects", "strings of any length", "no numpy"],
 )
-def test_what_no_file_can_keep_is_refused(storage: FileStorage, array: Any, problem: str) -> None:
+def test_what_no_file_can_keep_is_refused(
+    file_storage: FileStorage, array: Any, problem: str
+) -> None:
     """Before anything is computed; the error says where it is, and what to do."""
     count = Counter()
     with pytest.raises(UnpicklableResultError, match=problem) as raised:
-        storage.save("w", "t", {"good": numbers().map_blocks(count, dtype=float), "bad": array()})
+        file_storage.save(
+            "w", "t", {"good": numbers().map_blocks(count, dtype=float), "bad": array()}
+        )
     assert str(raised.value).startswith("result['bad'] is a dask.array.core.Array")
     assert "for instance" in str(raised.value)
     assert 0 == count.calls
-    assert [] == list(storage.store.list(""))
+    assert [] == list(file_storage.store.list(""))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def test_blocks_that_are_not_what_was_promised(
     assert [] == list(each_storage.store.list(""))
 
 
-def test_dataframes_bags_and_delayed_are_kept_as_graphs(storage: FileStorage) -> None:
+def test_dataframes_bags_and_delayed_are_kept_as_graphs(file_storage: FileStorage) -> None:
     """As `docs/arrays.md` says: they are pickled, not computed; their data is not stored."""
     import dask.bag as db
     import dask.dataframe as dd
@@ -225,9 +229,9 @@ def test_dataframes_bags_and_delayed_are_kept_as_graphs(storage: FileStorage) ->
     frame = dd.from_pandas(pd.DataFrame({"a": range(6)}), npartitions=2)
     bag = db.from_sequence([1, 2, 3], npartitions=2)
     late = dask.delayed(sum)([1, 2])
-    info = storage.save("w", "t", [frame, bag, late, numbers().map_blocks(count, dtype=float)])
+    info = file_storage.save("w", "t", [frame, bag, late, numbers().map_blocks(count, dtype=float)])
     assert 1 == len(info.side_data)
-    frame, bag, late, _ = storage.read_task("w", "t")
+    frame, bag, late, _ = file_storage.read_task("w", "t")
     assert 15 == frame["a"].sum().compute()
     assert ([1, 2, 3], 3) == (bag.compute(scheduler="threads"), late.compute())
 

@@ -167,8 +167,8 @@ def client() -> Any:
 
 
 IN_LITTLE_MEMORY = """
-import resource, sys
-import dask, dask.array as da, h5py, numpy as np
+import json, resource, sys, threading
+import dask, dask.array as da, numpy as np
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage
@@ -192,8 +192,10 @@ def run(count, name):
     flow.set_storage(storage)
     return flow.run()
 
+threading.stack_size(2 << 20)  # of threads there are many
 dask.config.set(scheduler="threads", num_workers=2)
 storage = FileStorage(sys.argv[1])
+storage.register_persistent_serializers(DaskArraySerializer(**json.loads(sys.argv[2])))
 run(4, "small")
 with open("/proc/self/status") as status:
     (size,) = (int(line.split()[1]) << 10 for line in status if line.startswith("VmSize:"))
@@ -208,10 +210,11 @@ print(run(COUNT, "big") == sum(range(COUNT)) * (CHUNK // 8), [r.problem for r in
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS does nothing elsewhere")
-def test_an_array_that_is_larger_than_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["{}", '{"format": "zarr"}', '{"compression": "lzf"}'])
+def test_an_array_that_is_larger_than_memory(tmp_path: Path, options: str) -> None:
     """160 MiB are made, stored, read, reduced and verified with 48 MiB of address space."""
     done = subprocess.run(
-        [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path)],
+        [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path), options],
         check=False,
         capture_output=True,
         text=True,

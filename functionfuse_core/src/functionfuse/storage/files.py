@@ -7,13 +7,16 @@ import os
 from collections.abc import Sequence
 
 from .blobstore import Buffer, FirstPartLast
+from .hugepages import use_huge_pages
 
 __all__ = [
     "FOLDER",
     "SAFELY",
     "flush_and_close",
     "flush_folder",
+    "lay_out",
     "make_folder",
+    "on_device",
     "open_safely",
     "read_all",
     "unlink",
@@ -22,7 +25,7 @@ __all__ = [
 
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | SAFELY
-_ALLOCATED_FROM = 16 << 20  # bytes
+_LAID_OUT_FROM = 16 << 20  # bytes
 _PARTS_AT_ONCE = 1000  # IOV_MAX is 1024
 
 
@@ -33,42 +36,60 @@ def open_safely(path: str, flags: int) -> int:
 
 def write_all(file: int, parts: Sequence[Buffer]) -> None:
     """Write all bytes of all parts; a call may take fewer than it was given."""
-    if not isinstance(parts, (list, tuple)):
-        if not isinstance(parts, FirstPartLast):
-            for part in parts:
-                write_all(file, [part])
-            return
-        _allocate(file, parts.first_size + sum(map(len, parts.rest)))
+    if isinstance(parts, (list, tuple)):
+        total = sum(map(len, parts))
+        if total >= _LAID_OUT_FROM:
+            lay_out(file, os.lseek(file, 0, os.SEEK_CUR), total)
+        _write(file, parts)
+    elif isinstance(parts, FirstPartLast):
+        lay_out(file, 0, parts.first_size + sum(map(len, parts.rest)))
         os.lseek(file, parts.first_size, os.SEEK_SET)
-        write_all(file, parts.rest)
+        _write(file, parts.rest)
         os.lseek(file, 0, os.SEEK_SET)
-        write_all(file, [parts.first()])
-        return
-    total = sum(map(len, parts))
-    if total >= _ALLOCATED_FROM:
-        _allocate(file, total)
-    if len(parts) > _PARTS_AT_ONCE:
-        for start in range(0, len(parts), _PARTS_AT_ONCE):
-            write_all(file, parts[start : start + _PARTS_AT_ONCE])
-        return
-    written = os.writev(file, parts)
-    if written != total:
-        _write_rest(file, parts, written)
+        _write(file, [parts.first()])
+    else:
+        for part in parts:
+            write_all(file, [part])
 
 
-def _allocate(file: int, size: int) -> None:
-    """Have a disk lay a big file out in one piece, and say at once if it is full."""
-    # Memory file systems have no device of their own, nor have network file systems.
-    if hasattr(os, "posix_fallocate") and os.major(os.fstat(file).st_dev):
+def lay_out(file: int, start: int, size: int) -> None:
+    """Have the file system find room for a big part of a file before it is written.
+
+    A disk lays it out in one piece, and says at once if it is full. In memory it is in huge pages,
+    if the file is open for reading, too. Bytes that are there stay as they are.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    if on_device(file):
         try:
-            os.posix_fallocate(file, os.lseek(file, 0, os.SEEK_CUR), size)
+            os.posix_fallocate(file, start, size)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+    else:
+        end = start + size
+        if os.fstat(file).st_size < end:
+            os.ftruncate(file, end)
+        use_huge_pages(file, start, end)
 
 
-def _write_rest(file: int, views: Sequence[Buffer], written: int) -> None:
-    for part in views:
+def on_device(file: int) -> bool:
+    """Tell whether a file is on a device; those in memory and over a network are on none."""
+    return hasattr(os, "major") and os.major(os.fstat(file).st_dev) != 0
+
+
+def _write(file: int, parts: Sequence[Buffer]) -> None:
+    if len(parts) > _PARTS_AT_ONCE:
+        for start in range(0, len(parts), _PARTS_AT_ONCE):
+            _write(file, parts[start : start + _PARTS_AT_ONCE])
+        return
+    written = os.writev(file, parts)
+    if written != sum(map(len, parts)):
+        _write_rest(file, parts, written)
+
+
+def _write_rest(file: int, parts: Sequence[Buffer], written: int) -> None:
+    for part in parts:
         view = memoryview(part)
         if written >= len(view):
             written -= len(view)

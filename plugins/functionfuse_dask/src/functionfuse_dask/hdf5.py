@@ -7,7 +7,6 @@ The file has a dataset "data" and, for a masked array, "mask"; `docs/arrays.md` 
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -26,11 +25,10 @@ from .blocks import Chunks, part_of, place_of, sound
 from .dataset import Dataset, bytes_of, chunk_offsets, create, is_grid
 from .elements import Block, Elements, in_hdf5
 from .filters import Filter, filter_of
-from .sources import Room, source_of
+from .sources import Room, find_room, source_of
 
 __all__ = ["Hdf5Array", "Hdf5File"]
 
-_PREALLOCATED_FROM = 16 << 20  # bytes
 _READ_AT_ONCE = 1 << 20
 _LONGEST_ATTRIBUTE = 60_000  # bytes; HDF5's limit is 64 KiB
 
@@ -128,9 +126,7 @@ class Hdf5File:
                     offset = chunk_offsets(made.id, dataset)
                 layout = "grid" if grid else "contiguous"
                 found.append(replace(dataset, layout=layout, offset=offset))
-        size = os.stat(self.path).st_size
-        if size >= _PREALLOCATED_FROM:
-            _preallocate(self.path, size)
+        find_room(self.path)
         return found
 
     def _assemble(self, filtered: Filter) -> None:
@@ -217,21 +213,6 @@ class Hdf5Array:
     def _masked(self, data: Block, mask: Block) -> Any:
         fill = np.frombuffer(self.fill_value, self.dtype)[0] if self.fill_value else None
         return np.ma.array(data, mask=mask.astype(bool), fill_value=fill)
-
-
-def _preallocate(path: str, size: int) -> None:
-    """Have a disk lay the file out in one piece, and say at once if it is full."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    file = os.open(path, os.O_WRONLY)
-    try:
-        if os.major(os.fstat(file).st_dev):  # memory file systems have no device of their own
-            os.posix_fallocate(file, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    finally:
-        os.close(file)
 
 
 def _other_pieces(

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import IO, Any, Self
 from weakref import WeakValueDictionary, ref
 
@@ -18,15 +18,16 @@ import numpy as np
 
 from functionfuse.errors import DamagedResultError, OptionsError, ResultNotFoundError
 from functionfuse.serializers import generate_name
+from functionfuse.storage.files import lay_out, on_device, open_safely
+from functionfuse.storage.hugepages import HUGE_PAGE
 
 from .elements import Block
 
-__all__ = ["LocalFile", "Room", "StagedFile", "source_of", "write_at"]
+__all__ = ["LocalFile", "Room", "StagedFile", "find_room", "source_of", "write_at"]
 
 logger = logging.getLogger(__name__)
 
-_POPULATE = getattr(mmap, "MADV_POPULATE_READ", 22)  # Linux 5.14: page tables in one call
-_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_LAID_OUT_FROM = 16 << 20  # bytes
 _MAPPED_FROM = 64 << 10  # bytes; below, a plain read is quicker than page faults
 
 _KEPT = 16  # each takes a file descriptor
@@ -47,7 +48,6 @@ class LocalFile:
         self.path = path
         self.size = size
         self._mapped: mmap.mmap | None = None
-        self._populated: set[int] = set()  # where reads began
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalFile, (self.path, self.size)
@@ -58,47 +58,36 @@ class LocalFile:
         Where the file can't be mapped as a whole (more than the address space allows, too many
         maps), or little is asked for, the bytes are read.
         """
-        file = self._open()
-        try:
-            mapped = self._map(file) if size >= _MAPPED_FROM else None
+        with self._open() as file:
+            mapped = self._map(file.fileno()) if size >= _MAPPED_FROM else None
             if mapped is None:
                 data = np.empty(size, np.uint8)
                 _read_into(file, offset, data.data)
                 return data
-        finally:
-            os.close(file)
-        if offset not in self._populated:  # where it has been, some file systems take as long
-            start = offset - offset % mmap.PAGESIZE
-            with suppress(OSError, ValueError):  # a kernel that doesn't know it
-                mapped.madvise(_POPULATE, start, offset + size - start)
-            self._populated.add(offset)
         return np.frombuffer(mapped, np.uint8, size, offset)
 
     def gathered(self, runs: list[tuple[int, int]]) -> Block:
         """Return several runs of bytes, one after the other."""
         data, position = np.empty(sum(size for _, size in runs), np.uint8), 0
-        file = self._open()
-        try:
+        with self._open() as file:
             for offset, size in runs:
                 _read_into(file, offset, data.data[position : position + size])
                 position += size
-        finally:
-            os.close(file)
         return data
 
     def opened(self) -> IO[bytes] | str:
         """Return what h5py opens."""
-        os.close(self._open())
+        self._open().close()
         return self.path
 
-    def _open(self) -> int:
+    def _open(self) -> io.FileIO:
         try:
-            file = os.open(self.path, os.O_RDONLY | _SAFELY)
+            file = io.FileIO(self.path, "r", opener=open_safely)
         except FileNotFoundError:
             raise _gone(self.path) from None
-        size = os.fstat(file).st_size
+        size = os.fstat(file.fileno()).st_size
         if size != self.size:
-            os.close(file)
+            file.close()
             raise DamagedResultError(f"{self.path!r} has {size} bytes and not {self.size}")
         return file
 
@@ -114,7 +103,6 @@ class LocalFile:
             _maps[key] = found
         if self._mapped is not found:
             self._mapped = found
-            self._populated = set()
             with _changing:
                 _kept.append(ref(self))
                 oldest = _kept.popleft()() if len(_kept) > _KEPT else None
@@ -177,17 +165,27 @@ def source_of(files: Any, name: str, size: int) -> LocalFile | StagedFile:
     return StagedFile(files, name, size)
 
 
+def find_room(path: str) -> None:
+    """Have a disk lay a big file out in one piece, and say at once if it is full.
+
+    What is in memory is laid out by `write_at`: by all that write, each for its own bytes.
+    """
+    with io.FileIO(path, "r+", opener=open_safely) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size >= _LAID_OUT_FROM and on_device(file.fileno()):
+            lay_out(file.fileno(), 0, size)
+
+
 def write_at(path: str, pieces: list[tuple[int, memoryview]]) -> None:
     """Write bytes into a file that is there, each at its offset."""
-    file = os.open(path, os.O_WRONLY | _SAFELY)
-    try:
+    with io.FileIO(path, "r+", opener=open_safely) as file:
         for start, data in pieces:
-            offset, view = start, data
+            if len(data) >= HUGE_PAGE and not on_device(file.fileno()):
+                lay_out(file.fileno(), start, len(data))
+            file.seek(start)
+            view = data
             while view:
-                count = os.pwrite(file, view, offset)
-                offset, view = offset + count, view[count:]
-    finally:
-        os.close(file)
+                view = view[file.write(view) :]
 
 
 class Room:
@@ -230,12 +228,13 @@ class Room:
             self.files.remove(name)
 
 
-def _read_into(file: int, offset: int, view: memoryview) -> None:
+def _read_into(file: io.FileIO, offset: int, view: memoryview) -> None:
+    file.seek(offset)
     while view:
-        count = os.preadv(file, [view], offset)
+        count = file.readinto(view)
         if not count:
-            raise DamagedResultError(f"the file ends at byte {offset}")
-        offset, view = offset + count, view[count:]
+            raise DamagedResultError(f"{file.name!r} ends at byte {file.tell()}")
+        view = view[count:]
 
 
 def _gone(name: str) -> ResultNotFoundError:

@@ -22,6 +22,7 @@ from functionfuse.errors import OptionsError, WorkerDiedError
 from functionfuse.storage import storage_factory
 from functionfuse.storage.keys import key_of
 from functionfuse_ray import RayWorkflow, sending
+from functionfuse_ray.handed import Handed
 from functionfuse_ray.rayrun import RayRun
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -88,9 +89,9 @@ def test_a_returned_value_comes_to_the_driver_once(storage, notes) -> None:
 def test_a_node_is_one_task(storage, monkeypatch) -> None:
     """Checking, reading and saving make no tasks of their own; a needed stored result makes one."""
     watched = []
-    watch = RayRun._watch
+    add = Handed.add
     monkeypatch.setattr(
-        RayRun, "_watch", lambda run, key, ref: (watched.append(key), watch(run, key, ref))
+        Handed, "add", lambda handed, key, *refs: (watched.append(key), add(handed, key, *refs))
     )
     one, two = functions.number(1).set_name("one"), functions.number(2).set_name("two")
     node = functions.plus(one, two).set_name("sum")
@@ -150,7 +151,7 @@ def test_references_are_released(monkeypatch) -> None:
     )
     nodes = [functions.plus(functions.number(value), 1) for value in range(30)]
     flow = RayWorkflow(functions.plus(*nodes), workflow_name="w")
-    flow.listeners.append(lambda event: most.append(len(runs[0].values) + len(runs[0].refs)))
+    flow.listeners.append(lambda event: most.append(len(runs[0].values) + len(runs[0].handed)))
     flow.run(max_pending_tasks=2)
     assert not runs[0].values
     # The results that the last node needs, and of the others those in flight.

@@ -91,7 +91,9 @@ class Server:
     @ray.method(concurrency_group="writers")
     def put_pieces(self, key: str, if_absent: bool, durable: bool, writer: str) -> None:
         """Put a blob whose pieces are added meanwhile; see `BlobStore.put`."""
-        incoming = self.incoming[writer]
+        incoming = self.incoming.get(writer)
+        if incoming is None:
+            raise StorageConnectionError("the server was started again before the blob came")
         try:
             self.store.put(key, incoming, if_absent=if_absent, durable=durable)
         finally:

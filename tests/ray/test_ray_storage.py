@@ -18,7 +18,7 @@ from functionfuse.errors import OptionsError, ResultNotFoundError
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.rayfilestorage import FileStorage
-from functionfuse_ray.server import CHUNK
+from functionfuse_ray.pieces import CHUNK
 from functionfuse_ray.store import RayStore
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -186,6 +186,27 @@ def test_it_is_read_outside_of_a_workflow(emptied) -> None:
     assert "['t'] [1, 2]" == finished.stdout.strip()
     assert ray.is_initialized()
     assert [1, 2] == storage_factory(config).read_task("w", "t")
+
+
+def test_ray_s_client_is_refused(tmp_path) -> None:
+    """At once, without connecting; the error names what to do."""
+    config = {
+        "kind": "ray",
+        "options": {"path": "kept", "rayInitArgs": {"address": "ray://127.0.0.1:1"}},
+    }
+    program = (
+        "from functionfuse.errors import OptionsError\n"
+        "from functionfuse.storage import storage_factory\n"
+        "try:\n"
+        f"    storage_factory({config!r}).list_tasks('w')\n"
+        "except OptionsError as error:\n"
+        "    print(error)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "can't be used through Ray's client" in finished.stdout
+    assert "ray job submit" in finished.stdout
 
 
 def test_a_local_workflow_keeps_its_results_there(emptied) -> None:

@@ -18,8 +18,6 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from functionfuse.errors import OptionsError, StorageConnectionError, StoragePathError
 from functionfuse.storage.blobstore import Buffer
 
-from .server import Server
-
 __all__ = ["PATIENCE", "Connection", "explained", "submit"]
 
 logger = logging.getLogger(__name__)
@@ -91,11 +89,16 @@ class Connection:
             return self._server
         with self._connecting:
             if not ray.is_initialized():
-                ray.init(**self._init_args())
+                args = self._init_args()
+                _refuse_client(str(args.get("address")).startswith("ray://"))
+                ray.init(**args)
+            _refuse_client(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
             _process.watch()
             here = _here()
             if self._connected == here:
                 return self._server
+            from .server import Server  # Ray's client refuses its definition
+
             made_with = json.dumps(self.remote_args, sort_keys=True, default=repr)
             options = {"num_cpus": 0, **(self.remote_args or _HEAD_NODE)}
             server = Server.options(  # type: ignore[attr-defined]
@@ -137,6 +140,15 @@ class Connection:
             name: value for name, value in self.ray_init_args.items() if name in _FOR_ANY_CLUSTER
         }
         return {"address": self.address, **known}
+
+
+def _refuse_client(connected: bool) -> None:
+    if connected:
+        raise OptionsError(
+            "storage 'ray' can't be used through Ray's client (an address 'ray://…'), which can't"
+            " stream. Run the program in the cluster (`ray job submit`, or on one of its nodes with"
+            " the address 'auto'), or use a storage of kind 'S3'"
+        )
 
 
 def submit(method: Any, args: Sequence[Any], buffers: Sequence[Buffer]) -> Any:

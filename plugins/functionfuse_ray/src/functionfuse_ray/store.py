@@ -13,11 +13,9 @@ from functionfuse.errors import StorageConnectionError
 from functionfuse.storage.blobstore import BlobInfo, BlobStore, Buffer
 
 from .connection import PATIENCE, Connection, explained, submit
-from .server import CHUNK
+from .pieces import CHUNK, equal, pieces_of
 
 __all__ = ["RayStore"]
-
-_SMALL = 64 << 10  # bytes; what is smaller is joined
 
 
 class RayStore(BlobStore):
@@ -60,7 +58,7 @@ class RayStore(BlobStore):
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
     ) -> None:
         """Store a blob; see `BlobStore.put`."""
-        pieces = list(_pieces(parts))
+        pieces = list(pieces_of(parts))
         try:
             self._put(key, pieces, if_absent=if_absent, durable=durable, patience=0.0)
         except ConnectionError:
@@ -68,7 +66,7 @@ class RayStore(BlobStore):
             try:
                 self._put(key, pieces, if_absent=if_absent, durable=durable, patience=PATIENCE)
             except FileExistsError:
-                if not _equal(self.get(key), pieces):
+                if not equal(self.get(key), pieces):
                     raise
 
     def _put(
@@ -155,29 +153,3 @@ class RayStore(BlobStore):
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
         """Remove what killed writers left; see `BlobStore.sweep`."""
         return iter(self._ask("sweep", older_than, dry_run))
-
-
-def _pieces(parts: Sequence[Buffer]) -> Iterator[Buffer]:
-    """Iterate the bytes of parts in pieces of at most CHUNK; small parts are joined."""
-    joined = bytearray()
-    for part in parts:
-        view = memoryview(part).cast("B")
-        if len(view) < _SMALL and len(joined) < CHUNK - _SMALL:
-            joined += view
-            continue
-        if joined:
-            yield joined
-            joined = bytearray()
-        for start in range(0, len(view), CHUNK):
-            yield view[start : start + CHUNK]
-    if joined:
-        yield joined
-
-
-def _equal(data: Buffer, pieces: Sequence[Buffer]) -> bool:
-    view, start = memoryview(data), 0
-    for piece in pieces:
-        if view[start : start + len(piece)] != memoryview(piece):
-            return False
-        start += len(piece)
-    return start == len(view)

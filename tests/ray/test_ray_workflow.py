@@ -188,6 +188,25 @@ def test_a_long_graph_holds_few_references() -> None:
     assert len(counts()) - before < 10
 
 
+def test_answers_that_come_together_are_apart() -> None:
+    """One that is an error is not that of the others; each has its key."""
+
+    @ray.remote
+    def answer(number):
+        if number == 2:
+            raise LookupError("it is gone")
+        return number
+
+    handed = Handed()
+    answers = [answer.remote(number) for number in range(5)]
+    ray.wait(answers, num_returns=5)
+    for key, reference in enumerate(answers):
+        handed.add(key, None, reference)
+    found = dict(handed.next())
+    assert isinstance(found.pop(2), LookupError)
+    assert {key: key for key in (0, 1, 3, 4)} == found
+
+
 def test_a_limit_of_pending_tasks() -> None:
     """No more nodes than that are at Ray's at once."""
     pending, most = [0], []

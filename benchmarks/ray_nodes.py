@@ -19,7 +19,7 @@ from functionfuse.storage import storage_factory
 from pairs import time_pair
 from table import Row, amount, at_most
 
-ROUNDS = 3
+ROUNDS = 5
 COUNT = 1000
 MANY = 50_000
 BIG = (256 << 20) // 8  # float64 numbers

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -18,7 +19,7 @@ STARTED = {
     "address": "local",  # not the cluster of somebody else on this machine
     "num_cpus": 2,
     "include_dashboard": False,
-    "object_store_memory": 300 << 20,
+    "object_store_memory": 160 << 20,
     "log_to_driver": False,
     "resources": {"disk": 1},
 }
@@ -51,3 +52,42 @@ def emptied(folder):
     """Empty the folder, past the store."""
     shutil.rmtree(folder, ignore_errors=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """A bucket on a server of S3 in this process, as options."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {
+        "endpoint_url": f"http://{host}:{port}",
+        "region": "us-east-1",
+        "access_key_id": "key",
+        "secret_access_key": "secret",
+    }
+    boto3.client(
+        "s3",
+        endpoint_url=options["endpoint_url"],
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    ).create_bucket(Bucket="tests")
+    yield options
+    server.stop()
+
+
+@pytest.fixture(params=["file", "ray", "S3", "sqlite"])
+def each_storage(request, tmp_path):
+    """An empty storage of each kind."""
+    from functionfuse.storage import storage_factory
+
+    kind, options = request.param, {"path": str(tmp_path / "store")}
+    if kind == "ray":
+        options = {"path": str(request.getfixturevalue("emptied"))}
+    elif kind == "S3":
+        options = {"path": f"tests/{uuid4()}", **request.getfixturevalue("bucket")}
+    return storage_factory({"kind": kind, "options": options})

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,11 +15,11 @@ import pytest
 import ray
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import OptionsError, ResultNotFoundError
+from functionfuse.errors import OptionsError, ResultNotFoundError, StorageConnectionError
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.rayfilestorage import FileStorage
-from functionfuse_ray.server import CHUNK
+from functionfuse_ray.pieces import CHUNK
 from functionfuse_ray.store import RayStore
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -106,6 +107,26 @@ def test_blobs_in_pieces(store, more) -> None:
     assert [] == list(store.sweep(-60.0))
 
 
+def test_bytes_are_copied_once_in_this_process(store) -> None:
+    """Into shared memory, which is none of Python's, or out of it."""
+    for size in (8 << 20, CHUNK + (8 << 20)):
+        data = bytes(size)
+        store.put("w/t", [b"warm"])
+        assert b"warm" == store.get("w/t")
+        tracemalloc.start()
+        try:
+            store.put("w/t", [data])
+            put = tracemalloc.get_traced_memory()[1]
+            tracemalloc.reset_peak()
+            found = store.get("w/t")
+            got = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert size == len(found)
+        assert put < 4 << 20
+        assert got - size < 4 << 20
+
+
 def test_the_server_holds_a_few_pieces_of_a_big_blob(store) -> None:
     """It never has the whole: neither in its memory, nor in the object store."""
     size = 6 * CHUNK
@@ -140,6 +161,14 @@ def test_a_server_that_dies_comes_back(store) -> None:
     ray.kill(server_of(store), no_restart=False)
     assert CHUNK + 1 == len(store.get("w/big"))
     assert first != process_of(store)
+
+
+def test_a_server_that_comes_back_amid_a_big_blob(store) -> None:
+    """It doesn't know of the blob any more: the writer sends it again."""
+    store.put("w/t", [b"1"])
+    with pytest.raises(StorageConnectionError, match="started again"):
+        ray.get(server_of(store).put_pieces.remote("w/big", False, False, "unknown"))
+    assert not ray.get(server_of(store).add.remote("unknown", b"1"))
 
 
 def test_a_server_that_was_stopped_is_started_again(store) -> None:
@@ -186,6 +215,27 @@ def test_it_is_read_outside_of_a_workflow(emptied) -> None:
     assert "['t'] [1, 2]" == finished.stdout.strip()
     assert ray.is_initialized()
     assert [1, 2] == storage_factory(config).read_task("w", "t")
+
+
+def test_ray_s_client_is_refused(tmp_path) -> None:
+    """At once, without connecting; the error names what to do."""
+    config = {
+        "kind": "ray",
+        "options": {"path": "kept", "rayInitArgs": {"address": "ray://127.0.0.1:1"}},
+    }
+    program = (
+        "from functionfuse.errors import OptionsError\n"
+        "from functionfuse.storage import storage_factory\n"
+        "try:\n"
+        f"    storage_factory({config!r}).list_tasks('w')\n"
+        "except OptionsError as error:\n"
+        "    print(error)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "can't be used through Ray's client" in finished.stdout
+    assert "ray job submit" in finished.stdout
 
 
 def test_a_local_workflow_keeps_its_results_there(emptied) -> None:

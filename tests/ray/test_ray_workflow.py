@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ from functionfuse.errors import OptionsError, WorkerDiedError
 from functionfuse.storage import storage_factory
 from functionfuse.storage.keys import key_of
 from functionfuse_ray import RayWorkflow, sending
+from functionfuse_ray.handed import Handed
 from functionfuse_ray.rayrun import RayRun
+
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 pytestmark = pytest.mark.usefixtures("ray_up")
 
@@ -68,6 +72,16 @@ def test_no_value_comes_to_the_driver(storage, notes) -> None:
     assert str(os.getpid()) not in noted(notes)
 
 
+def test_picks_and_containers_are_resolved_by_workers(storage, notes) -> None:
+    """Neither what is picked from a result nor what a container holds comes to the driver."""
+    named = functions.freights(notes, 10)
+    picked = named["freight"][0]
+    both = {"all": [picked, functions.pass_on(picked)]}
+    assert 90.0 == kept(storage, functions.weigh_all(both)).run(return_results=True)
+    assert noted(notes)
+    assert str(os.getpid()) not in noted(notes)
+
+
 def test_a_reused_value_is_not_loaded(storage, notes) -> None:
     """By nobody, if nothing needs it."""
     node = functions.pass_on(functions.load_freight(notes, 10))
@@ -88,9 +102,9 @@ def test_a_returned_value_comes_to_the_driver_once(storage, notes) -> None:
 def test_a_node_is_one_task(storage, monkeypatch) -> None:
     """Checking, reading and saving make no tasks of their own; a needed stored result makes one."""
     watched = []
-    watch = RayRun._watch
+    add = Handed.add
     monkeypatch.setattr(
-        RayRun, "_watch", lambda run, key, ref: (watched.append(key), watch(run, key, ref))
+        Handed, "add", lambda handed, key, *refs: (watched.append(key), add(handed, key, *refs))
     )
     one, two = functions.number(1).set_name("one"), functions.number(2).set_name("two")
     node = functions.plus(one, two).set_name("sum")
@@ -150,11 +164,47 @@ def test_references_are_released(monkeypatch) -> None:
     )
     nodes = [functions.plus(functions.number(value), 1) for value in range(30)]
     flow = RayWorkflow(functions.plus(*nodes), workflow_name="w")
-    flow.listeners.append(lambda event: most.append(len(runs[0].values) + len(runs[0].refs)))
+    flow.listeners.append(lambda event: most.append(len(runs[0].values) + len(runs[0].handed)))
     flow.run(max_pending_tasks=2)
     assert not runs[0].values
     # The results that the last node needs, and of the others those in flight.
     assert max(most) <= 30 + 5
+
+
+def test_a_long_graph_holds_few_references() -> None:
+    """This process doesn't refer to all results, or answers, at any time."""
+    count = 2000 if FULL else 300
+    held = []
+    nodes = [functions.plus(functions.number(value), 1) for value in range(count)]
+    flow = RayWorkflow(*nodes, workflow_name="w")
+    counts = ray._private.worker.global_worker.core_worker.get_all_reference_counts
+    before = len(counts())
+    flow.listeners.append(
+        lambda event: held.append(len(counts())) if event.kind == "finished" else None
+    )
+    flow.run(max_pending_tasks=20)
+    assert 2 * count == len(held)
+    assert max(held) - before < 100
+    assert len(counts()) - before < 10
+
+
+def test_answers_that_come_together_are_apart() -> None:
+    """One that is an error is not that of the others; each has its key."""
+
+    @ray.remote
+    def answer(number):
+        if number == 2:
+            raise LookupError("it is gone")
+        return number
+
+    handed = Handed()
+    answers = [answer.remote(number) for number in range(5)]
+    ray.wait(answers, num_returns=5)
+    for key, reference in enumerate(answers):
+        handed.add(key, None, reference)
+    found = dict(handed.next())
+    assert isinstance(found.pop(2), LookupError)
+    assert {key: key for key in (0, 1, 3, 4)} == found
 
 
 def test_a_limit_of_pending_tasks() -> None:
@@ -252,6 +302,20 @@ def test_a_worker_that_dies(storage, stored) -> None:
     assert (["fine", "one"] if stored else []) == storage.list_tasks("w")
 
 
+def test_a_worker_that_is_killed_while_it_writes(tmp_path, storage, notes) -> None:
+    """Half a result is none; the next run computes it, and nothing is left of the first."""
+    node = functions.killed_while_written(notes, str(tmp_path / "store"), 128).set_name("t")
+    flow = kept(storage, node)
+    flow.query(None).set_remote_args({"max_retries": 0})
+    with pytest.raises(WorkerDiedError, match="node 't'"):
+        flow.run()
+    assert ([], ["begun"]) == (storage.list_tasks("w"), noted(notes))
+    assert 1 == len(list((tmp_path / "store").rglob(".tmp-*")))
+    kept(storage, node).run()
+    assert 128 << 17 == storage.read_task("w", "t").sum()
+    assert [""] == [verified.problem for verified in storage.verify()]
+
+
 def test_an_object_whose_worker_dies(storage) -> None:
     """It is an error; the next run makes the object again, and replays the calls on it."""
 
@@ -268,14 +332,20 @@ def test_an_object_whose_worker_dies(storage) -> None:
     assert 3 == kept(storage, graph(False)).run(return_results=True)
 
 
-def test_an_interrupt_cancels_what_runs(storage, notes) -> None:
-    """Ctrl-C ends the run and the nodes that run; what was stored stays, and Ray is still up."""
+def test_an_interrupt_cancels_what_runs(storage, tmp_path) -> None:
+    """Ctrl-C ends what runs and what waits, objects too; what was stored stays, and Ray is up."""
     first = functions.number(1).set_name("first")
-    nodes = [functions.rest(notes, 30 + value) for value in range(2)]
-    flow = kept(storage, first, *nodes)
+    files = [tmp_path / f"ticks of {name}" for name in ("a node", "another", "an object")]
+    nodes = [functions.tick(str(file), 0) for file in files[:2]]
+    waiting = [functions.tick(str(tmp_path / "ticks of one that waited"), n) for n in range(3)]
+    flow = kept(storage, first, *nodes, functions.Counter().tick(str(files[2])), *waiting)
+    flow.query("Counter_.*").set_remote_args({"num_cpus": 0})
+
+    def ticks():
+        return [file.stat().st_size if file.exists() else 0 for file in files]
 
     def interrupt():
-        while len(noted(notes)) < 1 or "first" not in storage.list_tasks("w"):
+        while "first" not in storage.list_tasks("w") or not all(ticks()):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -284,17 +354,30 @@ def test_an_interrupt_cancels_what_runs(storage, notes) -> None:
     with pytest.raises(KeyboardInterrupt):
         flow.run()
     assert time.monotonic() - started < 25
-    assert "ended" not in noted(notes)
+    ended = ticks()
+    time.sleep(0.5)
+    assert ended == ticks()
+    assert max(ended) < 600
     assert ["first"] == storage.list_tasks("w")
     assert 2 == RayWorkflow(functions.plus(1, 1), workflow_name="v").run(return_results=True)
 
 
-def test_more_values_than_the_object_store_holds() -> None:
-    """They are spilled, and come back."""
-    count = (40 << 20) // 8
+def test_more_values_than_the_object_store_holds(storage) -> None:
+    """They are spilled to disk, and come back; the next run is as after any other."""
+    count = (24 << 20) // 8
     arrays = [functions.array(count, value) for value in range(10)]
-    node = functions.mean(*arrays)
-    assert 4.5 == RayWorkflow(node, workflow_name="w").run(return_results=True)
+    together = functions.plus(*map(functions.length, arrays))
+    lengths = [functions.length(each, together) for each in arrays]
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    spilled = []
+    flow = RayWorkflow(*lengths, workflow_name="w")
+    flow.listeners.append(lambda event: spilled.extend(session.glob("ray_spilled_objects*/*")))
+    flow.set_storage(storage)
+    assert [count] * 10 == flow.run(return_results=True)
+    assert spilled
+    assert [""] * 31 == [verified.problem for verified in storage.verify()]
+    flow.run()
+    assert {"reused"} == set(actions(flow).values())
 
 
 # Settings.
@@ -307,6 +390,14 @@ def test_remote_args() -> None:
     query = flow.query(None).set_remote_args({"num_cpus": 2})
     assert query is query.set_remote_args({"num_cpus": 0, "resources": {"disk": 0.5}})
     assert [{"disk": 0.5}] * 2 == flow.run(return_results=True)
+
+
+def test_a_runtime_environment() -> None:
+    """It is the worker's, for the nodes that a pattern picks."""
+    here, there = functions.setting("PLACE").set_name("here"), functions.setting("PLACE")
+    flow = RayWorkflow(here, there.set_name("there"), workflow_name="w")
+    flow.query("there").set_remote_args({"runtime_env": {"env_vars": {"PLACE": "far away"}}})
+    assert [None, "far away"] == flow.run(return_results=True)
 
 
 def test_remote_args_that_ray_refuses() -> None:
@@ -392,11 +483,9 @@ def test_a_config(storage, tmp_path) -> None:
     assert ["plus_0000"] == storage.list_tasks("w")
 
 
-@pytest.mark.parametrize("kind", ["file", "ray"])
-def test_dask_arrays(kind, tmp_path, emptied) -> None:
+def test_dask_arrays(each_storage) -> None:
     """Their serializer works where the nodes do, and what follows is given the lazy, stored one."""
-    path = str(emptied if kind == "ray" else tmp_path / "store")
-    storage = storage_factory({"kind": kind, "options": {"path": path}})
+    storage = each_storage
     node = functions.parts_and_sum(functions.lazy(1000).set_name("lazy"))
     for expected in ("computed", "reused"):
         flow = kept(storage, node)

@@ -15,7 +15,7 @@ SMALL = {"num_cpus": 1, "object_store_memory": 100 << 20}
 COUNT = 1 << 17  # a megabyte: it is in the object store of the node that computed it
 
 
-def main(folder: str) -> None:
+def main(folder: str, arrays: int) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**SMALL, "include_dashboard": False})
     other = cluster.add_node(**SMALL, resources={"disk": 1})
     ray.init(address=cluster.address, log_to_driver=False)
@@ -25,8 +25,8 @@ def main(folder: str) -> None:
         away.save("w", "t", "kept")
 
         storage = storage_factory({"kind": "file", "options": {"path": f"{folder}/store"}})
-        arrays = [functions.array(COUNT, value) for value in range(40)]
-        node = functions.mean(*[functions.halves(each) for each in arrays])
+        made = [functions.array(COUNT, value) for value in range(arrays)]
+        node = functions.mean(*[functions.halves(each) for each in made])
         flow = RayWorkflow(node, workflow_name="w")
         flow.set_storage(storage)
         flow.query(None).set_remote_args({"scheduling_strategy": "SPREAD", "max_retries": 10})
@@ -35,11 +35,11 @@ def main(folder: str) -> None:
         def listen(event):
             if event.kind == "finished":
                 finished.append(event.node)
-                if len(finished) == 30:
+                if len(finished) == arrays * 3 // 4:
                     cluster.remove_node(other, allow_graceful=False)
 
         flow.listeners.append(listen)
-        result = flow.run(return_results=True, max_pending_tasks=45)
+        result = flow.run(return_results=True, max_pending_tasks=arrays + 5)
         sound = [verified.problem for verified in storage.verify()]
         print("result", result, "stored", len(sound), "problems", sorted(set(sound)))
         cluster.add_node(**SMALL, resources={"disk": 1})
@@ -50,4 +50,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

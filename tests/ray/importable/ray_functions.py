@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def kills_while_saved(folder, times):
     return KillsOnce(folder, times)
 
 
+def _kill_when_written(store):
+    while not any(path.stat().st_size for path in Path(store).rglob(".tmp-*")):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@workflow
+def killed_while_written(notes, store, megabytes):
+    if not noted(notes):
+        remember(notes, "begun")
+        threading.Thread(target=_kill_when_written, args=(store,), daemon=True).start()
+    return np.ones(megabytes << 17)
+
+
 @workflow
 def number(value, *after):
     return value
@@ -107,6 +122,18 @@ def rest(folder, seconds):
     return seconds
 
 
+def _tick(file):
+    for _ in range(600):
+        with open(file, "ab") as opened:
+            opened.write(b".")
+        time.sleep(0.05)
+
+
+@workflow
+def tick(file, value):
+    _tick(file)
+
+
 @workflow
 def array(count, value):
     return np.full(count, value, dtype=float)
@@ -135,8 +162,23 @@ def mean(*arrays):
 
 
 @workflow
-def length(big):
+def length(big, *after):
     return len(big)
+
+
+@workflow
+def setting(name):
+    return os.environ.get(name)
+
+
+@workflow
+def freights(folder, count):
+    return {"freight": [Freight(folder, np.arange(count, dtype=float))]}
+
+
+@workflow
+def weigh_all(named):
+    return float(sum(freight.array.sum() for freight in named["all"]))
 
 
 @workflow
@@ -158,6 +200,9 @@ class Counter:
 
     def die(self):
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def tick(self, file):
+        _tick(file)
 
     def resources(self):
         return ray.get_runtime_context().get_assigned_resources()

@@ -6,28 +6,21 @@ import heapq
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import (
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayTaskError
 
-from functionfuse.backends.builtin.job import Outcome
+from functionfuse.backends.builtin.job import Outcome, Portable
 from functionfuse.backends.builtin.localrun import LocalRun
-from functionfuse.errors import WorkerDiedError
 from functionfuse.nodes import ConstructorCall, MethodCall, Node
 
+from .failures import Failures, origin_of
+from .handed import Handed
 from .parcel import Parcel, Task, pack_task, unpack
 from .sending import Sender
-from .tasks import FailedNodeError, Object, Told, compute, finish, load
+from .tasks import Object, Told, compute, finish, load
 
 if TYPE_CHECKING:
     from .workflow import RayWorkflow
@@ -36,7 +29,6 @@ __all__ = ["RayRun"]
 
 _WAITING, _RUNNING, _SETTLED = 1, 2, 3  # as in LocalRun
 _FAILED = 4  # or after one that failed
-_GRACE = 5.0  # seconds for cancelled tasks to end
 
 
 class RayRun(LocalRun):
@@ -46,12 +38,10 @@ class RayRun(LocalRun):
     With one, what a node's result is made from must be known first: the digests of its parents.
 
     Attributes:
-        refs: of a node that runs: the references of its value (None if nothing needs that) and of
-            what is told of it. A stored result that is being loaded has a key of its own.
+        handed: what is at Ray's, by place. A stored result that is being loaded has a key of its
+            own.
         loads: places of the nodes that wait for a stored result.
-        failed: the errors of the nodes that failed.
-        unclear: errors of Ray's own, which it hands on to what follows: whose they are shows when
-            all has been told.
+        failures: the errors of the nodes that failed.
     """
 
     def __init__(
@@ -66,10 +56,9 @@ class RayRun(LocalRun):
         if not return_results:
             self.kept = set()
         self.ahead = self.results is None
-        self.refs: dict[int, tuple[Any, Any]] = {}
+        self.handed = Handed()
         self.loads: dict[int, list[int]] = {}
-        self.failed: dict[int, BaseException] = {}
-        self.unclear: dict[int, BaseException] = {}
+        self.failures = Failures(self.graph, self._note)
         self.prepared: dict[int, Sequence[Callable[[], Any]]] = {}
         self.digests: dict[int, bytes] = {}
         self.here: dict[int, Any] = {}
@@ -81,7 +70,7 @@ class RayRun(LocalRun):
         """Return what was done so far, and let go of all values."""
         self.here.clear()
         self.sender = Sender()
-        self.refs.clear()
+        self.handed = Handed()
         return super().report()
 
     def _activate(self, place: int) -> None:
@@ -136,30 +125,31 @@ class RayRun(LocalRun):
         try:
             self.stored[place] = isinstance(ray.get(told), bytes)
         except RayTaskError as error:
-            raise _told(error)[1] from error
+            raise origin_of(error)[1] from error
         if self.stored[place]:
             self.values[place] = value
         return bool(self.stored[place])
 
     def _work(self) -> None:
         """Compute until nothing waits. After an error, all that doesn't need its node goes on."""
-        ready, futures, done = self.ready, self.futures, self.done
+        ready, handed = self.ready, self.handed
         most = self.max_pending_tasks
         try:
-            while ready or futures:
-                while ready and not (most and len(futures) >= most):
+            while ready or handed:
+                while ready and not (most and len(handed) >= most):
                     place = heapq.heappop(ready)
                     if self.state[place] == _WAITING and not self.blockers[place]:
                         self._start(place)
-                    if not done.empty():
-                        self._receive(done.get())
-                if futures:
-                    self._receive(done.get())
+                    for key, told in handed.came():
+                        self._receive(key, told)
+                if handed:
+                    for key, told in handed.next():
+                        self._receive(key, told)
         except BaseException:
             self._cancel()
             raise
-        if self.failed or self.unclear:
-            raise self._error()
+        if self.failures:
+            raise self.failures.first(lambda place: self.state[place] == _FAILED)
         if _WAITING in self.state:
             raise AssertionError(f"{self.state.count(_WAITING)} nodes were left out: it is a bug")
 
@@ -174,13 +164,12 @@ class RayRun(LocalRun):
         self.state[place] = _RUNNING
         self.progress.emit("started", place)
         try:
-            self.refs[place] = self._submit_node(place, node)
+            value, answer = self._submit_node(place, node)
         except Exception as error:  # noqa: BLE001  # noted, and raised when the rest has finished
             self._fail(place, error)
             return
-        self._watch(place, self.refs[place][1])
+        self.handed.add(place, value, answer)
         if self.ahead:
-            value = self.refs[place][0]
             if value is not None:
                 self.values[place] = value
             self._unblock(node)
@@ -269,11 +258,6 @@ class RayRun(LocalRun):
         parcel = Parcel(pickled, sent[0], sent[1], len(buffers))
         return pickle.dumps(tuple(parcel)), before + [self.values[parent] for parent in needs]
 
-    def _watch(self, key: int, ref: Any) -> None:
-        future: Future[Any] = ref.future()
-        self.futures[key] = future
-        future.add_done_callback(lambda _: self.done.put(key))
-
     # Stored results that a computed node needs.
 
     def _load_for(self, place: int, parent: int) -> None:
@@ -282,23 +266,21 @@ class RayRun(LocalRun):
         waiting = self.loads.setdefault(parent, [])
         waiting.append(place)
         if len(waiting) == 1:
-            self.refs[~parent] = self._load(parent)
-            self._watch(~parent, self.refs[~parent][1])
+            self.handed.add(~parent, *self._load(parent))
 
     def _load(self, place: int) -> tuple[Any, Any]:
         names = self.workflow.workflow_name, self.graph.names[place]
         given: Any = load.remote(place, self.sender.pickled(self.workflow.storage), *names)
         return tuple(given)
 
-    def _receive_load(self, place: int) -> None:
-        value, _ = self.refs.pop(~place)
+    def _receive_load(self, place: int, told: Any) -> None:
+        value = self.handed.pop(~place)
         waiting = self.loads.pop(place)
         error = None
-        try:
-            given = self.futures.pop(~place).result()
-            error = None if isinstance(given, bytes) else given.content.error
-        except Exception as raised:  # noqa: BLE001  # noted, and raised when the rest has finished
-            error = raised
+        if isinstance(told, Portable):
+            error = told.content.error
+        elif isinstance(told, Exception):
+            error = told
             self.saved[place] = True  # it is there, and what keeps it from being read is no damage
             with suppress(Exception):
                 ray.get(value)
@@ -319,21 +301,20 @@ class RayRun(LocalRun):
 
     # Taking over.
 
-    def _receive(self, key: int) -> None:
-        """Take over what a worker tells."""
+    def _receive(self, key: int, answer: Any = None) -> None:
+        """Take over what a worker tells, or the error that was raised."""
         if key < 0:
-            self._receive_load(~key)
+            self._receive_load(~key, answer)
             return
-        future: Future[Any] = self.futures.pop(key)
-        value, _ = self.refs.pop(key)
+        value = self.handed.pop(key)
         node = self.graph.nodes[key]
-        try:
-            told = Told(*pickle.loads(future.result()))
-        except Exception as error:  # noqa: BLE001  # raised when the rest has finished
-            with suppress(Exception):
-                ray.get(value)  # or Ray prints that nobody looked at this error
-            self._fail(key, error)
+        if isinstance(answer, Exception):  # raised when the rest has finished
+            if value is not None:
+                with suppress(Exception):
+                    ray.get(value)  # or Ray prints that nobody looked at this error
+            self._fail(key, answer)
             return
+        told = Told(*pickle.loads(answer))
         if told.digest and not told.saved:
             self.digests[key] = bytes.fromhex(told.digest)
         elif not told.saved and self.decisions and node.children:
@@ -357,11 +338,7 @@ class RayRun(LocalRun):
         if self.state[place] == _FAILED:
             return
         self._stop(place)
-        where, cause = _told(error)
-        if isinstance(cause, RayError) and self.ahead:
-            self.unclear[place] = cause
-        elif where in (None, -1, place):
-            self._note_failure(place, cause)
+        self.failures.add(place, error, ahead=self.ahead)
 
     def _stop(self, place: int) -> None:
         """Give up a node, and those that wait for it."""
@@ -380,58 +357,13 @@ class RayRun(LocalRun):
                 child for child in children if child is not None and self.state[child] == _WAITING
             ]
 
-    def _note_failure(self, place: int, error: BaseException) -> None:
-        if isinstance(error, _DIED):
-            died = WorkerDiedError(
-                f"the worker of node {self.graph.names[place]!r} died: {error}. All that was"
-                " computed before is stored"
-            )
-            died.__cause__ = error
-            error = died
-        self._note(place, error)
-        self.failed[place] = error
-
-    def _error(self) -> BaseException:
-        """Return the one error of the run: that of the first node that failed."""
-        for place in sorted(self.unclear):
-            parents = map(self.graph.positions.__getitem__, self.graph.nodes[place].parents)
-            if not any(self.state[parent] == _FAILED for parent in parents):
-                self._note_failure(place, self.unclear[place])
-        first, *others = sorted(self.failed)
-        error = self.failed[first]
-        stopped = self.state.count(_FAILED) - len(self.failed)
-        if others:
-            names = ", ".join(repr(self.graph.names[place]) for place in others[:10])
-            more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-            error.add_note(f"other nodes failed, too: {names}{more}")
-        if stopped:
-            error.add_note(f"{stopped} nodes that follow were not run; all others were")
-        return error
-
     def _cancel(self) -> None:
         """End what runs, and wait until it has ended."""
         for made, _ in self.objects.values():
             ray.kill(made)
-        for force in (False, True):
-            for key, (_, told) in self.refs.items():
-                stateful = key >= 0 and isinstance(self.graph.nodes[key], _STATEFUL)
-                if not stateful and not self.futures[key].done():
-                    ray.cancel(told, force=force)
-            if not wait(self.futures.values(), _GRACE).not_done:
-                break
-
-
-def _told(error: BaseException) -> tuple[int | None, BaseException]:
-    """Return where an error comes from, if a worker told, and the error of the user's function."""
-    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
-    if not isinstance(cause, FailedNodeError):
-        return None, error
-    outcome: Outcome = cause.outcome.content
-    told = outcome.error or error
-    if told.__traceback__ is None:
-        told.add_note(f"in the worker:\n{outcome.remote_traceback}")
-    return cause.place, told
+        nodes = self.graph.nodes
+        places = [key for key in self.handed.values if key >= 0]
+        self.handed.cancel({place for place in places if isinstance(nodes[place], _STATEFUL)})
 
 
 _STATEFUL = (ConstructorCall, MethodCall)
-_DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)

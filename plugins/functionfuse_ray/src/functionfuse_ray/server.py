@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
-from collections.abc import Iterator, Sequence
-from queue import Empty, Full, Queue
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 
 from functionfuse.errors import StorageConnectionError
-from functionfuse.storage.blobstore import BlobInfo, Buffer
+from functionfuse.storage.blobstore import BlobInfo
 from functionfuse.storage.filestore import FileStore
 
-__all__ = ["CHUNK", "PAGE", "Server"]
+from .pieces import AHEAD, CHUNK, Incoming
 
-CHUNK = 16 << 20  # bytes; what is bigger goes in pieces
+__all__ = ["PAGE", "Server"]
+
 PAGE = 200  # blobs of a listing that go at once; five pages at most are read ahead
-_AHEAD = 3  # pieces that wait to be written, or to be fetched
-_SILENT = 60.0  # seconds without a piece after which the writer is taken for dead
-
-
-class _Incoming(Sequence[Buffer]):
-    """The pieces of a blob that is being sent, one after the other."""
-
-    def __init__(self, count: int) -> None:
-        self.total = count
-        self.pieces: Queue[Buffer] = Queue(_AHEAD)
-        self.ended = threading.Event()
-
-    def __len__(self) -> int:
-        return self.total
-
-    def __getitem__(self, index: Any) -> Any:
-        raise TypeError("pieces come one after the other")
-
-    def __iter__(self) -> Iterator[Buffer]:
-        for _ in range(self.total):
-            try:
-                yield self.pieces.get(timeout=_SILENT)
-            except Empty:
-                raise StorageConnectionError("who was writing the blob has gone silent") from None
-
-    def add(self, piece: Buffer) -> bool:
-        """Take a piece when there is room; tell whether any are still wanted."""
-        while not self.ended.is_set():
-            try:
-                self.pieces.put(piece, timeout=0.1)
-            except Full:
-                continue
-            return True
-        return False
 
 
 @ray.remote(  # type: ignore[call-overload]
@@ -64,7 +29,7 @@ class Server:
     def __init__(self, path: str, made_with: str) -> None:
         self.store = FileStore(os.path.expanduser(path))
         self.made_with = made_with
-        self.incoming: dict[str, _Incoming] = {}
+        self.incoming: dict[str, Incoming] = {}
 
     @ray.method(concurrency_group="requests")
     def hello(self) -> str:
@@ -80,7 +45,7 @@ class Server:
     @ray.method(concurrency_group="requests")
     def expect(self, writer: str, count: int) -> None:
         """Make ready for a blob in pieces."""
-        self.incoming[writer] = _Incoming(count)
+        self.incoming[writer] = Incoming(count)
 
     @ray.method(concurrency_group="pieces")
     def add(self, writer: str, piece: Any) -> bool:
@@ -91,7 +56,9 @@ class Server:
     @ray.method(concurrency_group="writers")
     def put_pieces(self, key: str, if_absent: bool, durable: bool, writer: str) -> None:
         """Put a blob whose pieces are added meanwhile; see `BlobStore.put`."""
-        incoming = self.incoming[writer]
+        incoming = self.incoming.get(writer)
+        if incoming is None:
+            raise StorageConnectionError("the server was started again before the blob came")
         try:
             self.store.put(key, incoming, if_absent=if_absent, durable=durable)
         finally:
@@ -107,7 +74,7 @@ class Server:
     @ray.method(
         concurrency_group="readers",
         num_returns="streaming",
-        _generator_backpressure_num_objects=_AHEAD,
+        _generator_backpressure_num_objects=AHEAD,
     )
     def pieces(self, key: str) -> Iterator[Any]:
         """Iterate the size of a blob, and the blob in pieces."""
@@ -124,7 +91,7 @@ class Server:
     @ray.method(
         concurrency_group="readers",
         num_returns="streaming",
-        _generator_backpressure_num_objects=_AHEAD,
+        _generator_backpressure_num_objects=AHEAD,
     )
     def pages(self, prefix: str) -> Iterator[list[BlobInfo]]:
         """Iterate a listing, page by page; the last is not full."""

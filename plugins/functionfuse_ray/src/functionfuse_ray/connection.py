@@ -1,0 +1,209 @@
+"""How the server of a `RayStore` is found, or started, and asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from functionfuse.errors import OptionsError, StorageConnectionError, StoragePathError
+from functionfuse.storage.blobstore import Buffer
+
+__all__ = ["PATIENCE", "Connection", "explained", "submit"]
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "functionfuse"
+PATIENCE = 120.0  # seconds for a lost server to come back
+_HEAD_NODE = {"resources": {"node:__internal_head__": 0.001}}
+_TOLD_EVERY = 30.0  # seconds
+# Of the options of `ray.init`, those that hold for a cluster that is up.
+_FOR_ANY_CLUSTER = ("log_to_driver", "logging_level", "namespace", "runtime_env")
+
+
+class Connection:
+    """One process's connection to the server of a path.
+
+    The server is found by its name, and started by whoever first needs it. It outlives the program
+    that started it (its lifetime is "detached"), and Ray restarts it when its node comes back.
+
+    Args:
+        remote_args, ray_init_args, address: see `RayStore`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        remote_args: dict[str, Any],
+        ray_init_args: dict[str, Any],
+        address: str,
+    ) -> None:
+        self.path = path
+        self.remote_args = remote_args
+        self.ray_init_args = ray_init_args
+        self.address = address
+        self._server: Any = None
+        self._connected: tuple[int, str] | None = None
+        self._connecting = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"RayStore({self.path!r})"
+
+    def ask(
+        self,
+        method: str,
+        *args: Any,
+        buffers: Sequence[Buffer] = (),
+        patience: float = PATIENCE,
+    ) -> Any:
+        """Return what the server answers; asked again, where it died, until it is back."""
+        deadline = monotonic() + patience
+        while True:
+            try:
+                server = self.server()
+                with explained(self.path):
+                    return ray.get(submit(getattr(server, method), args, buffers))
+            except ConnectionError:
+                self._connected = None
+                if monotonic() >= deadline:
+                    raise
+                sleep(0.2)
+
+    def server(self) -> Any:
+        """Find the server, or start it; once per process, and per life of Ray in it."""
+        if _process.forked:
+            raise StoragePathError(
+                f"{self!r} can't be used in a forked process: Ray's client does not survive a fork."
+                " Start processes with the method 'spawn' or 'forkserver'"
+            )
+        if self._connected is not None and ray.is_initialized() and self._connected == _here():
+            return self._server
+        with self._connecting:
+            if not ray.is_initialized():
+                args = self._init_args()
+                _refuse_client(str(args.get("address")).startswith("ray://"))
+                ray.init(**args)
+            _refuse_client(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
+            _process.watch()
+            here = _here()
+            if self._connected == here:
+                return self._server
+            from .server import Server  # Ray's client refuses its definition
+
+            made_with = json.dumps(self.remote_args, sort_keys=True, default=repr)
+            options = {"num_cpus": 0, **(self.remote_args or _HEAD_NODE)}
+            server = Server.options(  # type: ignore[attr-defined]
+                name=f"storage {self.path}",
+                namespace=NAMESPACE,
+                get_if_exists=True,
+                lifetime="detached",
+                max_restarts=-1,
+                **options,
+            ).remote(self.path, made_with)
+            self._check(server, made_with)
+            self._server, self._connected = server, here
+            return server
+
+    def _check(self, server: Any, made_with: str) -> None:
+        """Wait for the server, and refuse one on another node than the options pick."""
+        hello = server.hello.remote()
+        while True:
+            try:
+                with explained(self.path):
+                    its = ray.get(hello, timeout=_TOLD_EVERY)
+                break
+            except GetTimeoutError:
+                logger.warning(
+                    "%r waits for a node of the cluster that offers its 'remoteArgs': %s",
+                    self,
+                    self.remote_args or _HEAD_NODE,
+                )
+        if self.remote_args and its != made_with:
+            raise OptionsError(
+                f"storage 'ray': the server of {self.path!r} was started with 'remoteArgs' {its},"
+                f" not {made_with}: it may be on another node. Use the same, or none"
+            )
+
+    def _init_args(self) -> dict[str, Any]:
+        if not self.address:
+            return self.ray_init_args
+        known = {
+            name: value for name, value in self.ray_init_args.items() if name in _FOR_ANY_CLUSTER
+        }
+        return {"address": self.address, **known}
+
+
+def _refuse_client(connected: bool) -> None:
+    if connected:
+        raise OptionsError(
+            "storage 'ray' can't be used through Ray's client (an address 'ray://…'), which can't"
+            " stream. Run the program in the cluster (`ray job submit`, or on one of its nodes with"
+            " the address 'auto'), or use a storage of kind 'S3'"
+        )
+
+
+def submit(method: Any, args: Sequence[Any], buffers: Sequence[Buffer]) -> Any:
+    """Call a method of the server with arguments and buffers; return the reference of its answer.
+
+    Ray has copied the buffers into shared memory when this returns.
+    """
+    sent = [pickle.PickleBuffer(buffer) for buffer in buffers]
+    try:
+        return method.remote(*args, *sent)
+    finally:
+        # Python before 3.11.9 crashes when it collects a memory view that is still exported.
+        for buffer in sent:
+            buffer.release()
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Raise what the server raised, and StorageConnectionError where there is no answer."""
+    cause = None
+    try:
+        yield
+    except RayTaskError as error:
+        if not isinstance(error.cause, Exception):
+            raise
+        cause = error.cause
+    except RayActorError as error:
+        raise StorageConnectionError(f"the server of {path!r} is gone: {error}") from error
+    if cause is not None:
+        try:
+            raise cause  # not while the other is handled, which refers to this one
+        finally:
+            del cause
+
+
+class _Process:
+    """Whether this process was forked from one in which Ray was up."""
+
+    def __init__(self) -> None:
+        self.forked = False
+        self.watched = False
+
+    def watch(self) -> None:
+        """Notice forks from now on."""
+        if not self.watched:
+            self.watched = True
+            os.register_at_fork(after_in_child=self.note)
+
+    def note(self) -> None:
+        """Be called in a forked process."""
+        self.forked = True
+
+
+_process = _Process()
+
+
+def _here() -> tuple[int, str]:
+    return os.getpid(), ray.get_runtime_context().get_job_id()

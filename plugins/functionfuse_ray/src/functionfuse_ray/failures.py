@@ -1,0 +1,95 @@
+"""The errors of a run's nodes, which are raised when all else has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from functionfuse.backends.builtin.job import Outcome
+from functionfuse.baseworkflow import Graph
+from functionfuse.errors import WorkerDiedError
+
+from .tasks import FailedNodeError
+
+__all__ = ["Failures", "origin_of"]
+
+_DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
+
+
+class Failures:
+    """The errors of the nodes that failed, by place.
+
+    Args:
+        note: notes a node's failure where the run's progress is kept.
+    """
+
+    def __init__(self, graph: Graph, note: Callable[[int, BaseException], object]) -> None:
+        self._graph = graph
+        self._note = note
+        self._known: dict[int, BaseException] = {}
+        self._unclear: dict[int, BaseException] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known or self._unclear)
+
+    def add(self, place: int, error: BaseException, *, ahead: bool) -> None:
+        """Take what Ray raised for a node; or for one before it, if they were submitted ahead."""
+        where, cause = origin_of(error)
+        if isinstance(cause, RayError) and ahead:
+            # Ray hands its own errors on to what follows: whose they are shows in the end.
+            self._unclear[place] = cause
+        elif where in (None, -1, place):
+            self._add(place, cause)
+
+    def _add(self, place: int, error: BaseException) -> None:
+        if isinstance(error, _DIED):
+            died = WorkerDiedError(
+                f"the worker of node {self._graph.names[place]!r} died: {error}. All that was"
+                " computed before is stored"
+            )
+            died.__cause__ = error
+            error = died
+        self._note(place, error)
+        self._known[place] = error
+
+    def first(self, stopped: Callable[[int], bool]) -> BaseException:
+        """Return the one error of the run: that of the first node that failed.
+
+        Args:
+            stopped: whether the node of a place failed, or follows one that did.
+        """
+        graph = self._graph
+        for place in sorted(self._unclear):
+            parents = map(graph.positions.__getitem__, graph.nodes[place].parents)
+            if not any(map(stopped, parents)):
+                self._add(place, self._unclear[place])
+        first, *others = sorted(self._known)
+        error = self._known[first]
+        left_out = sum(map(stopped, range(len(graph.nodes)))) - len(self._known)
+        if others:
+            names = ", ".join(repr(graph.names[place]) for place in others[:10])
+            more = f" and {len(others) - 10} more" if len(others) > 10 else ""
+            error.add_note(f"other nodes failed, too: {names}{more}")
+        if left_out:
+            error.add_note(f"{left_out} nodes that follow were not run; all others were")
+        return error
+
+
+def origin_of(error: BaseException) -> tuple[int | None, BaseException]:
+    """Return where an error comes from, if a worker told, and the error of the user's function."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+    if not isinstance(cause, FailedNodeError):
+        return None, error
+    outcome: Outcome = cause.outcome.content
+    told = outcome.error or error
+    if told.__traceback__ is None:
+        told.add_note(f"in the worker:\n{outcome.remote_traceback}")
+    return cause.place, told

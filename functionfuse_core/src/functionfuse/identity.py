@@ -15,7 +15,8 @@ from typing import Any
 from xxhash import xxh3_128_digest
 
 from .errors import FingerprintError
-from .fingerprint import Writer, literal_stream, shown
+from .fingerprint import Writer
+from .literals import literal_stream, shown
 from .names import label_of
 from .nodes import Call, MethodCall, Node
 

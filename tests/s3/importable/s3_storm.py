@@ -139,9 +139,10 @@ class Schedule:
         before = self.possible[task]
         self.possible[task] = before | {value}
         data: Any = value
-        if not if_absent and not self.dice.randrange(LARGE_IN):
+        killed = not self.dice.randrange(KILLED_IN)
+        if not if_absent and not self.dice.randrange(2 if killed else LARGE_IN):
             data = (value, np.full(6 * MIB // 8, value[1]))
-        if not self.dice.randrange(KILLED_IN):
+        if killed:
             self.save_and_die(task, data, if_absent=if_absent)
             return
         try:

@@ -59,7 +59,7 @@ class Schedule:
         self.storage = S3FileStorage(**through.options(f"{path}/{seed}", **TIMES, **PIECES))
         self.directly = S3FileStorage(**server.options(f"{path}/{seed}", **PIECES))
         self.possible: dict[str, set[Any]] = {task: {ABSENT} for task in TASKS}
-        self.rate = self.dice.choice((0.05, 0.2, 0.5))
+        self.rate = self.dice.choice((0.05, 0.3, 0.6))
         self.compares = server.name != "moto"  # what it is sent with its checksum
         self.asked: Counter[str] = Counter()
         self.done = Done()

@@ -59,7 +59,7 @@ class Schedule:
         self.storage = S3FileStorage(**through.options(f"{path}/{seed}", **TIMES, **PIECES))
         self.directly = S3FileStorage(**server.options(f"{path}/{seed}", **PIECES))
         self.possible: dict[str, set[Any]] = {task: {ABSENT} for task in TASKS}
-        self.rate = self.dice.choice((0.05, 0.2, 0.5))
+        self.rate = self.dice.choice((0.05, 0.3, 0.6))
         self.compares = server.name != "moto"  # what it is sent with its checksum
         self.asked: Counter[str] = Counter()
         self.done = Done()
@@ -139,9 +139,10 @@ class Schedule:
         before = self.possible[task]
         self.possible[task] = before | {value}
         data: Any = value
-        if not if_absent and not self.dice.randrange(LARGE_IN):
+        killed = not self.dice.randrange(KILLED_IN)
+        if not if_absent and not self.dice.randrange(2 if killed else LARGE_IN):
             data = (value, np.full(6 * MIB // 8, value[1]))
-        if not self.dice.randrange(KILLED_IN):
+        if killed:
             self.save_and_die(task, data, if_absent=if_absent)
             return
         try:

@@ -21,6 +21,7 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
 from functionfuse.errors import OptionsError, WorkerDiedError
 from functionfuse.storage import storage_factory
+from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
 from functionfuse_ray import RayWorkflow, sending
 from functionfuse_ray.handed import Handed
@@ -70,6 +71,30 @@ def test_no_value_comes_to_the_driver(storage, notes) -> None:
     assert {"freight": "reused", "passed": "reused", "weight": "computed"} == actions(flow)
     assert noted(notes)
     assert str(os.getpid()) not in noted(notes)
+
+
+def test_what_others_put_in_the_place_of_a_planned_result_is_not_taken(storage) -> None:
+    """Between the plan and the worker's reading: it is computed again."""
+
+    class Overtaken(FileStorage):
+        def task_infos(self, *names):
+            found = list(super().task_infos(*names))
+            storage.save("w", "one", 100)
+            return iter(found)
+
+    @workflow
+    def one():
+        return 1
+
+    @workflow
+    def twice(number):
+        return 2 * number
+
+    assert 1 == kept(storage, one().set_name("one")).run(return_results=True)
+    overtaken = Overtaken(storage.path)
+    flow = kept(overtaken, twice(one().set_name("one")).set_name("two"))
+    assert 2 == flow.run(return_results=True)
+    assert 1 == storage.read_task("w", "one")
 
 
 def test_picks_and_containers_are_resolved_by_workers(storage, notes) -> None:

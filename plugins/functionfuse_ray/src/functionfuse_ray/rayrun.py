@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from functionfuse.backends.builtin.job import Outcome, Portable
-from functionfuse.backends.builtin.localrun import LocalRun
+from functionfuse.backends.builtin.run import RUNNING, SETTLED, WAITING, Run
 from functionfuse.nodes import ConstructorCall, MethodCall, Node
 
 from .failures import Failures, origin_of
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RayRun"]
 
-_WAITING, _RUNNING, _SETTLED = 1, 2, 3  # as in LocalRun
-_FAILED = 4  # or after one that failed
+_FAILED = 4  # or after one that failed; the other states are those of Run
 
 
-class RayRun(LocalRun):
-    """The state of one run. The values of `LocalRun` are references to packed ones.
+class RayRun(Run):
+    """The state of one run. The values of `Run` are references to packed ones.
 
     Without a storage a node is handed over as soon as its parents are, and Ray puts them in order.
     With one, what a node's result is made from must be known first: the digests of its parents.
@@ -47,8 +46,7 @@ class RayRun(LocalRun):
     def __init__(
         self, workflow: RayWorkflow, *, return_results: bool = False, max_pending_tasks: int = 0
     ) -> None:
-        super().__init__(workflow, None)
-        self.remote = True
+        super().__init__(workflow, remote=True)
         self.remotes = workflow._remotes
         self.retried = workflow._retried
         self.return_results = return_results
@@ -64,7 +62,7 @@ class RayRun(LocalRun):
         self.here: dict[int, Any] = {}
         self.sender = Sender()
 
-    # In the place of LocalRun's own steps.
+    # In the place of Run's own steps.
 
     def report(self) -> Any:
         """Return what was done so far, and let go of all values."""
@@ -85,7 +83,7 @@ class RayRun(LocalRun):
 
     def _release(self, place: int, node: Node) -> None:
         if self.ahead:  # those that waited for it went on when it was submitted
-            self.state[place] = _SETTLED
+            self.state[place] = SETTLED
             self._let_go(node)
         else:
             super()._release(place, node)
@@ -138,7 +136,7 @@ class RayRun(LocalRun):
             while ready or handed:
                 while ready and not (most and len(handed) >= most):
                     place = heapq.heappop(ready)
-                    if self.state[place] == _WAITING and not self.blockers[place]:
+                    if self.state[place] == WAITING and not self.blockers[place]:
                         self._start(place)
                     for key, told in handed.came():
                         self._receive(key, told)
@@ -150,8 +148,8 @@ class RayRun(LocalRun):
             raise
         if self.failures:
             raise self.failures.first(lambda place: self.state[place] == _FAILED)
-        if _WAITING in self.state:
-            raise AssertionError(f"{self.state.count(_WAITING)} nodes were left out: it is a bug")
+        if WAITING in self.state:
+            raise AssertionError(f"{self.state.count(WAITING)} nodes were left out: it is a bug")
 
     def _start(self, place: int) -> None:
         """Hand a node over; or have loaded or computed what it lacks first."""
@@ -161,7 +159,7 @@ class RayRun(LocalRun):
         self._have_what_it_needs(place, node)
         if self.blockers[place] or self.state[place] == _FAILED:
             return
-        self.state[place] = _RUNNING
+        self.state[place] = RUNNING
         self.progress.emit("started", place)
         try:
             value, answer = self._submit_node(place, node)
@@ -270,7 +268,9 @@ class RayRun(LocalRun):
 
     def _load(self, place: int) -> tuple[Any, Any]:
         names = self.workflow.workflow_name, self.graph.names[place]
-        given: Any = load.remote(place, self.sender.pickled(self.workflow.storage), *names)
+        given: Any = load.remote(
+            place, self.sender.pickled(self.workflow.storage), *names, self._planned(place)
+        )
         return tuple(given)
 
     def _receive_load(self, place: int, told: Any) -> None:
@@ -296,7 +296,7 @@ class RayRun(LocalRun):
                 self.decisions.give_up(place, f"stored result is of no use: {error}")
         for child in waiting:
             self.blockers[child] -= 1
-            if not self.blockers[child] and self.state[child] == _WAITING:
+            if not self.blockers[child] and self.state[child] == WAITING:
                 heapq.heappush(self.ready, child)
 
     # Taking over.
@@ -354,7 +354,7 @@ class RayRun(LocalRun):
                 self.objects.pop(node.constructor, None)
             children = map(self.graph.positions.get, node.children)
             stack += [
-                child for child in children if child is not None and self.state[child] == _WAITING
+                child for child in children if child is not None and self.state[child] == WAITING
             ]
 
     def _cancel(self) -> None:

@@ -123,10 +123,16 @@ def finish(parcel: bytes, *values: Any) -> bytes:
 
 
 @ray.remote(num_returns=2)
-def load(place: int, storage: bytes, workflow: str, name: str) -> tuple[Packed, bytes | Portable]:
-    """Load a stored result; return it packed, and the error where it is of no use."""
+def load(
+    place: int, storage: bytes, workflow: str, name: str, digest: str
+) -> tuple[Packed, bytes | Portable]:
+    """Load a stored result; return it packed, and the error where it is of no use.
+
+    Args:
+        digest: of the value that the plan saw: what others have put in its place is of no use.
+    """
     try:
-        return pack(Kept(_opened(storage), workflow, (name,)).load(0)), b""
+        return pack(Kept(_opened(storage), workflow, (name,)).load(0, digest)), b""
     except OF_NO_USE as error:
         return b"", Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
     except Exception as error:  # noqa: BLE001  # raised again where the run is

@@ -21,8 +21,7 @@ from functionfuse.errors import (
     UntrustedResultError,
 )
 from functionfuse.serializers import installed
-from functionfuse.storage import Storage, storage_factory
-from functionfuse.storage import storage as storage_module
+from functionfuse.storage import Storage, saving, storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.options import Allow, StorageOptions
 
@@ -275,23 +274,23 @@ def test_results_without_such_types_take_the_plain_path(
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "functionfuse-dask")  # other tests import dask
     add()
     scan, calls = entrypoints._scan, []
-    dumps, replacing = storage_module.dumps, []
+    dumps, keepers = saving.dumps, []
 
     def scanned() -> Any:
         calls.append("scan")
         return scan()
 
-    def noted(value: Any, replace: Any = None) -> Any:
-        replacing.append(replace is not None)
-        return dumps(value, replace)
+    def noted(value: Any, keeper: Any = None) -> Any:
+        keepers.append(keeper is not None)
+        return dumps(value, keeper)
 
     monkeypatch.setattr(entrypoints, "_scan", scanned)
-    monkeypatch.setattr(storage_module, "dumps", noted)
+    monkeypatch.setattr(saving, "dumps", noted)
     for number in range(5):
         storage.save("w", str(number), number)
-    assert (["scan"], [False] * 5) == (calls, replacing)
+    assert (["scan"], [False] * 5) == (calls, keepers)
     storage.save("w", "frame", [frames().Frame(1)])
-    assert (["scan"], True) == (calls, replacing[-1])
+    assert (["scan"], True) == (calls, keepers[-1])
 
 
 @pytest.mark.parametrize(

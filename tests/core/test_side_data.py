@@ -155,7 +155,6 @@ def test_what_no_serializer_claims_is_pickled_as_ever(
         collections.Counter("aab"),
         np.arange(3),
         slice(1, 2),
-        ValueError("x"),
     ]
     keeper = SideWriter(storage.store, "w/", [Grids])
     asked = collections.Counter[type]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse_dask import DaskArraySerializer
 
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 BESIDE = Path(__file__).parent / "importable"
 SERVERS = Path(__file__).parents[1] / "s3" / "importable"
 
@@ -62,16 +64,18 @@ def file_storage(request: pytest.FixtureRequest, storage: FileStorage) -> FileSt
     return storage
 
 
-@pytest.fixture(params=["moto", "seaweedfs"])
+@pytest.fixture(params=["moto", "seaweedfs"] if FULL else ["one"])
 def s3_storage(request: pytest.FixtureRequest) -> Storage:
-    """S3, on each server in turn."""
+    """S3, on each server in turn; out of the battery on the real one, if it is there."""
     return on_s3(request, request.param)
 
 
 def on_s3(request: pytest.FixtureRequest, name: str) -> Storage:
-    server = request.getfixturevalue(f"{name}_server")
-    from s3_servers import BUCKET
+    from s3_servers import BUCKET, weed
 
+    if name == "one":
+        name = "seaweedfs" if weed() else "moto"
+    server = request.getfixturevalue(f"{name}_server")
     from functionfuse_s3 import S3FileStorage
 
     return S3FileStorage(**server.options(f"{BUCKET}/{uuid4()}"))
@@ -81,9 +85,7 @@ def on_s3(request: pytest.FixtureRequest, name: str) -> Storage:
 def each_storage(request: pytest.FixtureRequest) -> Storage:
     """HDF5, compressed, zarr in plain files, and zarr in S3: on the real server if it is there."""
     if request.param == "s3":
-        from s3_servers import weed
-
-        return on_s3(request, "seaweedfs" if weed() else "moto")
+        return on_s3(request, "one")
     found: Storage = request.getfixturevalue("storage")
     options = {"gzip": {"compression": "gzip"}, "zarr": {"format": "zarr"}}
     if request.param != "hdf5":

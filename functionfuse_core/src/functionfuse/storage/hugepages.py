@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["HUGE_PAGE", "use_huge_pages"]
 
 HUGE_PAGE = 2 << 20
-_WINDOW = 64 << 20  # bytes that are mapped at once: address space may be limited
+_WINDOW = 8 << 20  # bytes that are mapped at once: address space may be limited
 _POPULATE_READ, _COLLAPSE = 22, 25
 _MAP_FIXED = 0x10
 

@@ -3,69 +3,81 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FunctionFuseError, ResultNotFoundError
 from ..serializers import Serializer
 from .blobstore import BlobStore
-from .header import names_in_header, plain_pickle
+from .header import TaskInfo, names_in_header, plain_pickle
 from .headers import may_hold
 from .infos import refuse_other
 from .keys import folder_of, key_of
-from .pickling import loads
+from .pickling import Restore, loads
 from .resultfile import check, unpack
 from .sidedata import SideReader
 from .sidefiles import check_side_data
 
-__all__ = ["read_result"]
+__all__ = ["Reader"]
 
 logger = logging.getLogger(__name__)
 
 
-def read_result(
-    store: BlobStore,
-    workflow: str,
-    task: str,
-    serializers: Iterable[Serializer],
-    *,
-    digest: str,
-    allow: Sequence[str] | None,
-    key: bytes | None,
-) -> Any:
-    """Return a stored result; see `Storage.read_unchanged`.
+class Reader:
+    """Reads the results of one storage.
 
     Args:
+        store: the blob store.
+        serializers: those that are registered, now or later.
         allow, key: as `trust` and `key` in `StorageOptions`.
-
-    Raises:
-        FunctionFuseError: see `Storage.read_task`; it doesn't name the task.
     """
-    info = None
-    try:
-        data = store.get(key_of(workflow, task))
-        if key is None:
-            pickled = plain_pickle(data, names_in_header(workflow, task), digest)
-            if pickled is not None:
-                try:
-                    return loads(pickled, (), allow=allow)
-                except Exception as error:  # noqa: BLE001  # explained below
-                    logger.debug("%r can't be unpickled: %r", task, error)
-        info, contents = check(data, key)
-        refuse_other(info, workflow, task)
-        if digest not in ("", info.digest):
-            raise ResultNotFoundError(f"{task!r} is another value")
-        restore = None
-        if info.side_data:
-            folder = folder_of(workflow)
-            if key is not None:
-                check_side_data(store, folder, info.side_data)
-            restore = SideReader(store, folder, serializers, info.side_data, allow=allow).restore
-        return unpack(info, contents, allow=allow, restore=restore)
-    except FunctionFuseError:
-        if info and info.side_data and not may_hold(store, key_of(workflow, task), info.token):
-            # It was replaced meanwhile.
-            return read_result(
-                store, workflow, task, serializers, digest=digest, allow=allow, key=key
-            )
-        raise
+
+    def __init__(
+        self,
+        store: BlobStore,
+        serializers: Mapping[str, Serializer],
+        allow: Sequence[str] | None,
+        key: bytes | None,
+    ) -> None:
+        self._store = store
+        self._serializers = serializers
+        self._allow = allow
+        self._key = key
+
+    def read(self, workflow: str, task: str, digest: str) -> Any:
+        """Return a stored result; see `Storage.read_unchanged`.
+
+        Raises:
+            FunctionFuseError: see `Storage.read_task`; it doesn't name the task.
+        """
+        info = None
+        try:
+            data = self._store.get(key_of(workflow, task))
+            if self._key is None:
+                pickled = plain_pickle(data, names_in_header(workflow, task), digest)
+                if pickled is not None:
+                    try:
+                        return loads(pickled, (), allow=self._allow)
+                    except Exception as error:  # noqa: BLE001  # explained below
+                        logger.debug("%r can't be unpickled: %r", task, error)
+            info, contents = check(data, self._key)
+            refuse_other(info, workflow, task)
+            if digest not in ("", info.digest):
+                raise ResultNotFoundError(f"{task!r} is another value")
+            restore = self._restore(workflow, info) if info.side_data else None
+            return unpack(info, contents, allow=self._allow, restore=restore)
+        except FunctionFuseError:
+            if info and info.side_data and not self._is_there(workflow, task, info):
+                return self.read(workflow, task, digest)  # it was replaced meanwhile
+            raise
+
+    def _restore(self, workflow: str, info: TaskInfo) -> Restore:
+        """Return what gives the objects that serializers keep."""
+        folder, serializers = folder_of(workflow), self._serializers.values()
+        if self._key is not None:
+            check_side_data(self._store, folder, info.side_data)
+        reader = SideReader(self._store, folder, serializers, info.side_data, allow=self._allow)
+        return reader.restore
+
+    def _is_there(self, workflow: str, task: str, info: TaskInfo) -> bool:
+        return may_hold(self._store, key_of(workflow, task), info.token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..serializers import Serializer
@@ -29,16 +29,23 @@ class Saver:
 
     Args:
         store: the blob store.
-        durability: the storage's option.
-        key: what headers are signed with.
+        serializers: those that are registered, now or later.
+        durability, key: as in `StorageOptions`.
 
     Attributes:
         heads: the headers of what was saved, where a read is a request.
     """
 
-    def __init__(self, store: BlobStore, durability: str, key: bytes | None) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        serializers: Mapping[str, Serializer],
+        durability: str,
+        key: bytes | None,
+    ) -> None:
         self.heads = WrittenHeads(store)
         self._store = store
+        self._serializers = serializers
         self._durability = durability
         self._key = key
         # Folders of workflows without side data: looked at once a run, not before each save.
@@ -49,7 +56,6 @@ class Saver:
         workflow: str,
         task: str,
         obj: Any,
-        serializers: Iterable[Serializer],
         *,
         function: str,
         seconds: float | None,
@@ -65,8 +71,8 @@ class Saver:
         store, key, folder = self._store, key_of(workflow, task), folder_of(workflow)
         kind = type(obj)
         writer, token = None, ""
-        if serializers or awake():
-            writer = SideWriter(store, folder, serializers)
+        if self._serializers or awake():
+            writer = SideWriter(store, folder, self._serializers.values())
         try:
             pickled = dumps(obj, writer)
             if writer and writer.write_noted():

@@ -31,7 +31,7 @@ from .infos import infos_of_tasks, own_info
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
 from .options import StorageOptions
-from .reading import read_result
+from .reading import Reader
 from .resultfile import check
 from .saving import Saver
 from .sidefiles import SafeFiles
@@ -60,10 +60,11 @@ class Storage:
         options = options or StorageOptions()
         self.store = store
         self.always_read = False
-        self._allow = None if options.trust == "pickle" else tuple(options.trust.allow)
+        allow = None if options.trust == "pickle" else tuple(options.trust.allow)
         self._key = options.key.get_secret_value().encode() if options.key else None
         self._serializers: dict[str, Serializer] = {}
-        self._saver = Saver(store, options.durability, self._key)
+        self._saver = Saver(store, self._serializers, options.durability, self._key)
+        self._reader = Reader(store, self._serializers, allow, self._key)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
@@ -135,7 +136,6 @@ class Storage:
                 workflow_name,
                 task_name,
                 obj,
-                self._serializers.values(),
                 function=function,
                 seconds=seconds,
                 fingerprint=fingerprint,
@@ -183,15 +183,7 @@ class Storage:
 
     def _read(self, workflow_name: str, task_name: str, digest: str) -> Any:
         try:
-            value = read_result(
-                self.store,
-                workflow_name,
-                task_name,
-                self._serializers.values(),
-                digest=digest,
-                allow=self._allow,
-                key=self._key,
-            )
+            value = self._reader.read(workflow_name, task_name, digest)
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__

@@ -81,7 +81,7 @@ def one_value(server: Server, name: str, size: int) -> Iterator[Row]:
         reads["download_fileobj"] = lambda: download(client)
     put()
     bound = 1.15 if size < MIB else 1.1
-    rounds, calls = (60, 10) if size < MIB else (7, 1)
+    rounds, calls = (60, 10) if size < MIB else (15, 1)
     times = {"rounds": rounds, "calls": calls}
 
     def save() -> object:

@@ -7,16 +7,18 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from result_bytes import MemoryStore
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage import lease
+from functionfuse.storage import Storage, lease
+from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.filestorage import FileStorage
 
 SCRIPT = """
@@ -105,16 +107,37 @@ def test_a_living_owner_keeps_its_lease(tmp_path: Path, quick: None) -> None:
     assert [] == list(store.list(""))
 
 
+def test_a_lease_that_was_given_back_shows_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it was about to: the next one would wait for nobody."""
+    beating = threading.Event()
+
+    class Slow(MemoryStore):
+        def put(self, key: str, parts: Sequence[Buffer], **options: Any) -> None:
+            if not options.get("if_absent"):
+                beating.set()
+                time.sleep(0.2)
+            super().put(key, parts, **options)
+
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    store = Slow()
+    held = Storage(store).lease("w", "t")
+    assert held.acquire()
+    beating.wait()
+    held.release()
+    time.sleep(0.3)
+    assert [] == list(store.list(""))
+
+
 def test_a_failure_passes_the_lease_on(tmp_path: Path) -> None:
     """When the one that computes fails, the one that waits computes; errors are not shared."""
-    storage, turns = FileStorage(tmp_path), iter([True, False])
-    entered = threading.Event()
+    storage, entered = FileStorage(tmp_path), threading.Event()
 
     @workflow
     def fragile() -> str:
+        is_first = not entered.is_set()
         entered.set()
         time.sleep(0.2)
-        if next(turns):
+        if is_first:
             raise ValueError("the first one fails")
         return "done"
 

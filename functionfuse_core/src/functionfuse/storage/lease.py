@@ -25,7 +25,8 @@ class Lease:
         self.store = store
         self.key = key
         self.token = b""
-        self._ended: threading.Event | None = None
+        self._ended = threading.Event()
+        self._beating: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[type[Lease], tuple[BlobStore, str]]:
         return type(self), (self.store, self.key)
@@ -42,20 +43,22 @@ class Lease:
                 self.store.delete([self.key])
             else:
                 self.token, self._ended = token, threading.Event()
-                threading.Thread(
+                self._beating = threading.Thread(
                     target=self._beat,
                     args=(token, self._ended),
                     name=f"lease {self.key}",
                     daemon=True,
-                ).start()
+                )
+                self._beating.start()
                 return True
         return False
 
     def release(self) -> None:
         """Give the lease back, if it is still held."""
-        if self._ended is not None:
+        if self._beating is not None:
             self._ended.set()
-            self._ended = None
+            self._beating.join()  # or its last sign of life could come after the end
+            self._beating = None
             if self._is_mine(self.token):
                 self.store.delete([self.key])
 

@@ -49,9 +49,10 @@ def test_a_driver_that_is_killed(tmp_path) -> None:
 
 
 @pytest.mark.battery
+@pytest.mark.skipif(not FULL, reason="half a minute: run.py battery has it")
 def test_a_node_that_is_lost(tmp_path) -> None:
     """The run ends right without it; a storage on its disk is back when it is."""
-    arrays = 40 if FULL else 12
+    arrays = 40
     environment = os.environ | {"PYTHONPATH": str(IMPORTABLE)}
     finished = subprocess.run(
         [sys.executable, IMPORTABLE / "lose_a_node.py", tmp_path, str(arrays)],

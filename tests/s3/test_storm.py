@@ -16,7 +16,7 @@ from s3_storm import STEPS, Done, run_schedules
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 SEED = os.environ.get("FUNCTIONFUSE_SEED")
-SCHEDULES = [int(SEED)] if SEED else range(1000 if FULL else 20)
+SCHEDULES = [int(SEED)] if SEED else range(1000 if FULL else 12)
 WORKERS = 1 + (os.cpu_count() or 1)  # most of a schedule waits for the server
 
 pytestmark = [

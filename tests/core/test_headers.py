@@ -20,7 +20,7 @@ from functionfuse.errors import (
     StorageAccessError,
     StorageConnectionError,
 )
-from functionfuse.storage import BlobInfo, BlobStore, Storage
+from functionfuse.storage import BlobInfo, BlobStore, Storage, headers
 from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.keys import HEADERS
 
@@ -415,3 +415,14 @@ def test_what_was_written_stays_in_its_process() -> None:
     heads = storage._saver.heads
     assert MANY == len(heads.by_folder["w/"])
     assert {} == copy.copy(heads).by_folder
+
+
+def test_a_process_that_saves_for_ever_holds_a_bounded_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is beyond that is asked for by the first plan."""
+    monkeypatch.setattr(headers, "_MOST_WRITTEN", 10)
+    storage = Storage(RemoteStore())
+    for name in NAMES:
+        storage.save("w", name, 0)
+    assert NAMES[:10] == list(storage._saver.heads.by_folder["w/"])

@@ -39,6 +39,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _DIGEST = 32  # hexadecimal digits
+_MOST_WRITTEN = 20_000  # of one workflow; those of a process that saves for ever must not add up
 _ALWAYS_READ = 3  # so few headers that are new are not worth a memory that is written anew
 
 # A header's bytes with the prefix; None where nothing is stored; or why it is of no use.
@@ -143,7 +144,9 @@ class WrittenHeads:
             folder, slash, segment = key.rpartition("/")
             first = memoryview(parts[0])
             head = bytes(first[: header_end(first)])
-            self.by_folder.setdefault(folder + slash, {})[segment] = etag, head
+            written = self.by_folder.setdefault(folder + slash, {})
+            if len(written) < _MOST_WRITTEN:
+                written[segment] = etag, head
 
     def remember(self, folder: str) -> None:
         """Remember the headers of a workflow's results, unless they are few."""

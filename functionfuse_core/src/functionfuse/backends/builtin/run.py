@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ _PENDING = WAITING, RUNNING
 _STATEFUL = ConstructorCall, MethodCall
 
 
-class Run:
+class Run(ABC):
     """The state of one run. A place is a node's index in the graph; parents have lower ones.
 
     Where and how nodes are computed is for those who inherit it: `_work` takes what is `ready`, and
@@ -192,9 +193,9 @@ class Run:
 
     # What computing takes.
 
+    @abstractmethod
     def _work(self) -> None:
         """Compute until nothing waits."""
-        raise NotImplementedError
 
     def _function(self, node: Node) -> Callable[..., Any] | str:
         """Return what is called for a node; the name of a method."""

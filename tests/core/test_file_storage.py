@@ -297,6 +297,27 @@ def test_put_if_absent_leaves_what_is_there(storage: FileStorage) -> None:
     assert ["w/t"] == files(storage)
 
 
+def test_the_root_folder_is_flushed_when_something_was_made_in_it(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time tells; but not if it is so new that the next change may be given the same one."""
+    root, flushed = Path(storage.path), []
+    earlier, in_2038 = 1_000_000_000, 2**31 - 1
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino))
+
+    def flushes_root(key: str, changed: int) -> bool:
+        storage.store.put(key, [b"1"])
+        os.utime(root, (changed, changed))
+        flushed.clear()
+        storage.store.put(key, [b"2"], durable=True)
+        return root.stat().st_ino in flushed
+
+    assert flushes_root("a/t", earlier)
+    assert not flushes_root("a/t", earlier)
+    assert flushes_root("b/t", in_2038)
+    assert flushes_root("c/t", in_2038)
+
+
 def test_blobs_are_listed_in_key_order(storage: FileStorage) -> None:
     """All keys with a prefix, in the order of the keys, and never a temporary file."""
     keys = ["a/b", "a/.data/x/y", "a-/c", "a/b.c", "b/a", "ab/c"]

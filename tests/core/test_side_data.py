@@ -305,6 +305,35 @@ def test_a_failure_after_the_serializer_leaves_nothing(
     assert [[1]] == storage.read_task("w", "t").rows
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_a_failure_after_the_commit_leaves_the_new_result_whole(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Also where it can't be told whether the commit took place; `gc` removes what is too much."""
+    storage.save("w", "t", Grid([[1]]))
+    put, store = storage.store.put, storage.store
+
+    def lose(*_: Any, **__: Any) -> Any:
+        raise OSError("no connection")
+
+    def answer_gets_lost(key: str, *args: Any, **kwargs: Any) -> None:
+        put(key, *args, **kwargs)
+        if key == "w/t":
+            if not told:
+                monkeypatch.setattr(store, "head", lose)
+            lose()
+
+    monkeypatch.setattr(store, "put", answer_gets_lost)
+    with pytest.raises(OSError, match="no connection"):
+        storage.save("w", "t", Grid([[2]]))
+    monkeypatch.undo()
+    assert [[2]] == storage.read_task("w", "t").rows
+    assert 4 == len(side_files(storage))
+    storage.gc(-1)
+    assert [[2]] == storage.read_task("w", "t").rows
+    assert 2 == len(side_files(storage))
+
+
 def test_overwriting_removes_the_old_files_after_the_commit(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

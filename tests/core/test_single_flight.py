@@ -128,6 +128,33 @@ def test_a_lease_that_was_given_back_shows_no_life(monkeypatch: pytest.MonkeyPat
     assert [] == list(store.list(""))
 
 
+def test_a_lease_that_was_taken_over_is_the_other_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was taken for dead neither shows signs of life for it, nor gives it back."""
+    asked = threading.Event()
+
+    class TakenOver(MemoryStore):
+        """Another has each lease as soon as it is taken."""
+
+        def put(self, key: str, parts: Sequence[Buffer], **options: Any) -> None:
+            super().put(key, parts, **options)
+            if options.get("if_absent"):
+                super().put(key, [b"another"])
+            else:
+                asked.set()
+
+        def get(self, key: str) -> Buffer:
+            asked.set()
+            return super().get(key)
+
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.001)
+    store = TakenOver()
+    held = Storage(store).lease("w", "t")
+    assert held.acquire()
+    assert asked.wait(60)
+    held.release()
+    assert [b"another"] == [bytes(store.get(blob.key)) for blob in store.list("")]
+
+
 def test_a_failure_passes_the_lease_on(tmp_path: Path) -> None:
     """When the one that computes fails, the one that waits computes; errors are not shared."""
     storage, entered = FileStorage(tmp_path), threading.Event()

@@ -288,6 +288,33 @@ def test_many_buffers_in_one_result(storage: FileStorage) -> None:
     np.testing.assert_array_equal(value, storage.read_task("w", "t"))
 
 
+@pytest.mark.parametrize(
+    ("durability", "durable", "seconds", "expected"),
+    [
+        ("auto", False, None, False),
+        ("auto", False, 0.001, False),
+        ("auto", False, 10.0, True),
+        ("auto", True, 0.001, True),
+        ("fsync", False, 0.001, True),
+        ("rename", True, 10.0, False),
+    ],
+)
+def test_what_is_flushed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    durability: str,
+    durable: bool,
+    seconds: float | None,
+    expected: bool,
+) -> None:
+    """By default what was asked for, or took long; else by the option alone."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    storage = FileStorage(tmp_path, durability=durability)
+    storage.save("w", "t", 1, durable=durable, seconds=seconds)
+    assert expected == bool(flushed)
+
+
 def test_put_if_absent_leaves_what_is_there(storage: FileStorage) -> None:
     """`if_absent` raises FileExistsError for a key that is there."""
     storage.store.put("w/t", [b"first"], if_absent=True)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from result_bytes import MAGIC, MemoryStore, header_of, of_pickle, rest_of, sealed
-from xxhash import xxh3_128_hexdigest
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from functionfuse.errors import (
     DamagedResultError,
@@ -238,6 +238,20 @@ def test_sizes_that_add_up_and_are_none(size: Any) -> None:
     data = sealed(header, pickled)
     for found in (data, data.ljust(end, b"\0"), data[:end]):
         assert isinstance(problem_of(found), DamagedResultError)
+
+
+def test_small_results_are_checked_as_others_are() -> None:
+    """Those whose headers are as we write them are read in a shorter way."""
+    rest = rest_of(SMALL)
+    header = SMALL[64 : -len(rest)]
+    for magic in (b"\x93FUSE\r\n\x1b", MAGIC.lower()):
+        start = magic + SMALL[8:16]
+        digest = xxh3_128_digest(start + SMALL[32:64] + header)
+        assert isinstance(problem_of(start + digest + SMALL[32:]), DamagedResultError)
+    assert isinstance(problem_of(sealed(header, rest, version=2)), NewerFormatError)
+    for size in (len(rest) - 1, len(rest) + 1):
+        lie = header.replace(b"[%d," % len(rest), b"[%d," % size)
+        assert isinstance(problem_of(sealed(lie, rest)), DamagedResultError)
 
 
 HEADERS = {

@@ -204,6 +204,20 @@ def test_each_computed_node_is_submitted_once_and_no_reused_one(tmp_path):
     assert 12 == toy.submitted == len(ran)
 
 
+def test_a_damaged_result_that_two_need_is_computed_once(tmp_path):
+    """The second waits for it while the executor has it."""
+    storage = FileStorage(tmp_path)
+    parent = node("n")
+    graph = bound(node("b", parent), node("c", parent), storage=storage)
+    graph.run()
+    path = tmp_path / "w" / "n"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    storage.remove_task("w", pattern="[bc]")
+    ran.clear()
+    assert [2, 2] == graph.run(Toy())
+    assert ["n", "b", "c"] == ran
+
+
 def test_independent_nodes_run_at_the_same_time():
     """Three nodes wait for each other."""
     barrier = threading.Barrier(3, timeout=20)
@@ -358,6 +372,13 @@ def test_an_error_whose_init_takes_something_else(executors, shared, kind):
         bound(shared.fail(shared.TwoArgumentsError, 5, "bad")).run(executors(kind))
     assert 5 == caught.value.code
     assert "fail_0000" in text_of(caught.value)
+
+
+@pytest.mark.parametrize("kind", OF_PROCESSES)
+def test_an_error_that_is_pickled_as_another(executors, shared, kind):
+    """It keeps its type."""
+    with pytest.raises(shared.DisguisedError, match="hidden"):
+        bound(shared.fail(shared.DisguisedError, "hidden")).run(executors(kind))
 
 
 @pytest.mark.parametrize("kind", OF_PROCESSES)

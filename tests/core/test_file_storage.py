@@ -288,6 +288,33 @@ def test_many_buffers_in_one_result(storage: FileStorage) -> None:
     np.testing.assert_array_equal(value, storage.read_task("w", "t"))
 
 
+@pytest.mark.parametrize(
+    ("durability", "durable", "seconds", "expected"),
+    [
+        ("auto", False, None, False),
+        ("auto", False, 0.001, False),
+        ("auto", False, 10.0, True),
+        ("auto", True, 0.001, True),
+        ("fsync", False, 0.001, True),
+        ("rename", True, 10.0, False),
+    ],
+)
+def test_what_is_flushed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    durability: str,
+    durable: bool,
+    seconds: float | None,
+    expected: bool,
+) -> None:
+    """By default what was asked for, or took long; else by the option alone."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    storage = FileStorage(tmp_path, durability=durability)
+    storage.save("w", "t", 1, durable=durable, seconds=seconds)
+    assert expected == bool(flushed)
+
+
 def test_put_if_absent_leaves_what_is_there(storage: FileStorage) -> None:
     """`if_absent` raises FileExistsError for a key that is there."""
     storage.store.put("w/t", [b"first"], if_absent=True)
@@ -295,6 +322,27 @@ def test_put_if_absent_leaves_what_is_there(storage: FileStorage) -> None:
         storage.store.put("w/t", [b"second"], if_absent=True)
     assert b"first" == bytes(storage.store.get("w/t"))
     assert ["w/t"] == files(storage)
+
+
+def test_the_root_folder_is_flushed_when_something_was_made_in_it(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time tells; but not if it is so new that the next change may be given the same one."""
+    root, flushed = Path(storage.path), []
+    earlier, in_2038 = 1_000_000_000, 2**31 - 1
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino))
+
+    def flushes_root(key: str, changed: int) -> bool:
+        storage.store.put(key, [b"1"])
+        os.utime(root, (changed, changed))
+        flushed.clear()
+        storage.store.put(key, [b"2"], durable=True)
+        return root.stat().st_ino in flushed
+
+    assert flushes_root("a/t", earlier)
+    assert not flushes_root("a/t", earlier)
+    assert flushes_root("b/t", in_2038)
+    assert flushes_root("c/t", in_2038)
 
 
 def test_blobs_are_listed_in_key_order(storage: FileStorage) -> None:

@@ -135,6 +135,17 @@ def test_arguments_never_run_into_each_other(arguments: dict[str, int], data: An
     )
 
 
+def test_arguments_by_place_are_no_keywords() -> None:
+    """Not even one that is named as the place would be."""
+
+    @workflow
+    def function(*args: Any, **kwargs: Any) -> None: ...
+
+    own = Identities({}).own
+    calls = function(1, 2), function(1, **{"*1": 2}), function(**{"*0": 1, "*1": 2})
+    assert 3 == len({own(call) for call in calls})
+
+
 # All other values.
 
 
@@ -203,6 +214,17 @@ def test_sharing_makes_no_difference() -> None:
     assert digest_of([shared, shared]) == digest_of([values.Holder([1]), values.Holder([1])])
     row = [0, (1,)]
     assert digest_of([row] * 30) == digest_of([[0, (1,)] for _ in range(30)])
+
+
+def test_what_is_unordered_is_written_item_by_item() -> None:
+    """No item is written otherwise because another one came before it."""
+    first, second = values.Holder(1), values.Holder(2)
+    for one, other in (
+        ([first] * 40, [second] * 40),  # objects that are met again and again
+        (values.one, [values.one]),  # code that both refer to
+    ):
+        for same in ({(1,): one, (2,): other}, {(3,): 0, (1,): one, (2,): other}):
+            assert digest_of(same) == digest_of(dict(reversed(same.items())))
 
 
 # Shapes that could go wrong.

@@ -387,6 +387,14 @@ def test_stateful_objects_with_any_storage():
     assert ([1, 3, 6], ["new", "add 1", "add 2", "add 3"]) == run(*calls, storage=shelf)
 
 
+def test_what_is_never_reused_is_not_read_either():
+    """From a storage that must be read to find out what there is."""
+    graph = bound(node("b", node("a")), storage=Shelf())
+    graph.set_reuse("never")
+    assert [2, 2] == [graph.run(), graph.run()]
+    assert ["a", "b"] * 2 == ran
+
+
 @pytest.mark.parametrize("member", ["new_workflow", "save", "read_task", "always_read"])
 def test_an_object_that_lacks_a_member_is_no_storage(member):
     """The error names what is missing; it comes from `set_storage`."""
@@ -445,6 +453,14 @@ def test_always_read_with_a_file_storage(storage):
     assert ["a", "b", "c", "d"] == sorted(storage.read)
     first, second = run(make(), make(), storage=storage, name="v")[0]
     assert (0, 0) == (first.number, second.number)
+
+
+def test_always_read_of_what_is_computed_again(tmp_path):
+    """What was saved is read, though the plan has seen another result."""
+    storage = FileStorage(tmp_path)
+    storage.always_read = True
+    for value in (1, 5):
+        assert value + 1 == run(node("b", node("a", value=value)), storage=storage)[0]
 
 
 def test_always_read_of_calls_that_are_replayed():
@@ -526,6 +542,18 @@ def test_damage_in_a_chain_of_calls(storage):
     assert ([1, 3, 6], []) == run(*calls, storage=storage)
 
 
+def test_a_damaged_call_that_the_next_one_takes(storage):
+    """It is missing twice, as an argument and for the object, and made once."""
+    counter = Counter()
+    first = counter.add(1)
+    last = node("x", counter.add(first))
+    run(last, storage=storage)
+    damage(storage, "Counter.add_0000", "Counter.add_0001")
+    storage.remove_task("w", "x")
+    assert (None, ["new", "add 1", "add 1", "x"]) == run(counter, storage=storage)
+    assert (3, []) == run(last, storage=storage)
+
+
 def test_damage_that_is_found_after_a_replay(storage):
     """A call that was replayed without being loaded can be damaged, too."""
     counter = Counter()
@@ -540,6 +568,79 @@ def test_damage_that_is_found_after_a_replay(storage):
     assert {"x": 2, "y": 3, "Counter.add_0001": 3} == {
         name: storage.read_task("w", name) for name in ("x", "y", "Counter.add_0001")
     }
+
+
+# What is recorded of parents, for when their results are gone.
+
+
+def set_reuse(graph, policy, pattern=None):
+    graph.query(pattern).set_reuse(policy)
+    ran.clear()
+    return graph
+
+
+def test_a_damaged_result_that_comes_out_otherwise(storage):
+    """What is made from the new one is recorded so, and stands."""
+    numbers = iter([1, 2])
+    parent = workflow(version="1")(lambda: next(numbers))().set_name("a")
+    child = node("b", parent)
+    assert (2, ["b"]) == run(child, storage=storage)
+    damage(storage, "a")
+    storage.remove_task("w", "b")
+    assert (3, ["b"]) == run(child, storage=storage)
+    assert (3, []) == run(child, storage=storage)
+
+
+def test_what_is_made_from_a_result_that_was_kept_is_not_taken_for_another(storage):
+    """Under "always", a result of an earlier call stands; its children are made from that call."""
+    run(node("a", value=1), storage=storage)
+    changed = node("b", node("a", value=5))
+    assert 2 == set_reuse(bound(changed, storage=storage), "always").run()
+    storage.remove_task("w", "a")
+    assert (6, ["a", "b"]) == run(changed, storage=storage)
+
+
+def test_what_is_made_from_a_result_that_could_not_be_kept_is_as_ever(storage):
+    """Damaged, it is computed again also under "always", by the call of this run."""
+    run(node("a", value=1), storage=storage)
+    damage(storage, "a")
+    changed = node("b", node("a", value=5))
+    assert 6 == set_reuse(bound(changed, storage=storage), "always").run()
+    storage.remove_task("w", "a")
+    assert (6, []) == run(changed, storage=storage)
+
+
+def test_a_result_that_could_not_be_kept_behind_others_that_are_gone(storage):
+    """As before, where the plan has looked at it already: for a node whose parent is gone."""
+    middle = node("a", node("r"))
+    nodes = node("y", node("x", middle)), node("b", middle)
+    run(*nodes, storage=storage)
+    damage(storage, "a")
+    for name in ("b", "x"):
+        storage.remove_task("w", name)
+    assert [4, 3] == set_reuse(bound(*nodes, storage=storage), "always", "a").run()
+    assert ["a", "b"] == ran
+    for name in ("r", "a"):
+        storage.remove_task("w", name)
+    assert ([4, 3], []) == run(*nodes, storage=storage)
+
+
+def test_a_call_before_that_was_kept_and_whose_argument_is_gone(storage):
+    """The call after it stands: the object went through the same call."""
+    counter = Counter()
+    first = counter.add(node("n", value=5)).set_name("first")
+    second = counter.add(1).set_name("second")
+    run(first, second, storage=storage)
+    storage.remove_task("w", "n")
+    assert [5, 6] == set_reuse(bound(first, second, storage=storage), "always", "first").run()
+    assert [] == ran
+
+
+def test_another_number_of_parents_of_which_one_is_gone(storage):
+    """What was recorded of each doesn't fit any more."""
+    assert (2, ["a", "c"]) == run(node("c", node("a")), storage=storage)
+    storage.remove_task("w", "a")
+    assert (3, ["a", "b", "c"]) == run(node("c", node("a"), node("b")), storage=storage)
 
 
 # Nodes that are never stored.
@@ -563,6 +664,16 @@ def test_logged_nodes_always_run_and_are_never_stored(storage):
         assert ["log a", "log last"] == ran
         assert ["a", "last"] == sorted(storage.read)
     assert ["a", "last"] == storage.list_tasks("w")
+
+
+def test_what_can_not_be_told_from_another_is_another(storage):
+    """A node that is never stored gives a lock: what is made from it is computed in every run."""
+    numbers = iter([1, 2])
+    opened = workflow(version="1")(lambda: (next(numbers), threading.Lock()))().set_name("opened")
+    first = workflow(version="1")(lambda pair: pair[0])(opened).set_name("first")
+    graph = bound(first, storage=storage)
+    graph.log_nodes("opened")
+    assert [1, 2] == [graph.run(), graph.run()]
 
 
 def test_a_logged_node_that_is_returned(storage):
@@ -594,6 +705,28 @@ def test_logged_calls_on_an_object(storage):
     assert [3, 3] == [graph.run(), graph.run()]
     assert ["new", "add 1", "add 2"] * 2 == ran
     assert ["Counter.add_0000"] == storage.saved
+
+
+# Functions that replace others, and other Pythons.
+
+
+def test_a_function_that_replaces_another_has_no_version(storage):
+    """The decorator's version is of the function that it decorates."""
+    versioned = workflow(version="1")(lambda: 1)().set_name("n")
+    graph = bound(versioned, storage=storage)
+    found = [graph.run()]
+    for function in (lambda: 2, lambda: 3):
+        graph.replace_func(versioned, function)
+        found.append(graph.run())
+    assert [1, 2, 3] == found
+
+
+def test_another_python_computes_again(storage, monkeypatch):
+    """What code does can differ between minor versions."""
+    assert (1, ["n"]) == run(node("n"), storage=storage)
+    monkeypatch.setattr("functionfuse.identity.PYTHON", "3.0")
+    assert "Python changed" in bound(node("n"), storage=storage).plan()["n"].reason
+    assert (1, ["n"]) == run(node("n"), storage=storage)
 
 
 # Failing.

@@ -305,6 +305,85 @@ def test_a_failure_after_the_serializer_leaves_nothing(
     assert [[1]] == storage.read_task("w", "t").rows
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_a_failure_after_the_commit_leaves_the_new_result_whole(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Also where it can't be told whether the commit took place; `gc` removes what is too much."""
+    storage.save("w", "t", Grid([[1]]))
+    put, store = storage.store.put, storage.store
+
+    def lose(*_: Any, **__: Any) -> Any:
+        raise OSError("no connection")
+
+    def answer_gets_lost(key: str, *args: Any, **kwargs: Any) -> None:
+        put(key, *args, **kwargs)
+        if key == "w/t":
+            if not told:
+                monkeypatch.setattr(store, "head", lose)
+            lose()
+
+    monkeypatch.setattr(store, "put", answer_gets_lost)
+    with pytest.raises(OSError, match="no connection"):
+        storage.save("w", "t", Grid([[2]]))
+    monkeypatch.undo()
+    assert [[2]] == storage.read_task("w", "t").rows
+    assert 4 == len(side_files(storage))
+    storage.gc(-1)
+    assert [[2]] == storage.read_task("w", "t").rows
+    assert 2 == len(side_files(storage))
+
+
+def test_side_data_is_flushed_before_the_commit(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power must not leave a result with torn files, which reading doesn't check."""
+    flushed: set[str] = set()
+    store, put, flush = storage.store, storage.store.put, storage.store.flush
+
+    def noted(keys: Any) -> None:
+        keys = list(keys)
+        flush(keys)
+        flushed.update(keys)
+
+    def commit(key: str, *args: Any, **kwargs: Any) -> None:
+        if key == "w/t":
+            assert flushed == set(side_files(storage))
+        put(key, *args, **kwargs)
+
+    monkeypatch.setattr(store, "flush", noted)
+    monkeypatch.setattr(store, "put", commit)
+    storage.save("w", "t", Grid([[1]]))
+    assert 2 == len(flushed)
+
+
+def test_the_first_side_data_of_a_workflow_is_removed_when_it_is_replaced(
+    storage: Storage,
+) -> None:
+    """Though the storage has seen before that nothing lay beside its results."""
+    storage.save("w", "other", 1)
+    storage.save("w", "t", Grid([[1]]))
+    storage.save("w", "t", 1)
+    assert ["w/other", "w/t"] == keys(storage)
+
+
+def test_another_value_in_the_place_of_a_planned_one_is_not_found(storage: Storage) -> None:
+    """Also when it is put there, and the old files are removed, while the planned one is read."""
+
+    class Replaced(Grids):
+        @classmethod
+        def unpickle(cls, pid: Any, protocols: dict[str, Any]) -> Grid:
+            others = Storage(storage.store)
+            others.register_persistent_serializers(Grids)
+            others.save("w", "t", Grid([[2]]))
+            return Grids.unpickle(pid, protocols)
+
+    planned = storage.save("w", "t", Grid([[1]])).digest
+    storage.register_persistent_serializers(Replaced)
+    with pytest.raises(ResultNotFoundError):
+        storage.read_unchanged("w", "t", planned)
+
+
 def test_overwriting_removes_the_old_files_after_the_commit(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

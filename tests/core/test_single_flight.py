@@ -128,6 +128,103 @@ def test_a_lease_that_was_given_back_shows_no_life(monkeypatch: pytest.MonkeyPat
     assert [] == list(store.list(""))
 
 
+def test_a_lease_that_was_taken_over_is_the_other_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was taken for dead neither shows signs of life for it, nor gives it back."""
+    asked = threading.Event()
+
+    class TakenOver(MemoryStore):
+        """Another has each lease as soon as it is taken."""
+
+        def put(self, key: str, parts: Sequence[Buffer], **options: Any) -> None:
+            super().put(key, parts, **options)
+            if options.get("if_absent"):
+                super().put(key, [b"another"])
+            else:
+                asked.set()
+
+        def get(self, key: str) -> Buffer:
+            asked.set()
+            return super().get(key)
+
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.001)
+    store = TakenOver()
+    held = Storage(store).lease("w", "t")
+    assert held.acquire()
+    assert asked.wait(60)
+    held.release()
+    assert [b"another"] == [bytes(store.get(blob.key)) for blob in store.list("")]
+
+
+def test_what_was_stored_before_the_lease_was_got_is_taken() -> None:
+    """Another run ends between the look for its result and the lease; then nobody has the lease."""
+    computed = []
+
+    @workflow(version="1")
+    def double(x: int) -> int:
+        computed.append(x)
+        return 2 * x
+
+    def run(storage: Storage, **options: Any) -> Any:
+        local = LocalWorkflow(double(21).set_name("t"), workflow_name="w")
+        local.set_storage(storage)
+        return local.run(**options)
+
+    class Meanwhile(MemoryStore):
+        def put(self, key: str, parts: Sequence[Buffer], **options: Any) -> None:
+            if ".lease/" in key:
+                assert 42 == run(Storage(others))
+            super().put(key, parts, **options)
+
+    store, others = Meanwhile(), MemoryStore()
+    others.blobs = store.blobs
+    assert 42 == run(Storage(store), single_flight=True)
+    assert [21] == computed
+    assert ["w/t"] == [blob.key for blob in store.list("")]
+
+
+def test_calls_on_an_object_are_not_waited_for() -> None:
+    """The object would not have gone through them; functions beside them have their leases."""
+    leases = []
+
+    class Noting(MemoryStore):
+        def put(self, key: str, parts: Sequence[Buffer], **options: Any) -> None:
+            if ".lease/" in key:
+                leases.append(key.rpartition("/")[2])
+            super().put(key, parts, **options)
+
+    @workflow
+    class Counter:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def add(self, number: int) -> int:
+            self.count += number
+            return self.count
+
+    @workflow
+    def double(x: int) -> int:
+        return 2 * x
+
+    last = double(Counter().add(3).set_name("add")).set_name("double")
+    local = LocalWorkflow(last, workflow_name="w")
+    local.set_storage(Storage(Noting()))
+    assert 6 == local.run(single_flight=True)
+    assert ["double"] == leases
+
+
+def test_a_result_of_another_call_is_not_waited_for(tmp_path: Path) -> None:
+    """It is stored, but it is not the one that is wanted."""
+
+    @workflow
+    def double(x: int) -> int:
+        return 2 * x
+
+    for x in (1, 2):
+        local = LocalWorkflow(double(x).set_name("t"), workflow_name="w")
+        local.set_storage(FileStorage(tmp_path))
+        assert 2 * x == local.run(single_flight=True)
+
+
 def test_a_failure_passes_the_lease_on(tmp_path: Path) -> None:
     """When the one that computes fails, the one that waits computes; errors are not shared."""
     storage, entered = FileStorage(tmp_path), threading.Event()

@@ -344,6 +344,17 @@ def test_altered_results_are_refused(signed: FileStorage, store: Path) -> None:
         signed.read_task("w", "t")
 
 
+def test_every_byte_of_the_signature_counts(signed: FileStorage, store: Path) -> None:
+    """A part of it can be guessed, or found by trying."""
+    path = store / "w" / "t"
+    data = path.read_bytes()
+    for place in range(32):
+        signature = bytearray(data[32:64])
+        signature[place] ^= 1
+        path.write_bytes(_resigned(data, bytes(signature)))
+        assert_untrusted(signed, "signed with another key, or changed")
+
+
 def _resigned(data: bytes, signature: bytes) -> bytes:
     from xxhash import xxh3_128_digest
 

@@ -64,6 +64,7 @@ class Decisions:
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         for place, node in enumerate(graph.nodes):
             self._identify(place, node)
+        for place in range(count):
             self.judge(place)
 
     def needed(self, targets: Sequence[int]) -> list[int]:

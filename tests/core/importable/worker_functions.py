@@ -34,6 +34,13 @@ class LockedError(Exception):
         self.lock = threading.Lock()
 
 
+class DisguisedError(Exception):
+    """Is pickled as another error."""
+
+    def __reduce__(self):
+        return RuntimeError, self.args
+
+
 class NotingStorage(FileStorage):
     """Appends which process saved what to a file."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,6 +107,8 @@ class BaseWorkflow:
         self._functions: dict[Node, Callable[..., Any]] = {}
         self._plugins: dict[Node, tuple[NodePlugin, ...]] = {}
         self._policy = UNCHANGED
+        self._own: tuple[str, ...] = ()
+        self._packages: tuple[str, ...] = ()
         self._policies: dict[Node, str] = {}
 
     def graph(self) -> Graph:
@@ -145,16 +147,23 @@ class BaseWorkflow:
         """
         return Query(self, self._matched(pattern))
 
-    def set_reuse(self, policy: str) -> None:
+    def set_reuse(
+        self, policy: str, *, own: Iterable[str] = (), packages: Iterable[str] = ()
+    ) -> None:
         """Say when a stored result is taken instead of computing a node.
 
         Args:
             policy: "unchanged" (the default): when it was computed by the same code from the same
                 inputs; "always": whenever there is one of that name; "never".
+            own: top-level packages whose code counts by what it does, as your own code does,
+                although they are installed.
+            packages: packages whose version counts for all nodes.
 
         Raises:
-            OptionsError: there is no such policy.
+            OptionsError: there is no such policy, or `own` or `packages` is no list of names.
         """
+        self._own = check_names(own, "own")
+        self._packages = check_names(packages, "packages")
         self._policy = check_policy(policy)
 
     def set_plugin(self, pattern: str | None, plugin: NodePlugin) -> None:
@@ -191,6 +200,14 @@ def check_policy(policy: str) -> str:
     if policy not in known:
         raise OptionsError(f"a policy of reuse is one of {', '.join(known)}, not {policy!r}")
     return policy
+
+
+def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """Return names of packages, if they are some. Raises OptionsError."""
+    found = () if isinstance(names, str) else tuple(names)
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in found):
+        raise OptionsError(f"set_reuse({what}=...) takes a list of names, not {names!r}")
+    return found
 
 
 def _parents(node: Node) -> tuple[Node, ...]:

@@ -8,27 +8,47 @@ from __future__ import annotations
 
 import dis
 import functools
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_128_digest
 
 from .controlflow import JUMPS, Flow
-from .project import is_own_file
 
-__all__ = ["Module", "Shape", "module_of", "shape_of"]
+__all__ = ["Import", "Shape", "shape_of"]
 
 _CONSTANTS = frozenset(dis.hasconst)
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 _GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS"}
-# Methods of containers that change them.
-_CHANGING = {
-    *("add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop"),
-    *("popitem", "popleft", "remove", "reverse", "rotate", "setdefault", "sort", "subtract"),
-    "update",
-}
 _FLAGS = 0x3AF  # of co_flags: optimized, newlocals, var*, generator, coroutine, async
+# Who reads these names can see types and docstrings.
+_INSPECTING = frozenset(
+    {
+        *("__annotations__", "__doc__", "__signature__", "get_annotations", "get_type_hints"),
+        *("getdoc", "getfullargspec", "signature"),
+    }
+)
+
+Path = tuple[str, ...]
+
+
+class Import(NamedTuple):
+    """A module, or something of it, that code imports when it runs.
+
+    Attributes:
+        level: of a relative import, the number of dots.
+        module: its name, without the dots.
+        name: what is taken from it; "" for the module itself, "*" for the package at its top.
+        reads: the attributes that are read from what was imported, each with those that are read
+            from it at once; None where it is also used otherwise.
+    """
+
+    level: int
+    module: str
+    name: str
+    reads: tuple[Path, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +57,24 @@ class Shape:
 
     Attributes:
         text: the instructions and their constants, as bytes.
+        digest: of that text: 16 bytes.
         names: the global names that are read, each with the attributes read from it at once, as in
             `("module", "function")`, in order of first use.
-        imports: of what is imported within: level, module, and names that are taken from it.
-        changed: the names, of globals or of the closure, that the code itself assigns, or whose
-            items it changes.
+        imports: what is imported within.
+        attributes: all names of attributes that are read.
     """
 
     text: bytes
-    names: tuple[tuple[str, ...], ...]
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
-    changed: frozenset[tuple[str, ...]]
+    digest: bytes
+    names: tuple[Path, ...]
+    imports: tuple[Import, ...]
+    attributes: frozenset[str]
+
+    @property
+    def inspects(self) -> bool:
+        """Whether types and docstrings may be looked at."""
+        read = self.attributes.union(path[0] for path in self.names)
+        return not _INSPECTING.isdisjoint(read)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -56,15 +83,16 @@ def shape_of(code: CodeType) -> Shape:
     reader = _Reader()
     reader.code(code)
     text = b"".join(reader.out)
-    return Shape(text, tuple(reader.names), tuple(reader.imports), frozenset(reader.changed))
+    names, imports = tuple(reader.names), tuple(reader.imports)
+    return Shape(text, xxh3_128_digest(text), names, imports, frozenset(reader.attributes))
 
 
 class _Reader:
     def __init__(self) -> None:
         self.out: list[bytes] = []
-        self.names: dict[tuple[str, ...], None] = {}
-        self.imports: dict[tuple[int, str, tuple[str, ...]], None] = {}
-        self.changed: set[tuple[str, ...]] = set()
+        self.names: dict[Path, None] = {}
+        self.imports: dict[Import, None] = {}
+        self.attributes: set[str] = set()
 
     def code(self, code: CodeType) -> None:
         flow = Flow(code)
@@ -123,27 +151,16 @@ class _Reader:
         self.name(flow.kept, place, code)
 
     def name(self, kept: list[dis.Instruction], number: int, code: CodeType) -> None:
-        """Note what an instruction reads or changes of what is outside."""
+        """Note what an instruction reads of what is outside."""
         opname, value = kept[number].opname, kept[number].argval
         if opname in _GLOBALS:
-            path = (value, *_attributes(kept, number + 1))
-            self.names[path] = None
-            if path[-1] in _CHANGING:
-                self.changed.add(path[:-1])
-        elif opname == "LOAD_DEREF":
-            path = (value, *_attributes(kept, number + 1))
-            if path[-1] in _CHANGING:
-                self.changed.add(path[:-1])
-        elif opname in ("STORE_GLOBAL", "DELETE_GLOBAL") or (
-            opname in ("STORE_DEREF", "DELETE_DEREF") and value in code.co_freevars
-        ):
-            self.changed.add((value,))
-        elif opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
-            path = _container(kept, number)
-            self.changed.update(path[:end] for end in range(1, len(path) + 1))
+            self.names[value, *_attributes(kept, number + 1)] = None
+        elif opname in _ATTRIBUTES:
+            self.attributes.add(value)
         elif opname == "IMPORT_NAME":
             level, names = (_constant(step, code) for step in kept[number - 2 : number])
-            self.imports[level, value, names or ()] = None
+            for name, place in _bindings(kept, number, names):
+                self.imports[Import(level, value, name, _reads(kept, kept[place]))] = None
 
     def constant(self, value: Any) -> None:
         if isinstance(value, CodeType):
@@ -175,58 +192,35 @@ def _attributes(kept: list[dis.Instruction], number: int) -> Iterator[str]:
         number += 1
 
 
-def _container(kept: list[dis.Instruction], number: int) -> tuple[str, ...]:
-    """Return by what name the container was reached whose item is stored or deleted; () if by none.
-
-    The container lies below the key on the stack. Going back, the first instruction before which
-    the stack was lower than that is the one that put it there.
-    """
-    lowest = -1
-    place = number - 1
-    while place >= 0 and kept[place].opname == "SWAP":  # as `container[key] += value` ends
-        lowest, place = -2, place - 1
-    height = 0
-    while place >= 0:
-        instruction = kept[place]
-        if instruction.opcode in JUMPS:
-            return ()
-        height -= dis.stack_effect(instruction.opcode, instruction.arg, jump=False)
-        if height < lowest:
-            break
-        place -= 1
-    if place >= 0 and kept[place].opname in {*_GLOBALS, "LOAD_DEREF"}:
-        return (kept[place].argval, *_attributes(kept, place + 1))
-    return ()
+def _bindings(
+    kept: list[dis.Instruction], number: int, names: Path | None
+) -> Iterator[tuple[str, int]]:
+    """Iterate what an import gives names to: see `Import.name`, and the place of the store."""
+    number += 1
+    if names:  # from module import name, ...
+        for name in names:
+            if name == "*":
+                yield "", number
+            else:
+                yield name, number + 1
+                number += 2
+    elif kept[number].opname == "IMPORT_FROM":  # import package.module as name
+        while kept[number].opname in ("IMPORT_FROM", "SWAP", "ROT_TWO", "POP_TOP"):
+            number += 1
+        yield "", number
+    else:
+        yield "*", number
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
-    """What a module does as a whole, and the package that it and its relative imports are in."""
-
-    shape: Shape
-    package: str
-
-
-def module_of(name: str) -> Module | None:
-    """Return a module of the user's project, from its file; None for others.
-
-    The module is not imported, but the packages that it is in are.
-    """
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or name.partition(".")[0] == "functionfuse":
-        return None
-    if spec.origin is None and spec.submodule_search_locations:
-        return Module(_source_shape(b""), name)  # a package without a file
-    if spec.origin is None or not is_own_file(spec.origin):
-        return None
-    with open(spec.origin, "rb") as file:
-        source = file.read()
-    return Module(_source_shape(source), spec.parent or "")
-
-
-@functools.lru_cache(maxsize=256)
-def _source_shape(source: bytes) -> Shape:
-    return shape_of(compile(source, "<module>", "exec", dont_inherit=True))
+def _reads(kept: list[dis.Instruction], store: dis.Instruction) -> tuple[Path, ...] | None:
+    """Return the attributes that are read from a variable; None where it is also used otherwise."""
+    if store.opname != "STORE_FAST":
+        return None  # seen by other functions
+    found: dict[Path, None] = {}
+    for place, instruction in enumerate(kept):
+        if instruction.argval == store.argval and instruction.opname.startswith("LOAD_FAST"):
+            path = tuple(_attributes(kept, place + 1))
+            if not path:
+                return None
+            found[path] = None
+    return tuple(found) or None

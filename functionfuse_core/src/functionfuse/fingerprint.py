@@ -1,92 +1,204 @@
 """Values and code as digests: equal for what is equal, different for what differs.
 
 A value is written as a stream of typed bytes, each part with its length, that is hashed with
-XXH3-128. Sets and dictionaries are written in the order of their sorted keys, or of their items'
-digests. What is no literal is written as what its `__reduce_ex__` gives; functions and classes of
-the user's project as what they do and refer to, others by name. `docs/reuse.md` says what counts
-and what can't be seen.
+XXH3-128. Code in it is written as a number, and what the code does follows after the values, in
+the order in which it was met (see `functions`). So code that refers to itself has an end. A part
+that is long is hashed by itself, so an object that is met again costs nothing, and it makes no
+difference whether two equal values are one object. `docs/reuse.md` says what counts.
 """
 
 from __future__ import annotations
 
 import copyreg
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
-from pathlib import PurePath
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
 from .arguments import Nested
 from .errors import FingerprintError
-from .functions import name_of, write_class, write_code
-from .literals import LITERAL_TYPES, LITERALS, literal_of, tagged
+from .forms import form_of
+from .functions import write_code, write_types
+from .literals import LITERAL_TYPES, literal_of, pickled, tagged
 from .nodes import Node, Pick
-from .project import is_own
+from .project import is_own, name_anywhere, name_in_package, name_of, singles_of, top_level
+from .variables import can_change
 
 __all__ = ["Writer", "digest_of"]
 
-_REPR_FROM = 32  # items; a longer list of literals is written as its repr, which is as exact
-_VISITS = 32  # times that an object is written in full; then, by its number: see `Writer.write`
+_AT_ONCE = 32  # items; a longer list of literals is pickled, which is as exact
+_LONG = 64  # bytes of a part that stands in the stream itself; of a longer one, its digest does
+_VISITS = 32  # times that an object which is inside itself is written in full
+_BIG = 1 << 20  # bytes of an array whose changes in place are looked for
+
+Body = Callable[["Writer", Any], None]
 
 
-def digest_of(value: Any) -> bytes:
+def digest_of(value: Any, own: frozenset[str] = frozenset()) -> bytes:
     """Return the digest of a value: 16 bytes.
+
+    Args:
+        own: packages that belong to the project, wherever they are installed.
 
     Raises:
         FingerprintError: the value has no state that could be told, such as an open file.
     """
-    writer = Writer()
+    writer = Writer(own=own)
     writer.write(value)
     return writer.digest()
 
 
 class Writer:
-    """Writes values, and notes what code it meets; its attributes are those of `ValueWriter`."""
+    """Writes values and the code that they lead to.
 
-    def __init__(self, place: Callable[[Node], int] | None = None) -> None:
+    Args:
+        place: gives the number of a node; without it, a node is an error.
+        own: packages that belong to the project, wherever they are installed.
+        ignore: globals that don't count: a `name` in the module `home`, or `module.name`.
+        home: the module of the function that is asked about.
+
+    Attributes:
+        out: the stream so far.
+        codes: of each function, class and module of the project that was met: its name, and a
+            digest of what it does itself.
+        variables: of each global that is read: its name, and the value where it is short, else a
+            digest of it.
+        changeable: of each variable that can change in place: what it is, in words, and a digest.
+        packages: names of the installed packages that were met.
+        ignored: those of `ignore` that were met.
+        big: whether an array of 1 MiB or more was met.
+    """
+
+    def __init__(
+        self,
+        place: Callable[[Node], int] | None = None,
+        *,
+        own: frozenset[str] = frozenset(),
+        ignore: Collection[str] = (),
+        home: str = "",
+    ) -> None:
+        self.own = own
         self.out: list[bytes] = []
-        self.uses: dict[str, str] = {}
+        self.codes: dict[str, str] = {}
+        self.variables: dict[str, str] = {}
+        self.changeable: dict[str, str] = {}
+        self.packages: set[str] = set()
+        self.ignored: set[str] = set()
+        self.big = False
         self._place = place
-        self.known: dict[int | str, int] = {}
+        self._ignore = ignore
+        self._home = home
+        self._held = False  # by an installed package, which may look at types
+        self._inspected = False  # by the project: types of all code count
+        self._numbers: dict[tuple[int, Body], int] = {}
+        self._pending: deque[tuple[Body, Any]] = deque()
         self._open: dict[int, int] = {}  # what is being written: id to depth
+        self._lowest = sys.maxsize  # depth of the outermost of those that were met inside
+        self._done: dict[tuple[int, bool], bytes] = {}  # what was written of an object
         self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and times
-        self.kept: list[Any] = []
+        self._kept: list[Any] = []  # what was met, so that no id is given again
+        self._singles: dict[type, dict[int, str]] = {}
 
     def digest(self) -> bytes:
-        """Return the digest of all that was written: 16 bytes."""
+        """Return the digest of all that was written and of the code that it leads to: 16 bytes."""
+        while self._pending:
+            body, value = self._pending.popleft()
+            body(self, value)
         return xxh3_128_digest(b"".join(self.out))
 
-    def write(self, value: Any) -> None:
-        """Write a value. Raises FingerprintError as `digest_of`.
+    # For code: see `functions`.
 
-        An object that is met again is written again, so that it makes no difference whether two
-        equal values are one object. That would take for ever where many objects refer to each
-        other, so it has an end.
+    def code(self, value: Any, body: Body) -> None:
+        """Write the number of some code; what `body` writes of it follows later."""
+        key = id(value), body
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self._numbers)
+            self._kept.append(value)
+            self._pending.append((body, value))
+            if self._inspected:
+                self.code(value, write_types)
+        self.out.append(b"=%d;" % number)
+        if self._held and body is not write_types:
+            self.code(value, write_types)
+
+    def named(self, name: str) -> None:
+        """Write code of an installed package: its name."""
+        self.packages.add(top_level(name))
+        self.out.append(tagged(b"G", name))
+
+    def inspect(self) -> None:
+        """Let types and docstrings count, of all code that was met and will be."""
+        if not self._inspected:
+            self._inspected = True
+            for value in self._kept[:]:
+                self.code(value, write_types)
+
+    def watch(self, what: str, value: Any, start: int) -> None:
+        """Note a variable if it can change while a run goes on.
+
+        Args:
+            what: which variable it is, in words.
+            start: where in `out` it begins.
         """
+        if can_change(value):
+            self.changeable[what] = xxh3_64_hexdigest(b"".join(self.out[start:]))
+
+    @contextmanager
+    def held(self, holder: str) -> Iterator[None]:
+        """Write what a package's object or function holds."""
+        before = self._held
+        if top_level(holder) not in sys.stdlib_module_names and not is_own(holder, self.own):
+            self._held = True
+        try:
+            yield
+        finally:
+            self._held = before
+
+    def ignores(self, module: str, path: str) -> bool:
+        """Tell whether a global doesn't count."""
+        for name in (f"{module}.{path}", path if module == self._home else ""):
+            if name and name in self._ignore:
+                self.ignored.add(name)
+                return True
+        return False
+
+    # Values.
+
+    def write(self, value: Any) -> None:
+        """Write a value. Raises FingerprintError as `digest_of`."""
         kind = type(value)
         literal = literal_of(kind)
         if literal is not None:
             self.out.append(literal(value))
             return
-        if isinstance(value, (Node, Pick, Nested)):
+        if kind in _NODES or isinstance(value, Node):
             self._node(value)
             return
         key = id(value)
+        done = self._done.get((key, self._held))
+        if done is not None:
+            self.out.append(done)
+            return
+        depth = len(self._open)
         if key in self._open:
-            self.out.append(b"^%d;" % self._open[key])
+            self._lowest = min(self._lowest, self._open[key])
+            self.out.append(b"^%d;" % (depth - self._open[key]))
             return
         number, times = self._visits.get(key, (len(self._visits), 0))
         if times == _VISITS:
             self.out.append(b"~%d;" % number)
             return
-        self._visits[key] = number, times + 1
-        self.kept.append(value)
-        self._open[key] = len(self._open)
+        self._kept.append(value)
+        outer, lowest = self.out, self._lowest
+        self.out, self._lowest, self._open[key] = [], sys.maxsize, depth
         try:
             self._compound(value, kind)
+            stream = b"".join(self.out)
         except FingerprintError:
             raise
         except RecursionError:
@@ -97,24 +209,34 @@ class Writer:
             ) from error
         finally:
             del self._open[key]
+            inner, self._lowest = self._lowest, lowest
+            self.out = outer
+        if len(stream) > _LONG:
+            stream = b"#" + xxh3_128_digest(stream)
+        outer.append(stream)
+        if inner >= depth:
+            self._done[key, self._held] = stream
+        else:  # what surrounds it is inside it, so elsewhere it may be written otherwise
+            self._lowest = min(lowest, inner)
+            self._visits[key] = number, times + 1
 
     def _compound(self, value: Any, kind: type) -> None:
-        if kind in (list, tuple):
+        if kind is list or kind is tuple:
             self._sequence(b"l" if kind is list else b"t", value)
         elif kind is dict:
+            if value is sys.modules:
+                raise FingerprintError("sys.modules can't be followed")
             self._mapping(value.items())
-        elif kind in (set, frozenset):
+        elif kind is set or kind is frozenset:
             self._unordered(b"S" if kind is set else b"Z", value)
         elif kind is MappingProxyType:
             self.out.append(b"v")
             self._mapping(value.items())
-        elif isinstance(value, PurePath):
-            self.out.append(tagged(b"p", f"{name_of(kind)} {value}"))
         elif kind is bytearray or kind is memoryview:
             self._buffer(name_of(kind), memoryview(value))
-        elif _is_array(kind):
+        elif kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "memmap"):
             self._array(value)
-        elif not write_code(self, value):
+        elif not write_code(self, value, kind):
             self._object(value, kind)
 
     # Nodes: where they stand, and by number which of the parents they are.
@@ -139,48 +261,45 @@ class Writer:
     # Containers and objects.
 
     def _sequence(self, tag: bytes, items: Any) -> None:
-        if len(items) >= _REPR_FROM and set(map(type, items)) <= LITERAL_TYPES:
-            try:
-                self.out.append(tagged(tag + b"r", repr(items)))
-            except ValueError:  # an int of more than 4,300 digits
-                pass
-            else:
-                return
+        if len(items) >= _AT_ONCE and set(map(type, items)) <= LITERAL_TYPES:
+            self.out.append(b"%sp%d:%s" % (tag, len(items), xxh3_128_digest(pickled(items))))
+            return
         self.out.append(b"%s%d[" % (tag, len(items)))
         for item in items:
             self.write(item)
         self.out.append(b"]")
 
     def _mapping(self, items: Collection[tuple[Any, Any]]) -> None:
-        """Write pairs of key and value, in any order."""
-        if not {type(key) for key, _ in items} <= LITERAL_TYPES:
-            self._unordered(b"d", items)
-            return
+        """Write pairs of key and value, in their order."""
         self.out.append(b"d%d{" % len(items))
-        for key, value in sorted(
-            ((LITERALS[type(key)](key), value) for key, value in items), key=_first
-        ):
-            self.out.append(key)
+        for key, value in items:
+            self.write(key)
             self.write(value)
         self.out.append(b"}")
 
     def _unordered(self, tag: bytes, items: Iterable[Any]) -> None:
-        # What one item makes known must not be told by another: which comes first is by chance.
-        outer, known, visits, written = self.out, self.known, self._visits, []
-        try:
-            for item in items:
-                self.out, self._visits = [], {}
-                if len(self.known) != len(known) or self.known is known:
-                    self.known = known.copy()
-                if tag == b"d":
-                    self.write(item[0])
-                    self.write(item[1])
-                else:
-                    self.write(item)
-                written.append(self.digest())
-        finally:
-            self.out, self.known, self._visits = outer, known, visits
+        written = []
+        for item in items:
+            literal = literal_of(type(item))
+            if literal is not None:
+                stream = literal(item)
+                written.append(stream if len(stream) <= _LONG else xxh3_128_digest(stream))
+            else:
+                # What one item makes known must not be told by another: which comes first is by
+                # chance.
+                writer = self._beside()
+                writer.write(item)
+                written.append(b"#" + writer.digest())
         self.out.append(b"%s%d[%s]" % (tag, len(written), b"".join(sorted(written))))
+
+    def _beside(self) -> Writer:
+        """Return a writer that notes what it meets where this one does."""
+        writer = Writer(self._place, own=self.own, ignore=self._ignore, home=self._home)
+        for name in ("codes", "variables", "changeable", "packages", "ignored", "_singles"):
+            setattr(writer, name, getattr(self, name))
+        writer._held = self._held
+        self._kept.append(writer)
+        return writer
 
     def _buffer(self, name: str, view: memoryview) -> None:
         self.out.append(tagged(b"u", f"{name} {view.format} {view.shape}"))
@@ -191,19 +310,68 @@ class Writer:
         self.out.append(xxh3_128_digest(flat))
 
     def _array(self, array: Any) -> None:
-        try:
-            described = array.dtype.descr
-        except ValueError:  # of fields that overlap
-            described = array.dtype
-        self.out.append(tagged(b"a", f"{described} {array.shape}"))
+        """Write an array: type, shape, order of its axes in memory, and bytes in that order."""
+        self.big = self.big or array.nbytes >= _BIG
+        self.out.append(tagged(b"a", f"{type(array).__name__} {array.shape}"))
+        self._dtype(array.dtype)
         if array.dtype.hasobject:
             self.write(array.tolist())
             return
         if not array.flags.c_contiguous:
-            array = array.copy(order="C")
+            axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+            if axes != sorted(axes):
+                self.out.append(tagged(b"T", repr(axes)))
+            array = array.transpose(axes)
+            if not array.flags.c_contiguous:
+                array = array.copy(order="C")
         self.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
 
+    def _dtype(self, dtype: Any) -> None:
+        try:
+            described = dtype.descr
+        except ValueError:  # of fields that overlap
+            described = dtype
+        self.out.append(tagged(b"y", str(described)))
+        for part in (dtype, dtype.base, *(field for field, *_ in (dtype.fields or {}).values())):
+            if part.metadata:
+                self.write(part.metadata)
+
     def _object(self, value: Any, kind: type) -> None:
+        name = name_in_package(value, self.own) or self._single(value, kind)
+        if name:
+            self.named(name)
+            return
+        start = len(self.out)
+        form = form_of(kind)
+        try:
+            if form is not None:
+                self._form(value, kind, *form)
+            else:
+                with self.held(kind.__module__):
+                    self._state(value, kind)
+        except Exception:
+            name = "" if is_own(kind.__module__, self.own) else name_anywhere(value, self.own)
+            if not name:
+                raise
+            del self.out[start:]
+            self.named(name)
+
+    def _single(self, value: Any, kind: type) -> str:
+        singles = self._singles.get(kind)
+        if singles is None:
+            singles = self._singles[kind] = singles_of(kind, self.own)
+        return singles.get(id(value), "")
+
+    def _form(self, value: Any, kind: type, base: type, parts: Callable[[Any], Any]) -> None:
+        self.out.append(b"f")
+        self.write(kind)
+        with self.held(base.__module__):
+            self.write(parts(value))
+        if kind is not base and is_own(kind.__module__, self.own):
+            self.write(getattr(value, "__dict__", None))
+
+    def _state(self, value: Any, kind: type) -> None:
+        """Write an object's class, and the state that pickle stores."""
         exception = isinstance(value, BaseException)
         # Some packages change how all exceptions are pickled.
         registered = None if exception else copyreg.dispatch_table.get(kind)
@@ -212,14 +380,13 @@ class Writer:
             reduced = reduced[:2]  # somebody has only looked at its attributes
         if isinstance(reduced, str):
             self.out.append(tagged(b"g", f"{getattr(value, '__module__', '')}.{reduced}"))
-            if is_own(kind.__module__):
-                write_class(self, kind)
+            self.write(kind)
+            if is_own(kind.__module__, self.own):
                 self.write(getattr(value, "__dict__", None))
             return
         call, args, state, items, pairs = (*reduced, None, None, None)[:5]
         self.out.append(b"o")
-        if is_own(kind.__module__):
-            write_class(self, kind)
+        self.write(kind)
         self.write(call)
         if isinstance(value, (set, frozenset)):
             self._unordered(b"S", value)
@@ -227,16 +394,7 @@ class Writer:
             self.write(args)
         self.write(state)
         self._sequence(b"l", list(items or ()))
-        if isinstance(value, OrderedDict):
-            self._sequence(b"l", list(pairs or ()))
-        else:
-            self._mapping(list(pairs or ()))
+        self._mapping(list(pairs or ()))
 
 
-def _first(pair: tuple[bytes, Any]) -> bytes:
-    return pair[0]
-
-
-def _is_array(kind: type) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and kind is numpy.ndarray
+_NODES = (Pick, Nested)

@@ -1,264 +1,261 @@
-"""Functions, classes and modules in a fingerprint: the user's as what they do, others by name.
+"""Code in a fingerprint: a package's by its name, all other by what it does and refers to.
 
-What they refer to goes to the writer of values that they are handed, which gives code back.
+Each `write_...` writes the body of one function, class or module; what that refers to goes to the
+writer of values, which gives code back. See `fingerprint.Writer`.
 """
 
 from __future__ import annotations
 
+import builtins
 import functools
-import importlib.util
-from collections import deque
-from collections.abc import Collection, Iterable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import (
     BuiltinFunctionType,
     CellType,
+    ClassMethodDescriptorType,
     FunctionType,
+    GetSetDescriptorType,
     MappingProxyType,
+    MemberDescriptorType,
+    MethodDescriptorType,
     MethodType,
+    MethodWrapperType,
     ModuleType,
+    WrapperDescriptorType,
 )
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_hexdigest
 
-from .code import module_of, shape_of
+from .code import shape_of
 from .errors import FingerprintError
-from .literals import LITERAL_TYPES, shown, tagged
-from .project import is_own
+from .literals import tagged
+from .project import is_own, is_own_code, module_name, name_in_package, name_of
+from .variables import refuse, write_import, write_module, write_variable
 from .workflow import WorkflowClass, WorkflowFunction
 
-__all__ = ["ValueWriter", "name_of", "write_class", "write_code"]
+if TYPE_CHECKING:
+    from .fingerprint import Writer
 
-_NO_CODE = {"__dict__", "__weakref__", "__doc__", "__module__", "_abc_impl"}
+__all__ = ["write_code", "write_types"]
 
-
-class ValueWriter(Protocol):
-    """What code needs of `fingerprint.Writer`: a stream, what was met, and values written.
-
-    Attributes:
-        out: the stream so far.
-        uses: of each function, class and constant that was met in code: its name, and its own
-            digest, or the constant itself where that is short. For explanations.
-        known: ids of code, and names of modules, numbered in the order in which they were met.
-        kept: what was met, so that no id is given again.
-    """
-
-    out: list[bytes]
-    uses: dict[str, str]
-    known: dict[int | str, int]
-    kept: list[Any]
-
-    def write(self, value: Any) -> None:
-        """Write a value. Raises FingerprintError if it can't be told from another."""
+_DESCRIPTORS = (
+    ClassMethodDescriptorType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    WrapperDescriptorType,
+)
+# Attributes of a class that are made from others, or say where it is written.
+_DERIVED = {
+    *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__"),
+    *("__annotations_cache__", "__classcell__", "__dict__", "__doc__", "__firstlineno__"),
+    *("__module__", "__parameters__", "__qualname__", "__signature__", "__slotnames__"),
+    *("__static_attributes__", "__weakref__", "_abc_impl", "__attrs_base_of_slotted__"),
+}
+_HEAP_TYPE = 1 << 9  # of a class's flags: it was made at run time
 
 
-def write_code(writer: ValueWriter, value: Any) -> bool:
+def write_code(writer: Writer, value: Any, kind: type) -> bool:
     """Write a value that is called or imported; tell whether it was one."""
-    kind = type(value)
-    if isinstance(value, (WorkflowFunction, WorkflowClass)):
+    if kind is FunctionType:
+        _write_named(writer, value, _write_function)
+    elif issubclass(kind, type):
+        _write_named(writer, value, _write_class)
+    elif issubclass(kind, ModuleType):
+        if is_own(value.__name__, writer.own):
+            writer.code(value, write_module)
+        else:
+            writer.named(value.__name__)
+    elif issubclass(kind, (WorkflowFunction, WorkflowClass)):
         writer.write(value.func)
-    elif isinstance(value, FunctionType):
-        _write_function(writer, value)
-    elif isinstance(value, type):
-        write_class(writer, value)
-    elif isinstance(value, ModuleType):
-        writer.out.append(tagged(b"m", value.__name__))
-    elif isinstance(value, MethodType):
-        _write_parts(writer, b"M2[", value.__func__, value.__self__)
-    elif kind is BuiltinFunctionType and isinstance(value.__self__, ModuleType | None):
-        writer.out.append(tagged(b"B", f"{value.__module__}.{value.__qualname__}"))
-    elif isinstance(value, (staticmethod, classmethod)):
-        writer.out.append(tagged(b"D", kind.__name__))
+    elif kind is MethodType:
+        writer.out.append(b"M")
         writer.write(value.__func__)
-    elif isinstance(value, property):
-        _write_parts(writer, b"P3[", value.fget, value.fset, value.fdel)
-    elif isinstance(value, functools.cached_property):
-        writer.out.append(b"h")  # it can hold a lock
-        writer.write(value.func)
-    elif callable(value) and hasattr(value, "__wrapped__"):
-        writer.out.append(tagged(b"w", name_of(kind)))  # such as functools.lru_cache
-        writer.write(value.__wrapped__)
+        writer.write(value.__self__)
+    elif kind in _DESCRIPTORS:
+        writer.out.append(tagged(b"D", value.__name__))
+        writer.write(value.__objclass__)
+    elif kind is BuiltinFunctionType or kind.__name__ == "cython_function_or_method":
+        _write_builtin(writer, value)
+    elif kind is MethodWrapperType:
+        writer.out.append(tagged(b"W", value.__name__))
+        writer.write(value.__self__)
     else:
         return False
     return True
 
 
-def write_class(writer: ValueWriter, kind: type) -> None:
-    """Write what a class is: its bases, its methods and its constants."""
-    if _seen(writer, kind):
-        return
-    name = name_of(kind)
-    if not is_own(kind.__module__):
-        writer.out.append(tagged(b"C", name))
-        return
-    writer.uses[name] = ""
-    writer.out.append(tagged(b"K", name))
-    for base in (type(kind), *kind.__bases__):
-        writer.write(base)
-    for attribute, value in sorted(vars(kind).items()):
-        if attribute in _NO_CODE or (
-            attribute.startswith("__") and not _is_code(value) and attribute != "__slots__"
-        ):
-            continue
-        writer.out.append(tagged(b".", attribute))
-        if type(value).__name__ in ("member_descriptor", "getset_descriptor"):
-            continue
-        writer.write(value)
-    for attribute, field in getattr(kind, "__pydantic_fields__", {}).items():
-        given = field.default, field.default_factory
-        writer.write((attribute, repr(field.annotation), repr(field.metadata), given))
+def _write_named(writer: Writer, value: Any, body: Callable[[Writer, Any], None]) -> None:
+    name = name_in_package(value, writer.own)
+    if name:
+        refuse(name)
+        writer.named(name)
+    elif body is _write_class and not value.__flags__ & _HEAP_TYPE:
+        writer.named(name_of(value))  # written in C, and hidden
+    else:
+        writer.code(value, body)
 
 
-def _write_parts(writer: ValueWriter, opening: bytes, *parts: Any) -> None:
-    writer.out.append(opening)
-    for part in parts:
-        writer.write(part)
-    writer.out.append(b"]")
+def _write_builtin(writer: Writer, value: Any) -> None:
+    name = name_in_package(value, writer.own)
+    bound = getattr(value, "__self__", None)
+    if not name and (bound is None or isinstance(bound, ModuleType)):
+        module = getattr(bound, "__name__", None) or value.__module__
+        if is_own(module):
+            raise FingerprintError(f"{module}.{value.__name__} is compiled code of the project")
+        name = f"{module}.{value.__qualname__}"
+    if name:
+        refuse(name)
+        writer.named(name)
+    else:
+        writer.out.append(tagged(b"M", value.__qualname__))
+        writer.write(bound)
 
 
-def _write_function(writer: ValueWriter, function: FunctionType) -> None:
+# Functions.
+
+
+def _write_function(writer: Writer, function: FunctionType) -> None:
     """Write what a function does, and what it refers to."""
-    if _seen(writer, function):
+    code, namespace = function.__code__, function.__globals__
+    module = namespace.get("__name__", function.__module__)
+    name = f"{module_name(str(module))}.{function.__qualname__}"
+    implementations = getattr(function, "registry", None)
+    if not is_own_code(code, module, writer.own):
+        with writer.held(str(module)):
+            writer.named(f"{module}.{code.co_qualname}")
+            if isinstance(implementations, MappingProxyType):  # functools.singledispatch
+                for kind in sorted(implementations, key=name_of):
+                    writer.write((kind, implementations[kind]))
+            else:
+                _write_contents(writer, function)
         return
-    # functools.wraps copies __module__; where it was written, its globals tell.
-    if not is_own(function.__module__) or not is_own(
-        function.__globals__.get("__name__", function.__module__)
-    ):
-        _write_library(writer, function)
-        return
-    name, cells = f"{function.__module__}.{function.__qualname__}", function.__closure__ or ()
-    shape = shape_of(function.__code__)
-    writer.uses[name] = xxh3_128_digest(shape.text)[:4].hex()
+    shape = shape_of(code)
+    writer.codes[name] = shape.digest[:8].hex()
     writer.out.append(tagged(b"F", function.__name__))
-    writer.out.append(b"L%d:%s" % (len(shape.text), shape.text))
-    writer.write(function.__defaults__)
-    writer.write(function.__kwdefaults__)
-    for free, cell in zip(function.__code__.co_freevars, cells, strict=True):
-        if not _is_state((free,), _contents(cell), shape.changed):
-            _write_cell(writer, cell)
-    for path in shape.names:
-        _write_global(writer, function.__globals__, path, shape.changed)
-    _write_imports(writer, shape.imports, function.__globals__.get("__package__") or "")
+    writer.out.append(shape.digest)
+    if shape.inspects:
+        writer.inspect()
+    with _within(function.__qualname__):
+        if "__subclasses__" in shape.attributes:
+            raise FingerprintError("__subclasses__() can't be followed")
+        _write_contents(writer, function)
+        for path in shape.names:
+            if path[0] in namespace:
+                write_variable(writer, namespace, path)
+            elif hasattr(builtins, path[0]):
+                refuse(f"builtins.{path[0]}")
+        package = namespace.get("__package__") or ""
+        for imported in shape.imports:
+            write_import(writer, imported, package)
 
 
-def _write_library(writer: ValueWriter, function: FunctionType) -> None:
-    """Write a library's function: its name, and what it wraps of the user's."""
-    code = function.__code__
-    module = function.__globals__.get("__name__", function.__module__)
-    writer.out.append(tagged(b"G", f"{module}.{code.co_qualname}"))
-    contents = [_contents(cell) for cell in function.__closure__ or ()]
-    for value in (getattr(function, "__wrapped__", None), *contents):
-        if isinstance(value, (FunctionType, type)) and is_own(value.__module__):
-            writer.write(value)
-    if is_own(function.__module__):  # a wrapper: what the decorator was given
-        changed = shape_of(code).changed
-        for name, value in zip(code.co_freevars, contents, strict=True):
-            if type(value) in LITERAL_TYPES and not _is_state((name,), value, changed):
-                writer.out.append(tagged(b"=", name))
-                writer.write(value)
-    implementations = getattr(function, "registry", None)  # functools.singledispatch
-    if isinstance(implementations, MappingProxyType):
-        for kind in sorted(implementations, key=name_of):
-            writer.write((kind, implementations[kind]))
+def _write_contents(writer: Writer, function: FunctionType) -> None:
+    """Write what a function was given when it was made, and what was added to it since."""
+    name = function.__qualname__
+    for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        before = len(writer.out)
+        writer.write(value)
+        writer.watch(f"a default of {name!r}", value, before)
+    writer.out.append(b";")
+    for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        _write_cell(writer, cell, f"{free!r} in the closure of {name!r}")
+    before = len(writer.out)
+    writer.write(function.__dict__ or None)
+    if function.__dict__:
+        writer.watch(f"an attribute of {name!r}", function.__dict__, before)
 
 
-def _seen(writer: ValueWriter, value: Any) -> bool:
-    if id(value) in writer.known:
-        writer.out.append(b"=%d;" % writer.known[id(value)])
-        return True
-    writer.known[id(value)] = len(writer.known)
-    writer.kept.append(value)
-    return False
-
-
-def _write_cell(writer: ValueWriter, cell: CellType) -> None:
+def _write_cell(writer: Writer, cell: CellType, name: str) -> None:
     try:
         value = cell.cell_contents
     except ValueError:
         writer.out.append(b"-")
         return
+    before = len(writer.out)
     writer.out.append(b"+")
     writer.write(value)
+    writer.watch(name, value, before)
 
 
-def _write_global(
-    writer: ValueWriter,
-    namespace: dict[str, Any],
-    path: tuple[str, ...],
-    changed: Collection[tuple[str, ...]],
-) -> None:
-    if path[0] not in namespace:
-        return  # a builtin: its name is in the code
-    value, names = namespace[path[0]], list(path[:1])
-    for attribute in path[1:]:
-        if not (isinstance(value, ModuleType) and is_own(value.__name__)):
-            break
-        if not hasattr(value, attribute):
-            break
-        value = getattr(value, attribute)
-        names.append(attribute)
-    if _is_state(tuple(names), value, changed):
+def write_types(writer: Writer, value: Any) -> None:
+    """Write docstring and types of a function or a class."""
+    if isinstance(value, (FunctionType, type)):
+        writer.write(value.__doc__)
+        _write_annotations(writer, value)
+
+
+def _write_annotations(writer: Writer, value: Any) -> None:
+    writer.write(inspect.get_annotations(value))
+    try:
+        found = inspect.get_annotations(value, eval_str=True)
+    except Exception:  # noqa: BLE001  # names that only a type checker has
         return
-    name = f"{namespace.get('__name__')}.{'.'.join(names)}"
-    before = len(writer.out)
-    writer.out.append(tagged(b"$", ".".join(path)))
+    writer.write(found)
+
+
+@contextmanager
+def _within(name: str) -> Iterator[None]:
+    """Say in an error which code can't be followed."""
     try:
-        writer.write(value)
+        yield
     except FingerprintError as error:
-        raise FingerprintError(f"global {name!r}: {error}") from error
-    if not (_is_code(value) or isinstance(value, (ModuleType, WorkflowFunction, WorkflowClass))):
-        writer.uses[name] = shown(value) or xxh3_128_digest(b"".join(writer.out[before:]))[:4].hex()
+        if error.args[0].startswith(("global ", "in ")):
+            raise
+        raise FingerprintError(f"in {name!r}: {error}") from error
 
 
-def _write_imports(
-    writer: ValueWriter, imports: Iterable[tuple[int, str, tuple[str, ...]]], package: str
-) -> None:
-    """Write the modules of the user's project that code imports when it runs."""
-    for level, module, names in imports:
-        try:
-            name = importlib.util.resolve_name("." * level + module, package)
-        except ImportError:
+# Classes.
+
+
+def _write_class(writer: Writer, kind: type) -> None:
+    """Write what a class is: its bases, its data in order, and its methods."""
+    name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
+    before = len(writer.out)
+    writer.out.append(tagged(b"K", kind.__qualname__))
+    methods: list[tuple[str, Any]] = []
+    data: list[tuple[str, Any]] = []
+    for attribute, value in vars(kind).items():
+        if attribute in _DERIVED or attribute.startswith("__pydantic_"):
             continue
-        # Packages first, since to look for `a.b` imports `a`.
-        parts = name.split(".")
-        parents = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-        if all(_write_module(writer, parent) for parent in parents):
-            for inner in names:
-                _write_module(writer, f"{name}.{inner}")
+        (methods if _is_method(type(value)) else data).append((attribute, value))
+    with _within(kind.__qualname__):
+        for base in (type(kind), *kind.__bases__):
+            writer.write(base)
+        _write_annotations(writer, kind)
+        for attribute, value in (*data, *sorted(methods, key=_first)):
+            writer.out.append(tagged(b".", attribute))
+            if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
+                continue
+            at = len(writer.out)
+            writer.write(value)
+            if not attribute.startswith("__"):
+                writer.watch(f"{attribute!r} of the class {kind.__qualname__!r}", value, at)
+        for attribute in ("__pydantic_fields__", "__pydantic_decorators__", "__struct_config__"):
+            writer.write(getattr(kind, attribute, None))
+        for attribute in ("__struct_fields__", "__struct_defaults__"):
+            writer.write(getattr(kind, attribute, None))
+        _write_registered(writer, kind)
+    writer.codes[name] = xxh3_64_hexdigest(b"".join(writer.out[before:]))
 
 
-def _write_module(writer: ValueWriter, name: str) -> bool:
-    """Write a module if it is of the user's project; tell whether it is."""
-    if name in writer.known:
-        return True
-    module = module_of(name)
-    if module is None:
-        return False
-    writer.known[name] = len(writer.known)
-    writer.uses[f"module {name}"] = xxh3_128_digest(module.shape.text)[:4].hex()
-    writer.out.append(tagged(b"I", name))
-    writer.out.append(b"%d:%s" % (len(module.shape.text), module.shape.text))
-    _write_imports(writer, module.shape.imports, module.package)
-    return True
+def _write_registered(writer: Writer, kind: type) -> None:
+    """Write the classes that were registered with an abstract one."""
+    if "_abc_impl" in vars(kind):
+        from _abc import _get_dump  # type: ignore[import-not-found]
+
+        registered = {found for reference in _get_dump(kind)[0] if (found := reference())}
+        if registered:
+            writer.write(registered)
 
 
-def name_of(kind: type) -> str:
-    """Return the full name of a class."""
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _is_method(kind: type) -> bool:
+    methods = (FunctionType, staticmethod, classmethod, property, functools.cached_property)
+    return issubclass(kind, methods) or kind in _DESCRIPTORS
 
 
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-def _is_state(path: tuple[str, ...], value: Any, changed: Collection[tuple[str, ...]]) -> bool:
-    """Whether a variable is what a function keeps in it itself, such as a cache or a counter."""
-    kinds = (list, dict, set, bytearray, deque, *LITERAL_TYPES)
-    return path in changed and isinstance(value, kinds)
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (FunctionType, type, staticmethod, classmethod, property, MethodType))
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]

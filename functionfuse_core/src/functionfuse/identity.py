@@ -6,28 +6,60 @@ is the same with the parents' recipes in place of their results, and so needs no
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import metadata
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from .errors import FingerprintError
-from .fingerprint import Writer
+from .errors import FingerprintError, OptionsError
+from .fingerprint import Writer, digest_of
 from .literals import literal_stream, shown
 from .names import label_of
 from .nodes import Call, MethodCall, Node
+from .project import is_own_file, module_name, name_in_package, top_level
+from .workflow import WorkflowClass, WorkflowFunction
 
-__all__ = ["PYTHON", "Identities", "combined"]
+__all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+RULE = 2  # of what counts; it goes up whenever equal code would get another digest
 
 
 def combined(own: bytes, parents: Sequence[bytes]) -> bytes:
     """Return the digest of a node's own part and of what stands for its parents."""
     return xxh3_128_digest(b"".join((own, *parents)))
+
+
+class _Code(NamedTuple):
+    """What a function is and reaches; see `Writer` for the names."""
+
+    digest: bytes
+    codes: dict[str, str]
+    variables: dict[str, str]
+    changeable: dict[str, str]
+    packages: set[str]
+
+
+class _Head(NamedTuple):
+    """What the nodes of one function have in common.
+
+    Attributes:
+        text: what their own parts begin with.
+        names: the parameters that take arguments by position.
+        keywords: those that take them by keyword.
+        ignored: those that don't count.
+    """
+
+    text: bytes
+    names: tuple[str, ...]
+    keywords: frozenset[str]
+    ignored: frozenset[str]
 
 
 class Identities:
@@ -38,28 +70,45 @@ class Identities:
 
     Args:
         replaced: functions that are called instead of the nodes' own.
+        own: packages that belong to the project, wherever they are installed.
+        packages: names of packages whose version counts for all nodes.
     """
 
-    def __init__(self, replaced: dict[Node, Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        replaced: dict[Node, Callable[..., Any]],
+        *,
+        own: Iterable[str] = (),
+        packages: Iterable[str] = (),
+    ) -> None:
         self._replaced = replaced
-        self._codes: dict[object, tuple[bytes, dict[str, str]] | FingerprintError] = {}
-        self._heads: dict[object, tuple[bytes, tuple[str, ...], frozenset[str]]] = {}
+        self._own = frozenset(own)
+        self._packages = tuple(packages)
+        self._codes: dict[object, _Code | FingerprintError] = {}
+        self._heads: dict[object, _Head] = {}
+        self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
+        self._classes: dict[tuple[str, ...], bytes] = {}
 
     def own(self, node: Node) -> bytes:
         """Return the digest of a node's code and arguments; nodes stand in them by number.
 
         Raises:
             FingerprintError: something in them can't be told from another; the message says what.
+            OptionsError: `ignore` names what is neither an argument nor a global that is read.
         """
-        head, names, ignored = self._head(node)
-        out = [head]
-        if len(node.args) > len(names):
-            out.append(b"*%d;" % (len(node.args) - len(names)))
-        for name, value in _arguments(node, names, ignored):
+        head = self._head(node)
+        out = [head.text]
+        if len(node.args) > len(head.names):
+            out.append(b"*%d;" % (len(node.args) - len(head.names)))
+        for name, value in _arguments(node, head):
             encoded = name.encode("utf-8", "surrogatepass")
             out.append(b"%d:%s=" % (len(encoded), encoded))
             stream = literal_stream(value)
-            out.append(self._stream(node, name, value) if stream is None else stream)
+            if stream is None:
+                stream = self._stream(node, name, value)
+                if type(value) is not Call:
+                    self._given.setdefault(node, {})[name] = stream
+            out.append(stream)
         return xxh3_128_digest(b"".join(out))
 
     def parts(self, node: Node) -> dict[str, Any]:
@@ -67,51 +116,96 @@ class Identities:
 
         Raises FingerprintError as `own`.
         """
-        digest, uses = self._code(node)
-        _, names, ignored = self._head(node)
+        code, given = self._code(node), self._given.get(node, {})
         arguments = {}
-        for name, value in _arguments(node, names, ignored):
-            stream = literal_stream(value) or self._stream(node, name, value)
+        for name, value in _arguments(node, self._head(node)):
+            stream = literal_stream(value) or given.get(name) or self._stream(node, name, value)
             arguments[name] = [shown(value), xxh3_128_digest(stream)[:8].hex()]
+        versions = {name: version_of(name) for name in sorted(code.packages)}
         return {
+            "rule": RULE,
             "python": PYTHON,
             "function": self.name(node),
-            "code": digest.hex(),
-            "uses": uses,
+            "code": code.digest.hex(),
+            "uses": code.codes,
+            "globals": code.variables,
+            "packages": {name: version for name, version in versions.items() if version},
             "arguments": arguments,
         }
 
+    def changed(self, node: Node) -> str:
+        """Say what a node computes with that is not as it was when the run began; "" for nothing.
+
+        That is a variable that its code reads, or an argument.
+        """
+        given = dict(_arguments(node, self._head(node)))
+        for name, before in self._given.get(node, {}).items():
+            try:
+                same = self._stream(node, name, given[name]) == before
+            except FingerprintError:
+                same = False
+            if not same:
+                return f"argument {name!r}"
+        code = self._code(node)
+        if code.changeable:
+            try:
+                now = self._written(self._function(node), node).changeable
+            except FingerprintError:
+                return "what its code refers to"  # to something that can't be told any more
+            for what, digest in code.changeable.items():
+                if now.get(what) != digest:
+                    return what
+        return ""
+
     def name(self, node: Node) -> str:
         """Return module and qualified name of what a node calls."""
+        function, label = node.function, node.label
         if node in self._replaced:
             function = self._replaced[node]
-            return f"{getattr(function, '__module__', None)}.{label_of(function)}"
-        return f"{getattr(node.function, '__module__', None)}.{node.label}"
+            label = label_of(function)
+        return f"{module_name(str(getattr(function, '__module__', None)))}.{label}"
 
-    def _head(self, node: Node) -> tuple[bytes, tuple[str, ...], frozenset[str]]:
+    def own_packages(self, node: Node) -> frozenset[str]:
+        """Return the packages that belong to the project for a node."""
+        return self._own | _defined_in(self._function(node))[0]
+
+    def classes(self, names: Collection[str]) -> bytes:
+        """Return the digest of classes and functions, "module:qualified name", as they are now.
+
+        Raises FingerprintError as `own`.
+        """
+        key = tuple(names)
+        found = self._classes.get(key)
+        if found is None:
+            digests = [_digest_of_class(name, self._own) for name in key]
+            found = self._classes[key] = xxh3_128_digest(b"".join(digests))
+        return found
+
+    def _head(self, node: Node) -> _Head:
         key = self._key(node)
         if isinstance(node, MethodCall):
             key = key, node.method
         head = self._heads.get(key)
         if head is None:
-            digest, _ = self._code(node)
-            function = self._replaced.get(node, node.function)
-            text = f"{PYTHON} {self.name(node)} ".encode("utf-8", "surrogatepass") + digest
-            head = text, _parameters(function, node), frozenset(node.settings.ignore)
+            digest = self._code(node).digest
+            name = f"{RULE} {PYTHON} {self.name(node)} ".encode("utf-8", "surrogatepass")
+            names, keywords, _ = _parameters(self._replaced.get(node, node.function), node)
+            head = _Head(name + digest, names, keywords, frozenset(node.settings.ignore))
             self._heads[key] = head
         return head
 
-    def _code(self, node: Node) -> tuple[bytes, dict[str, str]]:
-        function: Any = self._replaced.get(node)
-        if function is None:
-            function = node.function
-            if isinstance(node, MethodCall):
-                function = node.constructor.function
+    def _function(self, node: Node) -> Any:
+        """Return the function whose code counts, or a method's class."""
+        if node in self._replaced:
+            return self._replaced[node]
+        return node.constructor.function if isinstance(node, MethodCall) else node.function
+
+    def _code(self, node: Node) -> _Code:
         key = self._key(node)
         known = self._codes.get(key)
         if known is None:
             try:
-                known = self._written(function, node)
+                known = self._written(self._function(node), node)
             except FingerprintError as error:
                 known = error
             self._codes[key] = known
@@ -125,44 +219,51 @@ class Identities:
             return node.called, id(self._replaced[node])
         return node.called
 
-    def _written(self, function: Any, node: Node) -> tuple[bytes, dict[str, str]]:
-        settings, writer = node.settings, Writer()
-        writer.write({name: _version(name) for name in settings.packages})
+    def _written(self, function: Any, node: Node) -> _Code:
+        settings = node.settings
+        home = module_name(str(getattr(function, "__module__", "")))
+        writer = Writer(own=self.own_packages(node), ignore=settings.ignore, home=home)
+        names = (*settings.packages, *self._packages, *_defined_in(function)[1])
+        counted = {name: _counted(name) for name in names}
+        writer.write(counted)
         if settings.version is None or node in self._replaced:
             writer.write(function)
         else:
             writer.write(("version", settings.version))
-            writer.uses["version"] = settings.version
-        for name in settings.packages:
-            writer.uses[f"package {name}"] = _version(name)
-        return writer.digest(), writer.uses
+            writer.codes["version"] = settings.version
+        digest = writer.digest()
+        if node not in self._replaced:
+            _check_ignored(node, function, writer.ignored)
+        writer.codes.update({f"package {name}": version for name, version in counted.items()})
+        seen = writer.codes, writer.variables, writer.changeable, writer.packages
+        return _Code(digest, *seen)
 
     def _stream(self, node: Node, name: str, value: Any) -> bytes:
         if type(value) is Call:
             return b"n%d;" % node.needs.index(value)
-        writer = Writer(node.needs.index)
+        writer = Writer(node.needs.index, own=self.own_packages(node))
         try:
             writer.write(value)
+            return b"#" + writer.digest()
         except FingerprintError as error:
             raise FingerprintError(f"argument {name!r}: {error}") from None
-        return b"".join(writer.out)
 
 
-def _arguments(
-    node: Node, names: tuple[str, ...], ignored: frozenset[str]
-) -> list[tuple[str, Any]]:
-    """Return (name, value) of a node's arguments, sorted, however they were passed."""
-    known = len(names)
+def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:
+    """Return (name, value) of a node's arguments: of named parameters sorted, then the others."""
+    known = len(head.names)
     pairs = [
-        (names[place] if place < known else f"*{place - known}", value)
+        (head.names[place] if place < known else f"*{place - known}", value)
         for place, value in enumerate(node.args)
     ]
-    if node.kwargs:
-        pairs += node.kwargs.items()
-    if ignored:
-        pairs = [pair for pair in pairs if pair[0] not in ignored]
+    others: list[tuple[str, Any]] = []
+    for pair in node.kwargs.items():
+        (pairs if pair[0] in head.keywords else others).append(pair)
     if len(pairs) > 1:
         pairs.sort(key=_first)
+    pairs += others
+    if head.ignored:
+        pairs = [pair for pair in pairs if pair[0] not in head.ignored]
     return pairs
 
 
@@ -170,23 +271,115 @@ def _first(pair: tuple[str, Any]) -> str:
     return pair[0]
 
 
-def _parameters(function: Any, node: Node) -> tuple[str, ...]:
-    """Return the names of the parameters that take positional arguments."""
+def _parameters(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[str], bool]:
+    """Return the parameters that take arguments by position, by keyword, and any keyword at all.
+
+    They are those of what is called, and not of what that wraps: a wrapper can tell whether an
+    argument came by position or by keyword.
+    """
     try:
-        parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
-        return ()
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
+        return (), frozenset(), True
+    kinds: dict[Any, list[str]] = {}
+    for parameter in signature.parameters.values():
+        kinds.setdefault(parameter.kind, []).append(parameter.name)
+    either = kinds.get(inspect.Parameter.POSITIONAL_OR_KEYWORD, [])
+    names = (*kinds.get(inspect.Parameter.POSITIONAL_ONLY, []), *either)
+    keywords = frozenset((*either, *kinds.get(inspect.Parameter.KEYWORD_ONLY, [])))
     bound = isinstance(node, MethodCall) and not isinstance(
         inspect.getattr_static(node.constructor.function, node.method, None),
         (staticmethod, classmethod),
     )
-    return names[1:] if bound else names
+    if bound:
+        names, keywords = names[1:], keywords - set(names[:1])
+    return names, keywords, inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _version(package: str) -> str:
+def _check_ignored(node: Node, function: Any, met: set[str]) -> None:
+    """Raise OptionsError if `ignore` names what the node neither takes nor reads."""
+    names, keywords, anything = _parameters(node.function, node)
+    for name in node.settings.ignore:
+        if anything or name in names or name in keywords or name in met:
+            continue
+        if node.settings.version is not None and name in getattr(function, "__globals__", ()):
+            continue
+        raise OptionsError(
+            f"@workflow(ignore=[{name!r}]) of {node.label!r}: it has no argument and reads no"
+            f" global of that name"
+        )
+
+
+def _defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return how the installed package counts that a function or class is defined in, if it is.
+
+    Returns:
+        The package if its code belongs to the project for this function; else its name if its
+        version counts, because the function is one that others than the package have decorated.
+    """
+    plain = inspect.unwrap(function)
+    for made in (function, plain):
+        if type(made) is FunctionType and is_own_file(made.__code__.co_filename):
+            return frozenset(), ()
+    module = getattr(function, "__module__", None)
+    if not isinstance(module, str) or top_level(module) in _NEVER_OWN:
+        return frozenset(), ()
+    package = top_level(module)
+    found = name_in_package(function, frozenset())
+    if found and version_of(package) and not _decorates(module, function):
+        return frozenset(), (package,)
+    return frozenset({package}), ()
+
+
+def _decorates(module: str, function: Any) -> bool:
+    """Tell whether a module itself has made nodes' functions of one of its functions."""
+    found = list(vars(sys.modules[module]).values())
+    return any(value.func is function for value in found if issubclass(type(value), _DECORATED))
+
+
+_DECORATED = (WorkflowFunction, WorkflowClass)
+_NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__"}
+
+
+def _digest_of_class(name: str, own: frozenset[str]) -> bytes:
+    """Return the digest of what a name leads to, which is imported if it is the project's."""
+    module, _, path = name.partition(":")
+    own = own | {top_level(module)}
+    found: Any = sys.modules.get(module)
+    if module == module_name("__main__"):
+        found = sys.modules["__main__"]
+    try:
+        if found is None:
+            found = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        return digest_of(found, own)
+    except (ImportError, AttributeError):
+        return b"gone"  # then the value can't be loaded either, or is stored with its code
+    except FingerprintError as error:
+        raise FingerprintError(f"{path!r}: {error}") from error
+    except Exception as error:
+        raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
+
+
+def _counted(package: str) -> str:
+    version = version_of(package)
+    if not version:
+        raise FingerprintError(f"package {package!r} is not installed")
+    return version
+
+
+@functools.lru_cache(maxsize=1024)
+def _installed_version(package: str) -> str:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        raise FingerprintError(f"package {package!r} is not installed") from None
+    except (metadata.PackageNotFoundError, ValueError):
+        return ""
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package that is imported or installed by a name; "" for none."""
+    if package in sys.stdlib_module_names or package == "functionfuse":
+        return ""
+    version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
+    return version if isinstance(version, str) else _installed_version(package)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LITERALS", "LITERAL_TYPES", "literal_of", "literal_stream", "shown", "tagged"]
+from xxhash import xxh3_128_digest
+
+__all__ = [
+    "LITERALS",
+    "LITERAL_TYPES",
+    "literal_of",
+    "literal_stream",
+    "pickled",
+    "shown",
+    "tagged",
+]
 
 LITERALS: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda _: b"N",
@@ -14,11 +26,20 @@ LITERALS: dict[type, Callable[[Any], bytes]] = {
     int: b"i%x;".__mod__,
     float: lambda value: b"f%s;" % value.hex().encode(),
     complex: lambda value: b"c%s,%s;" % (value.real.hex().encode(), value.imag.hex().encode()),
-    bytes: lambda value: b"b%d:%s" % (len(value), value),
-    str: lambda value: tagged(b"s", value),
+    bytes: lambda value: _sized(b"b", value),
+    str: lambda value: _sized(b"s", value.encode("utf-8", "surrogatepass")),
 }
 LITERAL_TYPES = frozenset(LITERALS)
 literal_of = LITERALS.get  # bound once, as it is called for every value
+
+
+_LONG = 4096  # bytes; of longer texts and bytes, the digest is written
+
+
+def _sized(tag: bytes, value: bytes) -> bytes:
+    if len(value) > _LONG:
+        return b"%sx%d:%s" % (tag, len(value), xxh3_128_digest(value))
+    return b"%s%d:%s" % (tag, len(value), value)
 
 
 def literal_stream(value: Any) -> bytes | None:
@@ -39,3 +60,12 @@ def tagged(tag: bytes, text: str) -> bytes:
     """Return a text as bytes, with what it is and its length before it."""
     encoded = text.encode("utf-8", "surrogatepass")
     return b"%s%d:%s" % (tag, len(encoded), encoded)
+
+
+def pickled(items: Any) -> bytes:
+    """Return the pickle of a list or tuple of literals; equal for equal ones: it has no memo."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5)
+    pickler.fast = True
+    pickler.dump(items)
+    return file.getvalue()

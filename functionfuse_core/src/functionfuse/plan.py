@@ -7,12 +7,15 @@ in for it. Where a parent is to be computed first, whether the child is depends 
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .baseworkflow import ALWAYS, NEVER, Graph
+from .difference import difference
 from .errors import FingerprintError, FunctionFuseError
-from .identity import Identities, combined
+from .identity import RULE, Identities, combined, version_of
 from .nodes import ConstructorCall, MethodCall, Node
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
@@ -20,6 +23,21 @@ __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
 REUSE = "reuse"
 COMPUTE = "compute"
 MAYBE = "maybe"
+
+
+class _Key(NamedTuple):
+    """What results with the same key in their headers have in common.
+
+    Attributes:
+        own: the classes and functions of the project that are in the value.
+        packages: versions of the packages that the code reaches.
+    """
+
+    own: tuple[str, ...]
+    packages: Mapping[str, str]
+
+
+_NO_KEY = _Key((), {})
 
 
 class Decisions:
@@ -35,6 +53,7 @@ class Decisions:
         verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
         reasons: why a node is to be computed, in words; "" for REUSE.
         digests: of results that are stored and stand, or were computed; else None.
+        changed: what a node computed with that was not as it had been when the run began.
     """
 
     def __init__(
@@ -62,6 +81,10 @@ class Decisions:
         self._own: list[bytes | None] = [None] * count
         self._calls: list[bytes | None] = [None] * count
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
+        self.changed: dict[int, str] = {}
+        self._saved: dict[int, Any] = {}  # what the storage told of results of this run
+        self._keys: dict[str, _Key] = {}
+        self._unclear: dict[int, str] = {}  # of results with code in them that can't be told
         for place, node in enumerate(graph.nodes):
             self._identify(place, node)
         for place in range(count):
@@ -98,8 +121,7 @@ class Decisions:
         """Decide on a node by what is known of its parents now; return and keep the verdict."""
         verdict, reason, call = self._judged(place, self.graph.nodes[place])
         if verdict == REUSE:
-            info = self.infos[place]
-            self.digests[place] = bytes.fromhex(info.digest)
+            self.digests[place] = self._counts_as(place, self.infos[place])
             self._calls[place] = call
         self.verdicts[place], self.reasons[place] = verdict, reason
         return verdict
@@ -112,8 +134,15 @@ class Decisions:
             self._found = None
         self._useless.add(place)
 
-    def settle(self, place: int, digest: bytes | None) -> None:
-        """Note the digest of a result that was computed; None for an object, which has none."""
+    def settle(self, place: int, digest: bytes | None, stored: Any = None) -> None:
+        """Note the digest of a result that was computed; None for an object, which has none.
+
+        Args:
+            stored: what the storage told when it was saved.
+        """
+        if stored is not None:
+            self._saved[place] = stored
+            digest = self._counts_as(place, stored)
         self.digests[place] = digest
         self._call(place, self.graph.nodes[place])
 
@@ -121,7 +150,7 @@ class Decisions:
         """Note that another run has stored the very result that was to be computed."""
         self.infos[place] = info
         self.verdicts[place], self.reasons[place] = REUSE, ""
-        self.digests[place] = bytes.fromhex(info.digest)
+        self.digests[place] = self._counts_as(place, info)
 
     def call(self, place: int) -> bytes | None:
         """Return the digest of a node's call, if all that it depends on is known."""
@@ -131,8 +160,12 @@ class Decisions:
         """Return a node's fingerprint, for the header of its result; its parents are settled."""
         node = self.graph.nodes[place]
         own, call = self._own[place], self._call(place, node)
-        if own is None or call is None:
-            return {"why not": self._why_not.get(place, "")}
+        if own is None or call is None or self._untold(place, node):
+            return {"why not": self._untold(place, node)}
+        changed = self.identities.changed(node)
+        if changed:
+            self.changed[place] = changed
+            return {"why not": f"{changed} changed while the run that stored it went on"}
         results, calls = self._recipes()
         parents = []
         for parent in map(self._place, node.needs):
@@ -140,7 +173,8 @@ class Decisions:
             if self._stands(parent):
                 made_by = self.infos[parent].call  # what is stored may be of an earlier call
             digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
-            parents.append([self.graph.names[parent], digest, made_by, recipe])
+            held = self._held(parent)
+            parents.append([self.graph.names[parent], digest, made_by, recipe, *held])
         before = None
         if isinstance(node, MethodCall):
             earlier = self._place(node.before)
@@ -153,6 +187,66 @@ class Decisions:
             "before": before,
             **self.identities.parts(node),
         }
+
+    def notes(self) -> list[str]:
+        """Return hints: which versions of packages stored results were made with."""
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for verdict, info in zip(self.verdicts, self.infos, strict=True):
+            if verdict == REUSE:
+                for name, version in self._key(info).packages.items():
+                    now = version_of(name)
+                    if now not in ("", version):
+                        counts[name, version, now] += 1
+        return [
+            f"{count} results were made with {name} {version}, now {now};"
+            f" packages=[{name!r}] counts it"
+            for (name, version, now), count in counts.items()
+        ]
+
+    def _counts_as(self, place: int, info: Any) -> bytes:
+        """Return what a stored result counts as: its value, with the code that is in it now."""
+        value = getattr(info, "value", "") or info.digest
+        try:
+            return self._as_recorded(value, value, self._key(info).own)
+        except FingerprintError as error:
+            self._unclear[place] = str(error)
+            return os.urandom(16)
+
+    def _as_recorded(self, digest: str, value: str = "", own: Sequence[str] = ()) -> bytes:
+        """Return what a result counts as now.
+
+        Args:
+            digest: what it counted as when that was recorded.
+            value, own: of a result with code in it: see `_held`.
+        """
+        if not own:
+            return bytes.fromhex(digest)
+        return combined(bytes.fromhex(value), [self.identities.classes(own)])
+
+    def _held(self, place: int) -> tuple[Any, ...]:
+        """Return a result's value and the code in it, for the headers of its children."""
+        info = self._saved.get(place, self.infos[place])
+        own = self._key(info).own if hasattr(info, "digest") else ()
+        return (getattr(info, "value", "") or info.digest, list(own)) if own else ()
+
+    def _key(self, info: Any) -> _Key:
+        """Return what a header's key stands for; the header is parsed once for each key."""
+        key = getattr(info, "key", "")
+        if not key:
+            return _NO_KEY
+        found = self._keys.get(key)
+        if found is None:
+            whole = getattr(info, "info", info)
+            packages = whole.fingerprint.get("packages", {})
+            found = self._keys[key] = _Key(tuple(whole.own), packages)
+        return found
+
+    def _untold(self, place: int, node: Node) -> str:
+        """Return why a node has no fingerprint; "" if it has one."""
+        for parent in map(self._place, node.needs) if self._unclear else ():
+            if parent in self._unclear:
+                return f"the result of {self.graph.names[parent]!r} holds {self._unclear[parent]}"
+        return self._why_not.get(place, "")
 
     def _place(self, node: Node) -> int:
         return self.graph.positions[node]
@@ -183,7 +277,7 @@ class Decisions:
                         recipe = combined(own, parents)  # type: ignore[arg-type]
                 calls.append(recipe)
                 if self._stands(place):
-                    recipe = combined(b"stored", [bytes.fromhex(self.infos[place].digest)])
+                    recipe = combined(b"stored", [self._counts_as(place, self.infos[place])])
                 results.append(recipe)
             self._found = results, calls
         return self._found
@@ -232,13 +326,15 @@ class Decisions:
             return COMPUTE, "is never reused", None
         if policy == ALWAYS:
             return REUSE, "", call
-        if self._own[place] is None:
-            return COMPUTE, self._why_not[place], None
+        if untold := self._untold(place, node):
+            return COMPUTE, untold, None
         if call is not None and call.hex() == info.call:
             return REUSE, "", call
         recorded = info.info.fingerprint
         if "call" not in recorded:
             return COMPUTE, recorded.get("why not") or "stored without a fingerprint", None
+        if recorded.get("rule") != RULE:
+            return COMPUTE, "recorded by an earlier rule", None
         if call is None:
             supposed, awaited = self._supposed(place, node, recorded)
             if supposed is not None and supposed.hex() == recorded["call"]:
@@ -259,7 +355,7 @@ class Decisions:
         known: list[bytes] = []
         for parent_node, (_, digest, *marks) in zip(node.needs, parents, strict=True):
             parent = self._place(parent_node)
-            known.append(self.digests[parent] or bytes.fromhex(digest))
+            known.append(self.digests[parent] or self._as_recorded(digest, *marks[2:]))
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
         if isinstance(node, MethodCall):
@@ -274,7 +370,7 @@ class Decisions:
 
     def _same(self, place: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a result would compute what was recorded of it."""
-        call, recipe = marks
+        call, recipe, *_ = marks
         if self._volatile(place, self.graph.nodes[place]):
             return False
         now = self._calls[place]
@@ -302,28 +398,19 @@ class Decisions:
 
     def _difference(self, node: Node, recorded: Mapping[str, Any]) -> str:
         """Say what is different from what was recorded, in words: the first thing that is."""
-        now = self.identities.parts(node)
-        label = node.label
-        if now["function"] != recorded["function"]:
-            return f"function changed ({recorded['function']} → {now['function']})"
-        if now["python"] != recorded["python"]:
-            return f"Python changed ({recorded['python']} → {now['python']})"
-        if now["code"] != recorded["code"]:
-            return _code_difference(label, now, recorded)
-        arguments = {**recorded["arguments"], **now["arguments"]}
-        for name in arguments:
-            was, new = recorded["arguments"].get(name), now["arguments"].get(name)
-            if was is None:
-                return f"argument {name!r} is new"
-            if new is None:
-                return f"argument {name!r} is gone"
-            if was[1] != new[1]:
-                both = f" ({was[0]} → {new[0]})" if was[0] and new[0] else ""
-                return f"argument {name!r} changed{both}"
-        for parent, was in zip(node.needs, recorded["parents"], strict=False):
-            digest = self.digests[self._place(parent)]
-            if digest is None or digest.hex() != was[1]:
-                return f"parent {self.graph.names[self._place(parent)]!r} changed"
+        reason = difference(node.label, self.identities.parts(node), recorded)
+        if reason:
+            return reason
+        for parent, (_, was, _, _, *held) in zip(node.needs, recorded["parents"], strict=False):
+            place = self._place(parent)
+            digest = self.digests[place]
+            if digest is not None and digest.hex() == was:
+                continue
+            name = self.graph.names[place]
+            if held and digest is not None and held == list(self._held(place)):
+                names = ", ".join(repr(path.rpartition(":")[2]) for path in held[1])
+                return f"code of {names} changed, which is in the result of {name!r}"
+            return f"parent {name!r} changed"
         if isinstance(node, MethodCall):
             before = self.graph.names[self._place(node.before)]
             return f"an earlier call on its object changed: {before!r}"
@@ -332,25 +419,3 @@ class Decisions:
 
 def _hex(digest: bytes | None) -> str:
     return digest.hex() if digest else ""
-
-
-def _code_difference(label: str, now: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
-    was, new = recorded["uses"], now["uses"]
-    for name in {**was, **new}:
-        if was.get(name) == new.get(name):
-            continue
-        short = name.rpartition(".")[2]
-        if name == now["function"] or name not in was or name not in new:
-            break
-        if name == "version":
-            return f"version of {label!r} changed ({was[name]!r} → {new[name]!r})"
-        if name.startswith(("package ", "module ")):
-            return f"{name}, which {label!r} uses, changed ({was[name]} → {new[name]})"
-        if len(was[name]) == len(new[name]) == 8 and _is_hex(was[name]) and _is_hex(new[name]):
-            return f"code of {label!r} changed: in {short!r}, which it uses"
-        return f"code of {label!r} changed: {short!r}, which it uses ({was[name]} → {new[name]})"
-    return f"code of {label!r} changed"
-
-
-def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdef" for letter in text)

@@ -1,43 +1,209 @@
-"""What belongs to the user's project, and not to an installed package or the standard library."""
+"""What is the user's project: its code counts by what it does, all other code by its name.
+
+The project is every file outside the standard library, outside the folders that packages are
+installed to, and outside the packages that a `*.dist-info/RECORD` beside them lists (as
+`pip install --target` leaves them); and code that has no file at all, such as a notebook's. A
+package that is named in `own` belongs to it too, wherever it is installed.
+"""
 
 from __future__ import annotations
 
+import csv
 import functools
+import importlib.util
 import os
 import sys
 import sysconfig
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
-__all__ = ["is_own", "is_own_file"]
+__all__ = [
+    "is_importable",
+    "is_own",
+    "is_own_code",
+    "is_own_file",
+    "module_name",
+    "name_anywhere",
+    "name_in_package",
+    "name_of",
+    "singles_of",
+    "top_level",
+]
+
+Own = frozenset[str]
+_NONE: Own = frozenset()
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_MAIN = ("__main__", "__mp_main__")
+
+
+def module_name(module: str) -> str:
+    """Return the name by which others import a module; `python train.py` is `train` for them."""
+    if module not in _MAIN:
+        return module
+    main = sys.modules.get(module)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return Path(file).stem if isinstance(file, str) else "__main__"
+
+
+def name_of(kind: type) -> str:
+    """Return the full name of a class, by which others import it."""
+    return f"{module_name(str(kind.__module__))}.{kind.__qualname__}"
+
+
+def top_level(module: str) -> str:
+    """Return the package at the top of a module's name."""
+    return module.partition(".")[0]
+
+
+def is_own(module: object, own: Own = _NONE) -> bool:
+    """Tell whether a module belongs to the project.
+
+    Args:
+        module: its name; a type written in C can have something else as its module, which doesn't.
+        own: packages that belong to the project wherever they are installed.
+    """
+    if not isinstance(module, str):
+        return False
+    top = top_level(module)
+    if module in _MAIN or top in own:
+        return True
+    loaded = sys.modules.get(module)
+    if loaded is None and top != module:
+        return is_own(top, own)
+    file = getattr(loaded, "__file__", None)
+    if isinstance(file, str):
+        return is_own_file(file)
+    if top in sys.stdlib_module_names or top == "functionfuse":
+        return False
+    # A package without a file of its own lies where its parts do; what was made at run time
+    # belongs to the project.
+    return all(map(is_own_file, getattr(loaded, "__path__", ())))
+
+
+def is_own_code(code: CodeType, module: object, own: Own) -> bool:
+    """Tell whether the code of a function belongs to the project.
+
+    Args:
+        module: the name of the module whose globals the function reads.
+    """
+    if isinstance(module, str) and top_level(module) in own:
+        return True
+    return is_own_file(code.co_filename)
 
 
 @functools.lru_cache(maxsize=4096)
-def is_own(module: object) -> bool:
-    """Tell whether a module belongs to the user's project.
-
-    That is: `__main__`, and what was loaded from a file that is neither of the standard library nor
-    in a folder that packages are installed to, nor of Function Fuse. What was made without a file
-    belongs where the package that it is in does.
-    """
-    if not isinstance(module, str) or module.partition(".")[0] == "functionfuse":
-        return False  # a type written in C can have something else as its module
-    if module == "__main__":
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is not None:
-        return is_own_file(file)
-    package = module.partition(".")[0]
-    return is_own(package) if package != module else module not in sys.stdlib_module_names
-
-
 def is_own_file(file: str) -> bool:
-    """Tell whether a file is source of the user's project."""
+    """Tell whether a file of code belongs to the project; code without one does."""
+    if file.startswith("<"):
+        return not file.startswith("<frozen ")
     path = os.path.abspath(file)
-    return not any(path.startswith(folder) for folder in _installed()) and path.endswith(".py")
+    if path.startswith(_HERE):
+        return False
+    parts = path.split(os.sep)
+    if "site-packages" in parts or "dist-packages" in parts:
+        return False
+    if path.startswith(_standard_library()):
+        return False
+    folders = (os.path.abspath(entry) for entry in sys.path)
+    for folder in {folder for folder in folders if path.startswith(folder + os.sep)}:
+        if path[len(folder) + 1 :].replace(os.sep, "/") in _recorded(folder):
+            return False
+    return True
 
 
 @functools.cache
-def _installed() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders.update(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
-    return tuple(os.path.abspath(folder) + os.sep for folder in folders)
+def _standard_library() -> tuple[str, ...]:
+    paths = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    return tuple(os.path.abspath(path) + os.sep for path in paths)
+
+
+@functools.cache
+def _recorded(folder: str) -> frozenset[str]:
+    """Return the files that packages were installed to a folder as, relative to it."""
+    try:
+        records = [entry for entry in os.listdir(folder) if entry.endswith(".dist-info")]
+    except OSError:
+        return frozenset()
+    found: set[str] = set()
+    for entry in records:
+        try:
+            with open(os.path.join(folder, entry, "RECORD"), encoding="utf-8", newline="") as file:
+                found.update(row[0] for row in csv.reader(file) if row)
+        except FileNotFoundError:
+            continue
+    return frozenset(found)
+
+
+def name_in_package(value: Any, own: Own) -> str:
+    """Return the name under which an installed package has a function or class; "" for others.
+
+    That is what pickle would write, and only if it leads to this very object.
+    """
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not (isinstance(module, str) and isinstance(name, str)) or is_own(module, own):
+        return ""
+    if type(value) is FunctionType:
+        file = value.__code__.co_filename
+        if is_own_file(file) and not file.startswith("<"):
+            return ""  # the project's, put in the place of a package's
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not value and getattr(found, "func", None) is not value:
+        return ""
+    return f"{module}.{name}"
+
+
+def singles_of(kind: type, own: Own) -> dict[int, str]:
+    """Return the objects that a package made once for all, such as `os.environ`: id to name.
+
+    They are looked for where their class is from, and at the top of that package.
+    """
+    module = kind.__module__
+    if not isinstance(module, str) or module == "builtins" or is_own(module, own):
+        return {}
+    return {
+        id(value): f"{name}.{variable}"
+        for name in (top_level(module), module)
+        if name in sys.modules
+        for variable, value in list(vars(sys.modules[name]).items())
+        if type(value) is kind
+    }
+
+
+def is_importable(name: str, own: Own) -> bool:
+    """Tell whether a module's name leads into the project; nothing is imported."""
+    if name in sys.modules:
+        return is_own(name, own)
+    top = top_level(name)
+    if top in sys.modules:
+        return is_own(top, own)
+    if top == "functionfuse" or top in sys.builtin_module_names:
+        return False
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return True  # it may come to be
+    if top in own:
+        return True
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    return all(map(is_own_file, places)) and spec.origin not in ("built-in", "frozen")
+
+
+def name_anywhere(value: Any, own: Own) -> str:
+    """Return the shortest name under which a package has an object; "" where none has."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and not is_own(name, own):
+            found += [
+                f"{name}.{variable}"
+                for variable, other in list(vars(module).items())
+                if other is value
+            ]
+    return min(found, key=lambda name: (len(name), name), default="")

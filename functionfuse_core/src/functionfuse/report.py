@@ -45,11 +45,23 @@ class Report:
     Attributes:
         workflow_name: the workflow's name.
         nodes: one record for each node of the graph, parents first.
+        notes: hints about the whole, such as results that were made with another version of a
+            package.
     """
 
-    def __init__(self, workflow_name: str, records: Callable[[], list[NodeRecord]]) -> None:
+    def __init__(
+        self,
+        workflow_name: str,
+        records: Callable[[], list[NodeRecord]],
+        notes: Callable[[], list[str]] = list,
+    ) -> None:
         self.workflow_name = workflow_name
         self._records = records
+        self._notes = notes
+
+    @cached_property
+    def notes(self) -> list[str]:
+        return self._notes()
 
     @cached_property
     def nodes(self) -> list[NodeRecord]:
@@ -90,7 +102,7 @@ class Report:
             f"{name:<{width}}  {what:<{action}}  {seconds:>9}  {size:>14}  {reason}".rstrip()
             for name, what, seconds, size, reason in self._rows
         ]
-        return "\n".join([*lines, self.summary()])
+        return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
         return f"<{self.summary()}>"
@@ -101,7 +113,8 @@ class Report:
             for row in self._rows
         )
         heading = "<tr><th>node</th><th>action</th><th>time</th><th>size</th><th>why</th></tr>"
-        caption = f"<caption>{html.escape(self.summary())}</caption>"
+        texts = [self.summary(), *(f"note: {note}" for note in self.notes)]
+        caption = f"<caption>{'<br>'.join(map(html.escape, texts))}</caption>"
         return f"<table>{caption}{heading}{rows}</table>"
 
     @property

@@ -66,11 +66,11 @@ class Progress:
         """Return what is to be done with each node."""
         if self.decisions:
             self.possible = self.decisions.possible(frozenset(self.wanted))
-        return Report(self.workflow_name, lambda: self._each(self._planned))
+        return Report(self.workflow_name, lambda: self._each(self._planned), self._notes)
 
     def report(self) -> Report:
         """Return what was done with each node."""
-        return Report(self.workflow_name, lambda: self._each(self._done))
+        return Report(self.workflow_name, lambda: self._each(self._done), self._notes)
 
     def _each(self, record: _Record) -> list[NodeRecord]:
         self.wanted = frozenset(self.wanted)
@@ -102,7 +102,13 @@ class Progress:
         return NodeRecord(name, NOT_NEEDED)
 
     def _reason(self, place: int) -> str:
-        return self.decisions.reasons[place] if self.decisions else ""
+        if self.decisions is None:
+            return ""
+        reason, changed = self.decisions.reasons[place], self.decisions.changed.get(place)
+        return f"{reason}; {changed} changed during the run" if changed else reason
+
+    def _notes(self) -> list[str]:
+        return self.decisions.notes() if self.decisions else []
 
     def _stored_size(self, place: int) -> int:
         size: int = self.decisions.infos[place].info.size if self.decisions else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .keeping import KeepingWorkflow
 
 __all__ = ["RUNNING", "SETTLED", "WAITING", "Run"]
+
+logger = logging.getLogger(__name__)
 
 _IDLE = 0  # not asked for, or reused
 WAITING = 1  # to be computed, after its parents
@@ -62,6 +65,7 @@ class Run(ABC):
         self.progress = Progress(*names, workflow.listeners)
         self.results = None if workflow.storage is None else Kept(workflow.storage, *names)
         self.decisions: Decisions | None = None
+        self.warned: set[str] = set()
         self.started = False  # until then nodes are activated in order, parents first
         positions = self.graph.positions
         self.returned = [positions[node] for node, _ in workflow.leaves]
@@ -129,7 +133,7 @@ class Run(ABC):
         if self.results.tells:
             self.decisions = self.progress.decisions = Decisions(
                 graph,
-                Identities(workflow._functions),
+                Identities(workflow._functions, own=workflow._own, packages=workflow._packages),
                 policies=workflow._policies,
                 policy=workflow._policy,
                 unsaved=self.unsaved,
@@ -220,7 +224,18 @@ class Run(ABC):
         }
         if self.decisions:
             about["fingerprint"] = self.decisions.record(place)
+            self._warn(place, self.decisions.changed.get(place, ""))
         return about
+
+    def _warn(self, place: int, changed: str) -> None:
+        """Say once of each variable that it changed while nodes needed it."""
+        if changed and changed not in self.warned:
+            self.warned.add(changed)
+            logger.warning(
+                "%s changed during the run of workflow %r, so the results of node %r, and of those"
+                " that use it later, will be computed again in the next run",
+                *(changed, self.workflow.workflow_name, self.graph.names[place]),
+            )
 
     # What was computed.
 
@@ -239,7 +254,8 @@ class Run(ABC):
             self.progress.emit("saved", place, size=getattr(outcome.saved, "size", 0))
             digest = getattr(outcome.saved, "digest", None)
         if self.decisions and self.decisions.digests[place] is None:
-            self.decisions.settle(place, self._digest(place, node, outcome.value, digest))
+            saved = outcome.saved if digest is not None else None
+            self.decisions.settle(place, self._digest(place, node, outcome.value, digest), saved)
         wanted = self.users[place] or place in self.kept
         # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
         if wanted and outcome.kept and not self._reads_back(place, outcome):

@@ -1,0 +1,56 @@
+"""How what a node computes differs from what was recorded of its stored result, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["difference"]
+
+
+def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> str:
+    """Say how two of a node's `Identities.parts` differ, in words; "" if they don't.
+
+    Args:
+        label: the name of what the node calls.
+    """
+    if now["function"] != was["function"]:
+        return f"function changed ({was['function']} → {now['function']})"
+    if now["python"] != was["python"]:
+        return f"Python changed ({was['python']} → {now['python']})"
+    if now["code"] != was["code"]:
+        return _code_difference(label, now, was)
+    for name in {**was["arguments"], **now["arguments"]}:
+        old, new = was["arguments"].get(name), now["arguments"].get(name)
+        if old is None:
+            return f"argument {name!r} is new"
+        if new is None:
+            return f"argument {name!r} is gone"
+        if old[1] != new[1]:
+            both = f" ({old[0]} → {new[0]})" if old[0] and new[0] else ""
+            return f"argument {name!r} changed{both}"
+    return ""
+
+
+def _code_difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> str:
+    for name, new in now["globals"].items():
+        old = was["globals"].get(name, new)
+        if old != new:
+            both = "" if len(old) == len(new) == 16 else f" ({old} → {new})"
+            return f"global {_short(name)!r}, which {label!r} uses, changed{both}"
+    for name in {**was["uses"], **now["uses"]}:
+        old, new = was["uses"].get(name), now["uses"].get(name)
+        if old == new:
+            continue
+        if old is None or new is None or name == now["function"]:
+            break
+        if name == "version":
+            return f"version of {label!r} changed ({old!r} → {new!r})"
+        if name.startswith("package "):
+            return f"{name}, which {label!r} uses, changed ({old} → {new})"
+        return f"code of {label!r} changed: in {_short(name)!r}, which it uses"
+    return f"code of {label!r} changed"
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2]

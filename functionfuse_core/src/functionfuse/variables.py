@@ -1,0 +1,198 @@
+"""Variables in a fingerprint: globals that code reads, and modules that it imports.
+
+A variable of the project counts by its value. One of a package counts by its name, unless it is a
+plain value, or something of the project that was put there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from xxhash import xxh3_64_hexdigest
+
+from .code import Import, Path
+from .errors import FingerprintError
+from .literals import LITERAL_TYPES, shown, tagged
+from .project import is_importable, is_own, is_own_code, module_name, name_in_package
+from .workflow import WorkflowClass, WorkflowFunction
+
+if TYPE_CHECKING:
+    from .fingerprint import Writer
+
+__all__ = ["can_change", "refuse", "write_import", "write_module", "write_variable"]
+
+# What leads to code or variables by names that only a run knows.
+_UNFOLLOWABLE = {
+    *("builtins.__import__", "builtins.eval", "builtins.exec", "builtins.globals"),
+    *("importlib.__import__", "importlib.import_module", "runpy.run_module", "runpy.run_path"),
+    "sys.modules",
+}
+_CODE = (
+    *(FunctionType, type, ModuleType, BuiltinFunctionType, MethodType, staticmethod, classmethod),
+    *(property, functools.cached_property, WorkflowFunction, WorkflowClass),
+)
+_MISSING = object()
+
+
+def refuse(name: str) -> None:
+    """Raise FingerprintError if a name of a package leads to code that only a run knows."""
+    if name in _UNFOLLOWABLE:
+        raise FingerprintError(f"{name.removeprefix('builtins.')} can't be followed")
+
+
+def can_change(value: Any) -> bool:
+    """Tell whether a variable's value may change in place while a run goes on."""
+    kind = type(value)
+    if kind in (tuple, frozenset):
+        return not LITERAL_TYPES.issuperset(map(type, value))
+    return kind not in LITERAL_TYPES and not _is_code(kind)
+
+
+def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> None:
+    """Write what a function reads by a global name and the attributes that follow it."""
+    root = path[0]
+    module = namespace.get("__name__")
+    home = module_name(module) if isinstance(module, str) else ""
+    writer.out.append(tagged(b"$", ".".join(path)))
+    if root == "__name__":
+        writer.write(home)
+        return
+    value = namespace[root]
+    if isinstance(value, ModuleType):
+        _write_path(writer, value, path[1:])
+    else:
+        _write_global(writer, value, home, root)
+
+
+def _write_path(writer: Writer, value: Any, path: Path) -> None:
+    """Write what a function reads of a module: attributes, each from the one before."""
+    names = list(path)
+    while names and isinstance(value, ModuleType):
+        module, found = value, vars(value).get(names[0], _MISSING)
+        if not is_own(module.__name__, writer.own):
+            full = ".".join((module.__name__, *names))
+            if isinstance(found, ModuleType):
+                value = found
+            elif found is _MISSING or not _is_plain_or_own(writer, found):
+                refuse(f"{module.__name__}.{names[0]}")
+                writer.named(full)  # whether it is loaded already makes no difference
+                return
+            else:
+                writer.named(full)
+                _write_global(writer, found, module.__name__, names[0])
+                return
+        elif found is _MISSING:
+            break
+        elif isinstance(found, ModuleType):
+            value = found
+        else:
+            _write_global(writer, found, module_name(module.__name__), names[0])
+            return
+        del names[0]
+    if isinstance(value, ModuleType) and not is_own(value.__name__, writer.own):
+        writer.named(".".join((value.__name__, *names)))
+        return
+    writer.write(value)
+
+
+def _is_plain_or_own(writer: Writer, value: Any, depth: int = 0) -> bool:
+    """Tell whether a variable of a package is a plain value, or was put there by the project."""
+    kind = type(value)
+    if kind in LITERAL_TYPES:
+        return True
+    if kind in (list, tuple, set, frozenset) and depth < 3:
+        return all(_is_plain_or_own(writer, item, depth + 1) for item in value)
+    if kind is dict and depth < 3:
+        items = (item for pair in value.items() for item in pair)
+        return all(_is_plain_or_own(writer, item, depth + 1) for item in items)
+    if kind is FunctionType:
+        module = value.__globals__.get("__name__")
+        return is_own_code(value.__code__, module, writer.own) and not name_in_package(
+            value, writer.own
+        )
+    if issubclass(kind, (WorkflowFunction, WorkflowClass)):
+        return True
+    module = value.__module__ if issubclass(kind, type) else kind.__module__
+    return is_own(module, writer.own)
+
+
+def _write_global(writer: Writer, value: Any, module: str, name: str) -> None:
+    """Write a global, and note it."""
+    if writer.ignores(module, name):
+        writer.out.append(b"*")
+        return
+    full, before = f"{module}.{name}", len(writer.out)
+    try:
+        writer.write(value)
+    except FingerprintError as error:
+        raise FingerprintError(f"global {full!r}: {error}") from error
+    if not _is_code(type(value)):
+        stream = b"".join(writer.out[before:])
+        writer.variables[full] = shown(value) or xxh3_64_hexdigest(stream)
+        writer.watch(f"global {full!r}", value, before)
+
+
+def _is_code(kind: type) -> bool:
+    return issubclass(kind, _CODE)
+
+
+def write_module(writer: Writer, module: ModuleType) -> None:
+    """Write all variables of a module of the project, as they are now."""
+    name = module_name(module.__name__)
+    writer.codes[f"module {name}"] = ""
+    for variable, value in sorted(vars(module).items()):
+        if not (variable.startswith("__") and variable.endswith("__")):
+            writer.out.append(tagged(b".", variable))
+            _write_global(writer, value, name, variable)
+
+
+def write_import(writer: Writer, imported: Import, package: str) -> None:
+    """Write what code imports when it runs."""
+    try:
+        name = importlib.util.resolve_name("." * imported.level + imported.module, package)
+    except ImportError:
+        return  # it fails when it runs, too
+    writer.out.append(tagged(b"I", f"{name} {imported.name}"))
+    module = _imported(writer, name)
+    if module is None:
+        return
+    if imported.name in ("", "*"):
+        if imported.name == "*":
+            module = importlib.import_module(name.partition(".")[0])
+        for path in imported.reads or ((),):
+            _write_path(writer, module, path)
+        return
+    value = vars(module).get(imported.name, _MISSING)
+    if value is _MISSING:
+        value = _imported(writer, f"{name}.{imported.name}")
+    if isinstance(value, ModuleType):
+        for path in imported.reads or ((),):
+            _write_path(writer, value, path)
+    elif value is not None:
+        _write_global(writer, value, module_name(name), imported.name)
+
+
+def _imported(writer: Writer, name: str) -> ModuleType | None:
+    """Return a module of the project, imported if it isn't yet; None for any other.
+
+    Raises:
+        FingerprintError: it is there, and can't be imported.
+    """
+    if not is_importable(name, writer.own):
+        return None
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            writer.out.append(b"-")
+            return None
+        raise FingerprintError(f"module {name!r} can't be imported: {error}") from error
+    except SyntaxError as error:
+        writer.out.append(tagged(b"!", str(error)))
+        return None
+    except Exception as error:
+        raise FingerprintError(f"module {name!r} can't be imported: {error!r}") from error

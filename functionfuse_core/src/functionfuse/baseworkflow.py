@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .arguments import Reference
 from .errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
 from .names import check_name, default_name
 from .nodes import Call, Node, Pick, as_node
@@ -171,7 +173,7 @@ class BaseWorkflow:
             func = func.func
         if not isinstance(node, Call):
             raise GraphError(f"only a function's call can be given another function, not {node!r}")
-        if not callable(func):
+        if not callable(func) or isinstance(func, Reference):
             raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
         self._functions[node] = func
 
@@ -193,20 +195,11 @@ def check_policy(policy: str) -> str:
     return policy
 
 
-def _parents(node: Node) -> tuple[Node, ...]:
-    return node.parents
-
-
-def _children(node: Node) -> list[Node]:
-    return node.children
-
-
-def _number(node: Node) -> int:
-    return node.number
+_parents, _children, _number = map(operator.attrgetter, ("parents", "children", "number"))
 
 
 def _closure(
-    start: list[Node] | set[Node], neighbours: Callable[[Node], tuple[Node, ...] | list[Node]]
+    start: list[Node] | set[Node], neighbours: Callable[[Node], Iterable[Node]]
 ) -> set[Node]:
     found = set(start)
     stack = list(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 
+from .arguments import Reference
 from .errors import GraphError
 from .names import label_of
 from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, StatefulObject
@@ -186,6 +187,6 @@ def _decorated(func: Callable[..., Any], settings: Settings) -> WorkflowFunction
         raise GraphError(f"{func!r} is decorated with @workflow already")
     if isinstance(func, type):
         return WorkflowClass(func, settings)
-    if not callable(func):
+    if not callable(func) or isinstance(func, Reference):
         raise GraphError(f"@workflow decorates functions and classes, not {func!r}")
     return WorkflowFunction(func, settings)

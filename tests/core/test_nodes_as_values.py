@@ -453,3 +453,23 @@ def test_nodes_deep_in_arguments():
         with pytest.raises(GraphError, match="in more than 100 containers"):
             same(value={"a": nested(node["a"], depth)})
     assert 7 == run(node)
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), [10**5000] * 50], ids=["positive", "negative", "list"]
+)
+def test_huge_ints(value, storage):
+    """They have no text, and are arguments, results and globals all the same."""
+    globals()["HUGE"] = value
+
+    @workflow
+    def huge(given):
+        return given == HUGE, given  # noqa: F821
+
+    flow = LocalWorkflow(huge(value).set_name("huge"), workflow_name="w")
+    flow.set_storage(storage)
+    assert [(True, value), (True, value)] == [flow.run(), flow.run()]
+    assert ["reused"] == [node.action for node in flow.report.nodes]
+    flow = LocalWorkflow(huge(5).set_name("huge"), workflow_name="w")
+    flow.set_storage(storage)
+    assert flow.plan()["huge"].reason.startswith("argument 'given' changed")

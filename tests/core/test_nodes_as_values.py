@@ -428,6 +428,35 @@ def test_a_big_plain_result_is_searched_by_types():
 # Arguments.
 
 
+@each_kind
+def test_a_node_as_a_default_value_is_refused(make):
+    """When the call is made, however deep it stands, also where the call gives another value."""
+    thing = make()
+
+    @workflow
+    def positional(rows, default=thing):
+        return rows
+
+    @workflow
+    def keyword(rows, *, default=[{"a": thing}]):  # noqa: B006
+        return rows
+
+    @workflow
+    class Kept:
+        def pay(self, amount=(thing,)):
+            return amount
+
+    for call in (
+        lambda: positional(1),
+        lambda: keyword(1),
+        lambda: keyword(1, default=2),
+        lambda: Kept().pay(),
+    ):
+        with pytest.raises(GraphError, match=r"a default value of .*\(\) is ") as caught:
+            call()
+        assert MADE[make] in str(caught.value)
+
+
 @pytest.mark.parametrize("depth", [150, 3000, 100_000])
 def test_deep_arguments(depth, storage):
     """They arrive as they are; their node is computed in every run, where it can't be compared."""

@@ -13,6 +13,7 @@ from .arguments import Reference
 from .errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
 from .names import check_name, default_name
 from .nodes import Call, Node, Pick, as_node
+from .parameters import parameters_of
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
@@ -167,7 +168,8 @@ class BaseWorkflow:
         """Let this workflow call `func` for `node`, whatever function the node was made with.
 
         Raises:
-            GraphError: `node` is not a call of a decorated function, or `func` can't be called.
+            GraphError: `node` is not a call of a decorated function, or `func` can't be called, or
+                not with the arguments of `node`.
         """
         if isinstance(func, (WorkflowFunction, WorkflowClass)):
             func = func.func
@@ -175,6 +177,10 @@ class BaseWorkflow:
             raise GraphError(f"only a function's call can be given another function, not {node!r}")
         if not callable(func) or isinstance(func, Reference):
             raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
+        try:
+            parameters_of(func).check(*node.args, **node.kwargs)
+        except TypeError as error:
+            raise GraphError(f"{func!r} can't be called for {node!r}: {error}") from error
         self._functions[node] = func
 
     def _matched(self, pattern: str | None) -> list[Node]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from .parameters import Parameters
     from .workflow import Settings, WorkflowClass, WorkflowFunction
 
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
@@ -138,6 +139,11 @@ class Node(Reference):
     def portable_function(self) -> Callable[..., Any] | str:
         """`function` in a form that other processes find by its import path; a method's name."""
         return self.called.compute
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the function, class or method that is called takes."""
+        return self.called._parameters()
 
     @property
     def label(self) -> str:
@@ -271,6 +277,10 @@ class MethodCall(Node):
     @property
     def portable_function(self) -> str:
         return self.method
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.called._parameters(self.method)
 
     @property
     def label(self) -> str:

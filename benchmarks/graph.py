@@ -13,6 +13,8 @@ from table import Row, amount, at_most
 
 ROUNDS = 5
 SMALL, LARGE = 10_000, 100_000
+CALLS = 20_000
+MILLION = 1_000_000
 
 
 @workflow
@@ -35,14 +37,49 @@ def total(*values: int) -> int:
     return sum(values)
 
 
+@workflow
+def numbers() -> list[int]:
+    return [number * 2 for number in range(MILLION)]
+
+
 def measure() -> Iterator[Row]:
-    shapes: list[tuple[str, Callable[[int], object], int, int]] = [
+    yield from calls()
+    yield from shapes()
+    pair = time_pair(big_result, numbers.func, rounds=ROUNDS, prepare=gc.collect)
+    yield at_most(f"a run that gives {MILLION:,} numbers / its function", 1.75, pair)
+
+
+def calls() -> Iterator[Row]:
+    """Yield what it takes to make a node, with the check of the arguments."""
+    node = one()
+    cases: list[tuple[str, Callable[[int], object], Callable[[int], object]]] = [
+        ("two plain arguments", lambda number: add(number, 1), lambda number: add.func(number, 1)),
+        ("one node", lambda _: increment(node), increment.func),
+    ]
+    for name, make, call in cases:
+        pair = time_pair(
+            partial(repeat, make), partial(repeat, call), rounds=ROUNDS, prepare=gc.collect
+        )
+        yield amount(f"a call with {name}", pair.difference / CALLS * 1e6, 3, unit="µs")
+
+
+def repeat(call: Callable[[int], object]) -> None:
+    for number in range(CALLS):
+        call(number)
+
+
+def big_result() -> None:
+    assert len(LocalWorkflow(numbers(), workflow_name="bench").run()) == MILLION
+
+
+def shapes() -> Iterator[Row]:
+    cases: list[tuple[str, Callable[[int], object], int, int]] = [
         ("chain", chain, SMALL, LARGE),
         ("fan-out", fan_out, SMALL, LARGE),
         ("fan-in", fan_in, SMALL, LARGE),
         ("grid", grid, 95 * 95, 300 * 300),
     ]
-    for name, run, small, large in shapes:
+    for name, run, small, large in cases:
         pair = time_pair(
             partial(run, large), partial(run, small), rounds=ROUNDS, prepare=gc.collect
         )

@@ -5,11 +5,12 @@ To write it anew: `FUNCTIONFUSE_WRITE_ERRORS=1 python -m pytest tests/core/test_
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from result_bytes import MemoryStore
 
 from functionfuse import entrypoints, errors, registry, workflow
 from functionfuse.backends import workflow_factory
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import FunctionFuseError
 from functionfuse.serializers import installed
 from functionfuse.storage import Storage, storage_factory
@@ -32,9 +34,9 @@ Install = Callable[..., None]
 HEAD = """\
 # Errors
 
-What goes wrong with configs and plugins, and what is said of it. This page is made from the errors
-that are really raised, by `tests/core/test_errors_page.py`, which also compares them. All are in
-`functionfuse.errors`; each is also the builtin exception in brackets.
+What goes wrong with graphs, configs and plugins, and what is said of it. This page is made from the
+errors that are really raised, by `tests/core/test_errors_page.py`, which also compares them. All
+are in `functionfuse.errors`; each is also the builtin exception in brackets.
 """
 
 STORAGE = """
@@ -72,6 +74,12 @@ SERIALIZER = """
 @workflow
 def double(number: int) -> int:
     return 2 * number
+
+
+@workflow
+class Account:
+    def payments(self) -> Iterator[int]:
+        yield 1
 
 
 class Page:
@@ -115,11 +123,53 @@ def made(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REEL", raising=False)
     page = Page()
+    graphs(page)
     configs(page)
     kinds(page, monkeypatch)
     plugins(page, install, monkeypatch)
     serializers(page, install, monkeypatch)
     return page
+
+
+def graphs(page: Page) -> None:
+    def node() -> Any:
+        made = double(2).set_name("four")
+        made.where = ("train.py", 12)
+        return made
+
+    def late(number: object = node()) -> object:
+        return number
+
+    def rows() -> Iterator[int]:
+        yield 1
+
+    async def answer() -> int:
+        return 1
+
+    def run(made: Any) -> Any:
+        return LocalWorkflow(made, workflow_name="w").run()
+
+    for function in (late, rows, answer):
+        function.__qualname__ = function.__name__
+    page.section(
+        "Graphs",
+        "Arguments that don't fit are Python's own `TypeError`: see [The graph](graph.md).",
+    )
+    page.shown("A node is used as a value.", lambda: node() > 3)
+    page.shown("So is an item of one.", lambda: f"{node()['a']}.csv")
+    page.shown("A function returns a node.", lambda: run(workflow(lambda: [node()])()))
+    page.shown("A node is a default value.", workflow(late))
+    page.shown("A generator function is decorated.", lambda: workflow(rows))
+    page.shown("A coroutine function is decorated.", lambda: workflow(answer))
+    page.shown("A generator method is called.", lambda: Account().payments())
+    page.shown(
+        "A node stands too deep.", lambda: double(functools.reduce(_listed, range(101), node()))
+    )
+    page.shown("Something else is to be run.", lambda: run([node()]))
+
+
+def _listed(thing: Any, _: int) -> list[Any]:
+    return [thing]
 
 
 def configs(page: Page) -> None:
@@ -313,8 +363,8 @@ def test_the_page_shows_the_real_errors(made: Page) -> None:
     assert made.text == PAGE.read_text(encoding="utf-8")
 
 
-def test_every_error_of_configs_and_plugins_is_shown(made: Page) -> None:
+def test_every_error_of_graphs_configs_and_plugins_is_shown(made: Page) -> None:
     """Of each of these classes, there is one on the page."""
     expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
-    assert expected | {"UntrustedResultError"} == made.kinds
+    assert expected | {"GraphError", "UntrustedResultError"} == made.kinds
     assert made.kinds <= set(errors.__all__)

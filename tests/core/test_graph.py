@@ -661,7 +661,7 @@ def test_methods(call, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["withdraw", "balance", "kinds", "owner", "__len__", "mro", "__subclasses__"]
+    "name", ["withdraw", "balance", "kinds", "owner", "__enter__", "mro", "__subclasses__"]
 )
 def test_what_is_no_method_is_refused(name):
     """When it is written; the message has class and name."""

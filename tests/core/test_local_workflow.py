@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import operator
 import pickle
 import threading
 import weakref
@@ -788,20 +789,26 @@ def test_an_interrupt_ends_the_run(storage, error):
 
 def test_a_failing_constructor_and_a_failing_method():
     """The note names class and method."""
-    with pytest.raises(TypeError) as caught:
-        run(Counter(1, 2, 3).add(1))
-    assert f"{__name__}.Counter, called in" in caught.value.__notes__[0]
+
+    @workflow
+    class Broken:
+        def __init__(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(Broken())
+    assert "<locals>.Broken, called in" in caught.value.__notes__[0]
     with pytest.raises(ZeroDivisionError) as caught:
         run(Counter().fail())
     assert "Counter.fail_0000" in caught.value.__notes__[0]
     assert f"{__name__}.Counter.fail, called in" in caught.value.__notes__[0]
 
 
-def test_arguments_that_do_not_fit_are_the_node_s_failure():
-    """As raised by the call, with the note."""
-    with pytest.raises(TypeError, match="wrong") as caught:
-        run(make(wrong=node("a")))
-    assert "make_0000" in caught.value.__notes__[0]
+def test_arguments_that_do_not_fit_a_builtin_are_the_node_s_failure():
+    """It has no parameters that could be checked before; the error has the note."""
+    with pytest.raises(TypeError, match="expected 2 arguments, got 1") as caught:
+        run(workflow(operator.add)(node("a")))
+    assert "add_0000" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

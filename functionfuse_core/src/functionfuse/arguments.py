@@ -8,25 +8,73 @@ from .errors import GraphError
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, NoReturn
 
     from .nodes import Node
 
-__all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "resolve"]
+__all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "reference_in", "resolve"]
 
 # Values of these types hold no nodes; most arguments are one of them.
 PLAIN = frozenset({int, float, str, bool, bytes, complex, type(None), type})
 
 
+def _refused(so: str) -> Callable[..., Any]:
+    def refuse(self: Reference, *_: object, **__: object) -> NoReturn:
+        raise GraphError(self._no_value(so))
+
+    return refuse
+
+
 class Reference:
-    """Something that stands in an argument for a node's result, or a part of it."""
+    """Something that stands in an argument for a node's result, or a part of it.
+
+    It is no value: what needs one raises a GraphError. Only its `repr` is a text, and it is equal
+    to itself alone.
+    """
 
     __slots__ = ()
 
-    # With __getitem__ alone, Python would iterate with 0, 1, 2, ... and never stop.
-    __iter__ = None
-    __contains__ = None
+    __bool__ = _refused("it is neither true nor false")
+    __lt__ = __le__ = __gt__ = __ge__ = _refused("it can't be compared")
+    __len__ = _refused("it has no length")
+    __iter__ = __reversed__ = _refused("it can't be iterated")
+    __contains__ = _refused("nothing can be looked for in it")
+    __setitem__ = __delitem__ = _refused("its items can't be changed")
+    __call__ = _refused("it can't be called")
+    __fspath__ = _refused("it is no path")
+    __format__ = __bytes__ = _refused("it is no text (its repr is one)")
+    __int__ = __float__ = __complex__ = __index__ = _refused("it is no number")
+    __round__ = __trunc__ = __floor__ = __ceil__ = _refused("it can't be rounded")
+    __neg__ = __pos__ = __abs__ = __invert__ = _refused("it can't be calculated with")
+    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = __floordiv__ = __neg__
+    __mod__ = __divmod__ = __pow__ = __lshift__ = __rshift__ = __and__ = __xor__ = __or__ = __neg__
+    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = __rfloordiv__ = __neg__
+    __rmod__ = __rdivmod__ = __rpow__ = __rlshift__ = __rrshift__ = __neg__
+    __rand__ = __rxor__ = __ror__ = __neg__
+    __array_ufunc__ = __array_function__ = __neg__  # numpy.sum(node) would be the node
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Reference):
+            return self is other
+        raise GraphError(self._no_value("it can't be compared"))
+
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):  # it has no value yet, as while it is copied
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(self._no_value(f"it has no attribute {name!r}"))
+
+    def _located(self) -> str:
+        """Return what it is, and where it was made, for messages."""
+        return repr(self)
+
+    def _no_value(self, so: str) -> str:
+        return (
+            f"{self._located()} has no value before run(), so {so}. Do this inside a @workflow"
+            " function, or with the result of run()."
+        )
 
     @property
     def source(self) -> Node:
@@ -73,6 +121,36 @@ class Nested:
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
+_DEEPEST = 100  # what is built for every run, pickled and compared, level by level
+
+
+def reference_in(value: Any) -> Reference | None:
+    """Return a node, a pick or an object that is `value` or stands in its containers, if any does.
+
+    Goes level by level, and first by the types of all items of a level: 20 ns an item, any depth.
+    """
+    if type(value) in PLAIN:
+        return None
+    if isinstance(value, Reference):
+        return value
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    seen: set[int] = set()
+    while level:
+        kinds = set(map(type, _items(level))) - PLAIN
+        if any(issubclass(kind, Reference) for kind in kinds):
+            return next(item for item in _items(level) if isinstance(item, Reference))
+        containers = {kind for kind in kinds if issubclass(kind, _CONTAINERS)}
+        if not containers:
+            break
+        seen.update(map(id, level))
+        inner = {id(item): item for item in _items(level) if type(item) in containers}
+        level = [item for key, item in inner.items() if key not in seen]
+    return None
+
+
+def _items(containers: list[Any]) -> Iterator[Any]:
+    values = [value.values() for value in containers if isinstance(value, dict)]
+    return itertools.chain.from_iterable(itertools.chain(containers, values))
 
 
 def lift_all(
@@ -89,8 +167,12 @@ def lift_all(
     return tuple([lift(value, needs, seen) for value in args])
 
 
-def lift(value: Any, needs: dict[Node, None], seen: dict[int, Any]) -> Any:
-    """Note the nodes in `value` in `needs`; return it, as `Nested` if it is a container of some."""
+def lift(value: Any, needs: dict[Node, None], seen: dict[int, Any], depth: int = 0) -> Any:
+    """Note the nodes in `value` in `needs`; return it, as `Nested` if it is a container of some.
+
+    Raises:
+        GraphError: they stand in a container that holds itself, or in too many containers.
+    """
     if type(value) in PLAIN:
         return value
     if isinstance(value, Reference):
@@ -98,6 +180,13 @@ def lift(value: Any, needs: dict[Node, None], seen: dict[int, Any]) -> Any:
         return value
     if not isinstance(value, _CONTAINERS):
         return value
+    if depth == _DEEPEST:
+        node = reference_in(value)
+        if node is None:
+            return value
+        raise GraphError(
+            f"{node._located()} stands in more than {_DEEPEST} containers, one in the other"
+        )
     key = id(value)
     if key in seen:
         if seen[key] is _OPEN:
@@ -112,7 +201,7 @@ def lift(value: Any, needs: dict[Node, None], seen: dict[int, Any]) -> Any:
     lifted = []
     for item in items:
         if type(item) not in PLAIN:
-            raised = lift(item, needs, seen)
+            raised = lift(item, needs, seen, depth + 1)
             holds_nodes = holds_nodes or raised is not item or isinstance(raised, Reference)
             lifted.append(raised)
         else:

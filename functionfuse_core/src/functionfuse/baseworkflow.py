@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .arguments import Reference
 from .errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
 from .names import check_name, default_name
 from .nodes import Call, Node, Pick, as_node
+from .parameters import parameters_of
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
@@ -174,14 +177,19 @@ class BaseWorkflow:
         """Let this workflow call `func` for `node`, whatever function the node was made with.
 
         Raises:
-            GraphError: `node` is not a call of a decorated function, or `func` can't be called.
+            GraphError: `node` is not a call of a decorated function, or `func` can't be called, or
+                not with the arguments of `node`.
         """
         if isinstance(func, (WorkflowFunction, WorkflowClass)):
             func = func.func
         if not isinstance(node, Call):
             raise GraphError(f"only a function's call can be given another function, not {node!r}")
-        if not callable(func):
+        if not callable(func) or isinstance(func, Reference):
             raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
+        try:
+            parameters_of(func).check(*node.args, **node.kwargs)
+        except TypeError as error:
+            raise GraphError(f"{func!r} can't be called for {node!r}: {error}") from error
         self._functions[node] = func
 
     def _matched(self, pattern: str | None) -> list[Node]:
@@ -210,20 +218,11 @@ def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     return found
 
 
-def _parents(node: Node) -> tuple[Node, ...]:
-    return node.parents
-
-
-def _children(node: Node) -> list[Node]:
-    return node.children
-
-
-def _number(node: Node) -> int:
-    return node.number
+_parents, _children, _number = map(operator.attrgetter, ("parents", "children", "number"))
 
 
 def _closure(
-    start: list[Node] | set[Node], neighbours: Callable[[Node], tuple[Node, ...] | list[Node]]
+    start: list[Node] | set[Node], neighbours: Callable[[Node], Iterable[Node]]
 ) -> set[Node]:
     found = set(start)
     stack = list(found)

@@ -20,7 +20,7 @@ from typing import Any
 from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
 from .arguments import Nested
-from .errors import FingerprintError
+from .errors import FingerprintError, GraphError
 from .forms import form_of
 from .functions import write_code, write_types
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
@@ -56,7 +56,8 @@ class Writer:
     """Writes values and the code that they lead to.
 
     Args:
-        place: gives the number of a node; without it, a node is an error.
+        place: gives the number of a node, -1 for one that must not be there; without it, no node
+            may.
         own: packages that belong to the project, wherever they are installed.
         ignore: globals that don't count: a `name` in the module `home`, or `module.name`.
         home: the module of the function that is asked about.
@@ -199,7 +200,7 @@ class Writer:
         try:
             self._compound(value, kind)
             stream = b"".join(self.out)
-        except FingerprintError:
+        except (FingerprintError, GraphError):
             raise
         except RecursionError:
             raise FingerprintError(f"a {name_of(kind)} is nested too deeply") from None
@@ -242,13 +243,17 @@ class Writer:
     # Nodes: where they stand, and by number which of the parents they are.
 
     def _node(self, value: Any) -> None:
-        if self._place is None:
-            raise FingerprintError("a node has no value of its own")
-        if isinstance(value, Node):
-            self.out.append(b"n%d;" % self._place(value))
-        elif isinstance(value, Pick):
-            self.out.append(b"k%d;" % self._place(value.node))
-            self.write(value.path)
+        if isinstance(value, (Node, Pick)):
+            place = -1 if self._place is None else self._place(value.source)
+            if place < 0:
+                raise GraphError(
+                    f"{value!r} stands inside an object: nodes may stand in lists, tuples, dicts"
+                    " and sets only, as arguments of calls"
+                )
+            self.out.append(b"n%d;" % place)
+            if isinstance(value, Pick):
+                self.out.append(b"k")
+                self.write(value.path)
         else:
             self.out.append(tagged(b"x", name_of(type(value.like))))
             if isinstance(value.like, dict):

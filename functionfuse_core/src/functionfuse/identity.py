@@ -87,6 +87,7 @@ class Identities:
         self._codes: dict[object, _Code | FingerprintError] = {}
         self._heads: dict[object, _Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
+        self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
         self._classes: dict[tuple[str, ...], bytes] = {}
 
     def own(self, node: Node) -> bytes:
@@ -183,7 +184,7 @@ class Identities:
 
     def _head(self, node: Node) -> _Head:
         key = self._key(node)
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             key = key, node.method
         head = self._heads.get(key)
         if head is None:
@@ -198,7 +199,7 @@ class Identities:
         """Return the function whose code counts, or a method's class."""
         if node in self._replaced:
             return self._replaced[node]
-        return node.constructor.function if isinstance(node, MethodCall) else node.function
+        return node.constructor.function if type(node) is MethodCall else node.function
 
     def _code(self, node: Node) -> _Code:
         key = self._key(node)
@@ -238,10 +239,20 @@ class Identities:
         seen = writer.codes, writer.variables, writer.changeable, writer.packages
         return _Code(digest, *seen)
 
+    def _place(self, node: Node, parent: Node) -> int:
+        """Return by number which of a node's parents one is; -1 for none."""
+        if node.needs and node.needs[0] is parent:
+            return 0
+        places = self._places.get(node)
+        if places is None:
+            places = {need: place for place, need in enumerate(node.needs)}
+            self._places[node] = places
+        return places.get(parent, -1)
+
     def _stream(self, node: Node, name: str, value: Any) -> bytes:
         if type(value) is Call:
-            return b"n%d;" % node.needs.index(value)
-        writer = Writer(node.needs.index, own=self.own_packages(node))
+            return b"n%d;" % self._place(node, value)
+        writer = Writer(functools.partial(self._place, node), own=self.own_packages(node))
         try:
             writer.write(value)
             return b"#" + writer.digest()
@@ -287,7 +298,7 @@ def _parameters(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[s
     either = kinds.get(inspect.Parameter.POSITIONAL_OR_KEYWORD, [])
     names = (*kinds.get(inspect.Parameter.POSITIONAL_ONLY, []), *either)
     keywords = frozenset((*either, *kinds.get(inspect.Parameter.KEYWORD_ONLY, [])))
-    bound = isinstance(node, MethodCall) and not isinstance(
+    bound = type(node) is MethodCall and not isinstance(
         inspect.getattr_static(node.constructor.function, node.method, None),
         (staticmethod, classmethod),
     )

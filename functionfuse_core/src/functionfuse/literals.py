@@ -50,8 +50,8 @@ def literal_stream(value: Any) -> bytes | None:
 
 def shown(value: Any) -> str:
     """Return a literal as text, if that is short; else ""."""
-    if type(value) not in LITERALS:
-        return ""
+    if type(value) not in LITERALS or (type(value) is int and value.bit_length() > 200):
+        return ""  # an int of thousands of digits has no text
     text = repr(value)
     return text if len(text) <= 60 else ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 import sys
 
 from .arguments import PLAIN, Reference, lift, lift_all
@@ -17,8 +18,9 @@ from .names import check_name, default_name, label_of
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
+    from .parameters import Parameters
     from .workflow import Settings, WorkflowClass, WorkflowFunction
 
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
@@ -44,7 +46,13 @@ class Pick(Reference):
         return Pick(self.node, (*self.path, _plain_key(key)))
 
     def __repr__(self) -> str:
-        return f"{self.node!r}{''.join(f'[{key!r}]' for key in self.path)}"
+        return f"{self.node!r}{self._keys()}"
+
+    def _keys(self) -> str:
+        return "".join(f"[{key!r}]" for key in self.path)
+
+    def _located(self) -> str:
+        return f"item {self._keys()} of {self.node._located()}"
 
     def of(self, result: Any) -> Any:
         """Return the item of `result` that this pick stands for.
@@ -100,17 +108,17 @@ class Node(Reference):
         self.kwargs = kwargs or _NO_KWARGS  # one less object for the garbage collector to visit
         # Often the arguments are the nodes; then one tuple does for both.
         alike = len(needs) == len(args) and all(map(operator.is_, needs, args))
-        self.needs = args if alike else tuple(needs)
-        self.parents = self.needs if before is None or before in needs else (before, *self.needs)
+        parents = self.needs = args if alike else tuple(needs)
+        if before is not None and before not in needs:
+            parents = (before, *parents)
+        self.parents = parents
         self.children: list[Node] = []
         self._name: str | None = None
         self._index = index
-        frame: Any = sys._getframe(3)  # past both __init__ and the decorated function's __call__
-        while frame.f_code in _PASSED:
-            frame = frame.f_back
+        frame = sys._getframe(3)  # past both __init__ and the decorated function's __call__
         self.where = (frame.f_code.co_filename, frame.f_lineno)
         self.number = next(_numbers)
-        for parent in self.parents:
+        for parent in parents:
             parent.children.append(self)
 
     @property
@@ -131,6 +139,11 @@ class Node(Reference):
     def portable_function(self) -> Callable[..., Any] | str:
         """`function` in a form that other processes find by its import path; a method's name."""
         return self.called.compute
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the function, class or method that is called takes."""
+        return self.called._parameters()
 
     @property
     def label(self) -> str:
@@ -173,6 +186,21 @@ class Node(Reference):
 
     def __getitem__(self, key: Any) -> Pick:
         return Pick(self, (_plain_key(key),))
+
+    # A copy of what holds nodes holds the same nodes.
+
+    def __copy__(self) -> Node:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Node:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise GraphError(self._no_value("it can't be pickled"))
+
+    def _located(self) -> str:
+        file, line = self.where
+        return f"node {self.name!r} ({os.path.basename(file)}:{line})"
 
     def __repr__(self) -> str:
         return f"<node {self.name!r}>"
@@ -251,6 +279,10 @@ class MethodCall(Node):
         return self.method
 
     @property
+    def parameters(self) -> Parameters:
+        return self.called._parameters(self.method)
+
+    @property
     def label(self) -> str:
         return f"{label_of(self.constructor.called.func)}.{self.method}"
 
@@ -284,14 +316,15 @@ class StatefulObject(Reference):
             raise AttributeError(method)
         return self._constructor.called.caller(self._constructor, method)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> MethodCall:
-        return self._constructor.called.caller(self._constructor, "__call__")(*args, **kwargs)
+    @property
+    def __call__(self) -> Callable[..., MethodCall]:  # type: ignore[override]
+        return self._constructor.called.caller(self._constructor, "__call__")
+
+    def _located(self) -> str:
+        return f"the object of {self._constructor._located()}"
 
     def __repr__(self) -> str:
         return f"<object of {self._constructor!r}>"
-
-
-_PASSED = (StatefulObject.__call__.__code__,)
 
 
 def as_node(leaf: object) -> Node:
@@ -317,7 +350,7 @@ def _plain_key(key: Any) -> Any:
     for part in parts:
         ends = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
         for end in ends:
-            if isinstance(end, (Node, Pick)):
+            if isinstance(end, Reference):
                 raise GraphError(
                     f"{end!r} can't be a key: only values that are known now pick from a node"
                 )

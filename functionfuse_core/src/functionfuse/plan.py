@@ -176,7 +176,7 @@ class Decisions:
             held = self._held(parent)
             parents.append([self.graph.names[parent], digest, made_by, recipe, *held])
         before = None
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             earlier = self._place(node.before)
             marks = "", _hex(self._calls[earlier]), _hex(calls[earlier])
             before = [self.graph.names[earlier], *marks]
@@ -271,7 +271,7 @@ class Decisions:
                 own, recipe = self._own[place], None
                 if own is not None and not self._volatile(place, node):
                     parents = [results[self._place(parent)] for parent in node.needs]
-                    if isinstance(node, MethodCall):
+                    if type(node) is MethodCall:
                         parents.append(calls[self._place(node.before)])
                     if None not in parents:
                         recipe = combined(own, parents)  # type: ignore[arg-type]
@@ -303,7 +303,7 @@ class Decisions:
             if digest is None:
                 return None
             known.append(digest)
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             before = self._calls[self._place(node.before)]
             if before is None:
                 return None
@@ -316,7 +316,7 @@ class Decisions:
         policy = self._policies.get(node, self._policy)
         if place in self._unsaved:
             return COMPUTE, "runs always, and is not stored", None
-        if isinstance(node, ConstructorCall):
+        if type(node) is ConstructorCall:
             return COMPUTE, "an object is never stored", None
         if isinstance(info, FunctionFuseError):
             return COMPUTE, f"stored result is of no use: {info}", None
@@ -358,7 +358,7 @@ class Decisions:
             known.append(self.digests[parent] or self._as_recorded(digest, *marks[2:]))
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             if recorded["before"] is None:
                 return None, []
             parent = self._place(node.before)
@@ -389,7 +389,7 @@ class Decisions:
     def _missing(self, place: int) -> list[int]:
         """Return the parents that must be computed for a node to be."""
         node = self.graph.nodes[place]
-        before = node.before if isinstance(node, MethodCall) else None
+        before = node.before if type(node) is MethodCall else None
         return [
             self._place(parent)
             for parent in node.parents
@@ -411,7 +411,7 @@ class Decisions:
                 names = ", ".join(repr(path.rpartition(":")[2]) for path in held[1])
                 return f"code of {names} changed, which is in the result of {name!r}"
             return f"parent {name!r} changed"
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             before = self.graph.names[self._place(node.before)]
             return f"an earlier call on its object changed: {before!r}"
         return "what it was computed from changed"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import sys
 
+from .arguments import Reference
 from .errors import GraphError
 from .names import label_of
 from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, StatefulObject
+from .parameters import Parameters, parameters_of, parameters_of_method
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
@@ -55,10 +57,34 @@ class _Decorated:
         # A callable object may have no hash; it lives as long as this does.
         self.key: object = func if getattr(type(func), "__hash__", None) else id(func)
         self._count = itertools.count()
+        self._known: dict[str, Parameters] = {}
 
-    def compute(self, *args: Any, **kwargs: Any) -> Any:
+    def compute(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call what is decorated, without making a node."""
         return self.func(*args, **kwargs)
+
+    def _parameters(self, method: str = "") -> Parameters:
+        """Return what is taken by `func`, or by a method of it."""
+        known = self._known.get(method)
+        if known is None:
+            known = parameters_of_method(self.func, method) if method else parameters_of(self.func)
+            self._known[method] = known
+        return known
+
+    def _accept(self, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "") -> None:
+        """Raise the TypeError of a call with these arguments, if there would be one.
+
+        Whoever calls this clears the error's traceback and raises it by a bare `raise`, which adds
+        no line to it: the last one is the user's call then.
+        """
+        known = self._known.get(method) or self._parameters(method)
+        try:
+            known.check(*args, **kwargs)
+        except TypeError:
+            self._known.pop(method, None)  # the function may have been edited since
+        else:
+            return
+        self._parameters(method).check(*args, **kwargs)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         module = sys.modules.get(getattr(self, "__module__", None) or "")
@@ -78,7 +104,12 @@ class _Decorated:
 class WorkflowFunction(_Decorated):
     """A decorated function: a call makes a `Call`. `func` is the function itself."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Call:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Call:
+        try:
+            self._accept(args, kwargs)
+        except TypeError as error:
+            error.__traceback__ = None
+            raise
         return Call(self, args, kwargs, next(self._count))
 
 
@@ -106,7 +137,12 @@ class WorkflowClass(_Decorated):
             raise AttributeError(name)
         return getattr(self.func, name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> StatefulObject:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> StatefulObject:
+        try:
+            self._accept(args, kwargs)
+        except TypeError as error:
+            error.__traceback__ = None
+            raise
         return StatefulObject(ConstructorCall(self, args, kwargs, next(self._count)))
 
     def caller(self, constructor: ConstructorCall, method: str) -> Callable[..., MethodCall]:
@@ -114,6 +150,7 @@ class WorkflowClass(_Decorated):
 
         Raises:
             AttributeError: the class has no such method.
+            GraphError: a call of it computes nothing: it is a generator function, or async.
         """
         # getattr alone would find what every class has from `type`, such as __call__ and mro.
         known = any(method in vars(base) for base in self.kind.__mro__)
@@ -127,7 +164,15 @@ class WorkflowClass(_Decorated):
                 " class only methods can be used, and each call is a node"
             )
 
+        if self._parameters(method).suspended:
+            raise _no_node(self._parameters(method).suspended, f"{label_of(self.func)}.{method}")
+
         def call(*args: Any, **kwargs: Any) -> MethodCall:
+            try:
+                self._accept(args, kwargs, method)
+            except TypeError as error:
+                error.__traceback__ = None
+                raise
             count = self._method_counts.setdefault(method, itertools.count())
             return MethodCall(constructor, method, args, kwargs, next(count))
 
@@ -166,8 +211,8 @@ def workflow(
             again. Otherwise the user's own code counts, and that of packages does not.
 
     Raises:
-        GraphError: `func` can't be called, or is decorated already; or an argument is of a wrong
-            type.
+        GraphError: `func` can't be called, or is decorated already; it is async, or a generator
+            function; or an argument is of a wrong type.
     """
     names = [("ignore", ignore), ("packages", packages)]
     for argument, value in names:
@@ -186,6 +231,16 @@ def _decorated(func: Callable[..., Any], settings: Settings) -> WorkflowFunction
         raise GraphError(f"{func!r} is decorated with @workflow already")
     if isinstance(func, type):
         return WorkflowClass(func, settings)
-    if not callable(func):
+    if not callable(func) or isinstance(func, Reference):
         raise GraphError(f"@workflow decorates functions and classes, not {func!r}")
-    return WorkflowFunction(func, settings)
+    made = WorkflowFunction(func, settings)
+    if made._parameters().suspended:
+        raise _no_node(made._parameters().suspended, label_of(func))
+    return made
+
+
+def _no_node(kind: str, name: str) -> GraphError:
+    cure = "return a list of what it yields"
+    if kind != "a generator function":
+        cure = "decorate a function that runs it with asyncio.run(), and returns what comes of that"
+    return GraphError(f"{name}() can't be a node, for a call of {kind} computes nothing: {cure}")

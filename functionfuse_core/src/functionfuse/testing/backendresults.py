@@ -287,6 +287,18 @@ class BackendResults(Backends):
         assert "stream" in told(raised.value)
         assert [] == storage.list_tasks("w")
 
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_a_node_in_a_result(
+        self, backend: Backend, program: Program, storage: Storage, stored: bool
+    ) -> None:
+        """It is an error that names it, before anything is stored: nobody would run the node."""
+        made = self.kept(backend, storage if stored else None, program.unrun(1).set_name("made"))
+        with pytest.raises(GraphError, match="holds node 'number_0000'") as raised:
+            self.run(made)
+        assert "'made'" in told(raised.value)
+        assert ["unrun"] == program.calls()
+        assert [] == storage.list_tasks("w")
+
     def test_a_storage_that_is_full(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:

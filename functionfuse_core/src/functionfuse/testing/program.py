@@ -86,6 +86,12 @@ def generator():
 
 
 @workflow
+def unrun(value):
+    note("unrun")
+    return {"deep": [(number(value),)]}
+
+
+@workflow
 def big(size):
     note("big")
     return bytes(range(256)) * (size // 256)

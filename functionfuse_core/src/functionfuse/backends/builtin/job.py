@@ -10,9 +10,11 @@ from typing import Any
 
 import cloudpickle
 
+from ...arguments import PLAIN, reference_in
+from ...errors import GraphError
 from ...portable import dumps
 
-__all__ = ["Flight", "Job", "Outcome", "Portable"]
+__all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 
 POLL = 0.05  # seconds between looks at what another run is computing
 
@@ -122,9 +124,30 @@ class Job:
         seconds = perf_counter() - started
         if self.constructs:
             return Outcome(None, value, seconds)
-        saved, read_back = (None, False) if self.save is None else self.save(value, seconds)
+        if self.save is None:
+            if type(value) not in PLAIN:
+                refuse_nodes(value)
+            saved, read_back = None, False
+        else:
+            try:
+                saved, read_back = self.save(value, seconds)
+            except Exception:
+                refuse_nodes(value)  # they can't be pickled
+                raise
         keep = self.keep and not read_back
         return Outcome(value if keep else None, self.target, seconds, saved, read_back, keep)
+
+
+def refuse_nodes(result: Any) -> None:
+    """Raise a GraphError if a result is a node, or holds one in containers at any depth."""
+    node = reference_in(result)
+    if node is not None:
+        verb = "is" if node is result else "holds"
+        raise GraphError(
+            f"the result {verb} {node._located()}, which nobody runs."
+            " Inside a @workflow function, call f.func(...) and not f(...); or make the node"
+            " outside, and hand it over as an argument"
+        ) from None
 
 
 class Portable:

@@ -13,7 +13,7 @@ from ...errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
-from .job import Flight
+from .job import Flight, refuse_nodes
 
 __all__ = ["OF_NO_USE", "Kept"]
 
@@ -121,6 +121,7 @@ def _save(
 ) -> tuple[Any, bool]:
     """Store a result; return what the storage tells, or True, and whether it is to be read back."""
     if about is None:
+        refuse_nodes(value)  # it need not be pickled
         storage.save(*names, value)
         return True, bool(storage.always_read)
     info = storage.save(*names, value, seconds=seconds, **about)

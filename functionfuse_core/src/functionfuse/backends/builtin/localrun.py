@@ -59,7 +59,7 @@ class LocalRun(Run):
         missing = [at for parent in node.needs if (at := positions[parent]) not in values]
         self._load_many(missing)
         lacking = [parent for parent in missing if not self._available(parent)]
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             _, last = self.objects.get(node.constructor, (None, None))
             if last is not node.before:
                 lacking.append(positions[node.before])
@@ -101,14 +101,14 @@ class LocalRun(Run):
         job = Job(self._function(node), args, kwargs)
         if self.workflow._plugins:
             job.prepare = self._prepare(node)
-        if isinstance(node, MethodCall):
+        if type(node) is MethodCall:
             job.target = self.objects[node.constructor][0]
-        job.constructs = isinstance(node, ConstructorCall)
+        job.constructs = type(node) is ConstructorCall
         job.keep = bool(self.users[place]) or place in self.kept
         if self.results and not self.stored[place] and self._has_result(place):
             job.save = self.results.saver(place, self._about(place, node))
             # A method's object would not have gone through the call of another run.
-            if self.single_flight and self.decisions and not isinstance(node, MethodCall):
+            if self.single_flight and self.decisions and type(node) is not MethodCall:
                 job.flight = self.results.flight(place, self.decisions.call(place))
         return job
 

@@ -180,7 +180,7 @@ class Run(ABC):
                 child = positions.get(child_node)
                 if child is not None and state[child] == WAITING:
                     self.blockers[child] += 1
-        if isinstance(node, _STATEFUL):
+        if type(node) in _STATEFUL:
             self.calls_left[node.constructor] += 1
         if not blockers:
             heapq.heappush(self.ready, place)
@@ -206,7 +206,7 @@ class Run(ABC):
         replaced = self.workflow._functions
         if replaced and node in replaced:
             return replaced[node]
-        remote = self.remote or isinstance(node, MethodCall)
+        remote = self.remote or type(node) is MethodCall
         return node.portable_function if remote else node.function
 
     def _prepare(self, node: Node) -> list[Callable[[], Any]]:
@@ -260,7 +260,7 @@ class Run(ABC):
         # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
         if wanted and outcome.kept and not self._reads_back(place, outcome):
             self.values[place] = outcome.value
-        if isinstance(node, _STATEFUL):
+        if type(node) in _STATEFUL:
             constructor = node.constructor
             self.objects[constructor] = (outcome.target, node)
             self.calls_left[constructor] -= 1

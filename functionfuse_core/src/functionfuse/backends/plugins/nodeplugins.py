@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from ...arguments import Reference
 from ...baseworkflow import NodePlugin
 from ...errors import GraphError, OptionsError
 from ...workflow import WorkflowClass, WorkflowFunction
@@ -139,7 +140,7 @@ def _seed_random(seed: int) -> None:
 
 
 def _checked(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    if not callable(function):
+    if not callable(function) or isinstance(function, Reference):
         raise GraphError(f"{what} is {function!r}, which can't be called")
     if isinstance(function, (WorkflowFunction, WorkflowClass)):
         raise GraphError(

@@ -7,6 +7,8 @@
     python3 run.py check      lint, types, layers, dependencies, links; arguments select tools
     python3 run.py bench      run the benchmarks
     python3 run.py battery    run the long fault tests in full; arguments go to pytest
+    python3 run.py pythons    run core's tests on the other Pythons that core names and the machine
+                              has, each in a `.venv-3.x` made for it; arguments go to pytest
     python3 run.py fix        let ruff repair and format the code
 
 Every command first brings `.venv` up to date, with the versions in constraints.txt: `demo` installs
@@ -28,6 +30,7 @@ import os
 import re
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -132,7 +135,8 @@ def prepare(group: str) -> None:
         if stamp.get("base") != base:
             make_venv()
         STAMP.write_text(json.dumps({"base": base}), encoding="utf-8")
-        install(group)
+        install_uv()
+        install(group, GROUPS[group], PYTHON)
         STAMP.write_text(json.dumps(wanted), encoding="utf-8")
 
 
@@ -146,16 +150,20 @@ def make_venv() -> None:
     step("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)])
 
 
-def install(group: str) -> None:
-    """Install a group and its distributions, editable, with uv."""
+def install_uv() -> None:
+    """Install uv in `.venv`."""
     uv = re.search(r"^uv==\S+$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)
     if uv is None:
         raise SetupError(f"{CONSTRAINTS} names no version of uv")
     options = ["--quiet", "--disable-pip-version-check", "--no-input"]
     step("Installing uv", [PYTHON, "-m", "pip", "install", *options, uv.group()])
-    options = ["--python", PYTHON, "--constraints", "constraints.txt"]
+
+
+def install(group: str, folders: Sequence[str], python: str) -> None:
+    """Install a group and distributions, editable, with uv, in the environment of a Python."""
+    options = ["--python", python, "--constraints", "constraints.txt"]
     options += ["--build-constraints", "constraints.txt", "--group", group]
-    options += [f"--editable=./{folder}" for folder in GROUPS[group]]
+    options += [f"--editable=./{folder}" for folder in folders]
     step(f"Installing what `{group}` needs", [PYTHON, "-m", "uv", "pip", "install", *options])
 
 
@@ -208,6 +216,33 @@ def battery(arguments: Sequence[str]) -> int:
     return call(command, FUNCTIONFUSE_BATTERY="full")
 
 
+def pythons(arguments: Sequence[str]) -> int:
+    """Run core's tests on each other Python that its classifiers name; 1 if they fail on one."""
+    project = tomllib.loads((ROOT / CORE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r":: (3\.\d+)$", "\n".join(project["classifiers"]), re.MULTILINE)
+    others = [version for version in named if version != f"3.{sys.version_info.minor}"]
+    outcomes = [on_python(version, arguments) for version in others]
+    print("Core's tests on other Pythons:", "; ".join(outcomes), flush=True)
+    return int(any(outcome.endswith("FAILED") for outcome in outcomes))
+
+
+def on_python(version: str, arguments: Sequence[str]) -> str:
+    """Run core's tests on one Python, in an environment made for it; tell how that ended."""
+    venv, uv = ROOT / f".venv-{version}", [PYTHON, "-m", "uv"]
+    os.environ["PYENV_VERSION"] = version  # else pyenv's python3.x runs only where it is chosen
+    search = [*uv, "python", "find", "--no-project", "--system", "--show-version", version]
+    found = subprocess.run(search, env=environment(), check=False, capture_output=True, text=True)
+    if found.returncode:
+        return f"{version} not found"
+    with locked(ROOT / f".venv-{version}.lock"):
+        options = ["--quiet", "--no-project", "--clear", "--python", version]
+        step(f"Making {venv.name}", [*uv, "venv", *options, str(venv)])
+        python = str(venv / SCRIPTS.name / Path(PYTHON).name)
+        install("core", (CORE,), python)
+        failed = call([python, "-m", "pytest", *(arguments or (*ELSEWHERE, *AT_ONCE))])
+    return f"{found.stdout.strip()} {'FAILED' if failed else 'passed'}"
+
+
 def fix(paths: Sequence[str]) -> int:
     """Let ruff repair what it can, then format; returns the first exit code that isn't 0."""
     ruff = [PYTHON, "-m", "ruff"]
@@ -215,6 +250,9 @@ def fix(paths: Sequence[str]) -> int:
     formatted = call([*ruff, "format", *paths])
     return repaired or formatted
 
+
+# Of the battery, this one is about disks and the system, and takes a third of the time.
+ELSEWHERE = ("tests/core", "--ignore=tests/core/battery")
 
 # All tests, in two processes: most wait for files, servers and other processes half of the time.
 AT_ONCE = ("-n", "2", "--dist", "loadgroup")
@@ -225,6 +263,7 @@ TASKS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "check": ("check", check),
     "bench": ("test", lambda rest: call([PYTHON, "benchmarks/run.py", *rest])),
     "battery": ("test", battery),
+    "pythons": ("demo", pythons),
     "fix": ("check", fix),
 }
 

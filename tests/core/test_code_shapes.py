@@ -10,6 +10,7 @@ import inspect
 import io
 import os
 import random
+import sys
 import tokenize
 from collections.abc import Iterator
 from types import CodeType
@@ -92,12 +93,30 @@ def source_of(name: str) -> str:
     return inspect.getsource(importlib.import_module(name))
 
 
+def tokens_of(source: str, lines: list[str]) -> Iterator[tokenize.TokenInfo]:
+    """Iterate the tokens of a source, each formatted string as one, as it is until Python 3.11."""
+    starts: list[tokenize.TokenInfo] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind.endswith("STRING_START"):
+            starts.append(token)
+        elif kind.endswith("STRING_END"):
+            (row, column), (last, end) = starts.pop().start, token.end
+            text = lines[row - 1 : last]
+            text[-1] = text[-1][:end]
+            text[0] = text[0][column:]
+            if not starts:
+                yield token._replace(string="".join(text), start=(row, column))
+        elif not starts:
+            yield token
+
+
 def rewritten(source: str, chance: random.Random) -> str:
     """Return source with comments, blank lines and line breaks at random places."""
     lines = source.splitlines(keepends=True)
     out: list[str] = []
     end, depth, begins = (1, 0), 0, True
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in tokens_of(source, lines):
         if token.type in (tokenize.ENDMARKER, tokenize.DEDENT):
             continue
         row, column = token.start
@@ -261,7 +280,19 @@ ALIKE = [
     # As compilers copy a short way out, or don't:
     ("if x: y()\n else: z()\n return x", "if x: y(); return x\n else: z(); return x"),
     ("class C:\n  x = 1", "class C:\n\n  'Doc.'\n\n  x = 1"),
+    # As compilers drop a value that the next store replaces, or don't:
+    ("x, _, _, _ = y\n return x", "x, _, _, \\\n _ = y\n return x"),
+    ("x = x = y\n return x", "x = \\\n x = y\n return x"),
+    ("_, x, x, y = x, y, z, z\n return x", "_, x, \\\n x, y = x, y, z, z\n return x"),
+    ("_, a = [a for a in x], {a for a in y}", "_, \\\n a = [a for a in x], {a for a in y}"),
+    # As they know by the way to a load that there is a value, or check:
+    (
+        "if x: a = 1\n else: y()\n pass; pass; pass; return a",
+        "if x: a = 1\n else: y()\n pass\n pass\n pass\n return a",
+    ),
 ]
+if sys.version_info >= (3, 12):
+    ALIKE.append(('return f"{x}{y:{z}}"', 'return f"{\n x  # note\n }{y:{z\n }}"'))
 
 
 UNLIKE = [
@@ -290,6 +321,8 @@ UNLIKE = [
     ),
     ("def f(a, b):\n    return a and b", "def f(a, b):\n    return a or b"),
     ("def f(a, b, c):\n    return a and b or c", "def f(a, b, c):\n    return a and (b or c)"),
+    ("def f(a):\n    x, x, _ = a\n    return x", "def f(a):\n    x, _, x = a\n    return x"),
+    ("def f(a):\n    x, y = a\n    return x", "def f(a):\n    y, x = a\n    return x"),
     ("def f(a, b):\n    a, b = b, a\n    return a", "def f(a, b):\n    b, a = b, a\n    return a"),
     ("def f(x):\n    while x: x()", "def f(x):\n    if x: x()"),
     (
@@ -379,7 +412,7 @@ def test_instructions_that_do_two_things_are_taken_apart(monkeypatch: pytest.Mon
     """Later Pythons fuse two loads or stores, if they are on one line."""
     (code,) = [
         item
-        for item in compiled("def f(a, b):\n return a, b").co_consts
+        for item in compiled("def f(a, b):\n return a, \\\n b").co_consts
         if isinstance(item, CodeType)
     ]
     steps = list(dis.get_instructions(code))

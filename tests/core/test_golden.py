@@ -219,7 +219,11 @@ def test_the_script_writes_the_same_values_again(tmp_path: Path) -> None:
     subprocess.run([sys.executable, GOLDEN / "write.py", tmp_path], check=True)
     compared = 0
     for path in FILES:
-        before, after = path.read_bytes(), (tmp_path / path.relative_to(V1)).read_bytes()
+        again = tmp_path / path.relative_to(V1)
+        if path.name.startswith("by value") and not path.name.endswith(f"Python {PYTHON}"):
+            assert not again.exists()
+            continue
+        before, after = path.read_bytes(), again.read_bytes()
         versions = [header_of(data)["python"] for data in (before, after)]
         packages = [header_of(data)["packages"] for data in (before, after)]
         if versions[0] == versions[1] and packages[0] == packages[1]:

@@ -835,7 +835,7 @@ def test_a_result_that_can_not_be_pickled(storage, make_node):
 def test_a_result_that_can_not_be_pickled_can_be_used_without_storing_it(storage):
     """Without a storage, or as a logged node."""
     kind = workflow(lambda lock: type(lock).__name__)(
-        workflow(threading.Lock)().set_name("lock")
+        workflow(lambda kind: kind())(threading.Lock).set_name("lock")
     ).set_name("kind")
     assert "lock" == run(kind)[0]
     graph = bound(kind, storage=storage)

@@ -1,8 +1,9 @@
 """Where the instructions of a code object can go, whatever the lines that they were written on.
 
 The compiler looks at line breaks when it decides whether a jump to a jump goes to its end at once,
-whether a short way out is shared or copied, and whether a swap on the stack is done by the order of
-what follows; here all of that is done. See the standard library's `dis` for the instructions.
+whether a short way out is shared or copied, whether a swap on the stack is done by the order of the
+stores that follow, and whether a store goes that the next one replaces; here all of that is done.
+See the standard library's `dis` for the instructions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _ALWAYS_JUMPS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", 
 _ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"}
 _SWAPPABLE = {"STORE_FAST", "STORE_FAST_MAYBE_NULL", "POP_TOP"}
 _SHORT = 4  # instructions: the compiler may copy so short a way out to each place that goes there
-_FUSED = re.compile("LOAD_FAST_BORROW|LOAD_FAST|STORE_FAST")
+_PLAIN = {"LOAD_FAST", "STORE_FAST"}
+_PART = re.compile("LOAD_FAST_AND_CLEAR|LOAD_FAST|STORE_FAST|DELETE_FAST")
 # What a class body stores of how it is written, or of its methods, in an order by chance.
 _NOT_MEANT = {"__doc__", "__firstlineno__", "__static_attributes__"}
 
@@ -33,7 +35,8 @@ class Flow:
 
     Attributes:
         kept: the instructions.
-        swapped: the same, with stores in the order that makes swaps on the stack needless.
+        swapped: the same, with stores in the order that makes swaps on the stack needless, and
+            without those that the next ones make needless.
         steps: for each place, "" or what kind of jump it is, and the places that can be next.
         handlers: for each place, where an exception goes: place, depth of the stack, and whether
             the stack gets the place where it was raised; or None.
@@ -146,38 +149,55 @@ def _kept(code: CodeType) -> list[dis.Instruction]:
     # `dis` writes each constant as text, which takes its time, and fails for a very long int.
     numbered = code.replace(co_consts=tuple(range(len(code.co_consts))))
     for instruction in dis.get_instructions(numbered):
-        name = instruction.opname
+        name, value = instruction.opname, instruction.argval
         if name in _DROPPED:
             continue
-        if name == "STORE_NAME" and instruction.argval in _NOT_MEANT:
+        if name == "STORE_NAME" and value in _NOT_MEANT:
             kept.pop()
-        elif isinstance(instruction.argval, tuple) and "FAST" in name:
-            # One for two, which the compiler only takes when both are on one line.
-            for part, value in zip(_FUSED.findall(name), instruction.argval, strict=True):
-                kept.append(instruction._replace(opname=part, opcode=dis.opmap[part], argval=value))
-        else:
+        elif name in _PLAIN or "FAST" not in name:
             kept.append(instruction)
+        else:
+            # One for two, which the compiler only takes when both are on one line; and loads that
+            # check, or don't, that there is a value, by the ways to them: copies have fewer.
+            values = value if isinstance(value, tuple) else (value,)
+            for part, variable in zip(_PART.findall(name), values, strict=True):
+                kept.append(_other(instruction, part, variable))
     return kept
 
 
 def _without_swaps(
     kept: list[dis.Instruction], targets: set[int]
 ) -> tuple[list[dis.Instruction], set[int]]:
-    """Return the instructions with stores reordered, and the places of the swaps to leave out."""
+    """Return the instructions with stores reordered, and the places of those to leave out.
+
+    A value whose variable is stored again at once is dropped: so no store depends on the order.
+    """
     swapped, needless = kept.copy(), set[int]()
+    stores: list[int] = []  # those that follow each other from here on, the nearest last
     for place in range(len(kept) - 1, -1, -1):
-        if kept[place].opname != "SWAP":
-            continue
-        after = place + 1
-        stores: list[int] = []
-        while len(stores) < kept[place].argval and after not in targets:
-            if swapped[after].opname in _SWAPPABLE:
-                stores.append(after)
-            elif after not in needless:
-                break
-            after += 1
-        if len(stores) == kept[place].argval:
-            first, last = stores[0], stores[-1]
+        name, value = kept[place].opname, kept[place].argval
+        if name in _SWAPPABLE:
+            if name == "POP_TOP" or all(swapped[store].argval != value for store in stores):
+                stores.append(place)
+            elif place not in targets and _is_copy(kept[place - 1]):
+                needless.update((place - 1, place))
+            else:
+                swapped[place] = _other(kept[place], "POP_TOP", None)
+                stores.append(place)
+        elif name == "SWAP" and value <= len(stores):
+            first, last = stores[-1], stores[-value]
             swapped[first], swapped[last] = swapped[last], swapped[first]
             needless.add(place)
+        elif stores and place not in needless:
+            stores.clear()
+        if stores and place in targets:
+            stores.clear()
     return swapped, needless
+
+
+def _is_copy(instruction: dis.Instruction) -> bool:
+    return instruction.opname == "COPY" and instruction.argval == 1
+
+
+def _other(instruction: dis.Instruction, name: str, value: str | None) -> dis.Instruction:
+    return instruction._replace(opname=name, opcode=dis.opmap[name], argval=value)

@@ -147,9 +147,11 @@ def _parsed(lines: Sequence[str]) -> Iterable[tuple[str, str, str]]:
 
 def _field(distribution: metadata.Distribution, field: str) -> str:
     try:
-        return distribution.metadata[field] or ""
-    except (KeyError, TypeError, FileNotFoundError):  # no METADATA, as importlib_metadata says it
+        found = distribution.metadata
+        known = field in found
+    except (TypeError, FileNotFoundError):  # no METADATA, as importlib_metadata says it
         return ""
+    return found[field] if known else ""
 
 
 def _canonical(name: str) -> str:

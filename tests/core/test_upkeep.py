@@ -136,7 +136,7 @@ def test_verify_reads_in_several_threads(
     get, together = storage.store.get, threading.Barrier(4)
 
     def wait(key: str) -> Any:
-        together.wait(timeout=20)
+        together.wait(timeout=300)
         return get(key)
 
     monkeypatch.setattr(storage.store, "get", wait)
@@ -256,8 +256,7 @@ def test_gc_beside_a_running_save(storage: FileStorage) -> None:
     writer.start()
     removed = []
     try:
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
+        for _ in range(100):
             put(storage, "w/.data/orphan", age=2 * HOUR)
             put(storage, "w/.tmp-orphan", age=2 * HOUR)
             removed += storage.gc(HOUR)

@@ -17,7 +17,7 @@ def test_the_demo_runs_on_ray(tmp_path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=600,
     )
     assert ("", 0) == (finished.stderr, finished.returncode)
     counts = re.findall(r"(\d+) computed, (\d+) taken from storage, (\d+) not", finished.stdout)

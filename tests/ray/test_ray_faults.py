@@ -59,7 +59,7 @@ def test_a_node_that_is_lost(tmp_path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
         env=environment,
     )
     told = [line for line in finished.stdout.splitlines() if line.startswith(("result", "away"))]

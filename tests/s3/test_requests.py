@@ -167,7 +167,7 @@ def test_if_absent_is_one_put(storage: S3FileStorage, sent: Counter[str]) -> Non
 
 
 def test_a_value_is_not_copied_as_a_whole(seaweedfs_server: Server, path: str) -> None:
-    """Saving allocates no more than the blocks under way; reading, the value and as much.
+    """Saving and reading allocate the blocks under way; a large value's memory is the system's.
 
     A thread has two blocks of 1 MiB at most, one that it sends and the next; a copy of the pieces
     under way would take more, on any schedule. The server is another process: what it takes doesn't
@@ -181,12 +181,10 @@ def test_a_value_is_not_copied_as_a_whole(seaweedfs_server: Server, path: str) -
     tracemalloc.start()
     try:
         storage.save("w", "t", value)
-        print("SAVE", tracemalloc.get_traced_memory()[1] / MIB)
         assert tracemalloc.get_traced_memory()[1] < 2 * threads * MIB + little
         tracemalloc.reset_peak()
         found = storage.read_task("w", "t")
-        print("READ", tracemalloc.get_traced_memory()[1] / MIB)
-        assert tracemalloc.get_traced_memory()[1] < value.nbytes + 2 * threads * MIB + little
+        assert tracemalloc.get_traced_memory()[1] < 2 * threads * MIB + little
     finally:
         tracemalloc.stop()
     assert np.array_equal(value, found)

@@ -23,6 +23,7 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a file together, for its fixtures, and those of Ray: it starts once."""
     if not config.pluginmanager.has_plugin("xdist"):

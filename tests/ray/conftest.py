@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -26,11 +27,21 @@ STARTED = {
 
 
 @pytest.fixture(scope="session")
-def ray_up() -> Iterator[None]:
+def ray_folder() -> Iterator[str]:
+    """A temporary folder for Ray, where the address of one that has gone still stands."""
+    with TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ray_up(ray_folder) -> Iterator[None]:
     """Have Ray up for the rest of the session."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", ray_folder)
         patch.setenv("PYTHONPATH", IMPORTABLE)  # for the workers
         ray.init(**STARTED)
     yield

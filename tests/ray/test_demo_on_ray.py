@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,13 +11,17 @@ from pathlib import Path
 DEMO = Path(__file__).parents[2] / "examples" / "classifier_comparison" / "demo.py"
 
 
-def test_the_demo_runs_on_ray(tmp_path) -> None:
-    """It computes, reuses and recomputes the same nodes as in process, and is quiet about it."""
+def test_the_demo_runs_on_ray(tmp_path, ray_folder) -> None:
+    """It computes, reuses and recomputes the same nodes as in process, and is quiet about it.
+
+    A Ray that ran here before doesn't disturb it.
+    """
     finished = subprocess.run(
         [sys.executable, DEMO, "--backend", "ray", "--path", tmp_path / "demo"],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"RAY_TMPDIR": ray_folder},
         timeout=600,
     )
     assert ("", 0) == (finished.stderr, finished.returncode)

@@ -218,7 +218,7 @@ def fix(paths: Sequence[str]) -> int:
 
 # All tests, in three processes: most wait for files, servers and other processes half of the time,
 # so that they keep two cores busy. What takes longest comes first, see tests/conftest.py.
-AT_ONCE = ("-n", "3", "--dist", "loadgroup", "--no-loadscope-reorder")
+AT_ONCE = ("-n", "3", "--no-loadscope-reorder")
 
 TASKS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "demo": ("demo", lambda rest: call([PYTHON, "examples/classifier_comparison/demo.py", *rest])),

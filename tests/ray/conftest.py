@@ -16,6 +16,7 @@ IMPORTABLE = str(Path(__file__).parent / "importable")
 if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
+LATE = "timed out during startup"
 STARTED = {
     "address": "local",  # not the cluster of somebody else on this machine
     "num_cpus": 2,
@@ -43,7 +44,15 @@ def ray_up(ray_folder) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", ray_folder)
         patch.setenv("PYTHONPATH", IMPORTABLE)  # for the workers
-        ray.init(**STARTED)
+        for left in reversed(range(5)):
+            try:
+                ray.init(**STARTED)
+                break
+            except Exception as error:
+                # It gives itself 30 seconds, whatever else the machine does.
+                ray.shutdown()
+                if not left or LATE not in str(error):
+                    raise
     yield
     ray.shutdown()
 

@@ -16,14 +16,17 @@ def test_the_demo_runs_on_ray(tmp_path, ray_folder) -> None:
 
     A Ray that ran here before doesn't disturb it.
     """
-    finished = subprocess.run(
-        [sys.executable, DEMO, "--backend", "ray", "--path", tmp_path / "demo"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"RAY_TMPDIR": ray_folder},
-        timeout=600,
-    )
+    for number in range(5):
+        finished = subprocess.run(
+            [sys.executable, DEMO, "--backend", "ray", "--path", tmp_path / f"demo {number}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"RAY_TMPDIR": ray_folder},
+            timeout=600,
+        )
+        if "timed out during startup" not in finished.stderr:  # after 30 seconds, by Ray itself
+            break
     assert ("", 0) == (finished.stderr, finished.returncode)
     counts = re.findall(r"(\d+) computed, (\d+) taken from storage, (\d+) not", finished.stdout)
     assert [("70", "0", "0"), ("0", "70", "0")] == counts[:2]

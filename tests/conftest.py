@@ -15,6 +15,8 @@ LONGEST = (
     "tests/dask/",
     "tests/core/battery/",
     "tests/core/testing/",
+    "examples/",
+    "tests/docs/",
     "tests/core/test_code_shapes.py",
     "tests/core/test_edits.py",
 )

@@ -254,8 +254,9 @@ def fix(paths: Sequence[str]) -> int:
 # Of the battery, this one is about disks and the system, and takes a third of the time.
 ELSEWHERE = ("tests/core", "--ignore=tests/core/battery")
 
-# All tests, in two processes: most wait for files, servers and other processes half of the time.
-AT_ONCE = ("-n", "2", "--dist", "loadgroup")
+# All tests, in three processes: most wait for files, servers and other processes half of the time,
+# so that they keep two cores busy. What takes longest comes first, see tests/conftest.py.
+AT_ONCE = ("-n", "3", "--no-loadscope-reorder")
 
 TASKS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "demo": ("demo", lambda rest: call([PYTHON, "examples/classifier_comparison/demo.py", *rest])),

@@ -220,7 +220,7 @@ def test_a_damaged_result_that_two_need_is_computed_once(tmp_path):
 
 def test_independent_nodes_run_at_the_same_time():
     """Three nodes wait for each other."""
-    barrier = threading.Barrier(3, timeout=20)
+    barrier = threading.Barrier(3, timeout=300)
     nodes = [workflow(barrier.wait)().set_name(str(number)) for number in range(3)]
     with ThreadPoolExecutor(3) as executor:
         assert [0, 1, 2] == sorted(bound(*nodes).run(executor))
@@ -672,7 +672,7 @@ def test_what_a_script_defines_runs_on_loky(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     expected = "[[3, 6], 30] 7\n[[3, 6], 30] []\n3\nLocal from the worker True\n"
     assert (0, expected, "") == (finished.returncode, finished.stdout, finished.stderr)

@@ -984,7 +984,7 @@ def test_a_deep_chain_takes_no_stack():
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     expected = "100001 100001\nTrue\n20001 20001\nTrue\n20001 20002\nTrue\n"
     assert (0, expected, "") == (finished.returncode, finished.stdout, finished.stderr)

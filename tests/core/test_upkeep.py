@@ -136,7 +136,7 @@ def test_verify_reads_in_several_threads(
     get, together = storage.store.get, threading.Barrier(4)
 
     def wait(key: str) -> Any:
-        together.wait(timeout=20)
+        together.wait(timeout=300)
         return get(key)
 
     monkeypatch.setattr(storage.store, "get", wait)
@@ -206,7 +206,9 @@ def test_gc_removes_what_nothing_needs(storage: FileStorage) -> None:
     planned = storage.gc(HOUR, dry_run=True)
     assert expected == {leftover.key: leftover.kind for leftover in planned}
     assert {4} == {leftover.size for leftover in planned}
-    assert all(1.9 * HOUR < time.time() - leftover.modified < 3 * HOUR for leftover in planned)
+    for leftover in planned:
+        told = place(storage, *leftover.key.split("/")).stat().st_mtime
+        assert told == pytest.approx(leftover.modified, abs=0.001)
     assert sorted([*kept, *young, *expected]) == files(storage)
     assert [] == storage.gc()
     assert planned == storage.gc(HOUR)
@@ -256,8 +258,7 @@ def test_gc_beside_a_running_save(storage: FileStorage) -> None:
     writer.start()
     removed = []
     try:
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
+        for _ in range(100):
             put(storage, "w/.data/orphan", age=2 * HOUR)
             put(storage, "w/.tmp-orphan", age=2 * HOUR)
             removed += storage.gc(HOUR)

@@ -8,7 +8,9 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import dask.array as da
@@ -260,32 +262,31 @@ def test_a_killed_write_leaves_the_earlier_result(tmp_path: Path) -> None:
 
 
 def test_what_still_runs_after_a_failure_writes_nothing(storage: FileStorage) -> None:
-    """When a block fails, dask leaves the others to their threads: they are waited for."""
-    import time
-
-    begun = itertools.count()
-
-    def slow(block: Any) -> Any:
-        if not next(begun):
-            time.sleep(0.05)
-            raise OSError("no")
-        time.sleep(0.2)
-        return block
-
+    """When a block fails, dask leaves the others to their threads, which come too late to write."""
     for options in ({"format": "zarr"}, {"compression": "gzip"}, {}):
         storage.register_persistent_serializers(DaskArraySerializer(**options))
+        begun, second, raised, ended = itertools.count(), Event(), Event(), Event()
+
+        def slow(block: Any, begun=begun, second=second, raised=raised, ended=ended) -> Any:
+            if not next(begun):
+                assert second.wait(300)
+                raise OSError("no")
+            second.set()
+            assert raised.wait(300)
+            ended.set()
+            return block
+
         with pytest.raises(OSError, match="no"):
             storage.save("w", "t", array().map_blocks(slow, meta=np.empty((0, 0))))
-        time.sleep(0.4)
+        raised.set()
+        assert ended.wait(300)
+        time.sleep(0.1)  # for a write that there must not be
         assert [] == list(storage.store.list(""))
         assert 2 == next(begun)
-        begun = itertools.count()
 
 
 def test_a_failure_waits_for_the_writes_that_have_begun() -> None:
     """So that what is cleaned up after it stays clean."""
-    import time
-
     from functionfuse_dask.blocks import compute
 
     class Slow:

@@ -23,7 +23,7 @@ def run(script: str, *arguments: str, cwd: Path) -> str:
         text=True,
         encoding="utf-8",
         check=False,
-        timeout=120,
+        timeout=600,
     )
     expected = (0, "")
     assert expected == (finished.returncode, finished.stderr)

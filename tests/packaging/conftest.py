@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class Environment:
         """Install with uv and the versions that run.py installs."""
         pins = ("--constraints", CONSTRAINTS, "--build-constraints", CONSTRAINTS)
         uv("pip", "install", "--python", self.python, *pins, *arguments)
+
+    def borrow(self, libraries: Path) -> None:
+        """Have it find the libraries in a folder, too, after its own: to install takes longer."""
+        (site,) = self.folder.glob("lib/python*/site-packages")
+        (site / "borrowed.pth").write_text(f"{libraries}\n", encoding="utf-8")
 
     def run(self, *arguments: str | Path, cwd: Path) -> str:
         """Run its Python and return what it prints."""
@@ -70,6 +76,16 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         uv("build", "--wheel", *options, "--out-dir", target, ROOT / folder)
         (built[name],) = target.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that is installed here, and nothing of ours."""
+    folder = tmp_path_factory.mktemp("libraries")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "functionfuse" not in path.name and path.suffix != ".pth":
+            (folder / path.name).symlink_to(path)
+    return folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -15,6 +16,7 @@ IMPORTABLE = str(Path(__file__).parent / "importable")
 if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
+LATE = "timed out during startup"
 STARTED = {
     "address": "local",  # not the cluster of somebody else on this machine
     "num_cpus": 2,
@@ -26,13 +28,31 @@ STARTED = {
 
 
 @pytest.fixture(scope="session")
-def ray_up() -> Iterator[None]:
+def ray_folder() -> Iterator[str]:
+    """A temporary folder for Ray, where the address of one that has gone still stands."""
+    with TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ray_up(ray_folder) -> Iterator[None]:
     """Have Ray up for the rest of the session."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", ray_folder)
         patch.setenv("PYTHONPATH", IMPORTABLE)  # for the workers
-        ray.init(**STARTED)
+        for left in reversed(range(5)):
+            try:
+                ray.init(**STARTED)
+                break
+            except Exception as error:
+                # It gives itself 30 seconds, whatever else the machine does.
+                ray.shutdown()
+                if not left or LATE not in str(error):
+                    raise
     yield
     ray.shutdown()
 

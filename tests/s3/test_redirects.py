@@ -12,7 +12,7 @@ from s3_servers import BUCKET, Server
 from functionfuse.errors import StoragePathError
 from functionfuse_s3 import S3FileStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("eager")
 
 REGION = "eu-west-3"
 TOLD = {

@@ -20,7 +20,7 @@ FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 MIB = 1 << 20
 LARGE = np.random.default_rng(0).integers(0, 1 << 60, 11 * MIB // 8)
 
-pytestmark = [pytest.mark.battery, pytest.mark.usefixtures("impatient")]
+pytestmark = [pytest.mark.battery, pytest.mark.usefixtures("eager")]
 
 
 def is_completing(request: Request) -> bool:
@@ -31,26 +31,27 @@ def is_completing(request: Request) -> bool:
     "fault", ["reset after", "reset in body", *(("503", "cut", "drip") if FULL else ())]
 )
 def test_a_fault_that_happens_once_to_a_large_value(
-    one_server: Server, patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
+    one_server: Server, storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
 ) -> None:
     """Whichever of the requests of a large value meets it."""
     for place in range(5):
         proxy.fault = at(place, fault, proxy)
-        patient.save("w", "t", LARGE + place)
+        storage.save("w", "t", LARGE + place)
         assert np.array_equal(LARGE + place, directly.read_task("w", "t"))
         # Of an upload whose number was lost on its way back, only gc can know.
-        assert (place == 0 and "after" in fault) or [] == one_server.uploads(patient)
+        lost = place == 0 and fault not in ("503", "drip")
+        assert lost or [] == one_server.uploads(storage)
         directly.gc(-60)
-        assert [] == one_server.uploads(patient)
+        assert [] == one_server.uploads(storage)
     for place in range(3):
         proxy.fault = at(place, fault, proxy)
-        assert np.array_equal(LARGE + 4, patient.read_task("w", "t"))
+        assert np.array_equal(LARGE + 4, storage.read_task("w", "t"))
 
 
 @pytest.mark.parametrize(("times", "stored"), [(2, "after"), (3, "before")])
 def test_a_part_that_fails_three_times(
     one_server: Server,
-    patient: S3FileStorage,
+    storage: S3FileStorage,
     directly: S3FileStorage,
     proxy: Proxy,
     times: int,
@@ -60,43 +61,46 @@ def test_a_part_that_fails_three_times(
     proxy.fault = once("503", lambda request: "partNumber=2" in request.path, times)
     if stored == "before":
         with pytest.raises(StorageConnectionError, match="fails or is too busy"):
-            patient.save("w", "t", LARGE)
+            storage.save("w", "t", LARGE)
         assert "before" == directly.read_task("w", "t")
     else:
-        patient.save("w", "t", LARGE)
+        storage.save("w", "t", LARGE)
         assert np.array_equal(LARGE, directly.read_task("w", "t"))
-    assert [] == one_server.uploads(patient)
+    assert [] == one_server.uploads(storage)
 
 
 def test_an_upload_that_can_not_be_given_up_is_left_for_gc(
-    one_server: Server, patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy
+    one_server: Server, storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy
 ) -> None:
     """The error says so, and gc finds it."""
     proxy.fault = lambda request: "503" if "uploadId=" in request.path else ""
     with pytest.raises(StorageConnectionError) as caught:
-        patient.save("w", "t", LARGE)
+        storage.save("w", "t", LARGE)
     assert "left for gc" in "".join(caught.value.__notes__)
-    assert 1 == len(one_server.uploads(patient))
+    assert 1 == len(one_server.uploads(storage))
     assert [] == directly.gc()
     found = directly.gc(-60)
     assert [("w/t", "temporary")] == [(leftover.key, leftover.kind) for leftover in found]
-    assert [] == one_server.uploads(patient)
+    assert [] == one_server.uploads(storage)
     assert "before" == directly.read_task("w", "t")
 
 
 @pytest.mark.parametrize("fault", ["500 after", "reset after", "hang after"])
 def test_a_lost_answer_to_the_last_request_of_an_upload(
-    patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
+    storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str
 ) -> None:
     """Sent again, the server knows of no such upload: it is completed already."""
+    if "hang" in fault:  # it is given up soon; a busy server is asked again, as often as need be
+        options = {"read_timeout": 1, "max_attempts": 9}
+        storage = S3FileStorage(**dict(storage.store.bucket.options) | options)
     proxy.fault = once(fault, is_completing)
-    patient.save("w", "t", LARGE)
+    storage.save("w", "t", LARGE)
     assert np.array_equal(LARGE, directly.read_task("w", "t"))
 
 
 @pytest.mark.parametrize("completed", [True, False])
 def test_an_upload_that_the_server_no_longer_knows(
-    patient: S3FileStorage, directly: S3FileStorage, proxy: Proxy, completed: bool
+    storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy, completed: bool
 ) -> None:
     """When it is to be completed again: that is well if it has been, and an error if not."""
     lost = once("reset after" if completed else "reset", is_completing)
@@ -107,18 +111,18 @@ def test_an_upload_that_the_server_no_longer_knows(
 
     proxy.fault = forget
     if completed:
-        patient.save("w", "t", LARGE)
+        storage.save("w", "t", LARGE)
         assert np.array_equal(LARGE, directly.read_task("w", "t"))
     else:
         with pytest.raises(StorageError, match="NoSuchUpload"):
-            patient.save("w", "t", LARGE)
+            storage.save("w", "t", LARGE)
         assert "before" == directly.read_task("w", "t")
 
 
 @pytest.mark.parametrize("times", [2, 9])
 def test_an_error_in_the_body_of_an_answer_that_begins_well(
     one_server: Server,
-    patient: S3FileStorage,
+    storage: S3FileStorage,
     directly: S3FileStorage,
     proxy: Proxy,
     times: int,
@@ -127,13 +131,13 @@ def test_an_error_in_the_body_of_an_answer_that_begins_well(
     failed = (200, "InternalError", "It can't be.", {})
     proxy.fault = once(failed, is_completing, times)
     if times == 2:
-        patient.save("w", "t", LARGE)
+        storage.save("w", "t", LARGE)
         assert np.array_equal(LARGE, directly.read_task("w", "t"))
     else:
         with pytest.raises(StorageConnectionError, match="at each of 3 attempt"):
-            patient.save("w", "t", LARGE)
+            storage.save("w", "t", LARGE)
         assert "before" == directly.read_task("w", "t")
-    assert [] == one_server.uploads(patient)
+    assert [] == one_server.uploads(storage)
 
 
 PHASES = [
@@ -148,7 +152,7 @@ PHASES = [
 @pytest.mark.parametrize(("operation", "time"), PHASES)
 def test_killed_in_every_phase_of_an_upload(
     one_server: Server,
-    patient: S3FileStorage,
+    storage: S3FileStorage,
     directly: S3FileStorage,
     proxy: Proxy,
     operation: str,
@@ -158,7 +162,7 @@ def test_killed_in_every_phase_of_an_upload(
     proxy.fault = once("reset after", is_completing)
     pid = os.fork()
     if not pid:
-        _save_and_die(patient, operation, time)
+        _save_and_die(storage, operation, time)
     assert signal.SIGKILL == os.waitpid(pid, 0)[1]
     proxy.fault = lambda _: ""
     completed = (operation, time) == PHASES[-1]
@@ -166,11 +170,11 @@ def test_killed_in_every_phase_of_an_upload(
     found = directly.read_task("w", "t")
     assert np.array_equal(LARGE, found) if completed else found == "before"
     left = [("w/t", "temporary")] if not completed and operation != PHASES[0][0] else []
-    assert len(left) == len(one_server.uploads(patient))
+    assert len(left) == len(one_server.uploads(storage))
     assert [] == directly.gc()  # it may be at work
     assert left == [(leftover.key, leftover.kind) for leftover in directly.gc(-60)]
-    assert [] == one_server.uploads(patient)
-    patient.save("w", "t", "next")
+    assert [] == one_server.uploads(storage)
+    storage.save("w", "t", "next")
     assert "next" == directly.read_task("w", "t")
 
 

@@ -114,7 +114,7 @@ def test_kill_at_random_moments(
     root = {"root": str(tmp_path / "store"), "durability": durability}
     known: dict[str, int | None] = {}  # task to the seed that was acknowledged last
     first, largest_orphans = 1, 0
-    for _ in range(250 if full else 30):
+    for _ in range(250 if full else 15):
         job = {"do": "storm", "seed": counts.random.randrange(1 << 30), "first": first, **root}
         worker = workers.start(job)
         time.sleep(0.15 * counts.random.random() ** 2)

@@ -170,7 +170,7 @@ def test_links_that_come_and_go(
     job = {"do": "swap_links", "root": str(tmp_path / "store"), "outside": str(outside)}
     job["place"] = place
     workers.one({"do": "save", "seed": 1, "side": True, "root": job["root"]})
-    found = workers.one(job | {"seconds": 20 if full else 1.5, "seed": counts.seed})
+    found = workers.one(job | {"seconds": 20 if full else 0.5, "seed": counts.seed})
     counts.add("swaps", found["swaps"])
     counts.add("operations", found["operations"])
     assert [] == found["wrong"]

@@ -243,7 +243,7 @@ def test_every_state_after_a_loss_of_power(
             known[f"w/{job[acknowledged]['task']}"] = job[acknowledged]["seed"]
             acknowledged += 1
         following = job[acknowledged] if acknowledged < len(job) else None
-        if durability == "rename" and not full and counts.random.random() < 2 / 3:
+        if durability == "rename" and not full and counts.random.random() < 5 / 6:
             continue  # every moment has other states there
         counts.add("moments")
         most = (6 if durability == "rename" else 24) if full else 1

@@ -16,7 +16,7 @@ def test_writers_and_readers_of_one_key(
     """8 writers and 8 readers: no read is torn, raises or finds nothing."""
     job = {"do": "crowd", "root": str(tmp_path / "store"), "seed": counts.seed}
     job |= {"threads": threads, "side": side, "sizes": [10, 5000, 70_000, 1_500_000]}
-    found = workers.one(job | {"seconds": 60 if full else 1.5}, timeout=300)
+    found = workers.one(job | {"seconds": 60 if full else 0.5}, timeout=300)
     counts.add("writes", found["writes"])
     counts.add("reads", found["reads"])
     counts.add("torn, raising or absent", len(found["wrong"]))
@@ -51,7 +51,7 @@ def test_workflows_are_removed_while_others_save(
 ) -> None:
     """A save succeeds while others remove its workflow; then its result is there, or is not."""
     job = {"do": "removal_race", "root": str(tmp_path / "store"), "side": side}
-    found = workers.one(job | {"seconds": 20 if full else 1.5})
+    found = workers.one(job | {"seconds": 20 if full else 0.5})
     counts.add("saves", found["saves"])
     counts.add("removals", found["removals"])
     counts.add("wrong or raising", len(found["wrong"]))

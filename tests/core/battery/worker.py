@@ -212,20 +212,20 @@ def crowd(op: Op) -> Op:
     """Write and read one key from many processes or threads; return counts, and what went wrong."""
     storage, side = storage_of(op), op.get("side", False)
     storage.save(WORKFLOW, "t", value_of(0, op["sizes"][0], side=side))
-    ends = time.monotonic() + op["seconds"]
+    ends = time.monotonic() + op["seconds"]  # each does its work once, however late it is
 
     def write(number: int, wrong: list[str]) -> int:
         own, count = storage_of(op) if number % 2 else storage, 0
         rng = random.Random(op["seed"] + number)
         values = [value_of(rng.randrange(1 << 30), size, side=side) for size in op["sizes"]]
-        while time.monotonic() < ends and not wrong:
+        while not count or (time.monotonic() < ends and not wrong):
             own.save(WORKFLOW, "t", rng.choice(values), durable=rng.random() < 0.05)
             count += 1
         return count
 
     def read_all(number: int, wrong: list[str]) -> int:
         own, count = storage_of(op) if number % 2 else storage, 0
-        while time.monotonic() < ends and not wrong:
+        while not count or (time.monotonic() < ends and not wrong):
             seed_of(own.read_task(WORKFLOW, "t"))
             own.task_info(WORKFLOW, "t")
             if not own.file_exists(WORKFLOW, "t"):
@@ -325,11 +325,11 @@ def race(op: Op) -> Op:
 
 def removal_race(op: Op) -> Op:
     """Save in two processes while two others remove the workflow all the time."""
-    ends = time.monotonic() + op["seconds"]
+    ends, removed = time.monotonic() + op["seconds"], FORK.Event()
 
     def saver(number: int, wrong: list[str]) -> int:
         storage, count = storage_of(op), 0
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or not removed.is_set():
             seed = number + 16 * count
             storage.save(WORKFLOW, f"t{number}", value_of(seed, 500, side=op["side"]))
             state = state_of(storage, WORKFLOW, f"t{number}")
@@ -341,9 +341,10 @@ def removal_race(op: Op) -> Op:
 
     def remover(number: int, wrong: list[str]) -> int:
         storage, count = storage_of(op), 0
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or not removed.is_set():
             try:
                 storage.remove_workflow(WORKFLOW)
+                removed.set()
                 count += 1
             except ResultNotFoundError:
                 pass
@@ -374,16 +375,18 @@ def vanish(op: Op) -> Op:
 def swap_links(op: Op) -> Op:
     """Swap folders of the store for links to the outside, all the time, while others use it."""
     root, ends = Path(op["root"]), time.monotonic() + op["seconds"]
+    swapped = FORK.Event()
 
     def swapper(number: int, wrong: list[str]) -> int:
         count, hidden, place = 0, root.parent / "hidden", root / op["place"]
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or not swapped.is_set():
             with contextlib.suppress(OSError):
                 place.rename(hidden)
                 place.symlink_to(op["outside"])
                 time.sleep(0.0002)
                 place.unlink()
                 hidden.rename(place)
+                swapped.set()
                 count += 1
             with contextlib.suppress(OSError):
                 if place.is_symlink():
@@ -393,7 +396,7 @@ def swap_links(op: Op) -> Op:
 
     def user(number: int, wrong: list[str]) -> int:
         storage, rng, count = storage_of(op), random.Random(op["seed"] + number), 0
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or not swapped.is_set():
             with contextlib.suppress(OSError, FunctionFuseError):
                 chosen = rng.random()
                 if chosen < 0.6:

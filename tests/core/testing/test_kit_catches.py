@@ -82,9 +82,20 @@ KINDS = [*broken_stores.kinds(), *broken_plugins.SERIALIZERS, *broken_plugins.BA
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return what was said of each broken thing: "" for a test that passed."""
-    report = tmp_path_factory.mktemp("kit") / "report.xml"
-    tests = [f"{HERE}/broken_kit.py::Test{kind}::{test}" for kind, test in CAUGHT_BY.items()]
+    """Return what was said of each broken thing: "" for a test that passed.
+
+    What breaks only in a race may win it: that is tried again.
+    """
+    found: dict[str, str] = {}
+    for _ in range(10):
+        if left := [kind for kind in CAUGHT_BY if not found.get(kind)]:
+            found |= tried(left, tmp_path_factory.mktemp("kit") / "report.xml")
+    return found
+
+
+def tried(kinds: list[str], report: Path) -> dict[str, str]:
+    """Run the tests that are to catch some broken things; return what was said of each."""
+    tests = [f"{HERE}/broken_kit.py::Test{kind}::{CAUGHT_BY[kind]}" for kind in kinds]
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}"]
     path = os.pathsep.join([str(HERE.parent / "importable"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -95,7 +106,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         check=False,
         timeout=900,
     )
-    assert 1 == done.returncode, done.stdout + done.stderr
+    assert done.returncode in (0, 1), done.stdout + done.stderr
     return {
         case.attrib["classname"].rpartition(".Test")[2]: "".join(
             found.attrib["message"] for found in case if found.tag in ("failure", "error")

@@ -1,4 +1,4 @@
-"""A driver that runs a slow workflow, for a test to kill it."""
+"""A driver that runs a workflow that doesn't end, for a test to kill it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functionfuse_ray import RayWorkflow
 
 def graph(notes):
     """Return the last node."""
-    return functions.plus(*[functions.rest(notes, 0.5 + step / 100) for step in range(6)])
+    return functions.plus(*[functions.rest(notes, number) for number in range(6)])
 
 
 def main(address: str, folder: str, notes: str) -> None:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-__all__ = ["FAULTS", "Proxy", "Request", "at", "faulty", "no_waiting", "once"]
+__all__ = ["DRIPS", "FAULTS", "Proxy", "Request", "at", "faulty", "no_waiting", "once"]
 
 HANGS = 30.0  # seconds, longer than any client of the tests waits
-DRIPS = {"drip": 0.002, "slow drip": 0.1}  # seconds between the tenths of a body
+DRIPS = {"drip": 0.002, "slow drip": 0.25}  # seconds between the tenths of a body
 
 # What a server answers, by the name of a fault: status, code, sentence.
 ANSWERS = {

@@ -28,7 +28,7 @@ SECRET_KEY = "canary-secret-key"
 BUCKET = "tests"  # is there in the beginning
 PIECES = {"multipart_threshold": 5 << 20, "multipart_chunk": 5 << 20}  # the smallest that S3 allows
 _STARTS = 5
-_READY_WITHIN = 30.0  # seconds
+_READY_WITHIN = 120.0  # seconds
 
 
 @dataclass(frozen=True)

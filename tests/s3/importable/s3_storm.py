@@ -27,7 +27,7 @@ LARGE_IN = 40  # steps, of which one saves a value in pieces
 KILLED_IN = 25  # saves, of which one is by a process that is killed in the middle
 HANGING = ("hang", "hang after", "hang in body")
 OFTEN = [fault for fault in FAULTS if fault not in HANGING]
-TIMES = {"connect_timeout": 1, "read_timeout": 0.6, "max_attempts": 2, "concurrency": 4}
+TIMES = {"connect_timeout": 60, "read_timeout": 2, "max_attempts": 2, "concurrency": 4}
 MIB = 1 << 20
 ABSENT = "absent"
 _differs = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|uploadId=[^&]*|\.tmp-[^&?]*")

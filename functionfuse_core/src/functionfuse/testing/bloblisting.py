@@ -228,7 +228,7 @@ class BlobListing(Blobs):
         """Random puts, deletes, gets and listings do what the same do to a dict."""
         dice, model = random.Random(seed), dict[str, bytes]()
         some = [f"{folder}/{name}" for folder in ("a", "a-", "b/c") for name in ("t", "t0", "t-")]
-        for step in range(120):
+        for step in range(20 + self.rounds):
             key, data = dice.choice(some), dice.randbytes(dice.choice((0, 5, 5000)))
             match dice.choice(("put", "put", "absent", "delete", "list")):
                 case "put":

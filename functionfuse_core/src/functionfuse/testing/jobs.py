@@ -22,7 +22,7 @@ from typing import Any, overload
 __all__ = ["Blob", "Parts", "is_whole", "self_checking"]
 
 _DIGEST = 16
-_LATE = 60.0  # seconds
+_LATE = 300.0  # seconds
 
 
 def self_checking(size: int, seed: int = 0) -> bytes:

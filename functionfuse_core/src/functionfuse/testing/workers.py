@@ -14,7 +14,7 @@ from . import jobs
 
 __all__ = ["LATE", "Workers", "together"]
 
-LATE = 60.0  # seconds; what isn't done then hangs
+LATE = 300.0  # seconds; what isn't done then hangs
 
 
 class Workers:

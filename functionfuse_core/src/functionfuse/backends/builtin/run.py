@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...baseworkflow import NEVER
+from ...describe import describing
 from ...errors import FingerprintError, FunctionFuseError
 from ...fingerprint import digest_of
 from ...identity import Identities
@@ -220,6 +221,7 @@ class Run(ABC):
         }
         if self.decisions:
             about["fingerprint"] = self.decisions.record(place)
+            about["describe"] = describing()
         return about
 
     # What was computed.

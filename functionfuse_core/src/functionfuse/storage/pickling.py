@@ -18,8 +18,13 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
 from .named import Named, names_in
+from .script import Scripts, moved, named, script_object, script_state
 
 __all__ = ["Pickled", "dumps", "loads", "restore"]
+
+# Pickles name what stands in for others, by this module: it must be found here for ever.
+for _function in (script_object, script_state):
+    _function.__module__ = __name__
 
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
@@ -122,22 +127,25 @@ def loads(
     *,
     allow: Sequence[str] | None = None,
     restore: Restore | None = None,
+    own: Mapping[str, str] | None = None,
 ) -> Any:
     """Unpickle a value; its arrays are views of `buffers`.
 
     Args:
         allow: the modules, or `module.name`s, whose globals may be named; None: all.
         restore: gives the objects that serializers keep.
+        own: of the project's classes and functions in it that may be a script's: qualified name to
+            module.
 
     Raises:
         UntrustedResultError: a global is named that `allow` doesn't allow.
     """
-    if allow is None and restore is None:
+    if allow is None and restore is None and not own:
         try:
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):
             pass  # once more, for an error that names all that is missing
-    return _Unpickler(data, buffers, allow, restore).load()
+    return _Unpickler(data, buffers, allow, restore, own or {}).load()
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -179,11 +187,12 @@ class _ByValuePickler(PortablePickler):
         if self.keeper is not None and self.keeper.claims(type(obj)):
             return restore, self.keeper.keep(obj)
         reduced = super().reducer_override(obj)
-        if reduced is not NotImplemented and isinstance(obj, (type, FunctionType)):
+        if type(reduced) is tuple and isinstance(obj, (type, FunctionType)) and len(reduced) == 6:
             name = obj.__qualname__
             if isinstance(obj, FunctionType):
                 name = name.rpartition(".")[0] or name  # a method counts with its class
             self.code.append((str(obj.__module__), name))
+            return named(obj, reduced)
         return reduced
 
 
@@ -204,18 +213,25 @@ class _Unpickler(pickle.Unpickler):
         buffers: Sequence[memoryview],
         allow: Sequence[str] | None,
         restore: Restore | None,
+        own: Mapping[str, str],
     ) -> None:
         super().__init__(io.BytesIO(data), buffers=buffers)
         self.allow = allow
         self.restore = restore
+        self.scripts = Scripts(own)
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == __name__ and name == "restore" and self.restore is not None:
-            return self.restore
+        if module == __name__:
+            if name == "restore" and self.restore is not None:
+                return self.restore
+            if name == "script_object":
+                return self.scripts.object
+            if name == "script_state":
+                return script_state
         if self.allow is not None:
             self.check(module, name)
         try:
-            found = super().find_class(module, name)
+            found = moved(module, name) or super().find_class(module, name)
         except (ImportError, AttributeError) as error:
             raise ImportError(f"{name!r} of module {module!r}: {error}") from error
         if self.allow is not None:

@@ -45,6 +45,7 @@ from .header import (
 )
 from .named import versions_of
 from .pickling import Pickled, loads
+from .script import scripts_names
 from .unique import unique
 
 __all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unpack"]
@@ -272,7 +273,8 @@ def unpack(
             " from the script into a module, and compute it again"
         )
     try:
-        return loads(contents[0], contents[1:], allow=allow, restore=restore)
+        own = scripts_names(info.own, by_value=info.by_value)
+        return loads(contents[0], contents[1:], allow=allow, restore=restore, own=own)
     except (FunctionFuseError, MemoryError, OSError):
         raise
     except Exception as error:

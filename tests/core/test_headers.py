@@ -143,6 +143,20 @@ def test_planned_again_it_costs_two_requests(store: RemoteStore) -> None:
     assert {"list": 1, "get": 1} == store.asked
 
 
+def test_what_values_refer_to_is_remembered(store: RemoteStore) -> None:
+    """The last fields of a header, as all of it."""
+    for number, name in enumerate(NAMES):
+        told = [f"m:C{number}"], f"{number:032x}"
+        Storage(store).save("w", name, 0, describe=lambda *_, told=told: told)
+    store.asked.clear()
+    for asked in ({"list": 2, "head": MANY, "get": 1, "put": 1}, {"list": 1, "get": 1}):
+        stored = list(Storage(store).task_infos("w", NAMES))
+        assert asked == store.asked
+        assert [f"{number:032x}" for number in range(MANY)] == [each.value for each in stored]  # type: ignore[union-attr]
+        assert MANY == len({each.key for each in stored})  # type: ignore[union-attr]
+        store.asked.clear()
+
+
 def test_few_results_need_no_memory(store: RemoteStore) -> None:
     """What can be asked for at once is, and one result is asked for directly."""
     expected = true_tokens(store)

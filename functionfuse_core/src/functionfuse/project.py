@@ -14,7 +14,6 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -46,7 +45,7 @@ def module_name(module: str) -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         return str(spec.name)
-    return Path(file).stem if isinstance(file, str) else "__main__"
+    return os.path.splitext(os.path.basename(file))[0] if isinstance(file, str) else "__main__"
 
 
 def name_of(kind: type) -> str:

@@ -26,6 +26,8 @@ import pandas as pd
 from functionfuse.serializers import FILE_PROTOCOL
 from functionfuse.storage import header, resultfile, sidedata
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.pickling import Pickled
+from functionfuse.storage.saving import Describe
 
 HERE = Path(__file__).parent
 STORE = HERE / f"v{header.VERSION}"
@@ -148,12 +150,23 @@ def write(store: Path) -> None:
     for name in [*HOSTILE, LONG]:
         save(storage, "names", name, name)
     save(storage, "../names", ".", "dots")
+    save(storage, "values", "described", frozenset({1, 2}), describe=described)
     save(signed, "values", "signed", numpy_arrays()["c"])
 
 
-def save(storage: FileStorage, workflow: str, task: str, value: Any) -> None:
+def described(value: Any, pickled: Pickled) -> tuple[list[str], str]:
+    return ["golden:Grid", "golden:Outer.Inner"], "00112233445566778899aabbccddeeff"
+
+
+def save(
+    storage: FileStorage, workflow: str, task: str, value: Any, describe: Describe | None = None
+) -> None:
     if not storage.file_exists(workflow, task):
-        details = {"function": "golden.write", "fingerprint": {"code": "0" * 32, "inputs": {}}}
+        details: dict[str, Any] = {
+            "function": "golden.write",
+            "fingerprint": {"code": "0" * 32, "inputs": {}},
+            "describe": describe,
+        }
         storage.save(workflow, task, value, seconds=0.25, durable=True, **details)
 
 

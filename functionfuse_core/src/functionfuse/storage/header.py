@@ -55,6 +55,13 @@ _plain = re.compile(
 ).match
 
 
+# The last fields, of fixed form. A quotation mark inside a JSON string is escaped, and one brace
+# ends the header: so nothing within the fields before can look like them.
+_NOT_DESCRIBED = b',"value":"","key":""}\n'
+_DESCRIBED_UP_TO = len(_NOT_DESCRIBED) + 32 + 16
+_described = re.compile(rb',"value":"([0-9a-f]{32}|)","key":"([0-9a-f]{16}|)"\}\n\Z').search
+
+
 class SideData(NamedTuple):
     """What one serializer keeps beside a result.
 
@@ -94,6 +101,10 @@ class TaskInfo(NamedTuple):
         fingerprint: what the backend recorded of code and inputs.
         size: bytes of the whole blob, without side data.
         signed: whether it carries a signature; `read_info` has not checked that.
+        own: the project's classes and functions that the pickle names, as "module:qualified name".
+        value: digest of the value where that of its bytes is not the same in every process, as that
+            of sets; "" where `digest` is.
+        key: stands for `own` and the fingerprint's "packages"; "" where both are empty.
     """
 
     workflow: str
@@ -114,12 +125,15 @@ class TaskInfo(NamedTuple):
     fingerprint: Mapping[str, Any]
     size: int
     signed: bool
+    own: tuple[str, ...] = ()
+    value: str = ""
+    key: str = ""
 
 
-_HEADER_FIELDS = TaskInfo._fields[:-2]
+_HEADER_FIELDS = tuple(name for name in TaskInfo._fields if name not in ("size", "signed"))
 _HEADER_TYPES: tuple[Any, ...] = (
     *(str, str, str, str, (float, int, type(None)), str, str, tuple, list, tuple),
-    *(bool, str, dict, str, str, dict),
+    *(bool, str, dict, str, str, dict, tuple, str, str),
 )
 
 
@@ -148,6 +162,7 @@ def parsed(head: bytes, size: int | None) -> TaskInfo:
         header["pickle"] = tuple(header["pickle"])
         header["buffers"] = [(length, digest) for length, digest in header["buffers"]]
         header["side_data"] = tuple(map(_side_data, header["side_data"]))
+        header["own"] = tuple(map(_text, header.get("own", ())))
         if size is None:
             size = sections_of(header["pickle"], header["buffers"], len(head))[-1][2]
         return _info(header, size, signature != UNSIGNED)
@@ -201,28 +216,48 @@ def _side_data(entry: Sequence[Any]) -> SideData:
     return SideData(name, distribution, files, kind)
 
 
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"the name {value!r}")
+    return value
+
+
 def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
+    header = {**TaskInfo._field_defaults, **header}
     values = [header[name] for name in _HEADER_FIELDS]
     if not all(map(isinstance, values, _HEADER_TYPES)):
         found = zip(_HEADER_FIELDS, values, _HEADER_TYPES, strict=True)
         wrong = [name for name, value, kind in found if not isinstance(value, kind)]
         raise TypeError(f"the type of {', '.join(wrong)}")
-    return TaskInfo._make([*values, size, signed])
+    return TaskInfo(**dict(zip(_HEADER_FIELDS, values, strict=True)), size=size, signed=signed)
 
 
 class Stored:
     """A checked header of which a plan needs little; the rest is parsed when it is asked for.
 
     Attributes:
-        digest: of the value; see `TaskInfo`.
+        digest: of the value's bytes; see `TaskInfo`.
         call: the fingerprint's first field; "" where nothing was recorded.
+        value: of the value: equal where values are, in every process.
+        key: of what the value refers to; see `TaskInfo`.
     """
 
-    __slots__ = ("_data", "_info", "call", "digest")
+    __slots__ = ("_data", "_info", "call", "digest", "key", "value")
 
-    def __init__(self, digest: str, call: str, data: Buffer, info: TaskInfo | None = None) -> None:
+    def __init__(
+        self,
+        digest: str,
+        call: str,
+        *,
+        value: str,
+        key: str,
+        data: Buffer = b"",
+        info: TaskInfo | None = None,
+    ) -> None:
         self.digest = digest
         self.call = call
+        self.value = value or digest
+        self.key = key
         self._data = data
         self._info = info
 
@@ -238,7 +273,8 @@ class Stored:
     @classmethod
     def of(cls, info: TaskInfo) -> Stored:
         """Return the same of a header that is parsed already."""
-        return cls(info.digest, info.fingerprint.get("call", ""), b"", info)
+        call = info.fingerprint.get("call", "")
+        return cls(info.digest, call, value=info.value, key=info.key, info=info)
 
 
 def read_stored(data: Buffer, names: bytes) -> Stored | None:
@@ -254,7 +290,15 @@ def read_stored(data: Buffer, names: bytes) -> Stored | None:
     if digest < HEADER_AT or head[digest + 32 : digest + 33] != b'"':
         return None
     found = head[call : call + 32].decode("latin-1") if call > HEADER_AT else ""
-    return Stored(head[digest : digest + 32].decode("latin-1"), found, head)
+    value, key = "", ""
+    if not head.endswith(_NOT_DESCRIBED):
+        described = _described(head, max(HEADER_AT, len(head) - _DESCRIBED_UP_TO))
+        if described is not None:
+            value, key = described[1].decode("ascii"), described[2].decode("ascii")
+        elif b'"value":' in head or b'"key":' in head:
+            return None  # they may be elsewhere in it
+    own = head[digest : digest + 32].decode("latin-1")
+    return Stored(own, found, value=value, key=key, data=head)
 
 
 def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | None:

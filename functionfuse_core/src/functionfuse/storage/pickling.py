@@ -10,17 +10,21 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
+from .named import Named, names_in
+from .script import Scripts, moved, named, script_object, script_state
 
-__all__ = ["Pickled", "dumps", "loads", "packages_of", "restore"]
+__all__ = ["Pickled", "dumps", "loads", "restore"]
+
+# Pickles name what stands in for others, by this module: it must be found here for ever.
+for _function in (script_object, script_state):
+    _function.__module__ = __name__
 
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
@@ -46,11 +50,16 @@ class Pickled(NamedTuple):
         data: the pickle.
         views: its out-of-band buffers, in order; they are the value's own memory.
         by_value: whether cloudpickle wrote it, so that code may be in it.
+        named: what the pickle names.
+        code: module and qualified name of each class and function whose code is in it; of a method,
+            that of its class.
     """
 
     data: bytes
     views: list[memoryview]
     by_value: bool
+    named: Named
+    code: tuple[tuple[str, str], ...] = ()
 
 
 def restore(name: str, pid: Any) -> Any:
@@ -89,15 +98,17 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
             pickler.dispatch_table = _Reducers(keeper)
             pickler.dump(value)
             data = file.getvalue()
-        if data.rfind(b"__main__") < 0:  # searched forwards, it takes twice as long
-            return Pickled(data, views, by_value=False)
+        # Searched forwards, it takes twice as long.
+        by_name = data.rfind(b"__main__") < 0
     except (MemoryError, OSError, PluginError):
         raise  # it is not the value's fault
-    except Exception:  # noqa: BLE001, S110  # anything; cloudpickle's error, if any, tells more
-        pass
+    except Exception:  # noqa: BLE001  # anything; cloudpickle's error, if any, tells more
+        by_name = False
+    if by_name:
+        return Pickled(data, views, by_value=False, named=names_in(data))
     views.clear()
     try:
-        data = _pickled_by_value(value, keep, keeper)
+        data, code = _pickled_by_value(value, keep, keeper)
     except (MemoryError, OSError, PluginError):
         raise
     except Exception as error:
@@ -107,7 +118,7 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
             f" {error}. Leave it out of the result, give its class a __reduce__ or __getstate__, or"
             " name the node in log_nodes, so that its result is not stored"
         ) from error
-    return Pickled(data, views, by_value=True)
+    return Pickled(data, views, by_value=True, named=names_in(data), code=code)
 
 
 def loads(
@@ -116,46 +127,25 @@ def loads(
     *,
     allow: Sequence[str] | None = None,
     restore: Restore | None = None,
+    own: Mapping[str, str] | None = None,
 ) -> Any:
     """Unpickle a value; its arrays are views of `buffers`.
 
     Args:
         allow: the modules, or `module.name`s, whose globals may be named; None: all.
         restore: gives the objects that serializers keep.
+        own: of the project's classes and functions in it that may be a script's: qualified name to
+            module.
 
     Raises:
         UntrustedResultError: a global is named that `allow` doesn't allow.
     """
-    if allow is None and restore is None:
+    if allow is None and restore is None and not own:
         try:
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):
             pass  # once more, for an error that names all that is missing
-    return _Unpickler(data, buffers, allow, restore).load()
-
-
-_named = re.compile(rb"\x94\x93").finditer
-
-
-def packages_of(data: bytes) -> dict[str, str]:
-    """Return the versions of the top-level modules that a pickle names.
-
-    Protocol 4 and later write a global as two strings and STACK_GLOBAL; each string is a length
-    byte, the text and MEMOIZE. A string met before is fetched from the memo instead, so the first
-    global of each module is found by its text. Such a string has up to 255 bytes.
-    """
-    versions = {}
-    for found in _named(data):  # searched by bytes.find, it takes three times as long
-        place = found.start()
-        end = data.rfind(b"\x94\x8c", max(0, place - 258), place)
-        start = data.rfind(b"\x8c", max(0, end - 257), end) if end > 0 else -1
-        if start >= 0 and data[start + 1] == end - start - 2:
-            name = data[start + 2 : end].decode("utf-8", "replace").partition(".")[0]
-            # Not an attribute: some modules answer with a DeprecationWarning.
-            version = getattr(sys.modules.get(name), "__dict__", {}).get("__version__")
-            if isinstance(version, str):
-                versions[name] = version
-    return versions
+    return _Unpickler(data, buffers, allow, restore, own or {}).load()
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -188,21 +178,32 @@ _reduce = methodcaller("__reduce_ex__", _PROTOCOL)
 class _ByValuePickler(PortablePickler):
     keeper: Keeper | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.code: list[tuple[str, str]] = []
+
     def reducer_override(self, obj: Any) -> Any:
         """Be asked by pickle for each object that it doesn't write natively."""
         if self.keeper is not None and self.keeper.claims(type(obj)):
             return restore, self.keeper.keep(obj)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        if type(reduced) is tuple and isinstance(obj, (type, FunctionType)) and len(reduced) == 6:
+            name = obj.__qualname__
+            if isinstance(obj, FunctionType):
+                name = name.rpartition(".")[0] or name  # a method counts with its class
+            self.code.append((str(obj.__module__), name))
+            return named(obj, reduced)
+        return reduced
 
 
 def _pickled_by_value(
     value: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keeper | None
-) -> bytes:
+) -> tuple[bytes, tuple[tuple[str, str], ...]]:
     file = io.BytesIO()
     pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=keep)
     pickler.keeper = keeper
     pickler.dump(value)
-    return file.getvalue()
+    return file.getvalue(), tuple(pickler.code)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -212,18 +213,25 @@ class _Unpickler(pickle.Unpickler):
         buffers: Sequence[memoryview],
         allow: Sequence[str] | None,
         restore: Restore | None,
+        own: Mapping[str, str],
     ) -> None:
         super().__init__(io.BytesIO(data), buffers=buffers)
         self.allow = allow
         self.restore = restore
+        self.scripts = Scripts(own)
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == __name__ and name == "restore" and self.restore is not None:
-            return self.restore
+        if module == __name__:
+            if name == "restore" and self.restore is not None:
+                return self.restore
+            if name == "script_object":
+                return self.scripts.object
+            if name == "script_state":
+                return script_state
         if self.allow is not None:
             self.check(module, name)
         try:
-            found = super().find_class(module, name)
+            found = moved(module, name) or super().find_class(module, name)
         except (ImportError, AttributeError) as error:
             raise ImportError(f"{name!r} of module {module!r}: {error}") from error
         if self.allow is not None:

@@ -15,6 +15,7 @@ from .infos import refuse_other
 from .keys import folder_of, key_of
 from .pickling import Restore, loads
 from .resultfile import check, unpack
+from .script import may_name_script
 from .sidedata import SideReader
 from .sidefiles import check_side_data
 
@@ -55,7 +56,7 @@ class Reader:
             data = self._store.get(key_of(workflow, task))
             if self._key is None:
                 pickled = plain_pickle(data, names_in_header(workflow, task), digest)
-                if pickled is not None:
+                if pickled is not None and not may_name_script(bytes(data[: -len(pickled)])):
                     try:
                         return loads(pickled, (), allow=self._allow)
                     except Exception as error:  # noqa: BLE001  # explained below

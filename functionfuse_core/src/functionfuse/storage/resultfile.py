@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xxhash import xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_64_hexdigest, xxh3_128_digest, xxh3_128_hexdigest
 
 from ..errors import (
     DamagedResultError,
@@ -43,7 +43,9 @@ from .header import (
     sections_of,
     sign,
 )
-from .pickling import Pickled, loads, packages_of
+from .named import versions_of
+from .pickling import Pickled, loads
+from .script import scripts_names
 from .unique import unique
 
 __all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unpack"]
@@ -69,6 +71,8 @@ def pack(
     kind: str = "",
     fingerprint: Mapping[str, Any] | None = None,
     side_data: Sequence[SideData] = (),
+    own: Sequence[str] = (),
+    value: str = "",
     key: bytes | None = None,
 ) -> tuple[Sequence[Buffer], TaskInfo]:
     """Return a result's bytes as parts to be written in order, and what its header tells.
@@ -77,30 +81,34 @@ def pack(
     the parts are `DigestedAside`, what the header tells of digests is to come: see `info` there.
 
     Args:
-        workflow, task, function, seconds, fingerprint, side_data: see `TaskInfo`.
+        workflow, task, function, seconds, fingerprint, side_data, own, value: see `TaskInfo`.
         kind: module and qualified name of the value's type.
         key: signs the header, and with its digests all bytes (HMAC-SHA256, RFC 2104).
     """
-    data, views, by_value = pickled
+    data, views, by_value, named, _ = pickled
     aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
     if aside:
-        own, digest, *others = [os.urandom(16).hex() for _ in range(2 + len(views))]
+        pickle, digest, *others = [os.urandom(16).hex() for _ in range(2 + len(views))]
         buffers = list(zip(map(len, views), others, strict=True))
     else:
-        own = xxh3_128_hexdigest(data)
+        pickle = xxh3_128_hexdigest(data)
         buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-        digest = _combined(data, own, buffers, side_data) if buffers or side_data else own
-    created, packages, token = _now(), packages_of(data), unique()
+        digest = pickle
+        if buffers or side_data:
+            digest = _combined(data, pickle, buffers, side_data)
+    created, packages, token = _now(), versions_of(named.names), unique()
+    refers = _key(own, (fingerprint or {}).get("packages", {}))
     # Put together by hand: this takes a third of the time of encoding a dictionary.
     header = (
         f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},"function":{quoted(function)},'
         f'"created":"{created}","seconds":{_number(seconds)},"type":{quoted(kind)},'
-        f'"digest":"{digest}","pickle":[{len(data)},"{own}"],'
+        f'"digest":"{digest}","pickle":[{len(data)},"{pickle}"],'
         f'"buffers":{_encode(buffers) if buffers else "[]"},'
         f'"side_data":{_encode(side_data) if side_data else "[]"},'
         f'"by_value":{"true" if by_value else "false"},"python":"{_PYTHON}",'
         f'"packages":{_encode(packages) if packages else "{}"},"host":{_QUOTED_HOST},'
-        f'"token":"{token}","fingerprint":{_encode(fingerprint) if fingerprint else "{}"}}}\n'
+        f'"token":"{token}","fingerprint":{_encode(fingerprint) if fingerprint else "{}"},'
+        f'"own":{_encode(own) if own else "[]"},"value":"{value}","key":"{refers}"}}\n'
     ).encode()
     size = HEADER_AT + len(header) + len(data)
     rest: list[Buffer] = []
@@ -117,7 +125,7 @@ def pack(
         seconds,
         kind,
         digest,
-        (len(data), own),
+        (len(data), pickle),
         buffers,
         tuple(side_data),
         by_value,
@@ -128,6 +136,9 @@ def pack(
         fingerprint or {},
         size,
         key is not None,
+        tuple(own),
+        value,
+        refers,
     )
     if aside:
         return DigestedAside(header, info, [data, *rest], [data, *views], key), info
@@ -262,7 +273,8 @@ def unpack(
             " from the script into a module, and compute it again"
         )
     try:
-        return loads(contents[0], contents[1:], allow=allow, restore=restore)
+        own = scripts_names(info.own, by_value=info.by_value)
+        return loads(contents[0], contents[1:], allow=allow, restore=restore, own=own)
     except (FunctionFuseError, MemoryError, OSError):
         raise
     except Exception as error:
@@ -287,6 +299,11 @@ def _combined(
     digests = [first, *(digest for _, digest in buffers)]
     digests += [digest for side in side_data for _, _, digest in side.files]
     return xxh3_128_hexdigest("".join(digests).encode())
+
+
+def _key(own: Sequence[str], packages: Mapping[str, str]) -> str:
+    """Return what stands for both; see `TaskInfo.key`."""
+    return xxh3_64_hexdigest(_encode([own, packages]).encode()) if own or packages else ""
 
 
 def _now() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..serializers import Serializer
@@ -13,15 +15,23 @@ from .contents import beside
 from .header import TaskInfo
 from .headers import WrittenHeads, may_hold
 from .keys import SIDE_DATA, folder_of, key_of
-from .pickling import dumps
+from .pickling import Pickled, dumps
 from .resultfile import DigestedAside, pack
 from .sidedata import SideWriter
 
-__all__ = ["Saver"]
+__all__ = ["Describe", "Saver"]
 
 logger = logging.getLogger(__name__)
 
+# Given a value and its pickle, returns `own` and `value` of `TaskInfo`.
+Describe = Callable[[Any, Pickled], tuple[Sequence[str], str]]
+
+_is_digest = re.compile("[0-9a-f]{32}").fullmatch
 _DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
+_NOT_DESCRIBED = (
+    "what the result of task %r of workflow %r in %r refers to can't be told, so it is stored"
+    " without a fingerprint, and will be computed again: %r"
+)
 
 
 class Saver:
@@ -60,6 +70,7 @@ class Saver:
         function: str,
         seconds: float | None,
         fingerprint: Mapping[str, Any] | None,
+        describe: Describe | None,
         durable: bool,
         if_absent: bool,
     ) -> TaskInfo:
@@ -78,6 +89,17 @@ class Saver:
             if writer and writer.write_noted():
                 pickled = dumps(obj, writer)
             side_data = writer.side_data() if writer else ()
+            own: Sequence[str] = ()
+            value = ""
+            if describe is not None:
+                try:
+                    own, value = _described(describe, obj, pickled)
+                except Exception as error:  # noqa: BLE001  # a result is worth more
+                    logger.warning(_NOT_DESCRIBED, task, workflow, self._store, error)
+                    own, value, fingerprint = (), os.urandom(16).hex(), None
+                else:
+                    if side_data:
+                        value = ""  # the digest counts what the object may only refer to
             parts, info = pack(
                 pickled,
                 workflow,
@@ -87,6 +109,8 @@ class Saver:
                 kind=f"{kind.__module__}.{kind.__qualname__}",
                 fingerprint=fingerprint,
                 side_data=side_data,
+                own=own,
+                value=value,
                 key=self._key,
             )
             if side_data and writer:
@@ -140,6 +164,14 @@ class Saver:
                 self._store,
                 error,
             )
+
+
+def _described(describe: Describe, obj: Any, pickled: Pickled) -> tuple[Sequence[str], str]:
+    """Return what is to be told of a value; raises where that isn't as it should be."""
+    own, value = describe(obj, pickled)
+    if value and not _is_digest(value):
+        raise ValueError(f"{value!r} is no digest")
+    return sorted(set(own)) if own else own, value
 
 
 def _told(parts: Sequence[Buffer], info: TaskInfo) -> TaskInfo:

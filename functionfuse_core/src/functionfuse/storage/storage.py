@@ -33,7 +33,7 @@ from .lease import Lease
 from .options import StorageOptions
 from .reading import Reader
 from .resultfile import check
-from .saving import Saver
+from .saving import Describe, Saver
 from .sidefiles import SafeFiles
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
@@ -109,6 +109,7 @@ class Storage:
         function: str = "",
         seconds: float | None = None,
         fingerprint: Mapping[str, Any] | None = None,
+        describe: Describe | None = None,
         durable: bool = False,
         if_absent: bool = False,
     ) -> TaskInfo:
@@ -121,6 +122,9 @@ class Storage:
             function: module and qualified name of what computed it.
             seconds: how long that took.
             fingerprint: what to record of code and inputs.
+            describe: is given the result and its pickle, here where it is saved, and returns `own`
+                and `value` of `TaskInfo`. Where it raises, the result is stored as one that
+                nothing may reuse: without a fingerprint, and with a `value` of its own.
             durable: when this returns, the result survives a loss of power (unless the option
                 `durability` is "rename").
             if_absent: leave a result that is there as it is.
@@ -139,6 +143,7 @@ class Storage:
                 function=function,
                 seconds=seconds,
                 fingerprint=fingerprint,
+                describe=describe,
                 durable=durable,
                 if_absent=if_absent,
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...baseworkflow import NEVER
+from ...describe import describing
 from ...errors import FingerprintError, FunctionFuseError
 from ...fingerprint import digest_of
 from ...identity import Identities
@@ -224,6 +225,7 @@ class Run(ABC):
         }
         if self.decisions:
             about["fingerprint"] = self.decisions.record(place)
+            about["describe"] = describing(self.decisions.identities.own_packages(node))
             self._warn(place, self.decisions.changed.get(place, ""))
         return about
 

@@ -1,0 +1,127 @@
+"""Names in a pickle: the globals that it loads, found in its bytes without reading all of them.
+
+From protocol 4 on, a global is two texts, module and qualified name, then STACK_GLOBAL and MEMOIZE.
+A text that was written before is fetched from the memo, and a frame may begin anywhere between.
+So each STACK_GLOBAL is looked for, and what stands before it is read backwards. Bytes that look
+like one are taken for one: too many names are found, and never too few.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["Named", "names_in", "versions_of"]
+
+_MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME, _LONG = 0x94, 0x93, 0x8F, 0x95, 0x8A
+_BINGET, _LONG_BINGET = ord("h"), ord("j")
+_LONGEST = 1 << 12  # bytes of a module's or class's name that is found
+_COUNTED = 1 << 16  # bytes of a pickle in which what is memoized is counted
+
+# MEMOIZE behind EMPTY_SET, FROZENSET or STACK_GLOBAL. One byte is searched for, and then looked at:
+# to search for the class of bytes takes ten times as long, and `bytes.find` twice.
+_marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)").finditer
+
+# What such bytes are by chance as well, as often as a list of numbers has 38031, is told by what
+# stands around them. The items of a set: MARK, and an opcode that something begins with.
+_items = re.compile(rb"\([(){\[\]}BCFGIJKLMNPQSTUVX\x82-\x84\x88-\x8f\x95-\x97cghj]").match
+# The last item: an opcode without an argument, or with one of 1, 2, 4 or 8 bytes.
+_ends_item = re.compile(
+    rb"[)0NQRabestu\x81\x88-\x89\x90\x93\x94\x97\x98]\Z"
+    rb"|[Kh].\Z|M..\Z|[Jj].{4}\Z|G.{8}\Z|\x95.{4}\0{4}\Z",
+    re.DOTALL,
+).search
+
+
+class Named(NamedTuple):
+    """What a pickle names.
+
+    Attributes:
+        names: module and qualified name of each global, in order, each pair once; None in place of
+            a text that was fetched from the memo.
+        unordered: whether there may be a set with items, whose bytes differ between processes.
+    """
+
+    names: tuple[tuple[str | None, str | None], ...]
+    unordered: bool
+
+
+_NOTHING = Named((), unordered=False)
+
+
+def names_in(data: bytes) -> Named:
+    """Return what a pickle of protocol 4 or later names."""
+    names: dict[tuple[str | None, str | None], None] = {}
+    unordered = False
+    for found in _marked(data):
+        place = found.start() - 1
+        if data[place] == _STACK_GLOBAL:
+            for name, start in _pushed(data, place):
+                for module, _ in _pushed(data, start):
+                    names[module, name] = None
+        elif not unordered:
+            is_set = data[place] == _EMPTY_SET
+            unordered = bool(_items(data, place + 2)) if is_set else _is_behind_item(data, place)
+    return Named(tuple(names), unordered) if names or unordered else _NOTHING
+
+
+def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str]:
+    """Return the versions of the top-level modules that are named, where they have one."""
+    versions: dict[str, str] = {}
+    if not names:
+        return versions
+    for top in dict.fromkeys(module.partition(".")[0] for module, _ in names if module):
+        # Not an attribute: some modules answer with a DeprecationWarning.
+        version = getattr(sys.modules.get(top), "__dict__", {}).get("__version__")
+        if isinstance(version, str):
+            versions[top] = version
+    return versions
+
+
+def _is_behind_item(data: bytes, place: int) -> bool:
+    """Tell whether an item of a set may end at a place."""
+    if _ends_item(data[max(0, place - 9) : place]):
+        return True
+    lengths = range(1, min(128, place - 1))  # of a number with many digits
+    return any(data[place - n - 1] == n and data[place - n - 2] == _LONG for n in lengths)
+
+
+def _pushed(data: bytes, end: int) -> list[tuple[str | None, int]]:
+    """Return each text that the bytes up to a place may push, and where these begin."""
+    found: list[tuple[str | None, int]] = []
+    if data[end - 1] == _MEMOIZE:
+        _add_texts(found, data, end - 1)
+    if end > 2 and data[end - 2] == _BINGET and _is_memoized(data, data[end - 1], end):
+        found.append((None, end - 2))
+    if end > 5 and data[end - 5] == _LONG_BINGET:
+        index = int.from_bytes(data[end - 4 : end], "little")
+        if _is_memoized(data, index, end):
+            found.append((None, end - 5))
+    if end > 9 and data[end - 9] == _FRAME and data[end - 4 : end] == bytes(4):
+        found += _pushed(data, end - 9)
+    return found
+
+
+def _add_texts(found: list[tuple[str | None, int]], data: bytes, end: int) -> None:
+    """Find each text that may end at a place: one may be in another, by chance."""
+    first, before = max(0, end - 257), len(found)
+    start = data.rfind(b"\x8c", first, end - 1)
+    while start >= 0:
+        if data[start + 1] == end - start - 2:
+            found.append((data[start + 2 : end].decode("utf-8", "replace"), start))
+        start = data.rfind(b"\x8c", first, start)
+    if len(found) > before:
+        return
+    first = max(0, end - _LONGEST)
+    start = data.rfind(b"X", first, end - 4)
+    while start >= 0:
+        if int.from_bytes(data[start + 1 : start + 5], "little") == end - start - 5:
+            found.append((data[start + 5 : end].decode("utf-8", "replace"), start))
+        start = data.rfind(b"X", first, start)
+
+
+def _is_memoized(data: bytes, index: int, end: int) -> bool:
+    """Tell whether so many objects can have been memoized before a place."""
+    return index < (data.count(_MEMOIZE, 0, end) if end <= _COUNTED else end)

@@ -7,13 +7,21 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
 
+from functionfuse.describe import describing
 from functionfuse.storage import Storage, storage_factory
 from pairs import time_pair
 from table import Row, at_least, at_most
+
+
+@dataclass
+class Result:
+    model: str
+
 
 RESULT = {"model": "random forest", "depth": 3, "scores": [0.91, 0.93, 0.89], "seconds": 0.5}
 WORKFLOW = "bench"
@@ -58,6 +66,14 @@ def saves(folder: Path, storage: Storage, blob: bytes) -> Iterator[Row]:
         calls=20,
     )
     yield at_most("replace a result / create, write, rename its bytes", 1.5, again)
+    describe, result = describing(), Result("random forest")
+    described = time_pair(
+        lambda: storage.save(WORKFLOW, "own", result, describe=describe),
+        lambda: storage.save(WORKFLOW, "own", result),
+        rounds=300,
+        calls=20,
+    )
+    yield at_most("save an object of an own class / the same, not described", 1.2, described)
 
 
 def read(folder: Path, storage: Storage) -> Row:

@@ -274,6 +274,28 @@ def test_no_set_is_missed(value: list[Any], repeats: int) -> None:
     assert names_in(data).unordered or not holds_a_set(data)
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        *({1, 2}, {300, 301}, {70_000, 70_001}, {2**70, 2**71}, {0.5, 1.5}, {True, None}),
+        *(
+            {"a", "b"},
+            {b"a", b"b"},
+            {Fraction(1, 3), Fraction(2, 3)},
+            set(values.Color),
+            {(), (1,)},
+        ),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 300])
+def test_sets_of_every_kind_of_item_are_found(items: set[Any], before: int) -> None:
+    """Also where the items were met before, and are fetched from the memo."""
+    memoized = [str(number) for number in range(before)]
+    for value in (items, frozenset(items)):
+        assert names_in(dumps([memoized, value]).data).unordered
+        assert names_in(dumps([memoized, list(items), value]).data).unordered
+
+
 def test_bytes_that_look_like_sets_are_none() -> None:
     """The canonical digest takes long; numbers and texts don't bring it about."""
     numbers = list(range(3_000_000))

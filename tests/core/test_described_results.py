@@ -88,6 +88,8 @@ def test_a_big_result_has_it_too(tmp_path: Path) -> None:
         IMITATION,
         {"z": IMITATION},
         {"z": [IMITATION]},
+        {"z": {**IMITATION, "value": ""}},
+        {**IMITATION, "value": ""},
         {"z": json.dumps(IMITATION)[:-1]},
         {'","value":"' + "f" * 32 + '","key":"' + "f" * 16 + '"}\n': 1},
         {"call": "0" * 32, **IMITATION},
@@ -120,7 +122,8 @@ def test_another_writer_s_order_is_read(storage: Storage) -> None:
     storage.store.put("w/t", [sealed(told, b"N.")])
     found = stored(storage)
     assert (VALUE, "f" * 16, tuple(OWN)) == (found.value, found.key, found.info.own)
-    compact = json.dumps(dict(reversed(told.items())), separators=(",", ":")).encode()
+    names = {"workflow": "w", "task": "t", "value": VALUE, "key": "f" * 16}
+    compact = json.dumps({**names, **told}, separators=(",", ":")).encode()
     storage.store.put("w/t", [sealed(compact + b"\n", b"N.")])
     assert (VALUE, "f" * 16) == (stored(storage).value, stored(storage).key)
 

@@ -19,7 +19,9 @@ from functionfuse import workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
+from functionfuse.describe import describing
 from functionfuse.errors import OptionsError, WorkerDiedError
+from functionfuse.fingerprint import digest_of
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
@@ -537,3 +539,21 @@ def local_on(storage, node):
     flow = LocalWorkflow(node, workflow_name="w")
     flow.set_storage(storage)
     return flow
+
+
+def test_a_worker_tells_what_a_result_refers_to(storage) -> None:
+    """Classes and functions of the driver's script by the script's name; a digest of sets."""
+
+    def made():
+        return [Described(), {"a", "b"}]
+
+    Described.__module__ = "__main__"
+    kept(storage, workflow(made)().set_name("t")).run()
+    info = storage.task_info("w", "t")
+    script = describing().keywords["script"]
+    assert (f"{script}:Described",) == info.own
+    assert info.value == digest_of([Described(), {"a", "b"}]).hex()
+
+
+class Described:
+    pass

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 __all__ = ["Named", "names_in", "versions_of"]
 
-_MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME, _LONG = 0x94, 0x93, 0x8F, 0x95, 0x8A
+_MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
 _BINGET, _LONG_BINGET = ord("h"), ord("j")
 _LONGEST = 1 << 12  # bytes of a module's or class's name that is found
 _COUNTED = 1 << 16  # bytes of a pickle in which what is memoized is counted
@@ -84,8 +84,13 @@ def _is_behind_item(data: bytes, place: int) -> bool:
     """Tell whether an item of a set may end at a place."""
     if _ends_item(data[max(0, place - 9) : place]):
         return True
-    lengths = range(1, min(128, place - 1))  # of a number with many digits
-    return any(data[place - n - 1] == n and data[place - n - 2] == _LONG for n in lengths)
+    first = max(0, place - 129)  # a number of up to 127 bytes: its opcode, its length
+    start = data.rfind(b"\x8a", first, place - 2)
+    while start >= 0:
+        if data[start + 1] == place - start - 2:
+            return True
+        start = data.rfind(b"\x8a", first, start)
+    return False
 
 
 def _pushed(data: bytes, end: int) -> list[tuple[str | None, int]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from functionfuse.code import Shape, shape_of
+from functionfuse.code import Import, Shape, shape_of
 from functionfuse.controlflow import _kept, _without_swaps
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
@@ -358,41 +358,41 @@ def test_unlike(pair: tuple[str, str]) -> None:
 
 
 def test_what_is_read_and_imported() -> None:
-    """Names with their attributes, and imports with the names that are taken."""
+    """Names with their attributes, and imports with what is read of them."""
     found = shape(
         "def f():\n"
         "    import a.b\n"
+        "    import a.b.c as x\n"
         "    from .c import d, e\n"
         "    def g():\n"
         "        return one.two.three(four)\n"
-        "    return g, len\n"
+        "    return a.b.i(a.j), x, d.k.l(), e, g, len\n"
     )
     assert (("one", "two", "three"), ("four",), ("len",)) == found.names
-    assert ((0, "a.b", ()), (1, "c", ("d", "e"))) == found.imports
+    assert {"b", "i", "j", "k", "l", "two", "three"} == found.attributes
+    assert (
+        Import(0, "a.b", "*", (("b", "i"), ("j",))),
+        Import(0, "a.b.c", "", None),
+        Import(1, "c", "d", (("k", "l"),)),
+        Import(1, "c", "e", None),
+    ) == found.imports
 
 
 @pytest.mark.parametrize(
-    ("statement", "changed"),
-    [
-        ("global x; x = 1", {("x",)}),
-        ("global x; x += 1", {("x",)}),
-        ("global x; del x", {("x",)}),
-        ("x.append(1)", {("x",)}),
-        ("x.y.update({})", {("x", "y")}),
-        ("x[1] = 2", {("x",)}),
-        ("x[a(1)[2]] += b.c", {("x",)}),
-        ("x.y[1] = 2", {("x",), ("x", "y")}),
-        ("x[1 if a else 2] = 3", set()),
-        ("del x[1]", {("x",)}),
-        ("x.get(1)", set()),
-        ("y = x[1]", set()),
-        ("x.y[1][2] = 2", {("x",), ("x", "y")}),
-        ("y = []; y.append(1); y[0] = 1", set()),
-    ],
+    "use",
+    ["x", "x.y, x", "g(x)", "lambda: x.y", "[x.y for _ in z if x]", "vars(x)", "getattr(x, 'y')"],
 )
-def test_what_a_function_changes(statement: str, changed: set[tuple[str, ...]]) -> None:
-    """Globals that it assigns, and containers among them whose items it changes."""
-    assert changed == {path for path in shape(f"def f():\n    {statement}\n").changed if path}
+def test_a_module_that_is_used_as_a_value_counts_as_a_whole(use: str) -> None:
+    """Then the attributes that are read from it tell too little."""
+    for statement in ("import a as x", "from a import x"):
+        (found,) = shape(f"def f(z, g):\n    {statement}\n    return {use}\n").imports
+        assert found.reads is None
+
+
+@pytest.mark.parametrize("name", ["__doc__", "__annotations__", "signature", "get_type_hints"])
+def test_who_looks_at_types(name: str) -> None:
+    assert shape(f"def f(x): return x.{name}").inspects
+    assert not shape(f"def f(x): return x._{name}").inspects
 
 
 def test_stores_that_swaps_stand_for() -> None:

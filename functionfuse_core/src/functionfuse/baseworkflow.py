@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .arguments import Reference
 from .errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
-from .names import check_name, default_name
-from .nodes import Call, Node, Pick, as_node
+from .names import check_name, default_name, label_of
+from .nodes import Call, ConstructorCall, Node, Pick, as_node
 from .parameters import parameters_of
 from .workflow import WorkflowClass, WorkflowFunction
 
@@ -42,11 +43,13 @@ class Graph:
         names: each node's name, in the same order; all different.
         positions: node to its place in `nodes`. A child of a node can be missing here: it hangs on
             a root that is no ancestor of what the workflow was given.
+        left_out: how many nodes are connected with these and don't belong to the graph.
     """
 
     nodes: list[Node]
     names: list[str]
     positions: dict[Node, int]
+    left_out: int = 0
 
     def last(self) -> list[int]:
         """Return the places of the nodes that no other node of the graph needs."""
@@ -56,6 +59,23 @@ class Graph:
             for place, node in enumerate(self.nodes)
             if not any(child in positions for child in node.children)
         ]
+
+    def notes(self) -> list[str]:
+        """Return hints about nodes that may not be what a notebook's reader takes them for."""
+        found = []
+        if self.left_out:
+            found.append(f"{self.left_out} connected nodes are left out: nothing here needs them")
+        for called in dict.fromkeys(node.called for node in self.nodes):
+            now: Any = sys.modules.get(getattr(called, "__module__", None) or "")
+            for part in label_of(called.func).split("."):
+                now = getattr(now, part, None)
+            if now is not called and isinstance(now, (WorkflowFunction, WorkflowClass)):
+                count = sum(node.called is called for node in self.nodes)
+                found.append(
+                    f"{label_of(called.func)!r} was defined again since its node"
+                    f"{' was' if count == 1 else f's ({count}) were'} made: the earlier one runs"
+                )
+        return found
 
 
 class Query:
@@ -91,9 +111,10 @@ class Query:
 class BaseWorkflow:
     """The graph around some nodes, under a name.
 
-    The graph is all roots that are ancestors of the nodes, everything below those roots, and
-    whatever else that needs. It is looked at when it is used: nodes added after the workflow was
-    made belong to it.
+    In a script, the graph is all roots that are ancestors of the nodes, everything below those
+    roots, and whatever else that needs. In a notebook or an interpreter, where earlier tries of a
+    cell hang on the same roots, it is the nodes themselves and what they need. The graph is looked
+    at when it is used: nodes added after the workflow was made belong to it.
 
     Args:
         nodes: nodes, picks from nodes, or objects of decorated classes.
@@ -123,12 +144,14 @@ class BaseWorkflow:
         """
         if not self.leaves:
             raise GraphError(f"workflow {self.workflow_name!r} was made without nodes")
-        handed = [node for node, _ in self.leaves]
-        roots = [node for node in _closure(handed, _parents) if not node.parents]
-        nodes = sorted(_closure(_closure(roots, _children), _parents), key=_number)
+        handed = [node.last if type(node) is ConstructorCall else node for node, _ in self.leaves]
+        needed = _closure(handed, _parents)
+        roots = [node for node in needed if not node.parents]
+        connected = _closure(_closure(roots, _children), _parents)
+        nodes = sorted(needed if _is_interactive() else connected, key=_number)
         names = _names(nodes, self.workflow_name)
         positions = {node: place for place, node in enumerate(nodes)}
-        return Graph(nodes, names, positions)
+        return Graph(nodes, names, positions, len(connected) - len(nodes))
 
     def graph_traversal(self) -> Iterator[tuple[str, Node]]:
         """Iterate (name, node), parents before children."""
@@ -200,6 +223,14 @@ class BaseWorkflow:
                 f" {pattern!r} matches as a whole"
             )
         return nodes
+
+
+def _is_interactive() -> bool:
+    """Tell whether code is typed in: in an interpreter, IPython or a notebook."""
+    if hasattr(sys, "ps1"):
+        return True
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 def check_policy(policy: str) -> str:

@@ -27,7 +27,11 @@ class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
         decorated = _decorated(obj)
         if decorated is not None:
             return getattr, (decorated, "func")
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == 6:
+            attributes, _ = reduced[2]
+            attributes["__qualname__"] = obj.__qualname__  # a copy of a nested class has another
+        return reduced
 
 
 def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:

@@ -135,12 +135,12 @@ def loads(
         allow: the modules, or `module.name`s, whose globals may be named; None: all.
         restore: gives the objects that serializers keep.
         own: of the project's classes and functions in it that may be a script's: qualified name to
-            module.
+            module. None: there are none.
 
     Raises:
         UntrustedResultError: a global is named that `allow` doesn't allow.
     """
-    if allow is None and restore is None and not own:
+    if allow is None and restore is None and own is None:
         try:
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):

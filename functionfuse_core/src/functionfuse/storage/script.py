@@ -35,25 +35,28 @@ Maker = Callable[..., Any]
 def named(obj: Any, reduced: Any) -> Any:
     """Return how a class or function is pickled, given how cloudpickle does it by value.
 
-    What a function has made has no name, and stays as it is.
+    What a function has made has no name, and stays as it is. A worker has the script's classes by
+    value, and doesn't know the script's name; the result's header does.
     """
     make, args, state, items, pairs, set_state = reduced
-    name = obj.__qualname__
-    if "<" in name or _find(obj.__module__, name) is not obj:
+    name, module = obj.__qualname__, obj.__module__
+    if "<" in name or module not in ("__main__", "__mp_main__"):
         return reduced
-    outline = _outline(obj)
-    described = script_object, (name, outline, make, args)
-    return *described, (name, outline, set_state, state), items, pairs, script_state
+    script = module_name(module) if _find(module, name) is obj else ""
+    described = script_object, (script, name, _outline(obj), make, args)
+    return *described, (name, set_state, state), items, pairs, script_state
 
 
-def script_object(_name: str, _outline: bytes, make: Maker, args: tuple[Any, ...]) -> Any:
+def script_object(
+    _script: str, _name: str, _outline: bytes, make: Maker, args: tuple[Any, ...]
+) -> Any:
     """Make the copy of a class or a function: where no script is known, there is nothing else."""
     return make(*args)
 
 
-def script_state(obj: Any, given: tuple[str, bytes, Maker, Any]) -> None:
+def script_state(obj: Any, given: tuple[str, Maker, Any]) -> None:
     """Give a copy its methods and attributes; a script's own class has them."""
-    name, _, set_state, state = given
+    name, set_state, state = given
     if not (isinstance(obj, (type, FunctionType)) and _find(obj.__module__, name) is obj):
         set_state(obj, state)
 
@@ -68,12 +71,14 @@ class Scripts:
     def __init__(self, own: Mapping[str, str]) -> None:
         self._own = own
 
-    def object(self, name: str, outline: bytes, make: Maker, args: tuple[Any, ...]) -> Any:
+    def object(
+        self, script: str, name: str, outline: bytes, make: Maker, args: tuple[Any, ...]
+    ) -> Any:
         """Return what has a name in a script or module that is loaded; else make the copy.
 
         Two notebooks have one name for their modules, so there the code must be the same.
         """
-        module = self._own.get(name) or self._own.get(name.rpartition(".")[0], "")
+        module = script or self._own.get(name) or self._own.get(name.rpartition(".")[0], "")
         for place in ("__main__", "__mp_main__", module):
             if module and place in sys.modules and module_name(place) == module:
                 found = _find(place, name)
@@ -82,8 +87,10 @@ class Scripts:
         return make(*args)
 
 
-def scripts_names(own: Sequence[str], *, by_value: bool) -> dict[str, str]:
+def scripts_names(own: Sequence[str], *, by_value: bool) -> dict[str, str] | None:
     """Return what `Scripts` takes: the names that may be a script's, with their modules.
+
+    None where there can be none of them.
 
     Args:
         own: see `TaskInfo.own`.
@@ -91,7 +98,8 @@ def scripts_names(own: Sequence[str], *, by_value: bool) -> dict[str, str]:
     """
     script = module_name("__main__")
     pairs = (path.partition(":") for path in own)
-    return {name: module for module, _, name in pairs if by_value or module == script}
+    found = {name: module for module, _, name in pairs if by_value or module == script}
+    return found if found or by_value else None
 
 
 def may_name_script(header: bytes) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 
+from ...baseworkflow import Graph
 from ...events import Event, Listener
 from ...plan import COMPUTE, MAYBE, REUSE, Decisions
 from ...report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
@@ -22,11 +23,10 @@ class Progress:
         possible: why other nodes may have to be computed too, by place; of a plan only.
     """
 
-    def __init__(
-        self, workflow_name: str, names: Sequence[str], listeners: Iterable[Listener]
-    ) -> None:
+    def __init__(self, workflow_name: str, graph: Graph, listeners: Iterable[Listener]) -> None:
         self.workflow_name = workflow_name
-        self.names = names
+        self.graph = graph
+        self.names = graph.names
         from ...hooks import node_listener  # looks for plugins, which importing a backend doesn't
 
         self.listeners = [*listeners, *filter(None, [node_listener()])]
@@ -108,7 +108,7 @@ class Progress:
         return f"{reason}; {changed} changed during the run" if changed else reason
 
     def _notes(self) -> list[str]:
-        return self.decisions.notes() if self.decisions else []
+        return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
     def _stored_size(self, place: int) -> int:
         size: int = self.decisions.infos[place].info.size if self.decisions else 0

@@ -63,7 +63,7 @@ class Run(ABC):
         self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
         names = workflow.workflow_name, self.graph.names
-        self.progress = Progress(*names, workflow.listeners)
+        self.progress = Progress(workflow.workflow_name, self.graph, workflow.listeners)
         self.results = None if workflow.storage is None else Kept(workflow.storage, *names)
         self.decisions: Decisions | None = None
         self.warned: set[str] = set()

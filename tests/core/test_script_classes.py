@@ -1,0 +1,150 @@
+"""Classes, enums and functions of a script: its own again where it reads them, else a copy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+import dataclasses, enum, pickle
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import storage_factory
+
+class Mode(enum.Enum):
+    FAST = 1
+    SLOW = 2
+
+@dataclasses.dataclass
+class Model:
+    factor: int
+    mode: Mode = Mode.FAST
+    class Inner:
+        pass
+    def predict(self, x):
+        return x * self.factor
+
+def helper(x):
+    return x + 1
+
+def made():
+    class Local:
+        size = 3
+    return Local
+
+@workflow
+def fit():
+    found = {"model": Model(2), "mode": Mode.SLOW, "kind": Model, "inner": Model.Inner()}
+    return found | {"function": helper, "modes": [Mode.FAST] * 2, "local": made()()}
+
+def check(found):
+    assert type(found["model"]) is Model and found["model"] == Model(2)
+    assert found["mode"] is Mode.SLOW and found["model"].mode is found["modes"][1] is Mode.FAST
+    assert found["kind"] is Model and type(found["inner"]) is Model.Inner
+    assert found["function"] is helper and found["local"].size == 3
+    del found["local"]
+    assert pickle.loads(pickle.dumps(found)) .keys() == found.keys()
+
+storage = storage_factory({"kind": "file", "options": {"path": "results"}})
+
+def main():
+    flow = LocalWorkflow(fit().set_name("fit"), workflow_name="w")
+    flow.set_storage(storage)
+    check(flow.run())
+    print(flow.report["fit"].action)
+
+if __name__ == "__main__":
+    main()
+"""
+OTHER = """
+from functionfuse.storage import storage_factory
+class Model:
+    "Of the same name, and another."
+found = storage_factory({"kind": "file", "options": {"path": "results"}}).read_task("w", "fit")
+assert type(found["model"]) is not Model and type(found["model"]).__name__ == "Model"
+assert found["model"].predict(3) == 6 and found["model"].mode is found["modes"][0]
+assert found["mode"].name == "SLOW" and found["function"](1) == 2
+"""
+READ = "import train; train.check(train.storage.read_task('w', 'fit'))"
+WAYS = {
+    "as a script": ["train.py"],
+    "as a module that runs": ["-m", "train"],
+    "imported": ["-c", "import train; train.main()"],
+    "read": ["-c", READ],
+    "read by a thread": [
+        "-c",
+        (
+            "import threading as t\n"
+            f"thread = t.Thread(target=exec, args=({READ!r},)); thread.start(); thread.join()"
+        ),
+    ],
+    "in another script": ["other.py"],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "other.py").write_text(OTHER)
+
+    def call(*arguments: str) -> str:
+        found = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        assert (0, "") == (found.returncode, found.stderr)
+        return found.stdout.strip()
+
+    return call
+
+
+@pytest.mark.parametrize("way", ["as a script", "as a module that runs", "imported"])
+def test_a_script_reads_its_own_classes(run, way):
+    """However it was started when it stored them, and however it is when it reads them."""
+    assert "computed" == run(*WAYS[way])
+    for other, arguments in WAYS.items():
+        expected = "" if "read" in other or "other" in other else "reused"
+        assert expected == run(*arguments), other
+
+
+def test_workers_store_what_the_script_reads(run, tmp_path):
+    """A spawned process has another `__main__`; the script's class is the script's all the same."""
+    script = TRAIN.replace(
+        "    check(flow.run())\n",
+        "    import multiprocessing\n"
+        "    from concurrent.futures import ProcessPoolExecutor\n"
+        "    flow.run(ProcessPoolExecutor(1, multiprocessing.get_context('spawn')))\n"
+        "    check(storage.read_task('w', 'fit'))\n",
+    )
+    (tmp_path / "pool.py").write_text(script)
+    assert ["computed", "reused"] == [run("pool.py"), run("pool.py")]
+
+
+CELLS = """
+import sys
+sys.ps1 = ">>> "  # as in an interpreter or a notebook
+del __file__
+from functionfuse import workflow
+from functionfuse.storage import storage_factory
+storage = storage_factory({"kind": "file", "options": {"path": "results"}})
+class Model:
+    size = 1
+    def get(self):
+        return CODE
+MODEL
+"""
+
+
+@pytest.mark.parametrize(("code", "same"), [("1", True), ("2", False)])
+def test_in_a_notebook_the_last_cell_s_class_is_meant_if_its_code_is_the_same(
+    run, tmp_path, code, same
+):
+    """Two notebooks have one name for their modules, so a name alone says nothing."""
+    write = CELLS.replace("CODE", "1").replace("MODEL", "storage.save('w', 'model', Model())")
+    read = f"assert {same} == (type(storage.read_task('w', 'model')) is Model)"
+    (tmp_path / "write.py").write_text(write)
+    (tmp_path / "read.py").write_text(CELLS.replace("CODE", code).replace("MODEL", read))
+    run("write.py")
+    run("read.py")

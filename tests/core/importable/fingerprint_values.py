@@ -183,7 +183,11 @@ DIFFERENT: list[Any] = [
         np.arange(12)[::2],
         np.arange(5, -1, -1),
     ),
-    *(np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0]), np.array([[1]]).view(np.matrix)),
+    *(
+        np.ma.array([1, 2], mask=[0, 1]),
+        np.ma.array([1, 2], mask=[1, 0]),
+        np.array([[1]]).view(np.matrix),
+    ),
     *(np.zeros(1, np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]})),),
     *(
         pd.DataFrame(),

@@ -15,6 +15,7 @@ from functionfuse.backends.plugins import (
     RandomStatePlugin,
 )
 from functionfuse.errors import GraphError, OptionsError
+from functionfuse.project import name_in_package
 
 
 @workflow
@@ -229,3 +230,24 @@ def test_collection_checks_what_plugins_return():
     """A plugin that returns something that can't be called is named before the node is sent."""
     with pytest.raises(GraphError, match=r"Wrong object.*can't be called"):
         PluginCollection([Wrong()]).remote_initialize()
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (Plugin, "functionfuse.backends.plugins.Plugin"),
+        (InitializerPlugin, "functionfuse.backends.plugins.InitializerPlugin"),
+        (RandomStatePlugin, "functionfuse.backends.plugins.RandomStatePlugin"),
+        (PluginCollection, "functionfuse.backends.plugins.PluginCollection"),
+        (
+            RandomStatePlugin(0, 9, 1, random.seed).seed_func,
+            "functionfuse.backends.plugins._seed_random",
+        ),
+    ],
+)
+def test_paths_are_the_documented_ones(value, path):
+    """In fingerprints and in pickles, which outlive the files that the classes are in."""
+    module, _, name = path.rpartition(".")
+    assert path == name_in_package(value, frozenset())
+    assert f"c{module}\n{name}\n".encode() in pickle.dumps(value, 0)
+    assert value is pickle.loads(f"c{module}\n{name}\n.".encode())

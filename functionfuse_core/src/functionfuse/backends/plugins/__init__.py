@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from .nodeplugins import InitializerPlugin, Plugin, PluginCollection, RandomStatePlugin
+from .nodeplugins import (
+    InitializerPlugin,
+    Plugin,
+    PluginCollection,
+    RandomStatePlugin,
+    _seed_random,  # noqa: F401  # pickles and fingerprints name it
+)
 
 __all__ = ["InitializerPlugin", "Plugin", "PluginCollection", "RandomStatePlugin"]

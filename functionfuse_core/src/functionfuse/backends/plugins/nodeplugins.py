@@ -1,4 +1,7 @@
-"""The node plugins. What `remote_initialize` returns pickles when the functions in it do."""
+"""The node plugins. What `remote_initialize` returns pickles when the functions in it do.
+
+Stored results and pickles name what is in here by its documented path, whatever file it is in.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,16 @@ from ...workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["InitializerPlugin", "Plugin", "PluginCollection", "RandomStatePlugin"]
 
+_PATH = "functionfuse.backends.plugins"
+
 
 class Plugin:
     """Base of node plugins: a subclass overrides the half that it needs.
 
     A plugin can prepare several nodes: both methods are called once for each of them.
     """
+
+    __module__ = _PATH
 
     def local_initialize(self) -> None:
         """Run in the process of the workflow, before a node is handed over to be computed."""
@@ -36,6 +43,8 @@ class InitializerPlugin(Plugin):
     Raises:
         GraphError: `func` can't be called, or is decorated with `@workflow`.
     """
+
+    __module__ = _PATH
 
     def __init__(self, func: Callable[[], Any]) -> None:
         self.func = _checked(func, "func")
@@ -60,6 +69,8 @@ class RandomStatePlugin(Plugin):
             is decorated with `@workflow`.
         OptionsError: `min` is above `max`, or `seed` is outside of the two.
     """
+
+    __module__ = _PATH
 
     # The names are the documented ones.
     def __init__(
@@ -96,6 +107,8 @@ class PluginCollection(Plugin):
     Raises:
         GraphError: `plugins` is no list of plugins; the message names what is none.
     """
+
+    __module__ = _PATH
 
     def __init__(self, plugins: Iterable[NodePlugin]) -> None:
         if not isinstance(plugins, Iterable):
@@ -137,6 +150,9 @@ def _call_each(calls: tuple[Callable[[], Any], ...]) -> None:
 
 def _seed_random(seed: int) -> None:
     random.seed(seed)
+
+
+_seed_random.__module__ = _PATH
 
 
 def _checked(function: Callable[..., Any], what: str) -> Callable[..., Any]:

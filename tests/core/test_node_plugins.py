@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import pickle
 import random
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import (
     InitializerPlugin,
     Plugin,
@@ -16,6 +23,9 @@ from functionfuse.backends.plugins import (
 )
 from functionfuse.errors import GraphError, OptionsError
 from functionfuse.project import name_in_package
+from functionfuse.storage.filestorage import FileStorage
+
+IMPORTABLE = Path(__file__).parent / "importable"
 
 
 @workflow
@@ -72,8 +82,38 @@ def test_initializer_calls_its_function():
     assert calls == ["remote"]
 
 
-def test_seed_counts_up_once_per_node():
-    """The first node gets the seed after the given one, and each next node the next."""
+@pytest.mark.parametrize(
+    ("low", "high", "seed", "name", "expected"),
+    [
+        (0, 10**6, 1, "replicate 3", 323693),
+        (-5, 5, 0, "a/b, c", -4),
+        (7, 7, 7, "n", 7),
+        (-0x8000_0000_0000_0000, 0xFFFF_FFFF_FFFF_FFFF, 3, "\udcff", -8041660746064736742),
+    ],
+)
+def test_a_nodes_seed_is_made_of_seed_and_name(low, high, seed, name, expected):
+    """The numbers stand here, because whoever repeats a run of years ago needs the same ones."""
+    plugin = RandomStatePlugin(low, high, seed, int)
+    made = plugin.for_node(name)
+    hashed = xxh3_64_intdigest(f"{seed}/{name}".encode("utf-8", "surrogatepass"))
+    assert [expected] * 2 == [made.seed, low + hashed % (high - low + 1)]
+    made.local_initialize()
+    assert [expected, seed] == [made.remote_initialize()(), plugin.seed]
+
+
+def test_a_subclass_seeds_its_own_way():
+    """What it adds is there in the plugin of a node."""
+
+    class Twice(RandomStatePlugin):
+        def remote_initialize(self):
+            return partial(int, self.seed * 2)
+
+    made = Twice(0, 100, 5, int).for_node("n")
+    assert made.remote_initialize()() == 2 * RandomStatePlugin(0, 100, 5, int).for_node("n").seed
+
+
+def test_without_for_node_seed_counts_up():
+    """For a plugin that calls this one: the first node gets the next seed, and so on."""
     assert seeds_of(RandomStatePlugin(0, 100, 41, int), 3) == [42, 43, 44]
 
 
@@ -232,6 +272,130 @@ def test_collection_checks_what_plugins_return():
         PluginCollection([Wrong()]).remote_initialize()
 
 
+# In runs.
+
+
+def bound(storage, nodes, *plugins):
+    """Return a workflow whose nodes all have the plugins."""
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(storage)
+    if plugins:
+        flow.query(None).set_plugins(*plugins)
+    return flow
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return FileStorage(tmp_path / "store")
+
+
+@workflow
+def draw():
+    return random.random()
+
+
+def seeds(seed):
+    return RandomStatePlugin(0, 1 << 32, seed, random.seed)
+
+
+EXECUTORS = {
+    "in process": lambda: None,
+    "threads": lambda: ThreadPoolExecutor(3),
+    "processes": lambda: ProcessPoolExecutor(2, multiprocessing.get_context("spawn")),
+}
+
+
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_a_resumed_run_draws_what_a_run_in_one_go_does(kind, tmp_path, monkeypatch):
+    """Whatever was stored, and in whatever order the others are computed."""
+    monkeypatch.syspath_prepend(IMPORTABLE)
+    shared = importlib.import_module("worker_functions")
+    executor = EXECUTORS[kind]()
+
+    def made(folder):
+        nodes = [shared.draw().set_name(f"replicate {number}") for number in range(6)]
+        nodes.append(shared.draw(nodes[0], nodes[3]).set_name("after"))
+        plugin = RandomStatePlugin(0, 1 << 32, 1, shared.seed_thread)
+        return bound(FileStorage(tmp_path / folder), nodes, plugin)
+
+    try:
+        drawn = made("in one go").run(executor)
+        assert drawn == made("resumed").run(executor)
+        for name in ("replicate 0", "replicate 3", "replicate 4", "after"):
+            FileStorage(tmp_path / "resumed").remove_task("w", name)
+        resumed = made("resumed")
+        assert drawn == resumed.run(executor)
+        actions = [record.action for record in resumed.report.nodes]
+    finally:
+        if executor:
+            executor.shutdown()
+    computed, reused = "computed", "reused"
+    assert [computed, reused, reused, computed, computed, reused, computed] == actions
+    assert 7 == len(set(drawn))
+
+
+def test_a_renamed_node_draws_another_number(storage):
+    """A name is what tells nodes apart that do the same."""
+    drawn = [bound(storage, [draw().set_name(name)], seeds(1)).run() for name in "ab"]
+    assert len(set(drawn)) == 2
+
+
+class Own:
+    """A plugin of somebody who has not heard of the base class."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def local_initialize(self):
+        pass
+
+    def remote_initialize(self):
+        return None
+
+
+class Named(Plugin):
+    """Prepares each node with what it makes for it."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def for_node(self, name):
+        return InitializerPlugin(partial(note, f"{self.texts[name]} for {name}"))
+
+    def local_initialize(self):
+        raise AssertionError("it prepares nothing itself")
+
+
+def note(text):
+    random.calls = [*getattr(random, "calls", []), text]  # no variable of the project
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_for_node_gives_prepares(storage, monkeypatch, collected):
+    """Also in a collection."""
+
+    def made(**texts):
+        nodes = [draw().set_name(name) for name in texts]
+        plugin = Named(texts)
+        return bound(storage, nodes, PluginCollection([plugin, Own("")]) if collected else plugin)
+
+    monkeypatch.setattr(random, "calls", [], raising=False)
+    made(a="1", b="1").run()
+    assert ["1 for a", "1 for b"] == random.calls
+
+
+def test_for_node_must_give_a_plugin(storage):
+    """One that forgets to return it is named."""
+
+    class Forgets(Plugin):
+        def for_node(self, name):
+            pass
+
+    for plugin in (Forgets(), PluginCollection([Forgets()])):
+        with pytest.raises(GraphError, match=r"for_node\('a'\) of .*Forgets.* returned is None"):
+            bound(storage, [draw().set_name("a")], plugin).run()
+
+
 @pytest.mark.parametrize(
     ("value", "path"),
     [
@@ -239,10 +403,7 @@ def test_collection_checks_what_plugins_return():
         (InitializerPlugin, "functionfuse.backends.plugins.InitializerPlugin"),
         (RandomStatePlugin, "functionfuse.backends.plugins.RandomStatePlugin"),
         (PluginCollection, "functionfuse.backends.plugins.PluginCollection"),
-        (
-            RandomStatePlugin(0, 9, 1, random.seed).seed_func,
-            "functionfuse.backends.plugins._seed_random",
-        ),
+        (seeds(1).seed_func, "functionfuse.backends.plugins._seed_random"),
     ],
 )
 def test_paths_are_the_documented_ones(value, path):

@@ -471,7 +471,7 @@ def draw(*after):
 
 
 def test_seeds_are_those_of_a_local_run() -> None:
-    """Whatever order nodes end in, each gets the seed of its place in the graph."""
+    """Whatever order nodes end in, each gets the seed of its name."""
 
     def drawn(backend, **how):
         nodes = [draw() for _ in range(4)]
@@ -481,6 +481,25 @@ def test_seeds_are_those_of_a_local_run() -> None:
         return flow.run(**how)
 
     assert drawn(LocalWorkflow) == drawn(RayWorkflow, return_results=True)
+
+
+def test_a_resumed_run_draws_what_a_run_in_one_go_does(storage) -> None:
+    """The nodes whose results are gone draw the same numbers again."""
+
+    def made(seed):
+        nodes = [draw().set_name(f"replicate {number}") for number in range(4)]
+        flow = kept(storage, *nodes, draw(nodes[0], nodes[2]).set_name("after"))
+        flow.query(None).set_plugin(RandomStatePlugin(0, 1 << 32, seed, random.seed))
+        return flow
+
+    drawn = made(1).run(return_results=True)
+    assert 5 == len(set(drawn))
+    for name in ("replicate 0", "replicate 2", "after"):
+        storage.remove_task("w", name)
+    flow = made(1)
+    assert drawn == flow.run(return_results=True)
+    computed, reused = "computed", "reused"
+    assert [computed, reused, computed, reused, computed] == list(actions(flow).values())
 
 
 def test_queries_are_chained() -> None:

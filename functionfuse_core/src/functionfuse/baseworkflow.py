@@ -25,7 +25,11 @@ NEVER = "never"
 
 
 class NodePlugin(Protocol):
-    """What `set_plugin` takes: see `functionfuse.backends.plugins`."""
+    """What `set_plugin` takes: see `functionfuse.backends.plugins`.
+
+    A method `for_node(name)` gives the plugin that prepares the node of that name. It doesn't have
+    to be there.
+    """
 
     def local_initialize(self) -> Any:
         """Run in the process of the workflow, before a node is handed over to be computed."""

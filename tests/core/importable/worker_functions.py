@@ -10,12 +10,24 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from functionfuse import workflow
 from functionfuse.storage.filestorage import FileStorage
 
 _here = threading.local()  # can't be pickled: a worker must import what uses it
+
+
+def seed_thread(seed):
+    """Seed the thread alone: threads share the generator behind `random.random`."""
+    threading.current_thread().drawn = Random(seed)
+
+
+@workflow
+def draw(*after):
+    """Draw from what `seed_thread` has seeded."""
+    return threading.current_thread().drawn.random()
 
 
 class TwoArgumentsError(Exception):

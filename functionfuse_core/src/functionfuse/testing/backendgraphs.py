@@ -201,15 +201,16 @@ class BackendGraphs(Backends):
         assert "first" == self.run(workflow)
 
     def test_seeds(self, backend: Backend, program: Program) -> None:
-        """Each node gets a seed of its own, and each run of the same nodes the same ones."""
+        """Each node gets a seed of its own, whatever else is computed: that of its name."""
         drawn = []
-        for _ in range(2):
-            nodes = [program.throw() for _ in range(3)]
+        for names in ("abc", "abc", "cb"):
+            nodes = [program.throw().set_name(name) for name in names]
             workflow = backend(*nodes, workflow_name="w")
-            workflow.query(None).set_plugin(RandomStatePlugin(0, 100, 5, random.seed))
+            workflow.query(None).set_plugin(RandomStatePlugin(0, 1 << 32, 5, random.seed))
             drawn.append(self.run(workflow))
         assert drawn[0] == drawn[1]
         assert 3 == len(set(drawn[0]))
+        assert drawn[0][:0:-1] == drawn[2]
 
     def test_settings_need_nodes(self, backend: Backend, program: Program) -> None:
         """A pattern that no name matches is an error, not a setting without effect."""

@@ -73,8 +73,8 @@ class RayRun(Run):
 
     def _activate(self, place: int) -> None:
         super()._activate(place)
-        # Now, and in the order of the nodes: so every run of the same nodes gives the same seeds.
-        if self.workflow._plugins:
+        # Now, and in the order of the nodes: a plugin can count them.
+        if self.plugins:
             try:
                 self.prepared[place] = self._prepare(self.graph.nodes[place])
             except BaseException as error:

@@ -99,7 +99,7 @@ class LocalRun(Run):
             if kwargs:
                 kwargs = {key: resolve(value, self._value, built) for key, value in kwargs.items()}
         job = Job(self._function(node), args, kwargs)
-        if self.workflow._plugins:
+        if self.plugins:
             job.prepare = self._prepare(node)
         if type(node) is MethodCall:
             job.target = self.objects[node.constructor][0]

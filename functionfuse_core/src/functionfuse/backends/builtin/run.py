@@ -18,6 +18,7 @@ from ...identity import Identities
 from ...nodes import ConstructorCall, MethodCall, Node
 from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
+from ..plugins.nodeplugins import made_for
 from .job import Outcome
 from .kept import OF_NO_USE, Kept
 from .progress import Progress
@@ -72,6 +73,11 @@ class Run(ABC):
         self.returned = [positions[node] for node, _ in workflow.leaves]
         self.kept = set(self.returned)
         self.unsaved = {positions[node] for node in workflow._logged if node in positions}
+        self.plugins = {
+            node: [made_for(plugin, self.graph.names[positions[node]]) for plugin in plugins]
+            for node, plugins in workflow._plugins.items()
+            if node in positions
+        }
 
     def execute(self) -> list[Any]:
         """Run, and return the results of the handed nodes."""
@@ -213,7 +219,7 @@ class Run(ABC):
     def _prepare(self, node: Node) -> list[Callable[[], Any]]:
         """Ask the node's plugins for what runs before it."""
         prepare = []
-        for plugin in self.workflow._plugins.get(node, ()):
+        for plugin in self.plugins.get(node, ()):
             plugin.local_initialize()
             prepare.append(plugin.remote_initialize())
         return [call for call in prepare if call is not None]

@@ -5,18 +5,27 @@ Stored results and pickles name what is in here by its documented path, whatever
 
 from __future__ import annotations
 
+import copy
 import operator
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from xxhash import xxh3_64_intdigest
+
 from ...arguments import Reference
 from ...baseworkflow import NodePlugin
 from ...errors import GraphError, OptionsError
 from ...workflow import WorkflowClass, WorkflowFunction
 
-__all__ = ["InitializerPlugin", "Plugin", "PluginCollection", "RandomStatePlugin"]
+__all__ = [
+    "InitializerPlugin",
+    "Plugin",
+    "PluginCollection",
+    "RandomStatePlugin",
+    "made_for",
+]
 
 _PATH = "functionfuse.backends.plugins"
 
@@ -24,10 +33,16 @@ _PATH = "functionfuse.backends.plugins"
 class Plugin:
     """Base of node plugins: a subclass overrides the half that it needs.
 
-    A plugin can prepare several nodes: both methods are called once for each of them.
+    A plugin can prepare several nodes: all methods are called once for each of them, `for_node`
+    also in each plan.
     """
 
     __module__ = _PATH
+
+    def for_node(self, name: str) -> NodePlugin:
+        """Return the plugin that prepares the node of a name: this one, or one made for it."""
+        del name
+        return self
 
     def local_initialize(self) -> None:
         """Run in the process of the workflow, before a node is handed over to be computed."""
@@ -57,12 +72,12 @@ class InitializerPlugin(Plugin):
 class RandomStatePlugin(Plugin):
     """Call `seed_func` with another seed before each node, where the node runs.
 
-    Seeds are counted up in the order in which nodes are handed over: the first is `seed + 1`, and
-    `min` follows on `max`. With one seed, nodes get the same seeds when the same nodes are
-    computed in the same order; a node that is reused uses up none.
+    A node's seed is made of `seed` and its name. So it makes no difference which other nodes are
+    computed, where, and in what order. Two nodes can get the same seed: among `n` nodes, about
+    `n * n / 2 / (max - min + 1)` pairs do.
 
     Attributes:
-        seed: the seed that was given out last.
+        seed: the seed that was given; in what `for_node` returns, that of the node.
 
     Raises:
         GraphError: `min`, `max` or `seed` is not a whole number; `seed_func` can't be called, or
@@ -71,6 +86,7 @@ class RandomStatePlugin(Plugin):
     """
 
     __module__ = _PATH
+    _counts = True
 
     # The names are the documented ones.
     def __init__(
@@ -92,12 +108,22 @@ class RandomStatePlugin(Plugin):
         if not self.min <= self.seed <= self.max:
             raise OptionsError(f"seed={seed!r} is not between min={min!r} and max={max!r}")
 
+    def for_node(self, name: str) -> RandomStatePlugin:
+        """Return a plugin with the node's seed: the hash of seed and name, within the two."""
+        made = copy.copy(self)
+        digest = xxh3_64_intdigest(f"{self.seed}/{name}".encode("utf-8", "surrogatepass"))
+        made.seed = self.min + digest % (self.max - self.min + 1)
+        made._counts = False
+        return made
+
     def local_initialize(self) -> None:
-        """Go on to the next seed."""
-        self.seed = self.min if self.seed >= self.max else self.seed + 1
+        """Go on to the next seed, unless this is the plugin of one node."""
+        # A plugin that calls this one may not know `for_node`. One seed for all its nodes is worse.
+        if self._counts:
+            self.seed = self.min if self.seed >= self.max else self.seed + 1
 
     def remote_initialize(self) -> Callable[[], Any]:
-        """Return a call of `seed_func` with the seed of this moment."""
+        """Return a call of `seed_func` with the seed."""
         return partial(self.seed_func, self.seed)
 
 
@@ -115,14 +141,13 @@ class PluginCollection(Plugin):
             raise GraphError(f"a PluginCollection is made from a list of plugins, not {plugins!r}")
         self.plugins = tuple(plugins)
         for place, plugin in enumerate(self.plugins):
-            if isinstance(plugin, type) or not all(
-                callable(getattr(plugin, method, None))
-                for method in ("local_initialize", "remote_initialize")
-            ):
-                raise GraphError(
-                    f"item {place} of a PluginCollection is {plugin!r}, which is no plugin: a"
-                    " plugin is an object with local_initialize() and remote_initialize()"
-                )
+            _checked_plugin(plugin, f"item {place} of a PluginCollection")
+
+    def for_node(self, name: str) -> PluginCollection:
+        """Return a collection of what the plugins give for the node."""
+        made = copy.copy(self)
+        made.plugins = tuple(made_for(plugin, name) for plugin in self.plugins)
+        return made
 
     def local_initialize(self) -> None:
         """Call `local_initialize` of each plugin."""
@@ -143,6 +168,18 @@ class PluginCollection(Plugin):
         return partial(_call_each, tuple(calls)) if calls else None
 
 
+def made_for(plugin: NodePlugin, name: str) -> NodePlugin:
+    """Return the plugin that prepares the node of a name.
+
+    Raises:
+        GraphError: `for_node` of `plugin` returned no plugin.
+    """
+    for_node = getattr(plugin, "for_node", None)
+    if for_node is None:
+        return plugin
+    return _checked_plugin(for_node(name), f"what for_node({name!r}) of {plugin!r} returned")
+
+
 def _call_each(calls: tuple[Callable[[], Any], ...]) -> None:
     for call in calls:
         call()
@@ -153,6 +190,18 @@ def _seed_random(seed: int) -> None:
 
 
 _seed_random.__module__ = _PATH
+
+
+def _checked_plugin(plugin: NodePlugin, what: str) -> NodePlugin:
+    if isinstance(plugin, type) or not all(
+        callable(getattr(plugin, method, None))
+        for method in ("local_initialize", "remote_initialize")
+    ):
+        raise GraphError(
+            f"{what} is {plugin!r}, which is no plugin: a plugin is an object with"
+            " local_initialize() and remote_initialize()"
+        )
+    return plugin
 
 
 def _checked(function: Callable[..., Any], what: str) -> Callable[..., Any]:

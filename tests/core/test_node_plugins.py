@@ -22,6 +22,7 @@ from functionfuse.backends.plugins import (
     RandomStatePlugin,
 )
 from functionfuse.errors import GraphError, OptionsError
+from functionfuse.fingerprint import digest_of
 from functionfuse.project import name_in_package
 from functionfuse.storage.filestorage import FileStorage
 
@@ -284,6 +285,12 @@ def bound(storage, nodes, *plugins):
     return flow
 
 
+def told(flow):
+    """Run, and return what was done with each node and why."""
+    flow.run()
+    return [f"{record.action} {record.reason}".strip() for record in flow.report.nodes]
+
+
 @pytest.fixture
 def storage(tmp_path):
     return FileStorage(tmp_path / "store")
@@ -292,6 +299,11 @@ def storage(tmp_path):
 @workflow
 def draw():
     return random.random()
+
+
+@workflow
+def passed(value):
+    return value
 
 
 def seeds(seed):
@@ -340,6 +352,113 @@ def test_a_renamed_node_draws_another_number(storage):
     assert len(set(drawn)) == 2
 
 
+def test_a_plugin_counts(storage):
+    """Setting, changing and removing one computes the node again, and the plan says so."""
+
+    def say(*plugins):
+        flow = bound(storage, [draw()], *plugins)
+        [planned] = flow.plan().nodes
+        [done] = told(flow)
+        assert done == f"{planned.action.removesuffix('e')}ed {planned.reason}".strip()
+        return done
+
+    def initialize():
+        pass
+
+    initializer = InitializerPlugin(initialize)
+    assert say() == "computed nothing stored"
+    assert say(seeds(1)) == "computed plugin 'RandomStatePlugin' is new"
+    assert say(seeds(1)) == "reused"
+    assert say(seeds(2)) == "computed plugin 'RandomStatePlugin' changed"
+    assert say(seeds(2), initializer) == "computed plugin 'InitializerPlugin' is new"
+    assert say(initializer, seeds(2)) == "computed the order of the plugins changed"
+    assert say(PluginCollection([initializer, seeds(2)])) == "reused"
+    assert say(seeds(2)) == "computed plugin 'InitializerPlugin' is gone"
+    assert say(seeds(2), seeds(2)) == "computed plugin 'RandomStatePlugin' is new"
+    assert say() == "computed plugin 'RandomStatePlugin' is gone"
+
+
+def test_only_what_a_plugin_changes_is_computed_again(storage):
+    """What takes its node's result is, and no other node."""
+
+    def say(seed):
+        drawn = draw().set_name("a")
+        flow = bound(storage, [passed(drawn).set_name("b"), draw().set_name("other")])
+        flow.set_plugin("a", seeds(seed))
+        return told(flow)
+
+    assert ["computed nothing stored"] * 3 == say(1)
+    changed = "computed plugin 'RandomStatePlugin' changed"
+    assert [changed, "computed parent 'a' changed", "reused"] == say(2)
+
+
+def test_a_plugin_of_an_objects_constructor_counts(storage):
+    """Its calls are computed again."""
+
+    @workflow
+    class Dice:
+        def __init__(self):
+            self.eyes = random.random()
+
+        def throw(self):
+            return self.eyes
+
+    def made(seed):
+        flow = bound(storage, [Dice().set_name("dice").throw().set_name("throw")])
+        flow.set_plugin("dice", seeds(seed))
+        return flow
+
+    assert ["computed nothing stored", "reused"] == [told(made(1))[1], told(made(1))[1]]
+    assert told(made(2))[1].startswith("computed")
+
+
+SETTING = 1
+
+
+def set_one():
+    """Initialize."""
+    return SETTING
+
+
+def test_an_initializer_counts_by_its_function(storage, monkeypatch):
+    """As a node's function does: with the variables that it reads, and without its docstring."""
+
+    def counted():
+        return digest_of(InitializerPlugin(set_one))
+
+    before = counted()
+    monkeypatch.setattr(set_one, "__doc__", "Another.")
+    monkeypatch.setattr(set_one, "__annotations__", {"return": int})
+    assert before == counted()
+    monkeypatch.setitem(globals(), "SETTING", 2)
+    assert before != counted()
+
+
+class Timer(Plugin):
+    """Changes itself, and no result."""
+
+    changes_results = False
+
+    def __init__(self):
+        self.times = 0
+
+    def local_initialize(self):
+        self.times += 1
+
+
+def test_what_changes_no_result_does_not_count(storage):
+    """Whether the class says so or the object, also in a collection."""
+    timer, mine = Timer(), Own("2")
+    mine.changes_results = False
+    logger = InitializerPlugin(set_one, changes_results=False)
+    collections = PluginCollection([timer, seeds(1), logger]), PluginCollection([Own("3")])
+    collections[1].changes_results = False
+    assert ["computed nothing stored"] == told(bound(storage, [draw()], seeds(1)))
+    assert ["reused"] == told(bound(storage, [draw()], timer, seeds(1), logger, mine))
+    assert ["reused"] == told(bound(storage, [draw()], *collections))
+    assert ["reused"] == told(bound(storage, [draw()], *collections))
+
+
 class Own:
     """A plugin of somebody who has not heard of the base class."""
 
@@ -351,6 +470,52 @@ class Own:
 
     def remote_initialize(self):
         return None
+
+
+def test_a_users_own_class_counts(storage, monkeypatch):
+    """By what it does, and its state."""
+    assert ["computed nothing stored"] == told(bound(storage, [draw()], Own("1")))
+    assert ["reused"] == told(bound(storage, [draw()], Own("1")))
+    assert ["computed plugin 'Own' changed"] == told(bound(storage, [draw()], Own("2")))
+    monkeypatch.setattr(Own, "local_initialize", lambda self: self.text.upper())
+    assert ["computed plugin 'Own' changed"] == told(bound(storage, [draw()], Own("2")))
+
+
+def test_what_can_not_be_told_from_another_runs_every_time(storage, tmp_path):
+    """And the plan says which plugin it is."""
+    with (tmp_path / "file").open("w") as file:
+        for _ in range(2):
+            [done] = told(bound(storage, [draw()], Own(file)))
+    assert done.startswith("computed plugin 'Own': ")
+    assert "TextIOWrapper" in done
+
+
+class Counting(Plugin):
+    """Prepares each node in another way, by an order that the next run may not have."""
+
+    def __init__(self, inner=None):
+        self.count = 0
+        self.inner = inner
+
+    def local_initialize(self):
+        self.count += 1
+        if self.inner:
+            self.inner.local_initialize()
+
+    def remote_initialize(self):
+        return self.inner.remote_initialize() if self.inner else None
+
+
+@pytest.mark.parametrize("inner", [None, seeds(1)])
+def test_a_plugin_that_changes_itself_runs_its_nodes_every_time(storage, inner):
+    """What was stored stands for another state than that in which it was made."""
+    before = "nothing stored"
+    for _ in range(2):
+        flow = bound(storage, [draw(), draw()], Counting(inner))
+        assert 2 == len(set(flow.run()))
+        expected = f"{before}; plugin 'Counting' changed during the run"
+        assert [expected] * 2 == [record.reason for record in flow.report.nodes]
+        before = "plugin 'Counting' changed while the run that stored it went on"
 
 
 class Named(Plugin):
@@ -371,8 +536,8 @@ def note(text):
 
 
 @pytest.mark.parametrize("collected", [False, True])
-def test_what_for_node_gives_prepares(storage, monkeypatch, collected):
-    """Also in a collection."""
+def test_what_for_node_gives_prepares_and_counts(storage, monkeypatch, collected):
+    """A node is computed again when its own plugin is another one, and no other node is."""
 
     def made(**texts):
         nodes = [draw().set_name(name) for name in texts]
@@ -382,6 +547,9 @@ def test_what_for_node_gives_prepares(storage, monkeypatch, collected):
     monkeypatch.setattr(random, "calls", [], raising=False)
     made(a="1", b="1").run()
     assert ["1 for a", "1 for b"] == random.calls
+    changed = "computed plugin 'InitializerPlugin' changed"
+    assert ["reused", changed] == told(made(a="1", b="2"))
+    assert ["1 for a", "1 for b", "2 for b"] == random.calls
 
 
 def test_for_node_must_give_a_plugin(storage):

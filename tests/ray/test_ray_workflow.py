@@ -484,7 +484,7 @@ def test_seeds_are_those_of_a_local_run() -> None:
 
 
 def test_a_resumed_run_draws_what_a_run_in_one_go_does(storage) -> None:
-    """The nodes whose results are gone draw the same numbers again."""
+    """The nodes whose results are gone draw the same numbers again; another seed counts."""
 
     def made(seed):
         nodes = [draw().set_name(f"replicate {number}") for number in range(4)]
@@ -500,6 +500,7 @@ def test_a_resumed_run_draws_what_a_run_in_one_go_does(storage) -> None:
     assert drawn == flow.run(return_results=True)
     computed, reused = "computed", "reused"
     assert [computed, reused, computed, reused, computed] == list(actions(flow).values())
+    assert not set(drawn) & set(made(2).run(return_results=True))
 
 
 def test_queries_are_chained() -> None:

@@ -27,8 +27,8 @@ NEVER = "never"
 class NodePlugin(Protocol):
     """What `set_plugin` takes: see `functionfuse.backends.plugins`.
 
-    A method `for_node(name)` gives the plugin that prepares the node of that name. It doesn't have
-    to be there.
+    An attribute `changes_results` that is false says that no result depends on the plugin. A method
+    `for_node(name)` gives the plugin that prepares the node of that name. Neither has to be there.
     """
 
     def local_initialize(self) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["difference"]
@@ -29,7 +30,17 @@ def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> st
         if old[1] != new[1]:
             both = f" ({old[0]} → {new[0]})" if old[0] and new[0] else ""
             return f"argument {name!r} changed{both}"
-    return ""
+    return _plugin_difference(now.get("plugins", []), was.get("plugins", []))
+
+
+def _plugin_difference(now: Sequence[Sequence[str]], was: Sequence[Sequence[str]]) -> str:
+    have, had = Counter(map(tuple, now)), Counter(map(tuple, was))
+    new, gone = [name for name, _ in have - had], [name for name, _ in had - have]
+    if new:
+        return f"plugin {new[0]!r} {'changed' if new[0] in gone else 'is new'}"
+    if gone:
+        return f"plugin {gone[0]!r} is gone"
+    return "" if now == was else "the order of the plugins changed"
 
 
 def _code_difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> str:

@@ -153,7 +153,9 @@ class Writer:
     def held(self, holder: str) -> Iterator[None]:
         """Write what a package's object or function holds."""
         before = self._held
-        if top_level(holder) not in sys.stdlib_module_names and not is_own(holder, self.own):
+        top = top_level(holder)
+        looks = top not in sys.stdlib_module_names and top != "functionfuse"
+        if looks and not is_own(holder, self.own):
             self._held = True
         try:
             yield

@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class _Head(NamedTuple):
 
 
 class Identities:
-    """The own parts of nodes: code and arguments, without what comes from parents.
+    """The own parts of nodes: code, arguments and plugins, without what comes from parents.
 
     Made anew for every plan, because what functions refer to can change in between; what bytecode
     does is remembered for longer.
@@ -72,6 +72,7 @@ class Identities:
         replaced: functions that are called instead of the nodes' own.
         own: packages that belong to the project, wherever they are installed.
         packages: names of packages whose version counts for all nodes.
+        plugins: the plugins that count, of the nodes that have some.
     """
 
     def __init__(
@@ -80,18 +81,21 @@ class Identities:
         *,
         own: Iterable[str] = (),
         packages: Iterable[str] = (),
+        plugins: Mapping[Node, Sequence[Any]] | None = None,
     ) -> None:
         self._replaced = replaced
+        self._plugins = plugins or {}
         self._own = frozenset(own)
         self._packages = tuple(packages)
         self._codes: dict[object, _Code | FingerprintError] = {}
         self._heads: dict[object, _Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
         self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
+        self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, for a function
         self._classes: dict[tuple[str, ...], bytes] = {}
 
     def own(self, node: Node) -> bytes:
-        """Return the digest of a node's code and arguments; nodes stand in them by number.
+        """Return the digest of code, arguments and plugins; nodes stand in them by number.
 
         Raises:
             FingerprintError: something in them can't be told from another; the message says what.
@@ -106,23 +110,31 @@ class Identities:
             out.append(b"%d:%s=" % (len(encoded), encoded))
             stream = literal_stream(value)
             if stream is None:
-                stream = self._stream(node, name, value)
+                stream = self._stream(node, f"argument {name!r}", value)
                 if type(value) is not Call:
                     self._given.setdefault(node, {})[name] = stream
             out.append(stream)
+        if self._plugins:
+            out += [b"P" + stream for _, stream in self._of_plugins(node)]
         return xxh3_128_digest(b"".join(out))
 
     def parts(self, node: Node) -> dict[str, Any]:
-        """Return what explains a difference: function, code, what that uses, and arguments.
+        """Return what explains a difference: in function, code, what that uses, or inputs.
 
         Raises FingerprintError as `own`.
         """
         code, given = self._code(node), self._given.get(node, {})
         arguments = {}
         for name, value in _arguments(node, self._head(node)):
-            stream = literal_stream(value) or given.get(name) or self._stream(node, name, value)
+            stream = literal_stream(value) or given.get(name)
+            if not stream:
+                stream = self._stream(node, f"argument {name!r}", value)
             arguments[name] = [shown(value), xxh3_128_digest(stream)[:8].hex()]
         versions = {name: version_of(name) for name in sorted(code.packages)}
+        plugins = [
+            [type(plugin).__name__, xxh3_128_digest(stream)[:8].hex()]
+            for plugin, stream in self._of_plugins(node)
+        ]
         return {
             "rule": RULE,
             "python": PYTHON,
@@ -132,21 +144,29 @@ class Identities:
             "globals": code.variables,
             "packages": {name: version for name, version in versions.items() if version},
             "arguments": arguments,
+            **({"plugins": plugins} if plugins else {}),
         }
 
     def changed(self, node: Node) -> str:
         """Say what a node computes with that is not as it was when the run began; "" for nothing.
 
-        That is a variable that its code reads, or an argument.
+        That is a variable that its code reads, an argument, or a plugin.
         """
         given = dict(_arguments(node, self._head(node)))
-        for name, before in self._given.get(node, {}).items():
+        inputs = [
+            (f"argument {name!r}", given[name], before)
+            for name, before in self._given.get(node, {}).items()
+        ]
+        inputs += [
+            (_described(plugin), plugin, before) for plugin, before in self._of_plugins(node)
+        ]
+        for what, value, before in inputs:
             try:
-                same = self._stream(node, name, given[name]) == before
+                same = self._stream(node, what, value) == before
             except FingerprintError:
                 same = False
             if not same:
-                return f"argument {name!r}"
+                return what
         code = self._code(node)
         if code.changeable:
             try:
@@ -249,7 +269,17 @@ class Identities:
             self._places[node] = places
         return places.get(parent, -1)
 
-    def _stream(self, node: Node, name: str, value: Any) -> bytes:
+    def _of_plugins(self, node: Node) -> list[tuple[Any, bytes]]:
+        """Return the plugins of a node that count, and what they were when first asked for."""
+        found = []
+        for plugin in self._plugins.get(node, ()):
+            key = id(plugin), self._key(node)
+            if key not in self._prepared:
+                self._prepared[key] = self._stream(node, _described(plugin), plugin)
+            found.append((plugin, self._prepared[key]))
+        return found
+
+    def _stream(self, node: Node, what: str, value: Any) -> bytes:
         if type(value) is Call:
             return b"n%d;" % self._place(node, value)
         writer = Writer(functools.partial(self._place, node), own=self.own_packages(node))
@@ -257,7 +287,11 @@ class Identities:
             writer.write(value)
             return b"#" + writer.digest()
         except FingerprintError as error:
-            raise FingerprintError(f"argument {name!r}: {error}") from None
+            raise FingerprintError(f"{what}: {error}") from None
+
+
+def _described(plugin: Any) -> str:
+    return f"plugin {type(plugin).__name__!r}"
 
 
 def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:

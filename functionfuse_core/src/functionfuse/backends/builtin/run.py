@@ -18,7 +18,7 @@ from ...identity import Identities
 from ...nodes import ConstructorCall, MethodCall, Node
 from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
-from ..plugins.nodeplugins import made_for
+from ..plugins.nodeplugins import counting, made_for
 from .job import Outcome
 from .kept import OF_NO_USE, Kept
 from .progress import Progress
@@ -140,7 +140,12 @@ class Run(ABC):
         if self.results.tells:
             self.decisions = self.progress.decisions = Decisions(
                 graph,
-                Identities(workflow._functions, own=workflow._own, packages=workflow._packages),
+                Identities(
+                    workflow._functions,
+                    own=workflow._own,
+                    packages=workflow._packages,
+                    plugins={node: list(counting(found)) for node, found in self.plugins.items()},
+                ),
                 policies=workflow._policies,
                 policy=workflow._policy,
                 unsaved=self.unsaved,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import operator
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "Plugin",
     "PluginCollection",
     "RandomStatePlugin",
+    "counting",
     "made_for",
 ]
 
@@ -34,10 +35,15 @@ class Plugin:
     """Base of node plugins: a subclass overrides the half that it needs.
 
     A plugin can prepare several nodes: all methods are called once for each of them, `for_node`
-    also in each plan.
+    also in each plan. One that changes itself meanwhile makes its nodes run every time.
+
+    Attributes:
+        changes_results: whether results depend on the plugin; if they do, it counts as an
+            argument does, by its class and its state.
     """
 
     __module__ = _PATH
+    changes_results = True
 
     def for_node(self, name: str) -> NodePlugin:
         """Return the plugin that prepares the node of a name: this one, or one made for it."""
@@ -55,14 +61,19 @@ class Plugin:
 class InitializerPlugin(Plugin):
     """Call `func()` before each node, where the node runs.
 
+    Args:
+        changes_results: False for a function that no result depends on: timers, logs. Otherwise
+            the nodes are computed again when the function is edited.
+
     Raises:
         GraphError: `func` can't be called, or is decorated with `@workflow`.
     """
 
     __module__ = _PATH
 
-    def __init__(self, func: Callable[[], Any]) -> None:
+    def __init__(self, func: Callable[[], Any], *, changes_results: bool = True) -> None:
         self.func = _checked(func, "func")
+        self.changes_results = changes_results
 
     def remote_initialize(self) -> Callable[[], Any]:
         """Return `func` itself."""
@@ -178,6 +189,17 @@ def made_for(plugin: NodePlugin, name: str) -> NodePlugin:
     if for_node is None:
         return plugin
     return _checked_plugin(for_node(name), f"what for_node({name!r}) of {plugin!r} returned")
+
+
+def counting(plugins: Iterable[NodePlugin]) -> Iterator[NodePlugin]:
+    """Iterate over the plugins that results depend on; in place of a collection, over its own."""
+    for plugin in plugins:
+        if not getattr(plugin, "changes_results", True):
+            continue
+        if type(plugin) is PluginCollection:
+            yield from counting(plugin.plugins)
+        else:
+            yield plugin
 
 
 def _call_each(calls: tuple[Callable[[], Any], ...]) -> None:

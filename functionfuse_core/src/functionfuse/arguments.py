@@ -216,19 +216,29 @@ _OPEN = object()
 _CYCLIC = object()
 
 
-def resolve(value: Any, result_of: Callable[[Node], Any], built: dict[Nested, Any]) -> Any:
+def resolve(
+    value: Any,
+    result_of: Callable[[Node], Any],
+    built: dict[Any, Any],
+    own: Callable[[Any], Any] | None = None,
+) -> Any:
     """Return `value` (an argument of a node) with every node in it replaced by its result.
 
     `built` is one dict for all arguments of a node, so that a container that stands in them twice
-    reaches the function as one object.
+    reaches the function as one object. `own` gives the call's own copy of all else.
     """
     kind = type(value)
     if kind in PLAIN:
         return value
     if kind is Nested:
         if value not in built:
-            built[value] = value.build([resolve(item, result_of, built) for item in value.items])
+            items = [resolve(item, result_of, built, own) for item in value.items]
+            built[value] = value.build(items)
         return built[value]
     if isinstance(value, Reference):
         return value.of(result_of(value.source))
-    return value
+    if own is None:
+        return value
+    if id(value) not in built:
+        built[id(value)] = own(value)
+    return built[id(value)]

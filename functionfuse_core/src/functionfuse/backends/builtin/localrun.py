@@ -8,10 +8,11 @@ from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
-from ...arguments import Nested, resolve
+from ...arguments import resolve
 from ...errors import WorkerDiedError
 from ...nodes import ConstructorCall, MethodCall, Node
 from .job import Job, Outcome, Portable
+from .owning import is_shared, own_literal
 from .run import RUNNING, WAITING, Run
 
 if TYPE_CHECKING:
@@ -93,11 +94,8 @@ class LocalRun(Run):
 
     def _job(self, place: int, node: Node) -> Job:
         args, kwargs = node.args, node.kwargs
-        if node.needs:
-            built: dict[Nested, Any] = {}
-            args = tuple([resolve(value, self._value, built) for value in args])
-            if kwargs:
-                kwargs = {key: resolve(value, self._value, built) for key, value in kwargs.items()}
+        if node.needs or (self.results and not (is_shared(args) and is_shared((*kwargs.values(),)))):
+            args, kwargs = self._arguments(place, node)
         job = Job(self._function(node), args, kwargs)
         if self.plugins:
             job.prepare = self._prepare(node)
@@ -112,8 +110,22 @@ class LocalRun(Run):
                 job.flight = self.results.flight(place, self.decisions.call(place))
         return job
 
-    def _value(self, node: Node) -> Any:
-        return self.values[self.graph.positions[node]]
+    def _arguments(self, place: int, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call, which are its own where there is a storage."""
+        taken: dict[Node, Any] = {}
+        built: dict[Any, Any] = {}
+
+        def value_of(parent: Node) -> Any:
+            if parent not in taken:
+                taken[parent] = self._taken(self.graph.positions[parent])
+            return taken[parent]
+
+        own = own_literal if self.results else None
+        args = tuple([resolve(value, value_of, built, own) for value in node.args])
+        kwargs = {
+            key: resolve(value, value_of, built, own) for key, value in node.kwargs.items()
+        }
+        return args, kwargs
 
     def _receive(self, place: int) -> None:
         """Take over what the executor gives for a node."""

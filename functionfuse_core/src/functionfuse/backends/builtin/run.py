@@ -61,6 +61,8 @@ class Run(ABC):
         self.users = [0] * count  # children that are WAITING or RUNNING
         self.ready: list[int] = []  # heap: WAITING, without blockers when they came in
         self.values: dict[int, Any] = {}
+        self.masters: dict[int, Master | None] = {}  # of values that several calls take
+        self.takers = Counter[int]()  # of a place: RUNNING children, which have its value
         self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
         names = workflow.workflow_name, self.graph.names
@@ -122,6 +124,7 @@ class Run(ABC):
     def report(self) -> Report:
         """Return what was done so far, and let go of all values: the run is over."""
         self.values.clear()
+        self.masters.clear()
         self.objects.clear()
         if self.results:
             self.results.remember()
@@ -312,8 +315,10 @@ class Run(ABC):
         for parent_node in node.parents:
             parent = positions[parent_node]
             users[parent] -= 1
-            if not users[parent] and parent not in self.kept:
-                self.values.pop(parent, None)
+            if not users[parent]:
+                self.masters.pop(parent, None)
+                if parent not in self.kept:
+                    self.values.pop(parent, None)
 
     def _unblock(self, node: Node) -> None:
         """Let those go on that waited for a node."""
@@ -324,6 +329,29 @@ class Run(ABC):
                 blockers[child] -= 1
                 if not blockers[child]:
                     heapq.heappush(self.ready, child)
+
+    def _taken(self, place: int) -> Any:
+        """Return a node's value for a call: a copy, unless nobody takes it after this call."""
+        value = self.values[place]
+        if self.results is None or is_shared(value):
+            return value
+        self.takers[place] += 1
+        if place in self.kept or self.users[place] > self.takers[place]:
+            return self._copy(place, value)
+        if self.stored[place]:
+            del self.values[place]  # it may be changed from here on; the storage has it
+        return value
+
+    def _copy(self, place: int, value: Any) -> Any:
+        """Return a copy of a node's value: mapped again if it is big, else from its bytes."""
+        if self.results and self.stored[place]:
+            about = self.about.get(place) or self.decisions and self.decisions.infos[place]
+            found = self.results.again(place, about)
+            if found is not None:
+                return found[0]
+        if place not in self.masters:
+            self.masters[place] = Master(value)
+        return self.masters[place].copy()
 
     # Stored results.
 

@@ -73,7 +73,7 @@ def saves(folder: Path, storage: Storage, blob: bytes) -> Iterator[Row]:
         rounds=300,
         calls=20,
     )
-    yield at_most("save an object of an own class / the same, not described", 1.2, described)
+    yield at_most("save an object of an own class / the same, not described", 1.5, described)
 
 
 def read(folder: Path, storage: Storage) -> Row:

@@ -188,6 +188,10 @@ class Decisions:
             **self.identities.parts(node),
         }
 
+    def stored(self, place: int) -> Any:
+        """Return what the storage told of a node's result, when it was planned or saved."""
+        return self._saved.get(place, self.infos[place])
+
     def notes(self) -> list[str]:
         """Return hints: which versions of packages stored results were made with."""
         counts: Counter[tuple[str, str, str]] = Counter()
@@ -225,7 +229,7 @@ class Decisions:
 
     def _held(self, place: int) -> tuple[Any, ...]:
         """Return a result's value and the code in it, for the headers of its children."""
-        info = self._saved.get(place, self.infos[place])
+        info = self.stored(place)
         own = self._key(info).own if hasattr(info, "digest") else ()
         return (getattr(info, "value", "") or info.digest, list(own)) if own else ()
 

@@ -48,7 +48,7 @@ from .pickling import Pickled, loads
 from .script import scripts_names
 from .unique import unique
 
-__all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unpack"]
+__all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unchecked", "unpack"]
 
 _PYTHON = platform.python_version()
 _HOST = platform.node()
@@ -233,6 +233,17 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
         contents.append(content)
         position = end
     return info, contents
+
+
+def unchecked(data: Buffer) -> tuple[TaskInfo, list[memoryview]]:
+    """Return what `check` does, of a result whose bytes were checked before; only the header is.
+
+    Raises DamagedResultError, NewerFormatError as `check`.
+    """
+    position, view = header_end(data), memoryview(data)
+    info = parsed(bytes(view[:position]), len(data))
+    sections = sections_of(info.pickle, info.buffers, position)
+    return info, [view[start:end] for _, start, end, _ in sections]
 
 
 def trusted(head: bytes, key: bytes | None) -> TaskInfo:

@@ -198,6 +198,18 @@ class Storage:
             hooks.call("functionfuse_result_read", storage=self, **names)
         return value
 
+    def read_again(self, workflow_name: str, task_name: str, info: TaskInfo) -> Any:
+        """Return another copy of a big result that this process has saved or read a moment ago.
+
+        Its file is mapped once more, so the copies share memory until one is changed. What was
+        checked then is not checked again.
+
+        Raises:
+            ResultNotFoundError: there is another result in its place, or a copy would cost more:
+                it is small, a read is a request, or the storage has a key.
+        """
+        return self._reader.again(workflow_name, task_name, info)
+
     def read_tasks(
         self,
         workflow_name: str,

@@ -67,6 +67,20 @@ class Kept:
             return self.storage.read_unchanged(*names, digest)
         return self.storage.read_task(self.workflow_name, self.names[place])
 
+    def again(self, place: int, stored: Any) -> tuple[Any, ...]:
+        """Return another copy of a stored value, which this run has had already; () if it costs.
+
+        Args:
+            stored: what the storage told of it.
+        """
+        if not hasattr(self.storage, "read_again"):
+            return ()
+        names = self.workflow_name, self.names[place]
+        try:
+            return (self.storage.read_again(*names, getattr(stored, "info", stored)),)
+        except OF_NO_USE:
+            return ()
+
     def load_many(self, digests: Mapping[int, str]) -> dict[int, Any]:
         """Return stored values, read at once where that is quicker; none if one can't be had.
 

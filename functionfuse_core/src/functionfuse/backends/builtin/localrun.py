@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from ...arguments import resolve
 from ...errors import WorkerDiedError
-from ...nodes import ConstructorCall, MethodCall, Node
+from ...nodes import Call, ConstructorCall, MethodCall, Node, Pick
 from .job import Job, Outcome, Portable
-from .owning import is_shared, own_literal
+from .owning import IMMUTABLE, own_literal
 from .run import RUNNING, WAITING, Run
 
 if TYPE_CHECKING:
     from .keeping import KeepingWorkflow
 
 __all__ = ["LocalRun"]
+
+_PLAIN = IMMUTABLE | {Call, MethodCall, Pick}  # of arguments that no call can change
 
 
 class LocalRun(Run):
@@ -93,9 +95,7 @@ class LocalRun(Run):
         future.add_done_callback(lambda _: self.done.put(place))
 
     def _job(self, place: int, node: Node) -> Job:
-        args, kwargs = node.args, node.kwargs
-        if node.needs or (self.results and not (is_shared(args) and is_shared((*kwargs.values(),)))):
-            args, kwargs = self._arguments(place, node)
+        args, kwargs = self._arguments(place, node)
         job = Job(self._function(node), args, kwargs)
         if self.plugins:
             job.prepare = self._prepare(node)
@@ -110,21 +110,31 @@ class LocalRun(Run):
                 job.flight = self.results.flight(place, self.decisions.call(place))
         return job
 
-    def _arguments(self, place: int, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _arguments(self, place: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments of a call, which are its own where there is a storage."""
+        values, positions = self.values, self.graph.positions
+        plain = self.results is None or (
+            _PLAIN.issuperset(map(type, node.args))
+            and _PLAIN.issuperset(map(type, node.kwargs.values()))
+            and IMMUTABLE.issuperset([type(values[positions[parent]]) for parent in node.needs])
+        )
+        if plain and not node.needs:
+            return node.args, node.kwargs
         taken: dict[Node, Any] = {}
-        built: dict[Any, Any] = {}
 
         def value_of(parent: Node) -> Any:
+            if plain:
+                return values[positions[parent]]
             if parent not in taken:
-                taken[parent] = self._taken(self.graph.positions[parent])
+                taken[parent] = self._taken(positions[parent], place)
             return taken[parent]
 
-        own = own_literal if self.results else None
+        built: dict[Any, Any] = {}
+        own = None if plain else own_literal
         args = tuple([resolve(value, value_of, built, own) for value in node.args])
-        kwargs = {
-            key: resolve(value, value_of, built, own) for key, value in node.kwargs.items()
-        }
+        kwargs = node.kwargs
+        if kwargs:
+            kwargs = {key: resolve(value, value_of, built, own) for key, value in kwargs.items()}
         return args, kwargs
 
     def _receive(self, place: int) -> None:

@@ -7,7 +7,7 @@ is unpickled from the same bytes. The value itself stays as it was until the las
 from __future__ import annotations
 
 import copy
-import datetime
+import datetime as dt
 import decimal
 import fractions
 import pickle
@@ -18,14 +18,25 @@ from typing import Any
 
 from ...portable import dumps
 
-__all__ = ["Master", "is_shared", "own_literal"]
+__all__ = ["IMMUTABLE", "Master", "is_shared", "own_literal"]
 
 _BIG = 1 << 20  # bytes of an array that is handed over as it is, where it is no result
 
-_IMMUTABLE = frozenset(
+IMMUTABLE = frozenset(
     {
-        *(int, float, complex, bool, str, bytes, type(None), type(...), range, type(NotImplemented)),
-        *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+        *(
+            int,
+            float,
+            complex,
+            bool,
+            str,
+            bytes,
+            type(None),
+            type(...),
+            range,
+            type(NotImplemented),
+        ),
+        *(dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone),
         *(decimal.Decimal, fractions.Fraction),
         *(FunctionType, BuiltinFunctionType, ModuleType, type),
     }
@@ -36,8 +47,8 @@ def is_shared(value: Any) -> bool:
     """Tell whether several calls can have the same object, since none can change it."""
     kind = type(value)
     if kind in (tuple, frozenset):
-        return _IMMUTABLE.issuperset(map(type, value)) or all(map(is_shared, value))
-    return kind in _IMMUTABLE or issubclass(kind, type)
+        return IMMUTABLE.issuperset(map(type, value)) or all(map(is_shared, value))
+    return kind in IMMUTABLE or issubclass(kind, type)
 
 
 def own_literal(value: Any) -> Any:
@@ -86,5 +97,3 @@ class Master:
     def copy(self) -> Any:
         """Return a copy, which shares no memory with the value."""
         return pickle.loads(self._pickled, buffers=map(bytearray, self._buffers))
-
-

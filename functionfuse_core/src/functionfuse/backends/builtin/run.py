@@ -21,6 +21,7 @@ from ...report import Report
 from ..plugins.nodeplugins import counting, made_for
 from .job import Outcome
 from .kept import OF_NO_USE, Kept
+from .owning import Master, is_shared
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class Run(ABC):
         self.users = [0] * count  # children that are WAITING or RUNNING
         self.ready: list[int] = []  # heap: WAITING, without blockers when they came in
         self.values: dict[int, Any] = {}
-        self.masters: dict[int, Master | None] = {}  # of values that several calls take
-        self.takers = Counter[int]()  # of a place: RUNNING children, which have its value
+        self.masters: dict[int, Master] = {}  # of values that several calls take
+        self.took: dict[int, set[int]] = {}  # of a RUNNING node: the places whose values it has
+        self.takers = Counter[int]()  # of a place: how many of these have its value
         self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
         names = workflow.workflow_name, self.graph.names
@@ -311,10 +313,13 @@ class Run(ABC):
 
     def _let_go(self, node: Node) -> None:
         """Release what a node needed, as far as no other does."""
-        positions, users = self.graph.positions, self.users
+        positions, users, takers = self.graph.positions, self.users, self.takers
+        took = self.took.pop(positions[node], ()) if self.took else ()
         for parent_node in node.parents:
             parent = positions[parent_node]
             users[parent] -= 1
+            if parent in took:
+                takers[parent] -= 1
             if not users[parent]:
                 self.masters.pop(parent, None)
                 if parent not in self.kept:
@@ -330,11 +335,12 @@ class Run(ABC):
                 if not blockers[child]:
                     heapq.heappush(self.ready, child)
 
-    def _taken(self, place: int) -> Any:
-        """Return a node's value for a call: a copy, unless nobody takes it after this call."""
+    def _taken(self, place: int, by: int) -> Any:
+        """Return a node's value for the call of another: a copy, unless nobody takes it later."""
         value = self.values[place]
         if self.results is None or is_shared(value):
             return value
+        self.took.setdefault(by, set()).add(place)
         self.takers[place] += 1
         if place in self.kept or self.users[place] > self.takers[place]:
             return self._copy(place, value)
@@ -344,10 +350,9 @@ class Run(ABC):
 
     def _copy(self, place: int, value: Any) -> Any:
         """Return a copy of a node's value: mapped again if it is big, else from its bytes."""
-        if self.results and self.stored[place]:
-            about = self.about.get(place) or self.decisions and self.decisions.infos[place]
-            found = self.results.again(place, about)
-            if found is not None:
+        if self.results and self.decisions and self.stored[place]:
+            found = self.results.again(place, self.decisions.stored(place))
+            if found:
                 return found[0]
         if place not in self.masters:
             self.masters[place] = Master(value)

@@ -223,7 +223,7 @@ def test_what_a_script_defines_is_named(tmp_path: Path, arguments: tuple[str, ..
     """By the name that others import it by, also where a worker saves; without local classes."""
     info = run_script(tmp_path, *arguments).task_info("script", "t")
     # Of a nested class, cloudpickle brings only the last part of its name to a worker.
-    part = "Part" if arguments else "Model.Part"
+    part = "Model.Part"
     expected = sorted(["Base", "Model", part, "helper"])
     assert tuple(f"learn:{name}" for name in expected) == info.own
     assert info.by_value

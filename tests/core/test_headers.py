@@ -326,7 +326,7 @@ def test_a_run_reuses_what_is_remembered() -> None:
     """A workflow computes nothing again, and what changed alone; as with any storage."""
     computed = []
 
-    @workflow
+    @workflow(version="1")  # it notes its calls
     def double(number: int) -> int:
         computed.append(number)
         return 2 * number

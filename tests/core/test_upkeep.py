@@ -365,13 +365,13 @@ def test_set_aside_keeps_a_copy_of_damaged_bytes(storage: FileStorage) -> None:
 ran: list[str] = []
 
 
-@workflow
+@workflow(ignore=["ran"])
 def first() -> Kept:
     ran.append("first")
     return Kept(bytes([1, 2]))
 
 
-@workflow
+@workflow(ignore=["ran"])
 def second(kept: Kept) -> int:
     ran.append("second")
     return sum(kept.data)

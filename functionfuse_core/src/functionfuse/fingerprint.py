@@ -92,7 +92,7 @@ class Writer:
         self.big = False
         self._place = place
         self._ignore = ignore
-        self._home = home
+        self.home = home
         self._held = False  # by an installed package, which may look at types
         self._inspected = False  # by the project: types of all code count
         self._numbers: dict[tuple[int, Body], int] = {}
@@ -164,7 +164,7 @@ class Writer:
 
     def ignores(self, module: str, path: str) -> bool:
         """Tell whether a global doesn't count."""
-        for name in (f"{module}.{path}", path if module == self._home else ""):
+        for name in (f"{module}.{path}", path if module == self.home else ""):
             if name and name in self._ignore:
                 self.ignored.add(name)
                 return True
@@ -301,7 +301,7 @@ class Writer:
 
     def _beside(self) -> Writer:
         """Return a writer that notes what it meets where this one does."""
-        writer = Writer(self._place, own=self.own, ignore=self._ignore, home=self._home)
+        writer = Writer(self._place, own=self.own, ignore=self._ignore, home=self.home)
         for name in ("codes", "variables", "changeable", "packages", "ignored", "_singles"):
             setattr(writer, name, getattr(self, name))
         writer._held = self._held

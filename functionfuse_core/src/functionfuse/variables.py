@@ -133,7 +133,7 @@ def _write_global(writer: Writer, value: Any, module: str, name: str) -> None:
     if not _is_code(type(value)):
         stream = b"".join(writer.out[before:])
         writer.variables[full] = shown(value) or xxh3_64_hexdigest(stream)
-        writer.watch(f"global {full!r}", value, before)
+        writer.watch(f"global {(name if module == writer.home else full)!r}", value, before)
 
 
 def _is_code(kind: type) -> bool:

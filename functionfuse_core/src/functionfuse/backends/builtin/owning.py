@@ -48,7 +48,7 @@ def is_shared(value: Any) -> bool:
     kind = type(value)
     if kind in (tuple, frozenset):
         return IMMUTABLE.issuperset(map(type, value)) or all(map(is_shared, value))
-    return kind in IMMUTABLE or issubclass(kind, type)
+    return kind in IMMUTABLE or issubclass(kind, (type, BaseException))
 
 
 def own_literal(value: Any) -> Any:

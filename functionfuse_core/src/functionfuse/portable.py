@@ -31,6 +31,7 @@ class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == 6:
             attributes, _ = reduced[2]
             attributes["__qualname__"] = obj.__qualname__  # a copy of a nested class has another
+            attributes.pop("__slotnames__", None)  # found out when an object is copied or pickled
         return reduced
 
 

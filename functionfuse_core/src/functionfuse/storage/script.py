@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
+import cloudpickle
 from xxhash import xxh3_128_digest
 
 from ..project import module_name
@@ -31,6 +32,8 @@ __all__ = [
 
 Maker = Callable[..., Any]
 
+_NUMBERS = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
+
 
 def named(obj: Any, reduced: Any) -> Any:
     """Return how a class or function is pickled, given how cloudpickle does it by value.
@@ -43,7 +46,13 @@ def named(obj: Any, reduced: Any) -> Any:
     if "<" in name or module not in ("__main__", "__mp_main__"):
         return reduced
     script = module_name(module) if _find(module, name) is obj else ""
-    described = script_object, (script, name, _outline(obj), make, args)
+    outline = _outline(obj)
+    # By cloudpickle's own numbers, which are random, equal values would have other bytes.
+    number = _NUMBERS.get(obj) if isinstance(obj, type) else None
+    if number is not None:
+        same = f"{name} {outline.hex()}"
+        args = tuple(same if arg == number else arg for arg in args)
+    described = script_object, (script, name, outline, make, args)
     return *described, (name, set_state, state), items, pairs, script_state
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
@@ -23,13 +24,16 @@ _CONSTANTS = frozenset(dis.hasconst)
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 _GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS"}
 _FLAGS = 0x3AF  # of co_flags: optimized, newlocals, var*, generator, coroutine, async
-# Who reads these names can see types and docstrings.
+# Who reads these names can see types, docstrings and the order of methods.
 _INSPECTING = frozenset(
     {
-        *("__annotations__", "__doc__", "__signature__", "get_annotations", "get_type_hints"),
-        *("getdoc", "getfullargspec", "signature"),
+        *("__annotations__", "__dict__", "__doc__", "__signature__", "get_annotations"),
+        *("get_type_hints", "getdoc", "getfullargspec", "signature", "vars"),
     }
 )
+# Methods and functions that find globals by names in a text, as in `frame.query("a > @LIMIT")`.
+_EVALUATING = frozenset({"eval", "evaluate", "execute", "query", "sql"})
+_identifiers = re.compile(r"[^\W\d]\w*").findall
 
 Path = tuple[str, ...]
 
@@ -62,6 +66,7 @@ class Shape:
             `("module", "function")`, in order of first use.
         imports: what is imported within.
         attributes: all names of attributes that are read.
+        texts: the names in texts that may be evaluated, in order of first use.
     """
 
     text: bytes
@@ -69,10 +74,11 @@ class Shape:
     names: tuple[Path, ...]
     imports: tuple[Import, ...]
     attributes: frozenset[str]
+    texts: tuple[str, ...]
 
     @property
     def inspects(self) -> bool:
-        """Whether types and docstrings may be looked at."""
+        """Whether types, docstrings and the order of methods may be looked at."""
         read = self.attributes.union(path[0] for path in self.names)
         return not _INSPECTING.isdisjoint(read)
 
@@ -84,7 +90,11 @@ def shape_of(code: CodeType) -> Shape:
     reader.code(code)
     text = b"".join(reader.out)
     names, imports = tuple(reader.names), tuple(reader.imports)
-    return Shape(text, xxh3_128_digest(text), names, imports, frozenset(reader.attributes))
+    attributes = frozenset(reader.attributes)
+    evaluates = not _EVALUATING.isdisjoint(attributes.union(path[0] for path in names))
+    texts = [known for known in reader.texts if evaluates or "~" in known]  # "y ~ scaled(x)"
+    found = dict.fromkeys(name for known in texts for name in _identifiers(known))
+    return Shape(text, xxh3_128_digest(text), names, imports, attributes, tuple(found))
 
 
 class _Reader:
@@ -93,6 +103,7 @@ class _Reader:
         self.names: dict[Path, None] = {}
         self.imports: dict[Import, None] = {}
         self.attributes: set[str] = set()
+        self.texts: dict[str, None] = {}
 
     def code(self, code: CodeType) -> None:
         flow = Flow(code)
@@ -178,6 +189,8 @@ class _Reader:
             self.out.append(b"%x" % value)  # repr refuses more than 4,300 digits
         else:
             self.out.append(repr(value).encode("utf-8", "surrogatepass"))
+            if isinstance(value, str):
+                self.texts[value] = None
 
 
 def _constant(instruction: dis.Instruction, code: CodeType) -> Any:

@@ -21,7 +21,14 @@ from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
 from .arguments import Nested
 from .errors import FingerprintError, GraphError
-from .forms import form_of
+from .forms import (
+    attributes_of,
+    form_of,
+    pickles_itself,
+    undescribed,
+    write_array,
+    write_buffer,
+)
 from .functions import write_code, write_types
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
 from .nodes import Node, Pick
@@ -33,7 +40,6 @@ __all__ = ["Writer", "digest_of"]
 _AT_ONCE = 32  # items; a longer list of literals is pickled, which is as exact
 _LONG = 64  # bytes of a part that stands in the stream itself; of a longer one, its digest does
 _VISITS = 32  # times that an object which is inside itself is written in full
-_BIG = 1 << 20  # bytes of an array whose changes in place are looked for
 
 Body = Callable[["Writer", Any], None]
 
@@ -61,6 +67,7 @@ class Writer:
         own: packages that belong to the project, wherever they are installed.
         ignore: globals that don't count: a `name` in the module `home`, or `module.name`.
         home: the module of the function that is asked about.
+        inspected: whether types and docstrings count, as code that was met can look at them.
 
     Attributes:
         out: the stream so far.
@@ -69,9 +76,9 @@ class Writer:
         variables: of each global that is read: its name, and the value where it is short, else a
             digest of it.
         changeable: of each variable that can change in place: what it is, in words, and a digest.
+        fixed: of each other variable: what it is, a function that looks at it, and its value.
         packages: names of the installed packages that were met.
         ignored: those of `ignore` that were met.
-        big: whether an array of 1 MiB or more was met.
     """
 
     def __init__(
@@ -81,20 +88,21 @@ class Writer:
         own: frozenset[str] = frozenset(),
         ignore: Collection[str] = (),
         home: str = "",
+        inspected: bool = False,
     ) -> None:
         self.own = own
+        self.inspected = inspected
         self.out: list[bytes] = []
         self.codes: dict[str, str] = {}
         self.variables: dict[str, str] = {}
         self.changeable: dict[str, str] = {}
+        self.fixed: list[tuple[str, Callable[[], Any], Any]] = []
         self.packages: set[str] = set()
         self.ignored: set[str] = set()
-        self.big = False
         self._place = place
         self._ignore = ignore
         self.home = home
         self._held = False  # by an installed package, which may look at types
-        self._inspected = False  # by the project: types of all code count
         self._numbers: dict[tuple[int, Body], int] = {}
         self._pending: deque[tuple[Body, Any]] = deque()
         self._open: dict[int, int] = {}  # what is being written: id to depth
@@ -102,14 +110,25 @@ class Writer:
         self._done: dict[tuple[int, bool], bytes] = {}  # what was written of an object
         self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and times
         self._kept: list[Any] = []  # what was met, so that no id is given again
+        self._writers = [self]  # this one, and those of the items of sets
         self._singles: dict[type, dict[int, str]] = {}
 
     def digest(self) -> bytes:
         """Return the digest of all that was written and of the code that it leads to: 16 bytes."""
         while self._pending:
             body, value = self._pending.popleft()
-            body(self, value)
-        return xxh3_128_digest(b"".join(self.out))
+            try:
+                body(self, value)
+            except FingerprintError:
+                raise
+            except Exception as error:
+                name = getattr(value, "__qualname__", "")
+                raise FingerprintError(f"{name!r} can't be told from another ({error})") from error
+        written = self.out
+        if self.inspected and self is self._writers[0]:
+            # What was seen of a set's items before it was known that types count.
+            written = written + sorted(writer.digest() for writer in self._writers[1:])
+        return xxh3_128_digest(b"".join(written))
 
     # For code: see `functions`.
 
@@ -121,7 +140,7 @@ class Writer:
             number = self._numbers[key] = len(self._numbers)
             self._kept.append(value)
             self._pending.append((body, value))
-            if self._inspected:
+            if self.inspected:
                 self.code(value, write_types)
         self.out.append(b"=%d;" % number)
         if self._held and body is not write_types:
@@ -134,20 +153,25 @@ class Writer:
 
     def inspect(self) -> None:
         """Let types and docstrings count, of all code that was met and will be."""
-        if not self._inspected:
-            self._inspected = True
-            for value in self._kept[:]:
-                self.code(value, write_types)
+        if not self.inspected:
+            for writer in self._writers:
+                writer.inspected = True
+                for value in writer._kept[:]:
+                    writer.code(value, write_types)
 
-    def watch(self, what: str, value: Any, start: int) -> None:
-        """Note a variable if it can change while a run goes on.
+    def watch(self, what: str, start: int, look: Callable[[], Any]) -> None:
+        """Note a variable that was written, as it can change while a run goes on.
 
         Args:
             what: which variable it is, in words.
             start: where in `out` it begins.
+            look: returns its value.
         """
+        value = look()
         if can_change(value):
             self.changeable[what] = xxh3_64_hexdigest(b"".join(self.out[start:]))
+        else:
+            self.fixed.append((what, look, value))
 
     @contextmanager
     def held(self, holder: str) -> Iterator[None]:
@@ -236,9 +260,9 @@ class Writer:
             self.out.append(b"v")
             self._mapping(value.items())
         elif kind is bytearray or kind is memoryview:
-            self._buffer(name_of(kind), memoryview(value))
+            write_buffer(self, name_of(kind), memoryview(value))
         elif kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "memmap"):
-            self._array(value)
+            write_array(self, value)
         elif not write_code(self, value, kind):
             self._object(value, kind)
 
@@ -302,46 +326,12 @@ class Writer:
     def _beside(self) -> Writer:
         """Return a writer that notes what it meets where this one does."""
         writer = Writer(self._place, own=self.own, ignore=self._ignore, home=self.home)
-        for name in ("codes", "variables", "changeable", "packages", "ignored", "_singles"):
+        for name in ("codes", "variables", "changeable", "fixed", "packages"):
             setattr(writer, name, getattr(self, name))
-        writer._held = self._held
-        self._kept.append(writer)
+        writer.ignored, writer.inspected, writer._held = self.ignored, self.inspected, self._held
+        writer._singles, writer._writers = self._singles, self._writers
+        self._writers.append(writer)
         return writer
-
-    def _buffer(self, name: str, view: memoryview) -> None:
-        self.out.append(tagged(b"u", f"{name} {view.format} {view.shape}"))
-        try:
-            flat = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
-        except ValueError:  # of a format that memoryview can't cast
-            flat = view.tobytes()
-        self.out.append(xxh3_128_digest(flat))
-
-    def _array(self, array: Any) -> None:
-        """Write an array: type, shape, order of its axes in memory, and bytes in that order."""
-        self.big = self.big or array.nbytes >= _BIG
-        self.out.append(tagged(b"a", f"{type(array).__name__} {array.shape}"))
-        self._dtype(array.dtype)
-        if array.dtype.hasobject:
-            self.write(array.tolist())
-            return
-        if not array.flags.c_contiguous:
-            axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-            if axes != sorted(axes):
-                self.out.append(tagged(b"T", repr(axes)))
-            array = array.transpose(axes)
-            if not array.flags.c_contiguous:
-                array = array.copy(order="C")
-        self.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
-
-    def _dtype(self, dtype: Any) -> None:
-        try:
-            described = dtype.descr
-        except ValueError:  # of fields that overlap
-            described = dtype
-        self.out.append(tagged(b"y", str(described)))
-        for part in (dtype, dtype.base, *(field for field, *_ in (dtype.fields or {}).values())):
-            if part.metadata:
-                self.write(part.metadata)
 
     def _object(self, value: Any, kind: type) -> None:
         name = name_in_package(value, self.own) or self._single(value, kind)
@@ -374,8 +364,8 @@ class Writer:
         self.write(kind)
         with self.held(base.__module__):
             self.write(parts(value))
-        if kind is not base and is_own(kind.__module__, self.own):
-            self.write(getattr(value, "__dict__", None))
+        if kind is not base:
+            self.write(attributes_of(value, self.own))
 
     def _state(self, value: Any, kind: type) -> None:
         """Write an object's class, and the state that pickle stores."""
@@ -388,8 +378,7 @@ class Writer:
         if isinstance(reduced, str):
             self.out.append(tagged(b"g", f"{getattr(value, '__module__', '')}.{reduced}"))
             self.write(kind)
-            if is_own(kind.__module__, self.own):
-                self.write(getattr(value, "__dict__", None))
+            self.write(getattr(value, "__dict__", None))
             return
         call, args, state, items, pairs = (*reduced, None, None, None)[:5]
         self.out.append(b"o")
@@ -399,6 +388,10 @@ class Writer:
             self._unordered(b"S", value)
         else:
             self.write(args)
+        if isinstance(state, dict):
+            state = undescribed(state)
+        elif not pickles_itself(kind, self.own):
+            state = state, attributes_of(value, self.own)
         self.write(state)
         self._sequence(b"l", list(items or ()))
         self._mapping(list(pairs or ()))

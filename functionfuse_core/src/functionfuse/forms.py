@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import GetSetDescriptorType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+
+from xxhash import xxh3_128_digest
 
 from .errors import FingerprintError
+from .literals import tagged
+from .project import is_own
 
-__all__ = ["form_of"]
+if TYPE_CHECKING:
+    from .fingerprint import Writer
+
+__all__ = [
+    "attributes_of",
+    "form_of",
+    "pickles_itself",
+    "undescribed",
+    "write_array",
+    "write_buffer",
+]
 
 Parts = Callable[[Any], Any]
+_DESCRIBING = {*functools.WRAPPER_ASSIGNMENTS} - {"__name__"}
 
 
 def _nothing(_: Any) -> tuple[()]:
@@ -55,9 +71,24 @@ def _ufunc(ufunc: Any) -> Any:
 
 
 def _proxy(proxy: Any) -> Any:
-    own = {name: value for name, value in vars(proxy).items() if name.startswith("_self_")}
     names = ("_self_instance", "_self_wrapper", "_self_enabled", "_self_binding")
+    try:
+        own = object.__getattribute__(proxy, "__dict__")  # not that of the wrapped object
+    except AttributeError:
+        own = {}
     return proxy.__wrapped__, own, [getattr(proxy, name, None) for name in names]
+
+
+def _members(made: Any) -> Any:
+    """Return what an object that is written in C shows of itself."""
+    kinds = (GetSetDescriptorType, MemberDescriptorType)
+    names = [name for name, part in vars(type(made)).items() if type(part) in kinds]
+    return {name: getattr(made, name) for name in names if not name.startswith("__")}
+
+
+def _jitted(made: Any) -> Any:
+    state = made.__getstate__()
+    return made.__wrapped__, state["static_argnums"], state["static_argnames"]
 
 
 _FORMS: dict[str, Parts] = {
@@ -65,8 +96,13 @@ _FORMS: dict[str, Parts] = {
     "builtins.classmethod": lambda made: (made.__func__,),
     "builtins.property": lambda made: (made.fget, made.fset, made.fdel),
     "builtins.staticmethod": lambda made: (made.__func__,),
-    "functools._lru_cache_wrapper": lambda made: (made.__wrapped__, made.cache_parameters()),
+    "functools._lru_cache_wrapper": lambda made: (
+        made.cache_parameters(),
+        undescribed(dict(vars(made))),
+    ),
     "functools.cached_property": lambda made: (made.func, made.attrname),
+    "jaxlib._jax.PjitFunction": _jitted,
+    "numba.core.ccallback.CFunc": lambda made: (made.__wrapped__, str(made._sig)),
     "numba.core.dispatcher.Dispatcher": lambda made: (
         made.py_func,
         made.targetoptions,
@@ -79,6 +115,7 @@ _FORMS: dict[str, Parts] = {
         made.validate_return,
         made.config_wrapper.config_dict,
     ),
+    "_wrappers.ObjectProxy": _proxy,
     "wrapt.wrappers.ObjectProxy": _proxy,
     # what keeps, orders or writes down, and changes no result
     "_thread.RLock": _nothing,
@@ -86,11 +123,17 @@ _FORMS: dict[str, Parts] = {
     "logging.Logger": _nothing,
     "pydantic_core._pydantic_core.SchemaSerializer": _nothing,
     "pydantic_core._pydantic_core.SchemaValidator": _nothing,
-    "weakref.WeakKeyDictionary": _nothing,
-    "weakref.WeakSet": _nothing,
-    "weakref.WeakValueDictionary": _nothing,
     # values
+    "_struct.Struct": lambda made: made.format,
+    "_weakrefset.WeakSet": set,
     "itertools.count": repr,
+    "msgspec.Meta": _members,
+    "msgspec._core.Factory": _members,
+    "msgspec.json.Decoder": _members,
+    "msgspec.json.Encoder": _members,
+    "msgspec.msgpack.Decoder": _members,
+    "msgspec.msgpack.Encoder": _members,
+    "msgspec.structs.StructConfig": _members,
     "pandas.Index": _index,
     "pandas.MultiIndex": _multi_index,
     "pandas.core.generic.NDFrame": _frame,
@@ -99,6 +142,14 @@ _FORMS: dict[str, Parts] = {
     "pathlib.PurePath": str,
     "torch.Tensor": _tensor,
     "typing.ForwardRef": lambda made: made.__forward_arg__,
+    "typing.TypeAliasType": lambda made: (made.__name__, made.__value__),
+    "typing.TypeVar": lambda made: (
+        *(made.__name__, made.__bound__, made.__constraints__, made.__covariant__),
+        *(made.__contravariant__, getattr(made, "__default__", None)),
+    ),
+    "weakref.ReferenceType": lambda made: made(),
+    "weakref.WeakKeyDictionary": lambda made: list(made.items()),
+    "weakref.WeakValueDictionary": lambda made: list(made.items()),
 }
 
 
@@ -110,3 +161,83 @@ def form_of(kind: type) -> tuple[type, Parts] | None:
         if parts is not None:
             return base, parts
     return None
+
+
+def undescribed(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return attributes without those that `functools.update_wrapper` copies to describe code."""
+    if "__wrapped__" not in attributes:
+        return attributes
+    return {name: part for name, part in attributes.items() if name not in _DESCRIBING}
+
+
+def attributes_of(value: Any, own: frozenset[str]) -> Any:
+    """Return attributes of an object of the project's class: what its base may not pickle."""
+    kind = type(value)
+    if not is_own(kind.__module__, own):
+        return None
+    internal = getattr(kind, "_internal_names_set", ())  # of pandas' objects
+    found = {
+        name: part for name, part in getattr(value, "__dict__", {}).items() if name not in internal
+    }
+    for base in kind.__mro__:
+        if is_own(base.__module__, own):
+            slots = [
+                name for name, slot in vars(base).items() if type(slot) is MemberDescriptorType
+            ]
+            found |= {name: getattr(value, name, None) for name in slots}
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def pickles_itself(kind: type, own: frozenset[str]) -> bool:
+    """Tell whether a class of the project says how its objects are pickled."""
+    names = ("__getstate__", "__reduce__", "__reduce_ex__")
+    bases = [base for base in kind.__mro__ if is_own(base.__module__, own)]
+    return any(name in vars(base) for base in bases for name in names)
+
+
+def write_buffer(writer: Writer, name: str, view: memoryview) -> None:
+    """Write the bytes of a buffer."""
+    writer.out.append(tagged(b"u", f"{name} {view.format} {view.shape}"))
+    try:
+        flat = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+    except ValueError:  # of a format that memoryview can't cast
+        flat = view.tobytes()
+    writer.out.append(xxh3_128_digest(flat))
+
+
+def write_array(writer: Writer, array: Any) -> None:
+    """Write an array: type, shape, order of its axes in memory, and bytes in that order."""
+    writer.out.append(tagged(b"a", f"{type(array).__name__} {array.shape}"))
+    _write_dtype(writer, array.dtype)
+    if not array.flags.c_contiguous:
+        axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+        if axes != sorted(axes):
+            writer.out.append(tagged(b"T", repr(axes)))
+        array = array.transpose(axes)
+    if array.dtype.hasobject:
+        writer.write(array.tolist())
+        return
+    if not array.flags.c_contiguous:
+        array = array.copy(order="C")
+    writer.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
+
+
+def _write_dtype(writer: Writer, dtype: Any) -> None:
+    try:
+        described = dtype.descr
+    except ValueError:  # of fields that overlap
+        described = dtype
+    writer.out.append(tagged(b"y", str(described)))
+    for metadata in _metadata(dtype):
+        writer.write(metadata)
+
+
+def _metadata(dtype: Any) -> Iterator[Mapping[str, Any]]:
+    """Iterate the metadata of a dtype and of those in it."""
+    if dtype.metadata:
+        yield dtype.metadata
+    if dtype.base is not dtype:
+        yield from _metadata(dtype.base)
+    for field, *_ in (dtype.fields or {}).values():
+        yield from _metadata(field)

@@ -6,11 +6,10 @@ writer of values, which gives code back. See `fingerprint.Writer`.
 
 from __future__ import annotations
 
-import builtins
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property, partial
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -33,7 +32,7 @@ from .code import shape_of
 from .errors import FingerprintError
 from .literals import tagged
 from .project import is_own, is_own_code, module_name, name_in_package, name_of
-from .variables import refuse, write_import, write_module, write_variable
+from .variables import refuse, write_builtin, write_import, write_module, write_variable
 from .workflow import WorkflowClass, WorkflowFunction
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ _DERIVED = {
     *("__static_attributes__", "__weakref__", "_abc_impl", "__attrs_base_of_slotted__"),
 }
 _HEAP_TYPE = 1 << 9  # of a class's flags: it was made at run time
+# Attributes that lead to variables or classes by names that only a run knows.
+_UNFOLLOWABLE = ("__globals__", "__subclasses__", "f_builtins", "f_globals")
 
 
 def write_code(writer: Writer, value: Any, kind: type) -> bool:
@@ -94,7 +95,9 @@ def _write_named(writer: Writer, value: Any, body: Callable[[Writer, Any], None]
         refuse(name)
         writer.named(name)
     elif body is _write_class and not value.__flags__ & _HEAP_TYPE:
-        writer.named(name_of(value))  # written in C, and hidden
+        if is_own(value.__module__, writer.own):
+            raise FingerprintError(f"{name_of(value)} is compiled code of the project")
+        writer.named(name_of(value))  # hidden
     else:
         writer.code(value, body)
 
@@ -104,7 +107,7 @@ def _write_builtin(writer: Writer, value: Any) -> None:
     bound = getattr(value, "__self__", None)
     if not name and (bound is None or isinstance(bound, ModuleType)):
         module = getattr(bound, "__name__", None) or value.__module__
-        if is_own(module):
+        if is_own(module, writer.own):
             raise FingerprintError(f"{module}.{value.__name__} is compiled code of the project")
         name = f"{module}.{value.__qualname__}"
     if name:
@@ -127,6 +130,7 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
     if not is_own_code(code, module, writer.own):
         with writer.held(str(module)):
             writer.named(f"{module}.{code.co_qualname}")
+            writer.out.append(shape_of(code).digest)  # there can be several of that name
             if isinstance(implementations, MappingProxyType):  # functools.singledispatch
                 for kind in sorted(implementations, key=name_of):
                     writer.write((kind, implementations[kind]))
@@ -140,14 +144,18 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
     if shape.inspects:
         writer.inspect()
     with _within(function.__qualname__):
-        if "__subclasses__" in shape.attributes:
-            raise FingerprintError("__subclasses__() can't be followed")
+        for attribute in _UNFOLLOWABLE:
+            if attribute in shape.attributes:
+                raise FingerprintError(f"{attribute} can't be followed")
         _write_contents(writer, function)
         for path in shape.names:
             if path[0] in namespace:
                 write_variable(writer, namespace, path)
-            elif hasattr(builtins, path[0]):
-                refuse(f"builtins.{path[0]}")
+            else:
+                write_builtin(writer, namespace, path[0])
+        for text in shape.texts:
+            if text in namespace:
+                write_variable(writer, namespace, (text,))
         package = namespace.get("__package__") or ""
         for imported in shape.imports:
             write_import(writer, imported, package)
@@ -156,17 +164,23 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
 def _write_contents(writer: Writer, function: FunctionType) -> None:
     """Write what a function was given when it was made, and what was added to it since."""
     name = function.__qualname__
-    for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+    writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
+    defaults = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    for key, value in defaults:
         before = len(writer.out)
+        writer.write(key)
         writer.write(value)
-        writer.watch(f"a default of {name!r}", value, before)
+        writer.watch(f"a default of {name!r}", before, partial(dict(defaults).get, key))
     writer.out.append(b";")
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         _write_cell(writer, cell, f"{free!r} in the closure of {name!r}")
     before = len(writer.out)
     writer.write(function.__dict__ or None)
-    if function.__dict__:
-        writer.watch(f"an attribute of {name!r}", function.__dict__, before)
+    writer.watch(f"an attribute of {name!r}", before, lambda: function.__dict__ or None)
+
+
+def _made_of(function: FunctionType) -> tuple[Any, ...]:
+    return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
 def _write_cell(writer: Writer, cell: CellType, name: str) -> None:
@@ -178,14 +192,17 @@ def _write_cell(writer: Writer, cell: CellType, name: str) -> None:
     before = len(writer.out)
     writer.out.append(b"+")
     writer.write(value)
-    writer.watch(name, value, before)
+    writer.watch(name, before, lambda: cell.cell_contents)
 
 
 def write_types(writer: Writer, value: Any) -> None:
-    """Write docstring and types of a function or a class."""
-    if isinstance(value, (FunctionType, type)):
+    """Write docstring and types of code, and the order of a class's methods."""
+    described = isinstance(value, (FunctionType, ModuleType, type))
+    if described or "__wrapped__" in (getattr(value, "__dict__", None) or ()):
         writer.write(value.__doc__)
         _write_annotations(writer, value)
+    if isinstance(value, type):
+        writer.write([name for name in vars(value) if name not in _DERIVED])
 
 
 def _write_annotations(writer: Writer, value: Any) -> None:
@@ -233,13 +250,22 @@ def _write_class(writer: Writer, kind: type) -> None:
             at = len(writer.out)
             writer.write(value)
             if not attribute.startswith("__"):
-                writer.watch(f"{attribute!r} of the class {kind.__qualname__!r}", value, at)
-        for attribute in ("__pydantic_fields__", "__pydantic_decorators__", "__struct_config__"):
-            writer.write(getattr(kind, attribute, None))
-        for attribute in ("__struct_fields__", "__struct_defaults__"):
-            writer.write(getattr(kind, attribute, None))
+                what = f"{attribute!r} of the class {kind.__qualname__!r}"
+                writer.watch(what, at, partial(vars(kind).get, attribute))
+        for attribute in ("__pydantic_fields__", "__pydantic_decorators__"):
+            writer.write(vars(kind).get(attribute))
+        for part in ("config", "fields", "encode_fields", "defaults"):
+            if hasattr(type(kind), f"__struct_{part}__"):  # of msgspec's
+                writer.write(getattr(kind, f"__struct_{part}__"))
         _write_registered(writer, kind)
+    count = partial(_count, kind)
+    writer.fixed.append((f"the attributes of {kind.__qualname__!r}", count, count()))
     writer.codes[name] = xxh3_64_hexdigest(b"".join(writer.out[before:]))
+
+
+def _count(kind: type) -> int:
+    """Return the number of a class's attributes, without those that Python adds."""
+    return sum(not name.startswith("__") for name in vars(kind))
 
 
 def _write_registered(writer: Writer, kind: type) -> None:
@@ -253,7 +279,7 @@ def _write_registered(writer: Writer, kind: type) -> None:
 
 
 def _is_method(kind: type) -> bool:
-    methods = (FunctionType, staticmethod, classmethod, property, functools.cached_property)
+    methods = (FunctionType, staticmethod, classmethod, property, cached_property)
     return issubclass(kind, methods) or kind in _DESCRIPTORS
 
 

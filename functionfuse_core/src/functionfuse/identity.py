@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from importlib import metadata
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from .fingerprint import Writer, digest_of
 from .literals import literal_stream, shown
 from .names import label_of
 from .nodes import Call, MethodCall, Node
-from .project import is_own_file, module_name, name_in_package, top_level
+from .project import is_own_file, module_name, name_in_package, top_level, version_of
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
@@ -43,7 +43,9 @@ class _Code(NamedTuple):
     codes: dict[str, str]
     variables: dict[str, str]
     changeable: dict[str, str]
+    fixed: list[tuple[str, Callable[[], Any], Any]]
     packages: set[str]
+    inspected: bool
 
 
 class _Head(NamedTuple):
@@ -168,6 +170,9 @@ class Identities:
             if not same:
                 return what
         code = self._code(node)
+        for what, look, value in code.fixed:
+            if not _same(look(), value):
+                return what
         if code.changeable:
             try:
                 now = self._written(self._function(node), node).changeable
@@ -256,8 +261,8 @@ class Identities:
         if node not in self._replaced:
             _check_ignored(node, function, writer.ignored)
         writer.codes.update({f"package {name}": version for name, version in counted.items()})
-        seen = writer.codes, writer.variables, writer.changeable, writer.packages
-        return _Code(digest, *seen)
+        seen = writer.codes, writer.variables, writer.changeable, writer.fixed, writer.packages
+        return _Code(digest, *seen, writer.inspected)
 
     def _place(self, node: Node, parent: Node) -> int:
         """Return by number which of a node's parents one is; -1 for none."""
@@ -282,7 +287,9 @@ class Identities:
     def _stream(self, node: Node, what: str, value: Any) -> bytes:
         if type(value) is Call:
             return b"n%d;" % self._place(node, value)
-        writer = Writer(functools.partial(self._place, node), own=self.own_packages(node))
+        inspected = self._code(node).inspected
+        place = functools.partial(self._place, node)
+        writer = Writer(place, own=self.own_packages(node), inspected=inspected)
         try:
             writer.write(value)
             return b"#" + writer.digest()
@@ -312,6 +319,16 @@ def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:
     return pairs
 
 
+def _same(now: Any, before: Any) -> bool:
+    """Tell whether a variable of a type that doesn't change in place is what it was."""
+    if now is before:
+        return True
+    if type(now) is tuple and type(before) is tuple and len(now) == len(before):
+        return all(map(operator.is_, now, before))
+    stream = literal_stream(now)
+    return stream is not None and stream == literal_stream(before)
+
+
 def _first(pair: tuple[str, Any]) -> str:
     return pair[0]
 
@@ -322,6 +339,10 @@ def _parameters(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[s
     They are those of what is called, and not of what that wraps: a wrapper can tell whether an
     argument came by position or by keyword.
     """
+    if type(function) is FunctionType:  # without the signature that somebody may have given it
+        function = FunctionType(function.__code__, {}, closure=function.__closure__)
+    elif hasattr(function, "__wrapped__") and not isinstance(function, type):
+        return (), frozenset(), True
     try:
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
@@ -412,19 +433,3 @@ def _counted(package: str) -> str:
     if not version:
         raise FingerprintError(f"package {package!r} is not installed")
     return version
-
-
-@functools.lru_cache(maxsize=1024)
-def _installed_version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except (metadata.PackageNotFoundError, ValueError):
-        return ""
-
-
-def version_of(package: str) -> str:
-    """Return the version of a package that is imported or installed by a name; "" for none."""
-    if package in sys.stdlib_module_names or package == "functionfuse":
-        return ""
-    version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
-    return version if isinstance(version, str) else _installed_version(package)

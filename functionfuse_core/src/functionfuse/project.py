@@ -14,6 +14,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+from importlib import metadata
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "name_of",
     "singles_of",
     "top_level",
+    "version_of",
 ]
 
 Own = frozenset[str]
@@ -206,3 +208,19 @@ def name_anywhere(value: Any, own: Own) -> str:
                 if other is value
             ]
     return min(found, key=lambda name: (len(name), name), default="")
+
+
+@functools.lru_cache(maxsize=1024)
+def _installed_version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        return ""
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package that is imported or installed by a name; "" for none."""
+    if package in sys.stdlib_module_names or package == "functionfuse":
+        return ""
+    version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
+    return version if isinstance(version, str) else _installed_version(package)

@@ -6,9 +6,11 @@ plain value, or something of the project that was put there.
 
 from __future__ import annotations
 
-import functools
+import builtins
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from functools import cached_property, partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +25,34 @@ from .workflow import WorkflowClass, WorkflowFunction
 if TYPE_CHECKING:
     from .fingerprint import Writer
 
-__all__ = ["can_change", "refuse", "write_import", "write_module", "write_variable"]
+__all__ = [
+    "can_change",
+    "refuse",
+    "write_builtin",
+    "write_import",
+    "write_module",
+    "write_variable",
+]
 
 # What leads to code or variables by names that only a run knows.
 _UNFOLLOWABLE = {
     *("builtins.__import__", "builtins.eval", "builtins.exec", "builtins.globals"),
-    *("importlib.__import__", "importlib.import_module", "runpy.run_module", "runpy.run_path"),
+    *("importlib.__import__", "importlib.import_module", "importlib.reload"),
+    *("_frozen_importlib.module_from_spec", "importlib.util.module_from_spec"),
+    *("pkgutil.resolve_name", "pydoc.locate", "runpy.run_module", "runpy.run_path"),
     "sys.modules",
+}
+# Variables of a module that say where it is from; its docstring counts as that of a function.
+_ABOUT = {
+    *("__annotations__", "__builtins__", "__cached__", "__doc__", "__file__", "__loader__"),
+    *("__name__", "__package__", "__path__", "__spec__", "__warningregistry__"),
 }
 _CODE = (
     *(FunctionType, type, ModuleType, BuiltinFunctionType, MethodType, staticmethod, classmethod),
-    *(property, functools.cached_property, WorkflowFunction, WorkflowClass),
+    *(property, cached_property, WorkflowFunction, WorkflowClass),
 )
 _MISSING = object()
+_DEEP = 20  # levels of containers; below, a package's variable counts by its name
 
 
 def refuse(name: str) -> None:
@@ -65,7 +82,20 @@ def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> Non
     if isinstance(value, ModuleType):
         _write_path(writer, value, path[1:])
     else:
-        _write_global(writer, value, home, root)
+        _write_global(writer, namespace, home, root)
+
+
+def write_builtin(writer: Writer, namespace: dict[str, Any], name: str) -> None:
+    """Write what a function reads by a name that no global has, if the project has put it there."""
+    look = partial(namespace.get, name, _MISSING)
+    writer.fixed.append((f"global {name!r}", look, _MISSING))
+    value = vars(builtins).get(name, _MISSING)
+    if value is _MISSING:
+        return
+    refuse(f"builtins.{name}")
+    if type(value) not in (BuiltinFunctionType, type) and _counts(writer, value):
+        writer.out.append(tagged(b"$", f"builtins.{name}"))
+        _write_global(writer, vars(builtins), "builtins", name)
 
 
 def _write_path(writer: Writer, value: Any, path: Path) -> None:
@@ -77,20 +107,22 @@ def _write_path(writer: Writer, value: Any, path: Path) -> None:
             full = ".".join((module.__name__, *names))
             if isinstance(found, ModuleType):
                 value = found
-            elif found is _MISSING or not _is_plain_or_own(writer, found):
+            elif found is _MISSING or not _counts(writer, found):
                 refuse(f"{module.__name__}.{names[0]}")
                 writer.named(full)  # whether it is loaded already makes no difference
                 return
             else:
                 writer.named(full)
-                _write_global(writer, found, module.__name__, names[0])
+                _write_global(writer, vars(module), module.__name__, names[0])
                 return
         elif found is _MISSING:
+            look = partial(vars(value).get, names[0], _MISSING)
+            writer.fixed.append((f"global {names[0]!r} of {value.__name__}", look, _MISSING))
             break
         elif isinstance(found, ModuleType):
             value = found
         else:
-            _write_global(writer, found, module_name(module.__name__), names[0])
+            _write_global(writer, vars(module), module_name(module.__name__), names[0])
             return
         del names[0]
     if isinstance(value, ModuleType) and not is_own(value.__name__, writer.own):
@@ -99,16 +131,29 @@ def _write_path(writer: Writer, value: Any, path: Path) -> None:
     writer.write(value)
 
 
-def _is_plain_or_own(writer: Writer, value: Any, depth: int = 0) -> bool:
-    """Tell whether a variable of a package is a plain value, or was put there by the project."""
+def _counts(writer: Writer, value: Any) -> bool:
+    """Tell whether a package's variable counts by value: it is plain, or holds the project's."""
+    parts = list(_parts(value))
+    return any(_is_own(writer, part) for part in parts) or all(map(_is_plain, parts))
+
+
+def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Iterate what a container holds in the end, or the value itself."""
     kind = type(value)
-    if kind in LITERAL_TYPES:
-        return True
-    if kind in (list, tuple, set, frozenset) and depth < 3:
-        return all(_is_plain_or_own(writer, item, depth + 1) for item in value)
-    if kind is dict and depth < 3:
-        items = (item for pair in value.items() for item in pair)
-        return all(_is_plain_or_own(writer, item, depth + 1) for item in items)
+    if kind in (dict, list, tuple, set, frozenset) and depth < _DEEP:
+        for item in (*value, *value.values()) if kind is dict else value:
+            yield from _parts(item, depth + 1)
+    else:
+        yield value
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind in LITERAL_TYPES or (kind.__module__ == "numpy" and kind.__name__ == "ndarray")
+
+
+def _is_own(writer: Writer, value: Any) -> bool:
+    kind = type(value)
     if kind is FunctionType:
         module = value.__globals__.get("__name__")
         return is_own_code(value.__code__, module, writer.own) and not name_in_package(
@@ -120,12 +165,12 @@ def _is_plain_or_own(writer: Writer, value: Any, depth: int = 0) -> bool:
     return is_own(module, writer.own)
 
 
-def _write_global(writer: Writer, value: Any, module: str, name: str) -> None:
-    """Write a global, and note it."""
+def _write_global(writer: Writer, namespace: dict[str, Any], module: str, name: str) -> None:
+    """Write a global of a namespace, which is that of a module, and note it."""
     if writer.ignores(module, name):
         writer.out.append(b"*")
         return
-    full, before = f"{module}.{name}", len(writer.out)
+    value, full, before = namespace[name], f"{module}.{name}", len(writer.out)
     try:
         writer.write(value)
     except FingerprintError as error:
@@ -133,7 +178,8 @@ def _write_global(writer: Writer, value: Any, module: str, name: str) -> None:
     if not _is_code(type(value)):
         stream = b"".join(writer.out[before:])
         writer.variables[full] = shown(value) or xxh3_64_hexdigest(stream)
-        writer.watch(f"global {(name if module == writer.home else full)!r}", value, before)
+    shown_as = name if module == writer.home else full
+    writer.watch(f"global {shown_as!r}", before, partial(namespace.get, name, _MISSING))
 
 
 def _is_code(kind: type) -> bool:
@@ -144,10 +190,12 @@ def write_module(writer: Writer, module: ModuleType) -> None:
     """Write all variables of a module of the project, as they are now."""
     name = module_name(module.__name__)
     writer.codes[f"module {name}"] = ""
-    for variable, value in sorted(vars(module).items()):
-        if not (variable.startswith("__") and variable.endswith("__")):
+    if type(module) is not ModuleType:
+        writer.write(type(module))
+    for variable in sorted(vars(module)):
+        if variable not in _ABOUT:
             writer.out.append(tagged(b".", variable))
-            _write_global(writer, value, name, variable)
+            _write_global(writer, vars(module), name, variable)
 
 
 def write_import(writer: Writer, imported: Import, package: str) -> None:
@@ -173,7 +221,7 @@ def write_import(writer: Writer, imported: Import, package: str) -> None:
         for path in imported.reads or ((),):
             _write_path(writer, value, path)
     elif value is not None:
-        _write_global(writer, value, module_name(name), imported.name)
+        _write_global(writer, vars(module), module_name(name), imported.name)
 
 
 def _imported(writer: Writer, name: str) -> ModuleType | None:

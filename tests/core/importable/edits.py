@@ -24,6 +24,7 @@ which takes the result of `f`, and `unrelated`. `test_edits.py` runs the table;
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "reuse.md"
 BEGIN, END = "<!-- edits: begin -->\n", "<!-- edits: end -->\n"
 SECTIONS = ["writing", "function", "helpers", "data", "classes", "arguments"]
 SECTIONS += ["nodes", "stored", "settings", "stateful"]
+PATHS = [FOLDER / f"{section}.txt" for section in SECTIONS]
 HEADER = "from functionfuse import workflow\n\n"
+FUTURE = "from __future__ import annotations\n"
 
 
 @dataclass
@@ -106,7 +109,8 @@ def _read(what: str, lines: list[str]) -> Edit:
         else:
             raise ValueError(f"{what}: {line}")
     for files, call in zip((edit.before, edit.after), called, strict=True):
-        main = HEADER + files["main.py"]
+        future, _, rest = files["main.py"].rpartition(FUTURE)
+        main = future + FUTURE + HEADER + rest if FUTURE in files["main.py"] else HEADER + rest
         if "nodes = " not in main:
             main += "\n" + PROGRAMS["end"].replace("CALL", call)
         files["main.py"] = main
@@ -135,11 +139,11 @@ PROGRAMS = {
 }
 
 
-def table() -> dict[str, list[Edit]]:
-    """Return the edits by the headings of their sections."""
+def table(paths: Iterable[Path] = PATHS) -> dict[str, list[Edit]]:
+    """Return the edits of some files by the headings of their sections."""
     found = {}
-    for section in SECTIONS:
-        text = (FOLDER / f"{section}.txt").read_text(encoding="utf-8")
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
         heading = text.partition("\n")[0].removeprefix("# ")
         found[heading] = [_read(*block) for block in _blocks(text)]
     return found

@@ -98,7 +98,7 @@ def test_of_several_runs_at_once_one_computes(
     monkeypatch.setattr(lease, "LOST_AFTER", 3600)  # however slow the machine is
     computed: list[int] = []
 
-    @workflow
+    @workflow(version="1")  # it notes its calls
     def slow(number: int) -> int:
         computed.append(number)
         time.sleep(0.3)

@@ -114,7 +114,25 @@ class Writer:
         self._singles: dict[type, dict[int, str]] = {}
 
     def digest(self) -> bytes:
-        """Return the digest of all that was written and of the code that it leads to: 16 bytes."""
+        """Return the digest of all that was written and of the code that it leads to: 16 bytes.
+
+        Called once, in the end.
+        """
+        first = self is self._writers[0]
+        try:
+            self._write_bodies()
+            written = self.out
+            if first and self.inspected:
+                # What was seen of a set's items before it was known that types count.
+                written = written + sorted(writer.digest() for writer in self._writers[1:])
+            return xxh3_128_digest(b"".join(written))
+        finally:
+            if first:  # it is done: nothing that was met is held any longer
+                for writer in self._writers:
+                    writer._kept.clear()
+                self._writers.clear()
+
+    def _write_bodies(self) -> None:
         while self._pending:
             body, value = self._pending.popleft()
             try:
@@ -124,11 +142,6 @@ class Writer:
             except Exception as error:
                 name = getattr(value, "__qualname__", "")
                 raise FingerprintError(f"{name!r} can't be told from another ({error})") from error
-        written = self.out
-        if self.inspected and self is self._writers[0]:
-            # What was seen of a set's items before it was known that types count.
-            written = written + sorted(writer.digest() for writer in self._writers[1:])
-        return xxh3_128_digest(b"".join(written))
 
     # For code: see `functions`.
 

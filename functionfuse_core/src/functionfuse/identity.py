@@ -89,7 +89,7 @@ class Identities:
         self._plugins = plugins or {}
         self._own = frozenset(own)
         self._packages = tuple(packages)
-        self._codes: dict[object, _Code | FingerprintError] = {}
+        self._codes: dict[object, _Code | str] = {}
         self._heads: dict[object, _Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
         self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
@@ -165,7 +165,8 @@ class Identities:
         for what, value, before in inputs:
             try:
                 same = self._stream(node, what, value) == before
-            except FingerprintError:
+            except FingerprintError as error:
+                forget(error)
                 same = False
             if not same:
                 return what
@@ -176,7 +177,8 @@ class Identities:
         if code.changeable:
             try:
                 now = self._written(self._function(node), node).changeable
-            except FingerprintError:
+            except FingerprintError as error:
+                forget(error)
                 return "what its code refers to"  # to something that can't be told any more
             for what, digest in code.changeable.items():
                 if now.get(what) != digest:
@@ -233,10 +235,11 @@ class Identities:
             try:
                 known = self._written(self._function(node), node)
             except FingerprintError as error:
-                known = error
+                forget(error)
+                known = str(error)
             self._codes[key] = known
-        if isinstance(known, FingerprintError):
-            raise known
+        if isinstance(known, str):
+            raise FingerprintError(known)
         return known
 
     def _key(self, node: Node) -> object:
@@ -295,6 +298,14 @@ class Identities:
             return b"#" + writer.digest()
         except FingerprintError as error:
             raise FingerprintError(f"{what}: {error}") from None
+
+
+def forget(error: BaseException) -> None:
+    """Let go of where an error was raised: the frames hold values that a run wants to release."""
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
 
 
 def _described(plugin: Any) -> str:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import itertools
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +38,7 @@ def measure_in(folder: Path) -> Iterator[Row]:
     storage = storage_factory({"kind": "file", "options": {"path": str(folder / "storage")}})
     yield from chains(folder, storage)
     yield from many(storage)
-    yield array()
+    yield from values()
     yield from functions()
 
 
@@ -71,26 +76,35 @@ def many(storage: Storage) -> Iterator[Row]:
     yield at_most(f"second run of {MANY:,} nodes / {MANY // 10:,}", 12, pair)
 
 
-def array() -> Row:
-    values = np.ones(256 << 17)
-    view = memoryview(values).cast("B")
-    pair = time_pair(partial(digest_of, values), partial(xxh3_128_digest, view), rounds=15)
-    return at_least("XXH3-128 of 256 MiB / their fingerprint as an argument", 0.8, pair)
+def values() -> Iterator[Row]:
+    """Compare arguments with the hash alone, and with what pickle takes for them."""
+    array = np.ones(256 << 17)
+    view = memoryview(array).cast("B")
+    pair = time_pair(partial(digest_of, array), partial(xxh3_128_digest, view), rounds=15)
+    yield at_least("XXH3-128 of 256 MiB / their fingerprint as an argument", 0.8, pair)
+    data = bytes(view)
+    pair = time_pair(partial(digest_of, data), partial(digest_of, array), rounds=15)
+    yield at_most("fingerprint of 256 MiB as bytes / as an array", 1.5, pair)
+    numbers = list(range(1_000_000))
+    pair = time_pair(partial(digest_of, numbers), partial(pickle.dumps, numbers, 5), rounds=5)
+    yield at_most("fingerprint of a list of 1,000,000 numbers / its pickle", 3, pair)
 
 
 def functions() -> Iterator[Row]:
     """Fingerprint a function of average length, seen for the first time, and asked for again."""
 
-    def cold() -> None:
+    def cold(function: Callable[..., object]) -> None:
         shape_of.cache_clear()
-        digest_of(typical)
+        digest_of(function)
 
     node = increment(1)
     known = Identities({})
     known.own(node)
-    pair = time_pair(cold, partial(known.own, node), rounds=50, calls=20)
+    pair = time_pair(partial(cold, typical), partial(known.own, node), rounds=50, calls=20)
     yield amount("fingerprint of a function, cold", pair.ours * 1e3, 2, unit="ms")
     yield amount("fingerprint of a call of a known function", pair.peer * 1e6, 2, unit="µs")
+    pair = time_pair(partial(cold, reaching), partial(cold, typical), rounds=20, calls=10)
+    yield at_most("the same of a function that reaches seven others / of one, cold", 6, pair)
 
 
 def typical(values: list[float], depth: int = 3, scale: float = 1.0) -> dict[str, float]:
@@ -106,6 +120,50 @@ def typical(values: list[float], depth: int = 3, scale: float = 1.0) -> dict[str
             mean = 0.0
         found[f"level {level}"] = np.sqrt(mean)
     return dict(sorted(found.items()))
+
+
+@dataclass
+class Point:
+    x: float
+    y: float = 0
+
+    def norm(self) -> float:
+        return math.hypot(self.x, self.y)
+
+
+def reaching(value: float) -> float:
+    """Reach seven other functions, and a class."""
+    return _one(value) + typical([value])["level 1"]
+
+
+def _one(value: float) -> float:
+    return _two(value) + OFFSET
+
+
+def _two(value: float) -> float:
+    return _three(value) * len(_TABLE)
+
+
+def _three(value: float) -> float:
+    return _four(value, _TABLE["x"])
+
+
+def _four(value: float, other: list[int]) -> float:
+    return _five(value) + float(json.loads(str(other[0])))
+
+
+def _five(value: float) -> float:
+    for first, second in itertools.product(range(3), repeat=2):
+        if first > second:
+            value += _six(first)
+    return value
+
+
+def _six(value: float) -> float:
+    return Point(value, 1).norm()
+
+
+_TABLE = {"x": [1, 2], "y": [3]}
 
 
 def run_chain(storage: Storage, count: int) -> None:

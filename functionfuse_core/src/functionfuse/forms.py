@@ -124,6 +124,7 @@ _FORMS: dict[str, Parts] = {
     "pydantic_core._pydantic_core.SchemaSerializer": _nothing,
     "pydantic_core._pydantic_core.SchemaValidator": _nothing,
     # values
+    "_json.Scanner": _members,
     "_struct.Struct": lambda made: made.format,
     "_weakrefset.WeakSet": set,
     "itertools.count": repr,

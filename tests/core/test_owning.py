@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_one_object_twice_is_one_object(tmp_path):
 
 
 def test_what_can_t_change_or_be_copied_is_shared(tmp_path):
-    given = [threading.Lock(), ("a", (1, 2.0, b"c"), frozenset({1})), max, int]
+    given = [threading.Lock(), ("a", (1, 2.0, b"c"), frozenset({1})), max, int, Path("a")]
 
     @workflow(version="1")
     def keep(*values: Any) -> None:

@@ -13,6 +13,7 @@ import fractions
 import pickle
 import sys
 from collections.abc import Iterator
+from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -48,7 +49,8 @@ def is_shared(value: Any) -> bool:
     kind = type(value)
     if kind in (tuple, frozenset):
         return IMMUTABLE.issuperset(map(type, value)) or all(map(is_shared, value))
-    return kind in IMMUTABLE or issubclass(kind, (type, BaseException))
+    # A copy of a path, or of an exception, may lack what a subclass has added.
+    return kind in IMMUTABLE or issubclass(kind, (type, BaseException, PurePath))
 
 
 def own_literal(value: Any) -> Any:

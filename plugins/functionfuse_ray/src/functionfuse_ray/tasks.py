@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -38,6 +38,9 @@ class RetriedNodeError(FailedNodeError):
     """A node failed in a way after which Ray is to try again."""
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 class Told(NamedTuple):
     """What a worker tells the driver of a node; small, whatever the result is.
 
@@ -46,12 +49,18 @@ class Told(NamedTuple):
         saved: whether the result was stored.
         digest: of the result, in hexadecimal digits; "" where that isn't known.
         size: of what was stored, in bytes.
+        value, key, own, fingerprint: of what was stored, as its header has them, for the nodes that
+            are made from it; of the fingerprint, the versions of packages.
     """
 
     seconds: float
     saved: bool
     digest: str
     size: int
+    value: str = ""
+    key: str = ""
+    own: tuple[str, ...] = ()
+    fingerprint: Mapping[str, Any] = _NOTHING
 
 
 @lru_cache(100)
@@ -86,8 +95,11 @@ def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Pac
         retried = task.retried if task is not None else ()
         kind = RetriedNodeError if isinstance(error, tuple(retried)) else FailedNodeError
         raise kind(place, Portable(outcome)) from None
-    size = getattr(outcome.saved, "size", 0)
-    told = Told(outcome.seconds, outcome.saved is not None, digest, size)
+    saved = outcome.saved
+    told = Told(outcome.seconds, saved is not None, digest, getattr(saved, "size", 0))
+    if getattr(saved, "value", "") or getattr(saved, "key", ""):
+        packages = {"packages": saved.fingerprint.get("packages", {})}
+        told = Told(*told[:4], saved.value, saved.key, saved.own, packages)
     return packed, pickle.dumps(tuple(told)), outcome.target
 
 

@@ -717,3 +717,23 @@ def test_a_value_that_is_wanted_only_after_its_node_began(tmp_path: Path) -> Non
         storage.remove_task("w", "third")
         assert 22 == flow().run(pool)
     assert 21 == storage.read_task("w", "second")
+
+
+@pytest.mark.parametrize("kind", OF_PROCESSES)
+def test_what_changes_in_a_worker_is_not_reused(executors, shared, tmp_path, kind):
+    """A memo of a module grows where the nodes run; then the next run computes them again."""
+    executor = executors(kind)
+
+    def run(numbers):
+        nodes = [shared.remembered(number).set_name(str(number)) for number in numbers]
+        graph = bound(*nodes, storage=FileStorage(tmp_path))
+        return graph.run(executor), graph.report
+
+    run(range(100, 108))  # so that each worker's memo has something in it
+    _, report = run(range(8))
+    reasons = {node.reason for node in report.nodes}
+    assert {"nothing stored; global 'MEMO' changed during the run"} == reasons
+    fingerprint = FileStorage(tmp_path).task_info("w", "3").fingerprint
+    assert {"why not": "global 'MEMO' changed while the run that stored it went on"} == fingerprint
+    _, report = run(range(8))
+    assert 8 == len(report.names("computed"))

@@ -185,6 +185,19 @@ class Identities:
                     return what
         return ""
 
+    def changeable(self, node: Node) -> tuple[frozenset[str], str, Mapping[str, str]]:
+        """Return what another process needs to tell whether variables changed there.
+
+        Returns:
+            own, home: see `Writer`.
+            changeable: each variable in words, and a digest; empty where there are none.
+        """
+        try:
+            found = self._code(node).changeable
+        except FingerprintError:
+            found = {}  # then it has no fingerprint anyway
+        return self.own_packages(node), _home(self._function(node)), found
+
     def name(self, node: Node) -> str:
         """Return module and qualified name of what a node calls."""
         function, label = node.function, node.label
@@ -250,8 +263,8 @@ class Identities:
 
     def _written(self, function: Any, node: Node) -> _Code:
         settings = node.settings
-        home = module_name(str(getattr(function, "__module__", "")))
-        writer = Writer(own=self.own_packages(node), ignore=settings.ignore, home=home)
+        own = self.own_packages(node)
+        writer = Writer(own=own, ignore=settings.ignore, home=_home(function))
         names = (*settings.packages, *self._packages, *_defined_in(function)[1])
         counted = {name: _counted(name) for name in names}
         writer.write(counted)
@@ -298,6 +311,10 @@ class Identities:
             return b"#" + writer.digest()
         except FingerprintError as error:
             raise FingerprintError(f"{what}: {error}") from None
+
+
+def _home(function: Any) -> str:
+    return module_name(str(getattr(function, "__module__", "")))
 
 
 def forget(error: BaseException) -> None:

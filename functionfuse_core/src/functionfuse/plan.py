@@ -18,7 +18,7 @@ from .errors import FingerprintError, FunctionFuseError
 from .identity import RULE, Identities, combined, version_of
 from .nodes import ConstructorCall, MethodCall, Node
 
-__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
+__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
 
 REUSE = "reuse"
 COMPUTE = "compute"
@@ -165,7 +165,7 @@ class Decisions:
         changed = self.identities.changed(node)
         if changed:
             self.changed[place] = changed
-            return {"why not": f"{changed} changed while the run that stored it went on"}
+            return {"why not": changed_during_run(changed)}
         results, calls = self._recipes()
         parents = []
         for parent in map(self._place, node.needs):
@@ -419,6 +419,11 @@ class Decisions:
             before = self.graph.names[self._place(node.before)]
             return f"an earlier call on its object changed: {before!r}"
         return "what it was computed from changed"
+
+
+def changed_during_run(variable: str) -> str:
+    """Return why a result has no fingerprint that was computed with another variable."""
+    return f"{variable} changed while the run that stored it went on"
 
 
 def _hex(digest: bytes | None) -> str:

@@ -262,3 +262,14 @@ def build(random, count):
             numbers.append(Handle(made, number_of.func(first.value, second.value, k=first.value)))
             nodes.append(numbers[-1])
     return [*nodes, *numbers[1:], *anything[2:]]
+
+
+# Variables that change in workers.
+
+MEMO = {}
+
+
+@workflow
+def remembered(number):
+    MEMO[number] = len(MEMO)
+    return MEMO[number]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from functionfuse.arguments import Nested, Reference, resolve
+from functionfuse.backends.builtin.job import Watched
 from functionfuse.nodes import Node
 from functionfuse.portable import PortablePickler
 
@@ -66,6 +67,7 @@ class Task(NamedTuple):
         constructs: whether the value is an object for later calls.
         digest: whether the digest of the value is wanted although it isn't stored.
         retried: errors after which Ray is to try again.
+        watched: see `Job`.
     """
 
     place: int
@@ -78,6 +80,7 @@ class Task(NamedTuple):
     constructs: bool = False
     digest: bool = False
     retried: Sequence[type[BaseException]] = ()
+    watched: Watched | None = None
 
     def resolved(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments with results in the slots."""

@@ -242,6 +242,7 @@ class RayRun(Run):
             isinstance(node, ConstructorCall),
             bool(self.decisions and not save and node.children),
             self.retried.get(node, ()),
+            self._watched(node) if save else None,
         )
         positions, names = self.graph.positions, self.graph.names
         needs = [positions[parent] for parent in node.needs]
@@ -319,7 +320,8 @@ class RayRun(Run):
             self.digests[key] = bytes.fromhex(told.digest)
         elif not told.saved and self.decisions and node.children:
             self.digests[key] = os.urandom(16)
-        outcome = Outcome(value, None, told.seconds, told if told.saved else None)
+        saved = told if told.saved else None
+        outcome = Outcome(value, None, told.seconds, saved, changed=told.changed)
         if isinstance(node, (ConstructorCall, MethodCall)):
             known = self.objects.get(node.constructor)
             self._settle(key, node, outcome)

@@ -51,6 +51,7 @@ class Told(NamedTuple):
         size: of what was stored, in bytes.
         value, key, own, fingerprint: of what was stored, as its header has them, for the nodes that
             are made from it; of the fingerprint, the versions of packages.
+        changed: the variable that was not as the driver saw it, in words; "" for none.
     """
 
     seconds: float
@@ -61,6 +62,7 @@ class Told(NamedTuple):
     key: str = ""
     own: tuple[str, ...] = ()
     fingerprint: Mapping[str, Any] = _NOTHING
+    changed: str = ""
 
 
 @lru_cache(100)
@@ -100,6 +102,7 @@ def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Pac
     if getattr(saved, "value", "") or getattr(saved, "key", ""):
         packages = {"packages": saved.fingerprint.get("packages", {})}
         told = Told(*told[:4], saved.value, saved.key, saved.own, packages)
+    told = told._replace(changed=outcome.changed)
     return packed, pickle.dumps(tuple(told)), outcome.target
 
 
@@ -108,6 +111,7 @@ def _job(task: Task, function: bytes, storage: bytes, packed: list[Packed], targ
     job = Job(task.method or _opened(function), args, kwargs, task.prepare, target)
     job.keep = True
     job.constructs = task.constructs
+    job.watched = task.watched
     if task.save is not None:
         workflow, name, about = task.save
         job.save = Kept(_opened(storage), workflow, (name,)).saver(0, about)

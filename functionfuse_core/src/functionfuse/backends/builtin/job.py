@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
 from ...arguments import PLAIN, reference_in
-from ...errors import GraphError
+from ...errors import FingerprintError, GraphError
+from ...fingerprint import Writer
 from ...portable import dumps
 
-__all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
+__all__ = ["Flight", "Job", "Outcome", "Portable", "Watched", "refuse_nodes"]
 
 POLL = 0.05  # seconds between looks at what another run is computing
 
@@ -30,6 +32,7 @@ class Outcome:
         saved: what the storage told of the saved result.
         read_back: whether what follows is to be given the saved result instead of the value.
         kept: whether `value` is the result; it is None where nobody wanted it back.
+        changed: the variable that was not as the run saw it, in words; "" for none.
         reused: the header of the result that another run has stored meanwhile, if so; then there is
             no value.
         error: what was raised, with the traceback's text where it comes from another process.
@@ -44,6 +47,7 @@ class Outcome:
     error: BaseException | None = None
     remote_traceback: str = ""
     reused: Any = None
+    changed: str = ""
 
 
 @dataclass(slots=True)
@@ -76,6 +80,40 @@ class Flight:
         return stored if getattr(stored, "call", None) == self.call else None
 
 
+class Watched(NamedTuple):
+    """What a run saw of the variables that can change in place, for other processes to compare.
+
+    Attributes:
+        process: the run's.
+        own, ignore, home: see `Writer`.
+        changeable: each variable in words, and a digest.
+    """
+
+    process: int
+    own: frozenset[str]
+    ignore: tuple[str, ...]
+    home: str
+    changeable: Mapping[str, str]
+
+    def changed(self, function: Any) -> str:
+        """Return the variable that is not here as the run saw it, in words; "" for none.
+
+        What travels by value is as it was, and is not looked at.
+        """
+        if os.getpid() == self.process:
+            return ""  # the run itself has looked
+        writer = Writer(own=self.own, ignore=self.ignore, home=self.home)
+        try:
+            writer.write(getattr(getattr(function, "__self__", None), "func", function))
+            writer.digest()
+        except FingerprintError:
+            return "what its code refers to"
+        for what, digest in self.changeable.items():
+            if writer.changeable.get(what, digest) != digest:
+                return what
+        return ""
+
+
 @dataclass(slots=True)
 class Job:
     """What computes a node, and saves its result right there.
@@ -84,11 +122,12 @@ class Job:
         function: the callable, or the name of a method of `target`.
         prepare: what node plugins run before the node.
         target: the stateful object whose method is called.
-        save: takes the result and the seconds, and stores it; returns what the storage tells, and
-            whether it is to be read back. None: it isn't stored.
+        save: takes the result, the seconds and the variable that changed, and stores it; returns
+            what the storage tells, and whether it is to be read back. None: it isn't stored.
         keep: whether the value is wanted back.
         constructs: whether the value is a stateful object, for `target`, and the result None.
         flight: makes one of several runs compute, and the others wait for it.
+        watched: tells what changed in the process that computes; None: nothing can.
     """
 
     function: Callable[..., Any] | str
@@ -96,10 +135,11 @@ class Job:
     kwargs: Mapping[str, Any]
     prepare: Sequence[Callable[[], Any]] = ()
     target: Any = None
-    save: Callable[[Any, float], tuple[Any, bool]] | None = None
+    save: Callable[[Any, float, str], tuple[Any, bool]] | None = None
     keep: bool = True
     constructs: bool = False
     flight: Flight | None = None
+    watched: Watched | None = None
 
     def run(self) -> Outcome:
         """Compute and save; raises what the function or the storage raises."""
@@ -119,6 +159,10 @@ class Job:
             prepare()
         function = self.function
         call = getattr(self.target, function) if isinstance(function, str) else function
+        changed = ""
+        if self.watched is not None:
+            method = isinstance(function, str)
+            changed = self.watched.changed(type(self.target) if method else function)
         started = perf_counter()
         value = call(*self.args, **self.kwargs)
         seconds = perf_counter() - started
@@ -130,12 +174,14 @@ class Job:
             saved, read_back = None, False
         else:
             try:
-                saved, read_back = self.save(value, seconds)
+                saved, read_back = self.save(value, seconds, changed)
             except Exception:
                 refuse_nodes(value)  # they can't be pickled
                 raise
         keep = self.keep and not read_back
-        return Outcome(value if keep else None, self.target, seconds, saved, read_back, keep)
+        kept = value if keep else None
+        told = saved, read_back, keep
+        return Outcome(kept, self.target, seconds, *told, changed=changed)
 
 
 def refuse_nodes(result: Any) -> None:

@@ -13,6 +13,7 @@ from ...errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
+from ...plan import changed_during_run
 from .job import Flight, refuse_nodes
 
 __all__ = ["OF_NO_USE", "Kept"]
@@ -96,10 +97,12 @@ class Kept:
             return {}  # `load` tells which
         return {place: values[self.names[place]] for place in digests}
 
-    def saver(self, place: int, about: dict[str, Any]) -> Callable[[Any, float], tuple[Any, bool]]:
-        """Return what stores a value, given it and its seconds, wherever it was computed."""
-        names = self.workflow_name, self.names[place]
-        return partial(_save, self.storage, names, about if self.tells else None)
+    def saver(
+        self, place: int, about: dict[str, Any]
+    ) -> Callable[[Any, float, str], tuple[Any, bool]]:
+        """Return what stores a value wherever it was computed; see `Job.save`."""
+        names = self.storage, self.workflow_name, self.names[place]
+        return partial(_save, names, about if self.tells else None)
 
     def remember(self) -> None:
         """Have later plans know what this run has saved, where the storage can."""
@@ -131,14 +134,25 @@ class Kept:
 
 
 def _save(
-    storage: Any, names: tuple[str, str], about: dict[str, Any] | None, value: Any, seconds: float
+    names: tuple[Any, str, str],
+    about: dict[str, Any] | None,
+    value: Any,
+    seconds: float,
+    changed: str,
 ) -> tuple[Any, bool]:
-    """Store a result; return what the storage tells, or True, and whether it is to be read back."""
+    """Store a result; return what the storage tells, or True, and whether it is to be read back.
+
+    Args:
+        names: the storage, and the names of workflow and task.
+    """
+    storage, *task = names
     if about is None:
         refuse_nodes(value)  # it need not be pickled
-        storage.save(*names, value)
+        storage.save(*task, value)
         return True, bool(storage.always_read)
-    info = storage.save(*names, value, seconds=seconds, **about)
+    if changed:
+        about = {**about, "fingerprint": {"why not": changed_during_run(changed)}}
+    info = storage.save(*task, value, seconds=seconds, **about)
     reads_back = getattr(storage, "reads_back", None)
     return info, bool(storage.always_read if reads_back is None else reads_back(info))
 

@@ -19,7 +19,7 @@ from ...nodes import ConstructorCall, MethodCall, Node
 from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
 from ..plugins.nodeplugins import counting, made_for
-from .job import Outcome
+from .job import Outcome, Watched
 from .kept import OF_NO_USE, Kept
 from .owning import Master, is_shared
 from .progress import Progress
@@ -245,6 +245,15 @@ class Run(ABC):
             self._warn(place, self.decisions.changed.get(place, ""))
         return about
 
+    def _watched(self, node: Node) -> Watched | None:
+        """Return what tells in another process which variables changed there."""
+        if not self.remote or self.decisions is None:
+            return None
+        own, home, changeable = self.decisions.identities.changeable(node)
+        if not changeable:
+            return None
+        return Watched(os.getpid(), own, node.settings.ignore, home, changeable)
+
     def _warn(self, place: int, changed: str) -> None:
         """Say once of each variable that it changed while nodes needed it."""
         if changed and changed not in self.warned:
@@ -265,6 +274,9 @@ class Run(ABC):
             self.progress.emit("reused", place)
             self._release(place, node)
             return
+        if outcome.changed and self.decisions:
+            self.decisions.changed[place] = outcome.changed
+            self._warn(place, outcome.changed)
         self.progress.emit("finished", place, seconds=outcome.seconds)
         digest = None
         if outcome.saved is not None:

@@ -161,7 +161,6 @@ USES = [
     ("{:>10}".format, TEXT),
     (lambda n: format(n, "d"), TEXT),
     (os.fspath, "it is no path"),
-    (Path, "it is no path"),
     (open, "it is no path"),
     (lambda n: operator.setitem(n, "a", 1), "its items can't be changed"),
     (lambda n: operator.delitem(n, "a"), "its items can't be changed"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import operator
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import FunctionType
@@ -348,13 +347,23 @@ def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:
 
 
 def _same(now: Any, before: Any) -> bool:
-    """Tell whether a variable of a type that doesn't change in place is what it was."""
+    """Tell whether a variable of a type that doesn't change in place is what it was.
+
+    It may be another object: what comes back from a worker gives its class its methods anew.
+    """
     if now is before:
         return True
-    if type(now) is tuple and type(before) is tuple and len(now) == len(before):
-        return all(map(operator.is_, now, before))
+    if type(now) is not type(before):
+        return False
     stream = literal_stream(now)
-    return stream is not None and stream == literal_stream(before)
+    if stream is not None:
+        return stream == literal_stream(before)
+    if type(now) is tuple:
+        return len(now) == len(before) and all(map(_same, now, before))
+    try:
+        return digest_of(now) == digest_of(before)
+    except FingerprintError:
+        return False
 
 
 def _first(pair: tuple[str, Any]) -> str:

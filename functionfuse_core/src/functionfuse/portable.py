@@ -6,6 +6,7 @@ itself would go by value, with all that its methods refer to, although any proce
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import sys
@@ -18,6 +19,9 @@ from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PortablePickler", "dumps"]
 
+# What a dataclass holds to say that something is not there; only the very objects say so.
+_SENTINELS = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
+
 
 class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler, which finds decorated functions and classes by their import path."""
@@ -27,6 +31,10 @@ class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
         decorated = _decorated(obj)
         if decorated is not None:
             return getattr, (decorated, "func")
+        if type(obj).__module__ == "dataclasses":
+            for name in _SENTINELS:
+                if obj is getattr(dataclasses, name, None):
+                    return name
         reduced = super().reducer_override(obj)
         if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == 6:
             attributes, _ = reduced[2]

@@ -74,8 +74,8 @@ def _big_arrays(value: Any) -> Iterator[Any]:
     while pending:
         item = pending.pop()
         if isinstance(item, numpy.ndarray):  # type: ignore[union-attr]
-            if item.nbytes >= _BIG:
-                yield item
+            if item.nbytes >= _BIG or getattr(item, "__dict__", None):
+                yield item  # a copy would lack what a subclass has added
         elif isinstance(item, (list, tuple, dict, set, frozenset)) and id(item) not in seen:
             seen.add(id(item))
             pending += item.values() if isinstance(item, dict) else item

@@ -67,6 +67,7 @@ class Shape:
         imports: what is imported within.
         attributes: all names of attributes that are read.
         texts: the names in texts that may be evaluated, in order of first use.
+        inspects: whether types, docstrings and the order of methods may be looked at.
     """
 
     text: bytes
@@ -75,12 +76,7 @@ class Shape:
     imports: tuple[Import, ...]
     attributes: frozenset[str]
     texts: tuple[str, ...]
-
-    @property
-    def inspects(self) -> bool:
-        """Whether types, docstrings and the order of methods may be looked at."""
-        read = self.attributes.union(path[0] for path in self.names)
-        return not _INSPECTING.isdisjoint(read)
+    inspects: bool
 
 
 @functools.lru_cache(maxsize=4096)
@@ -91,10 +87,13 @@ def shape_of(code: CodeType) -> Shape:
     text = b"".join(reader.out)
     names, imports = tuple(reader.names), tuple(reader.imports)
     attributes = frozenset(reader.attributes)
-    evaluates = not _EVALUATING.isdisjoint(attributes.union(path[0] for path in names))
+    read = attributes.union(path[0] for path in names)
+    evaluates = not _EVALUATING.isdisjoint(read)
     texts = [known for known in reader.texts if evaluates or "~" in known]  # "y ~ scaled(x)"
     found = dict.fromkeys(name for known in texts for name in _identifiers(known))
-    return Shape(text, xxh3_128_digest(text), names, imports, attributes, tuple(found))
+    inspects = not _INSPECTING.isdisjoint(read)
+    digest = xxh3_128_digest(text)
+    return Shape(text, digest, names, imports, attributes, tuple(found), inspects)
 
 
 class _Reader:

@@ -108,6 +108,10 @@ _FORMS: dict[str, Parts] = {
         made.targetoptions,
         None if made._can_compile else list(map(str, made.signatures)),
     ),
+    "numba.core.types.misc.ClassType": lambda made: (
+        *(made.class_name, {name: str(kind) for name, kind in made.struct.items()}),
+        *(made.methods, made.static_methods),
+    ),
     "numpy.ufunc": _ufunc,
     "pydantic._internal._decorators.Decorator": lambda made: (made.cls_var_name, made.info),
     "pydantic._internal._validate_call.ValidateCallWrapper": lambda made: (

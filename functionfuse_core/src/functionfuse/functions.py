@@ -32,7 +32,7 @@ from .code import shape_of
 from .errors import FingerprintError
 from .literals import tagged
 from .project import is_own, is_own_code, module_name, name_in_package, name_of
-from .variables import refuse, write_builtin, write_import, write_module, write_variable
+from .variables import can_change, refuse, write_builtin, write_import, write_module, write_variable
 from .workflow import WorkflowClass, WorkflowFunction
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _DERIVED = {
 }
 _HEAP_TYPE = 1 << 9  # of a class's flags: it was made at run time
 # Attributes that lead to variables or classes by names that only a run knows.
-_UNFOLLOWABLE = ("__globals__", "__subclasses__", "f_builtins", "f_globals")
+_UNFOLLOWABLE = frozenset({"__globals__", "__subclasses__", "f_builtins", "f_globals"})
 
 
 def write_code(writer: Writer, value: Any, kind: type) -> bool:
@@ -137,6 +137,9 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
             else:
                 _write_contents(writer, function)
         return
+    if code.co_name == "__hash__" and code.co_filename.startswith("<attrs "):
+        # It has a number in it that each process makes anew.
+        code = code.replace(co_consts=tuple(0 if type(c) is int else c for c in code.co_consts))
     shape = shape_of(code)
     writer.codes[name] = shape.digest[:8].hex()
     writer.out.append(tagged(b"F", function.__name__))
@@ -144,15 +147,17 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
     if shape.inspects:
         writer.inspect()
     with _within(function.__qualname__):
-        for attribute in _UNFOLLOWABLE:
-            if attribute in shape.attributes:
-                raise FingerprintError(f"{attribute} can't be followed")
+        for attribute in _UNFOLLOWABLE & shape.attributes:
+            raise FingerprintError(f"{attribute} can't be followed")
         _write_contents(writer, function)
+        missing = [path[0] for path in shape.names if path[0] not in namespace]
         for path in shape.names:
             if path[0] in namespace:
                 write_variable(writer, namespace, path)
             else:
-                write_builtin(writer, namespace, path[0])
+                write_builtin(writer, path[0])
+        none = partial(set(missing).isdisjoint, namespace)
+        writer.fixed.append((f"global {' or '.join(map(repr, missing))}", none, True))
         for text in shape.texts:
             if text in namespace:
                 write_variable(writer, namespace, (text,))
@@ -249,7 +254,7 @@ def _write_class(writer: Writer, kind: type) -> None:
                 continue
             at = len(writer.out)
             writer.write(value)
-            if not attribute.startswith("__"):
+            if not attribute.startswith("__") and can_change(value):
                 what = f"{attribute!r} of the class {kind.__qualname__!r}"
                 writer.watch(what, at, partial(vars(kind).get, attribute))
         for attribute in ("__pydantic_fields__", "__pydantic_decorators__"):
@@ -258,14 +263,14 @@ def _write_class(writer: Writer, kind: type) -> None:
             if hasattr(type(kind), f"__struct_{part}__"):  # of msgspec's
                 writer.write(getattr(kind, f"__struct_{part}__"))
         _write_registered(writer, kind)
-    count = partial(_count, kind)
-    writer.fixed.append((f"the attributes of {kind.__qualname__!r}", count, count()))
+    look = partial(_public, kind)
+    writer.fixed.append((f"the class {kind.__qualname__!r}", look, look()))
     writer.codes[name] = xxh3_64_hexdigest(b"".join(writer.out[before:]))
 
 
-def _count(kind: type) -> int:
-    """Return the number of a class's attributes, without those that Python adds."""
-    return sum(not name.startswith("__") for name in vars(kind))
+def _public(kind: type) -> tuple[Any, ...]:
+    """Return a class's attributes, without those that Python adds."""
+    return tuple(value for name, value in vars(kind).items() if not name.startswith("__"))
 
 
 def _write_registered(writer: Writer, kind: type) -> None:

@@ -169,7 +169,7 @@ def singles_of(kind: type, own: Own) -> dict[int, str]:
         return {}
     return {
         id(value): f"{name}.{variable}"
-        for name in (top_level(module), module)
+        for name in dict.fromkeys((top_level(module), module))
         if name in sys.modules
         for variable, value in list(vars(sys.modules[name]).items())
         if type(value) is kind

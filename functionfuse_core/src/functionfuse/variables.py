@@ -85,10 +85,8 @@ def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> Non
         _write_global(writer, namespace, home, root)
 
 
-def write_builtin(writer: Writer, namespace: dict[str, Any], name: str) -> None:
+def write_builtin(writer: Writer, name: str) -> None:
     """Write what a function reads by a name that no global has, if the project has put it there."""
-    look = partial(namespace.get, name, _MISSING)
-    writer.fixed.append((f"global {name!r}", look, _MISSING))
     value = vars(builtins).get(name, _MISSING)
     if value is _MISSING:
         return

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
 from fractions import Fraction
-from pathlib import Path
 from time import process_time
 
 import numpy as np

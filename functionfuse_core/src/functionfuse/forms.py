@@ -145,6 +145,7 @@ _FORMS: dict[str, Parts] = {
     "pandas.core.indexes.base.Index": _index,
     "pandas.core.indexes.multi.MultiIndex": _multi_index,
     "pathlib.PurePath": str,
+    "pathlib._local.PurePath": str,  # as Python 3.13 has it
     "torch.Tensor": _tensor,
     "typing.ForwardRef": lambda made: made.__forward_arg__,
     "typing.TypeAliasType": lambda made: (made.__name__, made.__value__),

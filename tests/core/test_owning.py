@@ -161,3 +161,58 @@ def test_copies_are_made_without_another_request(tmp_path, monkeypatch):
         made = make(kind).set_name("made")
         run(tmp_path / kind, *[spoil(made, n).set_name(f"t{n}") for n in range(4)])
         assert expected == reads.count("w/made")
+
+
+class Store:
+    """Keeps what it gives."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = [1]
+
+    def get(self) -> list[int]:
+        return self.rows
+
+    def add(self, number: int) -> int:
+        self.rows.append(number)
+        return sum(self.rows)
+
+
+Kept = workflow(Store)
+
+
+def test_what_an_object_keeps_is_its_own(tmp_path):
+    """A result is as it was when the method gave it, and a taker changes nothing of the object."""
+    store = Kept()
+    got = store.get().set_name("got")
+    seen = spoil(got, 0).set_name("seen")
+    assert ["[1]", [1], 8] == run(tmp_path, seen, got, store.add(7).set_name("sum"))
+
+
+def test_what_can_t_be_copied_is_handed_over_as_it_is(tmp_path):
+    """To each of its takers; such a result is not stored, so its node is named in `log_nodes`."""
+    lock = workflow(threading.Lock, version="1")().set_name("lock")
+
+    @workflow(version="1")
+    def locked(lock: Any, tag: int) -> bool:
+        return lock.locked()
+
+    flow = LocalWorkflow(
+        *[locked(lock, tag).set_name(str(tag)) for tag in (1, 2)], workflow_name="w"
+    )
+    flow.log_nodes("lock")
+    flow.set_storage(FileStorage(tmp_path))
+    assert [False, False] == flow.run()
+
+
+def test_one_object_in_two_arguments_is_one_object(tmp_path):
+    """Also where it is a key, and where one argument holds the other."""
+
+    @workflow(version="1")
+    def found(table: Any, keys: Any, sentinel: Any) -> Any:
+        return [table[key] for key in keys], sentinel is MISSING
+
+    key = Store()
+    assert ([1], True) == run(tmp_path, found({key: 1}, [key], MISSING).set_name("a"))
+
+
+MISSING = object()

@@ -160,3 +160,46 @@ def test_equal_values_of_a_script_s_classes_have_equal_bytes(run, tmp_path):
         "    print(storage.task_info('w', 'again').digest)\n"
     )
     assert run("digest.py").split()[-1] == run("digest.py").split()[-1]
+
+
+SAME_NAMES = """
+import functools, sys
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import storage_factory
+
+def shifted(f):
+    @functools.wraps(f)
+    def inner(x):
+        return f(x) + 1000
+    return inner
+
+def step(x):
+    return x + 1
+
+class Model:
+    size = 3
+
+Old = Model
+class Model(Old):
+    size = 4
+
+@workflow
+def make():
+    return [shifted(step), Old()]
+
+@workflow
+def use(made, number):
+    return made[0](number), made[1].size
+
+used = use(make().set_name("make"), int(sys.argv[1])).set_name("use")
+flow = LocalWorkflow(used, workflow_name="w")
+flow.set_storage(storage_factory({"kind": "file", "options": {"path": "results"}}))
+print(flow.run())
+"""
+
+
+def test_a_name_alone_is_no_class_or_function(run, tmp_path):
+    """What has the name of another stays what it is."""
+    (tmp_path / "same.py").write_text(SAME_NAMES)
+    assert ["(1002, 3)", "(1003, 3)"] == [run("same.py", "1"), run("same.py", "2")]

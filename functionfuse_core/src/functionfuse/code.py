@@ -87,7 +87,7 @@ def shape_of(code: CodeType) -> Shape:
     text = b"".join(reader.out)
     names, imports = tuple(reader.names), tuple(reader.imports)
     attributes = frozenset(reader.attributes)
-    read = attributes.union(path[0] for path in names)
+    read = attributes.union(reader.texts, (path[0] for path in names))  # also by getattr
     evaluates = not _EVALUATING.isdisjoint(read)
     texts = [known for known in reader.texts if evaluates or "~" in known]  # "y ~ scaled(x)"
     found = dict.fromkeys(name for known in texts for name in _identifiers(known))

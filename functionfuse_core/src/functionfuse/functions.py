@@ -237,7 +237,7 @@ def _write_class(writer: Writer, kind: type) -> None:
     """Write what a class is: its bases, its data in order, and its methods."""
     name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
     before = len(writer.out)
-    writer.out.append(tagged(b"K", kind.__qualname__))
+    writer.out.append(tagged(b"K", name_of(kind)))
     methods: list[tuple[str, Any]] = []
     data: list[tuple[str, Any]] = []
     for attribute, value in vars(kind).items():

@@ -93,7 +93,7 @@ class Identities:
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
         self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
         self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, for a function
-        self._classes: dict[tuple[str, ...], bytes] = {}
+        self._classes: dict[tuple[str | bool, ...], bytes] = {}
 
     def own(self, node: Node) -> bytes:
         """Return the digest of code, arguments and plugins; nodes stand in them by number.
@@ -209,16 +209,21 @@ class Identities:
         """Return the packages that belong to the project for a node."""
         return self._own | _defined_in(self._function(node))[0]
 
-    def classes(self, names: Collection[str]) -> bytes:
-        """Return the digest of classes and functions, "module:qualified name", as they are now.
+    def classes(self, names: Collection[str], by_value: bool, *, fresh: bool = False) -> bytes:
+        """Return the digest of classes and functions, "module:qualified name", as they are.
+
+        Args:
+            by_value: whether the result brings its code along, so that nothing is imported.
+            fresh: look at them now, and not only once for a plan.
 
         Raises FingerprintError as `own`.
         """
-        key = tuple(names)
-        found = self._classes.get(key)
+        key: tuple[str | bool, ...] = (*names, by_value)
+        found = None if fresh else self._classes.get(key)
         if found is None:
-            digests = [_digest_of_class(name, self._own) for name in key]
-            found = self._classes[key] = xxh3_128_digest(b"".join(digests))
+            digests = [_digest_of_class(name, self._own, by_value=by_value) for name in names]
+            found = xxh3_128_digest(b"".join(digests))
+            self._classes.setdefault(key, found)
         return found
 
     def _head(self, node: Node) -> _Head:
@@ -263,7 +268,9 @@ class Identities:
     def _written(self, function: Any, node: Node) -> _Code:
         settings = node.settings
         own = self.own_packages(node)
-        writer = Writer(own=own, ignore=settings.ignore, home=_home(function))
+        names, keywords, _ = _parameters(node.function, node)
+        globals_ = [name for name in settings.ignore if name not in (*names, *keywords)]
+        writer = Writer(own=own, ignore=globals_, home=_home(function))
         names = (*settings.packages, *self._packages, *_defined_in(function)[1])
         counted = {name: _counted(name) for name in names}
         writer.write(counted)
@@ -444,23 +451,23 @@ _DECORATED = (WorkflowFunction, WorkflowClass)
 _NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__"}
 
 
-def _digest_of_class(name: str, own: frozenset[str]) -> bytes:
-    """Return the digest of what a name leads to, which is imported if it is the project's."""
+def _digest_of_class(name: str, own: frozenset[str], *, by_value: bool) -> bytes:
+    """Return the digest of what a name leads to; a script's module is not imported for it."""
     module, _, path = name.partition(":")
     own = own | {top_level(module)}
     found: Any = sys.modules.get(module)
     if module == module_name("__main__"):
         found = sys.modules["__main__"]
     try:
-        if found is None:
+        if found is None and not by_value:
             found = importlib.import_module(module)
-        for part in path.split("."):
+        for part in path.split(".") if path else ():
             found = getattr(found, part)
-        return digest_of(found, own)
-    except (ImportError, AttributeError):
+        return b"gone" if found is None else digest_of(found, own)
+    except (AttributeError, ImportError):
         return b"gone"  # then the value can't be loaded either, or is stored with its code
     except FingerprintError as error:
-        raise FingerprintError(f"{path!r}: {error}") from error
+        raise FingerprintError(f"{path or module!r}: {error}") from error
     except Exception as error:
         raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
 

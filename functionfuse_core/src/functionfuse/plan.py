@@ -31,13 +31,15 @@ class _Key(NamedTuple):
     Attributes:
         own: the classes and functions of the project that are in the value.
         packages: versions of the packages that the code reaches.
+        by_value: whether code of a script is in it.
     """
 
     own: tuple[str, ...]
     packages: Mapping[str, str]
+    by_value: bool
 
 
-_NO_KEY = _Key((), {})
+_NO_KEY = _Key((), {}, by_value=False)
 
 
 class Decisions:
@@ -162,7 +164,7 @@ class Decisions:
         own, call = self._own[place], self._call(place, node)
         if own is None or call is None or self._untold(place, node):
             return {"why not": self._untold(place, node)}
-        changed = self.identities.changed(node)
+        changed = self.identities.changed(node) or self._changed_class(node)
         if changed:
             self.changed[place] = changed
             return {"why not": changed_during_run(changed)}
@@ -188,6 +190,16 @@ class Decisions:
             **self.identities.parts(node),
         }
 
+    def _changed_class(self, node: Node) -> str:
+        """Return the code in a parent's result that changed since the run began; "" for none."""
+        for place in map(self._place, node.needs):
+            held = self._held(place)[1:]
+            if held and self.identities.classes(*held, fresh=True) != self.identities.classes(
+                *held
+            ):
+                return f"code in the result of {self.graph.names[place]!r}"
+        return ""
+
     def stored(self, place: int) -> Any:
         """Return what the storage told of a node's result, when it was planned or saved."""
         return self._saved.get(place, self.infos[place])
@@ -211,27 +223,32 @@ class Decisions:
         """Return what a stored result counts as: its value, with the code that is in it now."""
         value = getattr(info, "value", "") or info.digest
         try:
-            return self._as_recorded(value, value, self._key(info).own)
+            key = self._key(info)
+            return self._as_recorded(value, value, key.own, key.by_value)
         except FingerprintError as error:
             self._unclear[place] = str(error)
             return os.urandom(16)
 
-    def _as_recorded(self, digest: str, value: str = "", own: Sequence[str] = ()) -> bytes:
+    def _as_recorded(
+        self, digest: str, value: str = "", own: Sequence[str] = (), by_value: bool = False
+    ) -> bytes:
         """Return what a result counts as now.
 
         Args:
             digest: what it counted as when that was recorded.
-            value, own: of a result with code in it: see `_held`.
+            value, own, by_value: of a result with code in it: see `_held`.
         """
         if not own:
             return bytes.fromhex(digest)
-        return combined(bytes.fromhex(value), [self.identities.classes(own)])
+        return combined(bytes.fromhex(value), [self.identities.classes(own, by_value)])
 
     def _held(self, place: int) -> tuple[Any, ...]:
         """Return a result's value and the code in it, for the headers of its children."""
         info = self.stored(place)
-        own = self._key(info).own if hasattr(info, "digest") else ()
-        return (getattr(info, "value", "") or info.digest, list(own)) if own else ()
+        key = self._key(info) if hasattr(info, "digest") else _NO_KEY
+        if not key.own:
+            return ()
+        return getattr(info, "value", "") or info.digest, list(key.own), key.by_value
 
     def _key(self, info: Any) -> _Key:
         """Return what a header's key stands for; the header is parsed once for each key."""
@@ -242,7 +259,8 @@ class Decisions:
         if found is None:
             whole = getattr(info, "info", info)
             packages = whole.fingerprint.get("packages", {})
-            found = self._keys[key] = _Key(tuple(whole.own), packages)
+            by_value = getattr(whole, "by_value", False)
+            found = self._keys[key] = _Key(tuple(whole.own), packages, by_value)
         return found
 
     def _untold(self, place: int, node: Node) -> str:

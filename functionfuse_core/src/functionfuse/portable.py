@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 
+from .script import named
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PortablePickler", "dumps"]
@@ -24,7 +25,13 @@ _SENTINELS = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
 
 
 class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, which finds decorated functions and classes by their import path."""
+    """cloudpickle's pickler, which finds decorated functions and classes by their import path.
+
+    Attributes:
+        stored: see `named`.
+    """
+
+    stored = False
 
     def reducer_override(self, obj: Any) -> Any:
         """Be asked by pickle for each object that it doesn't write natively."""
@@ -40,6 +47,8 @@ class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
             attributes, _ = reduced[2]
             attributes["__qualname__"] = obj.__qualname__  # a copy of a nested class has another
             attributes.pop("__slotnames__", None)  # found out when an object is copied or pickled
+        if type(reduced) is tuple and len(reduced) == 6:
+            return named(obj, reduced, stored=self.stored)
         return reduced
 
 

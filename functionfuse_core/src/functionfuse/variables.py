@@ -40,6 +40,7 @@ _UNFOLLOWABLE = {
     *("importlib.__import__", "importlib.import_module", "importlib.reload"),
     *("_frozen_importlib.module_from_spec", "importlib.util.module_from_spec"),
     *("pkgutil.resolve_name", "pydoc.locate", "runpy.run_module", "runpy.run_path"),
+    *("inspect.getmodule", "inspect.getsource", "inspect.getsourcelines"),
     "sys.modules",
 }
 # Variables of a module that say where it is from; its docstring counts as that of a function.
@@ -66,6 +67,9 @@ def can_change(value: Any) -> bool:
     kind = type(value)
     if kind in (tuple, frozenset):
         return not LITERAL_TYPES.issuperset(map(type, value))
+    if kind in (BuiltinFunctionType, MethodType):
+        bound = value.__self__
+        return not isinstance(bound, (ModuleType, type, None.__class__)) and can_change(bound)
     return kind not in LITERAL_TYPES and not _is_code(kind)
 
 
@@ -190,10 +194,16 @@ def write_module(writer: Writer, module: ModuleType) -> None:
     writer.codes[f"module {name}"] = ""
     if type(module) is not ModuleType:
         writer.write(type(module))
+    names = partial(_names_in, module)
+    writer.fixed.append((f"the variables of module {name!r}", names, names()))
     for variable in sorted(vars(module)):
         if variable not in _ABOUT:
             writer.out.append(tagged(b".", variable))
             _write_global(writer, vars(module), name, variable)
+
+
+def _names_in(module: ModuleType) -> tuple[str, ...]:
+    return tuple(vars(module))
 
 
 def write_import(writer: Writer, imported: Import, package: str) -> None:
@@ -205,6 +215,9 @@ def write_import(writer: Writer, imported: Import, package: str) -> None:
     writer.out.append(tagged(b"I", f"{name} {imported.name}"))
     module = _imported(writer, name)
     if module is None:
+        taken = [imported.name] if imported.name not in ("", "*") else []
+        for path in imported.reads or ((),):
+            refuse(".".join((name, *taken, *path[: 1 - len(taken)])))
         return
     if imported.name in ("", "*"):
         if imported.name == "*":
@@ -220,6 +233,8 @@ def write_import(writer: Writer, imported: Import, package: str) -> None:
             _write_path(writer, value, path)
     elif value is not None:
         _write_global(writer, vars(module), module_name(name), imported.name)
+    else:
+        writer.write(getattr(module, imported.name, None))  # from its __getattr__, or __dict__
 
 
 def _imported(writer: Writer, name: str) -> ModuleType | None:

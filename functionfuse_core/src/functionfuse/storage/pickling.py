@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
+from ..script import moved, own_object, script_object, script_state
 from .named import Named, names_in
-from .script import Scripts, moved, named, script_object, script_state
 
 __all__ = ["Pickled", "dumps", "loads", "restore"]
 
@@ -127,25 +127,24 @@ def loads(
     *,
     allow: Sequence[str] | None = None,
     restore: Restore | None = None,
-    own: Mapping[str, str] | None = None,
+    scripts: bool = False,
 ) -> Any:
     """Unpickle a value; its arrays are views of `buffers`.
 
     Args:
         allow: the modules, or `module.name`s, whose globals may be named; None: all.
         restore: gives the objects that serializers keep.
-        own: of the project's classes and functions in it that may be a script's: qualified name to
-            module. None: there are none.
+        scripts: whether classes and functions of a script may be in it.
 
     Raises:
         UntrustedResultError: a global is named that `allow` doesn't allow.
     """
-    if allow is None and restore is None and own is None:
+    if allow is None and restore is None and not scripts:
         try:
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):
             pass  # once more, for an error that names all that is missing
-    return _Unpickler(data, buffers, allow, restore, own or {}).load()
+    return _Unpickler(data, buffers, allow, restore).load()
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -177,6 +176,7 @@ _reduce = methodcaller("__reduce_ex__", _PROTOCOL)
 
 class _ByValuePickler(PortablePickler):
     keeper: Keeper | None = None
+    stored = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -192,7 +192,8 @@ class _ByValuePickler(PortablePickler):
             if isinstance(obj, FunctionType):
                 name = name.rpartition(".")[0] or name  # a method counts with its class
             self.code.append((str(obj.__module__), name))
-            return named(obj, reduced)
+        elif isinstance(obj, ModuleType):
+            self.code.append((obj.__name__, ""))  # what is read of it isn't in the pickle
         return reduced
 
 
@@ -213,19 +214,17 @@ class _Unpickler(pickle.Unpickler):
         buffers: Sequence[memoryview],
         allow: Sequence[str] | None,
         restore: Restore | None,
-        own: Mapping[str, str],
     ) -> None:
         super().__init__(io.BytesIO(data), buffers=buffers)
         self.allow = allow
         self.restore = restore
-        self.scripts = Scripts(own)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__:
             if name == "restore" and self.restore is not None:
                 return self.restore
             if name == "script_object":
-                return self.scripts.object
+                return own_object
             if name == "script_state":
                 return script_state
         if self.allow is not None:

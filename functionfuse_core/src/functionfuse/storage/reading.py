@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FunctionFuseError, ResultNotFoundError
+from ..script import may_name_script
 from ..serializers import Serializer
 from .blobstore import BlobStore
 from .header import TaskInfo, names_in_header, plain_pickle
@@ -15,7 +16,6 @@ from .infos import refuse_other
 from .keys import folder_of, key_of
 from .pickling import Restore, loads
 from .resultfile import check, unchecked, unpack
-from .script import may_name_script
 from .sidedata import SideReader
 from .sidefiles import check_side_data
 

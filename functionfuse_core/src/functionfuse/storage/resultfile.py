@@ -25,6 +25,7 @@ from ..errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
+from ..project import module_name
 from .blobstore import Buffer, FirstPartLast
 from .header import (
     ALIGNMENT,
@@ -45,7 +46,6 @@ from .header import (
 )
 from .named import versions_of
 from .pickling import Pickled, loads
-from .script import scripts_names
 from .unique import unique
 
 __all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unchecked", "unpack"]
@@ -286,8 +286,9 @@ def unpack(
             " from the script into a module, and compute it again"
         )
     try:
-        own = scripts_names(info.own, by_value=info.by_value)
-        return loads(contents[0], contents[1:], allow=allow, restore=restore, own=own)
+        script = f"{module_name('__main__')}:"
+        scripts = info.by_value or any(name.startswith(script) for name in info.own)
+        return loads(contents[0], contents[1:], allow=allow, restore=restore, scripts=scripts)
     except (FunctionFuseError, MemoryError, OSError):
         raise
     except Exception as error:

@@ -49,8 +49,8 @@ class Told(NamedTuple):
         saved: whether the result was stored.
         digest: of the result, in hexadecimal digits; "" where that isn't known.
         size: of what was stored, in bytes.
-        value, key, own, fingerprint: of what was stored, as its header has them, for the nodes that
-            are made from it; of the fingerprint, the versions of packages.
+        value, key, own, by_value, fingerprint: of what was stored, as its header has them, for the
+            nodes that are made from it; of the fingerprint, the versions of packages.
         changed: the variable that was not as the driver saw it, in words; "" for none.
     """
 
@@ -61,6 +61,7 @@ class Told(NamedTuple):
     value: str = ""
     key: str = ""
     own: tuple[str, ...] = ()
+    by_value: bool = False
     fingerprint: Mapping[str, Any] = _NOTHING
     changed: str = ""
 
@@ -101,7 +102,7 @@ def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Pac
     told = Told(outcome.seconds, saved is not None, digest, getattr(saved, "size", 0))
     if getattr(saved, "value", "") or getattr(saved, "key", ""):
         packages = {"packages": saved.fingerprint.get("packages", {})}
-        told = Told(*told[:4], saved.value, saved.key, saved.own, packages)
+        told = Told(*told[:4], saved.value, saved.key, saved.own, saved.by_value, packages)
     told = told._replace(changed=outcome.changed)
     return packed, pickle.dumps(tuple(told)), outcome.target
 

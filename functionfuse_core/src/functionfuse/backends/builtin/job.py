@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,15 +80,13 @@ class Flight:
 
 
 class Watched(NamedTuple):
-    """What a run saw of the variables that can change in place, for other processes to compare.
+    """What a run saw of the variables that can change in place, to be compared before a call.
 
     Attributes:
-        process: the run's.
         own, ignore, home: see `Writer`.
         changeable: each variable in words, and a digest.
     """
 
-    process: int
     own: frozenset[str]
     ignore: tuple[str, ...]
     home: str
@@ -100,8 +97,6 @@ class Watched(NamedTuple):
 
         What travels by value is as it was, and is not looked at.
         """
-        if os.getpid() == self.process:
-            return ""  # the run itself has looked
         writer = Writer(own=self.own, ignore=self.ignore, home=self.home)
         try:
             writer.write(getattr(getattr(function, "__self__", None), "func", function))

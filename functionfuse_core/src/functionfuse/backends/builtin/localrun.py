@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
@@ -131,7 +132,7 @@ class LocalRun(Run):
             return taken[parent]
 
         built: dict[Any, Any] = {}
-        own = None if plain else own_literal
+        own = None if plain else partial(own_literal, memo={})
         args = tuple([resolve(value, value_of, built, own) for value in node.args])
         kwargs = node.kwargs
         if kwargs:

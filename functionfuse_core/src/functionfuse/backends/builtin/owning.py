@@ -36,6 +36,7 @@ IMMUTABLE = frozenset(
             type(...),
             range,
             type(NotImplemented),
+            object,
         ),
         *(dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone),
         *(decimal.Decimal, fractions.Fraction),
@@ -53,16 +54,18 @@ def is_shared(value: Any) -> bool:
     return kind in IMMUTABLE or issubclass(kind, (type, BaseException, PurePath))
 
 
-def own_literal(value: Any) -> Any:
+def own_literal(value: Any, memo: dict[int, Any]) -> Any:
     """Return a copy of an argument that was written into a call, if it can be changed.
 
-    Arrays of 1 MiB and more are handed over as they are, and so is what can't be copied, such as an
-    open file.
+    `memo` is one for all arguments of a call, so what stands in two of them is one object. Arrays
+    of 1 MiB and more are handed over as they are, and so is what can't be copied, such as an open
+    file.
     """
     if is_shared(value):
         return value
     try:
-        return copy.deepcopy(value, {id(array): array for array in _big_arrays(value)})
+        memo.update({id(array): array for array in _big_arrays(value)})
+        return copy.deepcopy(value, memo)
     except Exception:  # noqa: BLE001  # whatever its __deepcopy__ raises
         return value
 

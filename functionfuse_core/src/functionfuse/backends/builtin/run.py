@@ -252,7 +252,7 @@ class Run(ABC):
         own, home, changeable = self.decisions.identities.changeable(node)
         if not changeable:
             return None
-        return Watched(os.getpid(), own, node.settings.ignore, home, changeable)
+        return Watched(own, node.settings.ignore, home, changeable)
 
     def _warn(self, place: int, changed: str) -> None:
         """Say once of each variable that it changed while nodes needed it."""
@@ -289,7 +289,11 @@ class Run(ABC):
         wanted = self.users[place] or place in self.kept
         # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
         if wanted and outcome.kept and not self._reads_back(place, outcome):
-            self.values[place] = outcome.value
+            value = outcome.value
+            if self.results and type(node) is MethodCall and not is_shared(value):
+                value = self._copy(place, value)  # the object may have it, and change it
+                self.masters.pop(place, None)
+            self.values[place] = value
         if type(node) in _STATEFUL:
             constructor = node.constructor
             self.objects[constructor] = (outcome.target, node)
@@ -354,10 +358,10 @@ class Run(ABC):
             return value
         self.took.setdefault(by, set()).add(place)
         self.takers[place] += 1
-        if place in self.kept or self.users[place] > self.takers[place]:
+        last = place not in self.kept and self.users[place] == self.takers[place]
+        if not last or not self.stored[place]:
             return self._copy(place, value)
-        if self.stored[place]:
-            del self.values[place]  # it may be changed from here on; the storage has it
+        del self.values[place]  # it may be changed from here on; the storage has it
         return value
 
     def _copy(self, place: int, value: Any) -> Any:
@@ -366,9 +370,12 @@ class Run(ABC):
             found = self.results.again(place, self.decisions.stored(place))
             if found:
                 return found[0]
-        if place not in self.masters:
-            self.masters[place] = Master(value)
-        return self.masters[place].copy()
+        try:
+            if place not in self.masters:
+                self.masters[place] = Master(value)
+            return self.masters[place].copy()
+        except Exception:  # noqa: BLE001  # whatever pickling raises: it can't be copied
+            return value
 
     # Stored results.
 

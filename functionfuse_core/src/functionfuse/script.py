@@ -10,57 +10,57 @@ from __future__ import annotations
 
 import marshal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cloudpickle
 from xxhash import xxh3_128_digest
 
-from ..project import module_name
-from ..workflow import WorkflowClass, WorkflowFunction
+from .project import module_name
+from .workflow import WorkflowClass, WorkflowFunction
 
-__all__ = [
-    "Scripts",
-    "may_name_script",
-    "moved",
-    "named",
-    "script_object",
-    "script_state",
-    "scripts_names",
-]
+__all__ = ["may_name_script", "moved", "named", "own_object", "script_object", "script_state"]
 
 Maker = Callable[..., Any]
 
+_copies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # made here: to the script's name
 _NUMBERS = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
 
-def named(obj: Any, reduced: Any) -> Any:
+def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
     """Return how a class or function is pickled, given how cloudpickle does it by value.
 
-    What a function has made has no name, and stays as it is. A worker has the script's classes by
-    value, and doesn't know the script's name; the result's header does.
+    What has no name in the script stays as it is, and so does what has another's name.
+
+    Args:
+        stored: whether equal values are to have equal bytes in every process.
     """
     make, args, state, items, pairs, set_state = reduced
     name, module = obj.__qualname__, obj.__module__
-    if "<" in name or module not in ("__main__", "__mp_main__"):
+    if module not in ("__main__", "__mp_main__"):
         return reduced
-    script = module_name(module) if _find(module, name) is obj else ""
+    script = module_name(module) if _find(module, name) is obj else _copies.get(obj, "")
+    if not script:
+        return reduced
     outline = _outline(obj)
-    # By cloudpickle's own numbers, which are random, equal values would have other bytes.
-    number = _NUMBERS.get(obj) if isinstance(obj, type) else None
+    # cloudpickle's own numbers are random.
+    number = _NUMBERS.get(obj) if stored and isinstance(obj, type) else None
     if number is not None:
-        same = f"{name} {outline.hex()}"
+        same = f"{script} {name} {outline.hex()}"
         args = tuple(same if arg == number else arg for arg in args)
     described = script_object, (script, name, outline, make, args)
     return *described, (name, set_state, state), items, pairs, script_state
 
 
 def script_object(
-    _script: str, _name: str, _outline: bytes, make: Maker, args: tuple[Any, ...]
+    script: str, _name: str, _outline: bytes, make: Maker, args: tuple[Any, ...]
 ) -> Any:
-    """Make the copy of a class or a function: where no script is known, there is nothing else."""
-    return make(*args)
+    """Make the copy of a class or a function, and remember which script it is from."""
+    made = make(*args)
+    _copies[made] = script
+    return made
 
 
 def script_state(obj: Any, given: tuple[str, Maker, Any]) -> None:
@@ -70,45 +70,17 @@ def script_state(obj: Any, given: tuple[str, Maker, Any]) -> None:
         set_state(obj, state)
 
 
-class Scripts:
-    """Finds the classes and functions that a result names, where they are at hand.
+def own_object(script: str, name: str, outline: bytes, make: Maker, args: tuple[Any, ...]) -> Any:
+    """Return the script's own class or function, where it is loaded; else make the copy.
 
-    Args:
-        own: the module of each class and function by its qualified name: see `TaskInfo.own`.
+    Two notebooks have one name for their modules, so there the code must be the same.
     """
-
-    def __init__(self, own: Mapping[str, str]) -> None:
-        self._own = own
-
-    def object(
-        self, script: str, name: str, outline: bytes, make: Maker, args: tuple[Any, ...]
-    ) -> Any:
-        """Return what has a name in a script or module that is loaded; else make the copy.
-
-        Two notebooks have one name for their modules, so there the code must be the same.
-        """
-        module = script or self._own.get(name) or self._own.get(name.rpartition(".")[0], "")
-        for place in ("__main__", "__mp_main__", module):
-            if module and place in sys.modules and module_name(place) == module:
-                found = _find(place, name)
-                if found is not None and (module != "__main__" or _outline(found) == outline):
-                    return found
-        return make(*args)
-
-
-def scripts_names(own: Sequence[str], *, by_value: bool) -> dict[str, str] | None:
-    """Return what `Scripts` takes: the names that may be a script's, with their modules.
-
-    None where there can be none of them.
-
-    Args:
-        own: see `TaskInfo.own`.
-        by_value: whether the code of some is in the pickle.
-    """
-    script = module_name("__main__")
-    pairs = (path.partition(":") for path in own)
-    found = {name: module for module, _, name in pairs if by_value or module == script}
-    return found if found or by_value else None
+    for place in ("__main__", "__mp_main__", script):
+        if place in sys.modules and module_name(place) == script:
+            found = _find(place, name)
+            if found is not None and (script != "__main__" or _outline(found) == outline):
+                return found
+    return script_object(script, name, outline, make, args)
 
 
 def may_name_script(header: bytes) -> bool:

@@ -190,15 +190,18 @@ def test_what_an_object_keeps_is_its_own(tmp_path):
 
 def test_what_can_t_be_copied_is_handed_over_as_it_is(tmp_path):
     """To each of its takers; such a result is not stored, so its node is named in `log_nodes`."""
-    lock = workflow(threading.Lock, version="1")().set_name("lock")
+
+    @workflow(version="1")
+    def make_lock() -> Any:
+        return threading.Lock()
 
     @workflow(version="1")
     def locked(lock: Any, tag: int) -> bool:
         return lock.locked()
 
-    flow = LocalWorkflow(
-        *[locked(lock, tag).set_name(str(tag)) for tag in (1, 2)], workflow_name="w"
-    )
+    lock = make_lock().set_name("lock")
+    takers = [locked(lock, tag).set_name(str(tag)) for tag in (1, 2)]
+    flow = LocalWorkflow(*takers, workflow_name="w")
     flow.log_nodes("lock")
     flow.set_storage(FileStorage(tmp_path))
     assert [False, False] == flow.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -561,13 +562,14 @@ def local_on(storage, node):
     return flow
 
 
-def test_a_worker_tells_what_a_result_refers_to(storage) -> None:
+def test_a_worker_tells_what_a_result_refers_to(storage, monkeypatch) -> None:
     """Classes and functions of the driver's script by the script's name; a digest of sets."""
 
     def made():
         return [Described(), {"a", "b"}]
 
-    Described.__module__ = "__main__"
+    monkeypatch.setattr(Described, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "Described", Described, raising=False)
     kept(storage, workflow(made)().set_name("t")).run()
     info = storage.task_info("w", "t")
     script = describing().keywords["script"]

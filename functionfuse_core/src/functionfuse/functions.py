@@ -32,6 +32,7 @@ from .code import shape_of
 from .errors import FingerprintError
 from .literals import tagged
 from .project import is_own, is_own_code, module_name, name_in_package, name_of
+from .script import name_in_script
 from .variables import can_change, refuse, write_builtin, write_import, write_module, write_variable
 from .workflow import WorkflowClass, WorkflowFunction
 
@@ -237,7 +238,7 @@ def _write_class(writer: Writer, kind: type) -> None:
     """Write what a class is: its bases, its data in order, and its methods."""
     name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
     before = len(writer.out)
-    writer.out.append(tagged(b"K", name_of(kind)))
+    writer.out.append(tagged(b"K", name_in_script(kind)))
     methods: list[tuple[str, Any]] = []
     data: list[tuple[str, Any]] = []
     for attribute, value in vars(kind).items():

@@ -18,10 +18,18 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 from xxhash import xxh3_128_digest
 
-from .project import module_name
+from .project import module_name, name_of
 from .workflow import WorkflowClass, WorkflowFunction
 
-__all__ = ["may_name_script", "moved", "named", "own_object", "script_object", "script_state"]
+__all__ = [
+    "may_name_script",
+    "moved",
+    "name_in_script",
+    "named",
+    "own_object",
+    "script_object",
+    "script_state",
+]
 
 Maker = Callable[..., Any]
 
@@ -86,6 +94,12 @@ def own_object(script: str, name: str, outline: bytes, make: Maker, args: tuple[
 def may_name_script(header: bytes) -> bool:
     """Tell whether a header lists something of the module that runs as the script here."""
     return f'"{module_name("__main__")}:'.encode() in header
+
+
+def name_in_script(kind: type) -> str:
+    """Return the full name of a class; of a copy, as it is in the script that it is from."""
+    script = _copies.get(kind)
+    return f"{script}.{kind.__qualname__}" if script else name_of(kind)
 
 
 def moved(module: str, name: str) -> Any:

@@ -84,6 +84,7 @@ class Decisions:
         self._calls: list[bytes | None] = [None] * count
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
+        self._tainted: set[int] = set()  # places of results that come from these
         self._saved: dict[int, Any] = {}  # what the storage told of results of this run
         self._keys: dict[str, _Key] = {}
         self._unclear: dict[int, str] = {}  # of results with code in them that can't be told
@@ -175,6 +176,10 @@ class Decisions:
             if self._stands(parent):
                 made_by = self.infos[parent].call  # what is stored may be of an earlier call
             digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
+            if parent in self.changed or parent in self._tainted:
+                # It will be computed again, and nobody knows what comes out.
+                made_by, recipe = "", ""
+                self._tainted.add(place)
             held = self._held(parent)
             parents.append([self.graph.names[parent], digest, made_by, recipe, *held])
         before = None

@@ -184,18 +184,16 @@ class Identities:
                     return what
         return ""
 
-    def changeable(self, node: Node) -> tuple[frozenset[str], str, Mapping[str, str]]:
-        """Return what another process needs to tell whether variables changed there.
-
-        Returns:
-            own, home: see `Writer`.
-            changeable: each variable in words, and a digest; empty where there are none.
-        """
+    def watched(
+        self, node: Node
+    ) -> tuple[frozenset[str], str, Mapping[str, str], Mapping[str, str]]:
+        """Return `own`, `home`, `changeable` and `variables` of `Writer`, for other processes."""
+        own, home = self.own_packages(node), _home(self._function(node))
         try:
-            found = self._code(node).changeable
+            code = self._code(node)
         except FingerprintError:
-            found = {}  # then it has no fingerprint anyway
-        return self.own_packages(node), _home(self._function(node)), found
+            return own, home, {}, {}  # it has no fingerprint anyway
+        return own, home, code.changeable, code.variables
 
     def name(self, node: Node) -> str:
         """Return module and qualified name of what a node calls."""

@@ -80,17 +80,19 @@ class Flight:
 
 
 class Watched(NamedTuple):
-    """What a run saw of the variables that can change in place, to be compared before a call.
+    """What a run saw of the variables that code reads, to be compared before a call.
 
     Attributes:
         own, ignore, home: see `Writer`.
         changeable: each variable in words, and a digest.
+        variables: see `Writer`.
     """
 
     own: frozenset[str]
     ignore: tuple[str, ...]
     home: str
     changeable: Mapping[str, str]
+    variables: Mapping[str, str]
 
     def changed(self, function: Any) -> str:
         """Return the variable that is not here as the run saw it, in words; "" for none.
@@ -106,6 +108,9 @@ class Watched(NamedTuple):
         for what, digest in self.changeable.items():
             if writer.changeable.get(what, digest) != digest:
                 return what
+        for name, value in self.variables.items():
+            if writer.variables.get(name, value) != value:
+                return f"global {name!r}"
         return ""
 
 

@@ -249,10 +249,10 @@ class Run(ABC):
         """Return what tells in another process which variables changed there."""
         if not self.remote or self.decisions is None:
             return None
-        own, home, changeable = self.decisions.identities.changeable(node)
-        if not changeable:
+        own, home, changeable, variables = self.decisions.identities.watched(node)
+        if not changeable and not variables:
             return None
-        return Watched(own, node.settings.ignore, home, changeable)
+        return Watched(own, node.settings.ignore, home, changeable, variables)
 
     def _warn(self, place: int, changed: str) -> None:
         """Say once of each variable that it changed while nodes needed it."""

@@ -9,10 +9,12 @@ import math
 import operator
 import os
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
 from fractions import Fraction
+from pathlib import Path
 from time import process_time
 
 import numpy as np
@@ -161,6 +163,8 @@ USES = [
     (lambda n: format(n, "d"), TEXT),
     (os.fspath, "it is no path"),
     (open, "it is no path"),
+    # From 3.12 on, pathlib words the TypeError itself.
+    *([(Path, "it is no path")] if sys.version_info < (3, 12) else []),
     (lambda n: operator.setitem(n, "a", 1), "its items can't be changed"),
     (lambda n: operator.delitem(n, "a"), "its items can't be changed"),
     (pickle.dumps, None),

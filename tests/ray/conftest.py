@@ -60,11 +60,7 @@ def ray_up(ray_folder) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folder(ray_up, tmp_path_factory):
     """One folder and one server for all: a server takes a second to start."""
-    path = tmp_path_factory.mktemp("kept") / "store"
-    yield path
-    import ray
-
-    ray.kill(ray.get_actor(f"storage {path}", namespace="functionfuse"))
+    return tmp_path_factory.mktemp("kept") / "store"
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import shutil
 import sys
 import textwrap
+import types
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 import pytest
 from result_bytes import MemoryStore
 
-from functionfuse import entrypoints, errors, registry, workflow
+from functionfuse import entrypoints, errors, registry, workers, workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import FunctionFuseError
+from functionfuse.identity import Identities
 from functionfuse.serializers import installed
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.options import Allow, StorageOptions
@@ -34,9 +37,9 @@ Install = Callable[..., None]
 HEAD = """\
 # Errors
 
-What goes wrong with graphs, configs and plugins, and what is said of it. This page is made from the
-errors that are really raised, by `tests/core/test_errors_page.py`, which also compares them. All
-are in `functionfuse.errors`; each is also the builtin exception in brackets.
+What goes wrong with graphs, configs, plugins and workers, and what is said of it. This page is made
+from the errors that are really raised, by `tests/core/test_errors_page.py`, which also compares
+them. All are in `functionfuse.errors`; each is also the builtin exception in brackets.
 """
 
 STORAGE = """
@@ -128,6 +131,7 @@ def made(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     kinds(page, monkeypatch)
     plugins(page, install, monkeypatch)
     serializers(page, install, monkeypatch)
+    code_of_workers(page, monkeypatch)
     return page
 
 
@@ -299,6 +303,29 @@ def plugins(page: Page, install: Install, monkeypatch: pytest.MonkeyPatch) -> No
     page.shown("Two of its kinds share a module.", lambda: storage_factory({"kind": "cassette"}))
 
 
+def code_of_workers(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from functionfuse import workflow\nK = {}\n@workflow\ndef scaled(x): return {} * x * K\n"
+    )
+    files = iter(["/home/me/rates.py", "/app/rates.py"] * 2)
+    monkeypatch.setattr(workers, "_file_of", lambda _: next(files))
+    monkeypatch.setattr(workers, "_worker", lambda: "worker 'node-7' (pid 4711)")
+
+    def differing(sentence: str, *numbers: int) -> None:
+        module: Any = types.ModuleType("rates")
+        monkeypatch.setattr(workers, "_first", {})
+        monkeypatch.setitem(sys.modules, "rates", module)
+        exec(code.format(3, 1000), vars(module))
+        sent = pickle.dumps(Identities({}).expected(module.scaled(1), []))
+        exec(code.format(*numbers), vars(module))
+        ((expected, _),) = pickle.loads(sent)
+        page.shown(sentence, lambda: expected(module.scaled.func))
+
+    page.section("Workers", "See [What is computed again](reuse.md#workers).")
+    differing("A worker has an older copy of a module.", 3, 2)
+    differing("A constant is read from its environment.", 5, 1000)
+
+
 def uninstall_all() -> None:
     """Remove the metadata of what was installed so far."""
     for info in Path("site").glob("*.dist-info"):
@@ -366,5 +393,6 @@ def test_the_page_shows_the_real_errors(made: Page) -> None:
 def test_every_error_of_graphs_configs_and_plugins_is_shown(made: Page) -> None:
     """Of each of these classes, there is one on the page."""
     expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
-    assert expected | {"GraphError", "UntrustedResultError"} == made.kinds
+    expected |= {"GraphError", "UntrustedResultError", "CodeDiffersError"}
+    assert expected == made.kinds
     assert made.kinds <= set(errors.__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CodeDiffersError",
     "DamagedResultError",
     "DuplicateNameError",
     "FingerprintError",
@@ -54,6 +55,10 @@ class NoMatchError(FunctionFuseError, LookupError):
 
 class WorkerDiedError(FunctionFuseError, RuntimeError):
     """A worker of an executor ended before it gave its node's result back."""
+
+
+class CodeDiffersError(FunctionFuseError, RuntimeError):
+    """A worker has imported other code than the driver, or has other constants."""
 
 
 class ResultNotFoundError(FunctionFuseError, FileNotFoundError):

@@ -76,9 +76,11 @@ class Writer:
         variables: of each global that is read: its name, and the value where it is short, else a
             digest of it.
         changeable: of each variable that can change in place: what it is, in words, and a digest.
-        fixed: of each other variable: what it is, a function that looks at it, and its value.
+        constants: the same of each other one.
+        fixed: of these: what it is, a function that looks at it, and its value.
         packages: names of the installed packages that were met.
         ignored: those of `ignore` that were met.
+        direct: the functions, classes and modules that the values themselves hold.
     """
 
     def __init__(
@@ -96,15 +98,19 @@ class Writer:
         self.codes: dict[str, str] = {}
         self.variables: dict[str, str] = {}
         self.changeable: dict[str, str] = {}
+        self.constants: dict[str, str] = {}
         self.fixed: list[tuple[str, Callable[[], Any], Any]] = []
         self.packages: set[str] = set()
         self.ignored: set[str] = set()
+        self.direct: list[Any] = []
         self._place = place
         self._ignore = ignore
         self.home = home
         self._held = False  # by an installed package, which may look at types
+        self._inside = False  # of the body of some code
+        self._loose = False  # only a variable that can change leads there
         self._numbers: dict[tuple[int, Body], int] = {}
-        self._pending: deque[tuple[Body, Any]] = deque()
+        self._pending: deque[tuple[Body, Any, bool]] = deque()
         self._open: dict[int, int] = {}  # what is being written: id to depth
         self._lowest = sys.maxsize  # depth of the outermost of those that were met inside
         self._done: dict[tuple[int, bool], bytes] = {}  # what was written of an object
@@ -133,8 +139,9 @@ class Writer:
                 self._writers.clear()
 
     def _write_bodies(self) -> None:
+        self._inside = True
         while self._pending:
-            body, value = self._pending.popleft()
+            body, value, self._loose = self._pending.popleft()
             try:
                 body(self, value)
             except FingerprintError:
@@ -152,7 +159,9 @@ class Writer:
         if number is None:
             number = self._numbers[key] = len(self._numbers)
             self._kept.append(value)
-            self._pending.append((body, value))
+            self._pending.append((body, value, self._loose))
+            if not self._inside:
+                self.direct.append(value)
             if self.inspected:
                 self.code(value, write_types)
         self.out.append(b"=%d;" % number)
@@ -172,19 +181,39 @@ class Writer:
                 for value in writer._kept[:]:
                     writer.code(value, write_types)
 
-    def watch(self, what: str, start: int, look: Callable[[], Any]) -> None:
-        """Note a variable that was written, as it can change while a run goes on.
+    def variable(self, what: str, look: Callable[[], Any]) -> None:
+        """Write a variable, and note it, as it can change while a run goes on.
 
         Args:
             what: which variable it is, in words.
-            start: where in `out` it begins.
             look: returns its value.
         """
-        value = look()
-        if can_change(value):
-            self.changeable[what] = xxh3_64_hexdigest(b"".join(self.out[start:]))
-        else:
+        value, start, loose = look(), len(self.out), self._loose
+        changes = can_change(value)
+        self._loose = loose or changes
+        try:
+            self.write(value)
+        finally:
+            self._loose = loose
+        if not changes:
             self.fixed.append((what, look, value))
+        stream, noted = b"".join(self.out[start:]), self.constants
+        if changes or loose:
+            noted = self.changeable
+        else:  # code is written by a number, and what it does is noted by itself
+            name = getattr(value, "__qualname__", None)
+            stream = name.encode() if isinstance(name, str) else stream
+        _note(noted, what, stream)
+
+    def describe(self, name: str, does: bytes) -> None:
+        """Note the name of some code, and what it does itself."""
+        _note(self.codes, name, does)
+
+    def outline(self, name: str, plain: Any, fields: bytes) -> None:
+        """Note of a class what is plain, and the stream of its fields and other special data."""
+        noted = self.changeable if self._loose else self.constants
+        _note(noted, f"class {name!r}", repr(plain).encode())
+        _note(noted, f"the fields of {name!r}", fields)
 
     @contextmanager
     def held(self, holder: str) -> Iterator[None]:
@@ -339,8 +368,9 @@ class Writer:
     def _beside(self) -> Writer:
         """Return a writer that notes what it meets where this one does."""
         writer = Writer(self._place, own=self.own, ignore=self._ignore, home=self.home)
-        for name in ("codes", "variables", "changeable", "fixed", "packages"):
+        for name in ("codes", "variables", "changeable", "constants", "fixed", "packages"):
             setattr(writer, name, getattr(self, name))
+        writer.direct, writer._inside, writer._loose = self.direct, self._inside, self._loose
         writer.ignored, writer.inspected, writer._held = self.ignored, self.inspected, self._held
         writer._singles, writer._writers = self._singles, self._writers
         self._writers.append(writer)
@@ -411,3 +441,8 @@ class Writer:
 
 
 _NODES = (Pick, Nested)
+
+
+def _note(into: dict[str, str], name: str, stream: bytes) -> None:
+    """Note a digest under a name that others can have too, such as that of a lambda."""
+    into[name] = xxh3_64_hexdigest(into.get(name, "").encode() + stream)

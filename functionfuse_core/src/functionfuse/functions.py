@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from functools import cached_property, partial
 from types import (
     BuiltinFunctionType,
@@ -26,11 +27,9 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any
 
-from xxhash import xxh3_64_hexdigest
-
 from .code import shape_of
 from .errors import FingerprintError
-from .literals import tagged
+from .literals import LITERAL_TYPES, tagged
 from .project import is_own, is_own_code, module_name, name_in_package, name_of
 from .script import name_in_script
 from .variables import can_change, refuse, write_builtin, write_import, write_module, write_variable
@@ -142,7 +141,7 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
         # It has a number in it that each process makes anew.
         code = code.replace(co_consts=tuple(0 if type(c) is int else c for c in code.co_consts))
     shape = shape_of(code)
-    writer.codes[name] = shape.digest[:8].hex()
+    writer.describe(name, shape.digest)
     writer.out.append(tagged(b"F", function.__name__))
     writer.out.append(shape.digest)
     if shape.inspects:
@@ -172,17 +171,13 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
     name = function.__qualname__
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
     defaults = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
-    for key, value in defaults:
-        before = len(writer.out)
+    for key, _ in defaults:
         writer.write(key)
-        writer.write(value)
-        writer.watch(f"a default of {name!r}", before, partial(dict(defaults).get, key))
+        writer.variable(f"a default of {name!r}", partial(dict(defaults).get, key))
     writer.out.append(b";")
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         _write_cell(writer, cell, f"{free!r} in the closure of {name!r}")
-    before = len(writer.out)
-    writer.write(function.__dict__ or None)
-    writer.watch(f"an attribute of {name!r}", before, lambda: function.__dict__ or None)
+    writer.variable(f"an attribute of {name!r}", lambda: function.__dict__ or None)
 
 
 def _made_of(function: FunctionType) -> tuple[Any, ...]:
@@ -191,14 +186,12 @@ def _made_of(function: FunctionType) -> tuple[Any, ...]:
 
 def _write_cell(writer: Writer, cell: CellType, name: str) -> None:
     try:
-        value = cell.cell_contents
+        cell.cell_contents  # noqa: B018
     except ValueError:
         writer.out.append(b"-")
         return
-    before = len(writer.out)
     writer.out.append(b"+")
-    writer.write(value)
-    writer.watch(name, before, lambda: cell.cell_contents)
+    writer.variable(name, lambda: cell.cell_contents)
 
 
 def write_types(writer: Writer, value: Any) -> None:
@@ -235,38 +228,63 @@ def _within(name: str) -> Iterator[None]:
 
 
 def _write_class(writer: Writer, kind: type) -> None:
-    """Write what a class is: its bases, its data in order, and its methods."""
+    """Write what a class is: its bases, its data and its methods.
+
+    Where their order matters, there are data that tell it; a copy in a worker has another one.
+    """
     name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
     before = len(writer.out)
     writer.out.append(tagged(b"K", name_in_script(kind)))
     methods: list[tuple[str, Any]] = []
     data: list[tuple[str, Any]] = []
-    for attribute, value in vars(kind).items():
+    fields: list[bytes] = []
+    members = kind.__members__ if issubclass(kind, Enum) else {}
+    for attribute, value in sorted(vars(kind).items(), key=_first):
         if attribute in _DERIVED or attribute.startswith("__pydantic_"):
             continue
+        if attribute == "__hash__" and value is None and "__eq__" in vars(kind):
+            continue  # follows from that
         (methods if _is_method(type(value)) else data).append((attribute, value))
     with _within(kind.__qualname__):
         for base in (type(kind), *kind.__bases__):
             writer.write(base)
         _write_annotations(writer, kind)
-        for attribute, value in (*data, *sorted(methods, key=_first)):
+        for attribute, value in (*data, *methods):
             writer.out.append(tagged(b".", attribute))
             if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
                 continue
-            at = len(writer.out)
-            writer.write(value)
-            if not attribute.startswith("__") and can_change(value):
+            if attribute.startswith("__") or (attribute == "_member_map_" and members):
+                at = len(writer.out)
+                writer.write(value)
+                fields += writer.out[at:]
+            elif can_change(value):
                 what = f"{attribute!r} of the class {kind.__qualname__!r}"
-                writer.watch(what, at, partial(vars(kind).get, attribute))
+                writer.variable(what, partial(vars(kind).get, attribute))
+            else:
+                writer.write(value)
+        at = len(writer.out)
         for attribute in ("__pydantic_fields__", "__pydantic_decorators__"):
             writer.write(vars(kind).get(attribute))
         for part in ("config", "fields", "encode_fields", "defaults"):
             if hasattr(type(kind), f"__struct_{part}__"):  # of msgspec's
                 writer.write(getattr(kind, f"__struct_{part}__"))
+        fields += writer.out[at:]
         _write_registered(writer, kind)
+    writer.describe(name, b"".join(writer.out[before:]))
+    values = [(member, members[member].value) for member in members]
+    plain = kind.__bases__, *inspect.get_annotations(kind).items(), *data, *values
+    writer.outline(name, _outline(plain), b"".join(fields))
     look = partial(_public, kind)
-    writer.fixed.append((f"the class {kind.__qualname__!r}", look, look()))
-    writer.codes[name] = xxh3_64_hexdigest(b"".join(writer.out[before:]))
+    writer.fixed.append((f"class {name!r}", look, look()))
+
+
+def _outline(value: Any) -> Any:
+    """Return the plain parts of what a class is made of; each other part is noted by itself."""
+    if isinstance(value, tuple):
+        return tuple(map(_outline, value))
+    if isinstance(value, type):
+        return name_in_script(value)
+    return value if type(value) in LITERAL_TYPES else type(value).__name__
 
 
 def _public(kind: type) -> tuple[Any, ...]:

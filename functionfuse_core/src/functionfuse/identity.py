@@ -6,22 +6,24 @@ is the same with the parents' recipes in place of their results, and so needs no
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
 from .errors import FingerprintError, OptionsError
-from .fingerprint import Writer, digest_of
+from .fingerprint import Writer
 from .literals import literal_stream, shown
 from .names import label_of
 from .nodes import Call, MethodCall, Node
 from .project import is_own_file, module_name, name_in_package, top_level, version_of
+from .seen import Seen, Subject, forget
+from .workers import Expected
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
@@ -33,18 +35,6 @@ RULE = 2  # of what counts; it goes up whenever equal code would get another dig
 def combined(own: bytes, parents: Sequence[bytes]) -> bytes:
     """Return the digest of a node's own part and of what stands for its parents."""
     return xxh3_128_digest(b"".join((own, *parents)))
-
-
-class _Code(NamedTuple):
-    """What a function is and reaches; see `Writer` for the names."""
-
-    digest: bytes
-    codes: dict[str, str]
-    variables: dict[str, str]
-    changeable: dict[str, str]
-    fixed: list[tuple[str, Callable[[], Any], Any]]
-    packages: set[str]
-    inspected: bool
 
 
 class _Head(NamedTuple):
@@ -88,12 +78,15 @@ class Identities:
         self._plugins = plugins or {}
         self._own = frozenset(own)
         self._packages = tuple(packages)
-        self._codes: dict[object, _Code | str] = {}
+        self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, _Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
         self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
         self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, for a function
-        self._classes: dict[tuple[str | bool, ...], bytes] = {}
+        self._subjects: dict[object, Subject] = {}
+        self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
+        self._held: dict[tuple[object, ...], Seen] = {}  # code in results
+        self._expected: dict[object, tuple[Expected, Any]] = {}
 
     def own(self, node: Node) -> bytes:
         """Return the digest of code, arguments and plugins; nodes stand in them by number.
@@ -169,31 +162,7 @@ class Identities:
                 same = False
             if not same:
                 return what
-        code = self._code(node)
-        for what, look, value in code.fixed:
-            if not _same(look(), value):
-                return what
-        if code.changeable:
-            try:
-                now = self._written(self._function(node), node).changeable
-            except FingerprintError as error:
-                forget(error)
-                return "what its code refers to"  # to something that can't be told any more
-            for what, digest in code.changeable.items():
-                if now.get(what) != digest:
-                    return what
-        return ""
-
-    def watched(
-        self, node: Node
-    ) -> tuple[frozenset[str], str, Mapping[str, str], Mapping[str, str]]:
-        """Return `own`, `home`, `changeable` and `variables` of `Writer`, for other processes."""
-        own, home = self.own_packages(node), _home(self._function(node))
-        try:
-            code = self._code(node)
-        except FingerprintError:
-            return own, home, {}, {}  # it has no fingerprint anyway
-        return own, home, code.changeable, code.variables
+        return self._code(node).changed(partial(self._look, node))
 
     def name(self, node: Node) -> str:
         """Return module and qualified name of what a node calls."""
@@ -207,22 +176,63 @@ class Identities:
         """Return the packages that belong to the project for a node."""
         return self._own | _defined_in(self._function(node))[0]
 
-    def classes(self, names: Collection[str], by_value: bool, *, fresh: bool = False) -> bytes:
-        """Return the digest of classes and functions, "module:qualified name", as they are.
+    def held(self, names: Collection[str], by_value: bool) -> Seen:
+        """Return what the classes and functions in a result are and reach, as first looked at.
 
         Args:
+            names: of them, "module:qualified name".
             by_value: whether the result brings its code along, so that nothing is imported.
-            fresh: look at them now, and not only once for a plan.
 
         Raises FingerprintError as `own`.
         """
-        key: tuple[str | bool, ...] = (*names, by_value)
-        found = None if fresh else self._classes.get(key)
+        key = (*names, by_value)
+        found = self._held.get(key)
         if found is None:
-            digests = [_digest_of_class(name, self._own, by_value=by_value) for name in names]
-            found = xxh3_128_digest(b"".join(digests))
-            self._classes.setdefault(key, found)
+            found = self._held[key] = self._look_at(names, by_value)
         return found
+
+    def held_changed(self, names: Collection[str], by_value: bool) -> str:
+        """Say what of `held` is not as it was first looked at; "" for nothing."""
+        again = partial(self._look_at, names, by_value)
+        return self.held(names, by_value).changed(again)
+
+    def expected(
+        self, node: Node, held: Sequence[tuple[Collection[str], bool]]
+    ) -> list[tuple[Expected, Any]]:
+        """Return what a worker compares before it calls a node: what is expected, and of what.
+
+        Args:
+            held: names and by_value, as for `held`, of the results that it takes.
+
+        Returns:
+            None stands for what is called.
+        """
+        found = self._direct.get(node, {}).copy()
+        try:
+            for names, by_value in held:
+                things = [_found(name, by_value=by_value) for name in names]
+                found.update((id(thing), thing) for thing in things if thing is not None)
+            key = self._key(node)
+            if key not in self._expected:
+                self._expected[key] = Expected(self._subject(node), self._code(node)), None
+            ids = tuple(found)
+            if found and ids not in self._expected:
+                own = {top_level(name.partition(":")[0]) for names, _ in held for name in names}
+                subject, values = Subject(self.own_packages(node) | own), tuple(found.values())
+                self._expected[ids] = Expected(subject, subject.look(values)), values
+        except FingerprintError as error:
+            forget(error)
+            return []  # it has no fingerprint anyway
+        return [self._expected[key], *([self._expected[ids]] if ids else [])]
+
+    def _look_at(self, names: Collection[str], by_value: bool) -> Seen:
+        found = tuple(_found(name, by_value=by_value) for name in names)
+        own = self._own | {top_level(name.partition(":")[0]) for name in names}
+        try:
+            return Subject(own).look(found)
+        except FingerprintError as error:
+            paths = ", ".join(repr(name.partition(":")[2] or name) for name in names)
+            raise FingerprintError(f"{paths}: {error}") from error
 
     def _head(self, node: Node) -> _Head:
         key = self._key(node)
@@ -243,12 +253,12 @@ class Identities:
             return self._replaced[node]
         return node.constructor.function if type(node) is MethodCall else node.function
 
-    def _code(self, node: Node) -> _Code:
+    def _code(self, node: Node) -> Seen:
         key = self._key(node)
         known = self._codes.get(key)
         if known is None:
             try:
-                known = self._written(self._function(node), node)
+                known = self._look(node)
             except FingerprintError as error:
                 forget(error)
                 known = str(error)
@@ -263,26 +273,32 @@ class Identities:
             return node.called, id(self._replaced[node])
         return node.called
 
-    def _written(self, function: Any, node: Node) -> _Code:
-        settings = node.settings
-        own = self.own_packages(node)
-        names, keywords, _ = _parameters(node.function, node)
-        globals_ = [name for name in settings.ignore if name not in (*names, *keywords)]
-        writer = Writer(own=own, ignore=globals_, home=_home(function))
-        names = (*settings.packages, *self._packages, *_defined_in(function)[1])
-        counted = {name: _counted(name) for name in names}
-        writer.write(counted)
-        if settings.version is None or node in self._replaced:
-            writer.write(function)
-        else:
-            writer.write(("version", settings.version))
-            writer.codes["version"] = settings.version
-        digest = writer.digest()
+    def _look(self, node: Node) -> Seen:
+        """Return what a node's code is and reaches now."""
+        function, subject = self._function(node), self._subject(node)
+        for package in subject.packages:
+            if not version_of(package):
+                raise FingerprintError(f"package {package!r} is not installed")
+        found = subject.look(function)
         if node not in self._replaced:
-            _check_ignored(node, function, writer.ignored)
-        writer.codes.update({f"package {name}": version for name, version in counted.items()})
-        seen = writer.codes, writer.variables, writer.changeable, writer.fixed, writer.packages
-        return _Code(digest, *seen, writer.inspected)
+            _check_ignored(node, function, found.ignored)
+        return found
+
+    def _subject(self, node: Node) -> Subject:
+        """Return how a node's code is looked at."""
+        key = self._key(node)
+        subject = self._subjects.get(key)
+        if subject is None:
+            function, settings = self._function(node), node.settings
+            names, keywords, _ = _parameters(node.function, node)
+            subject = self._subjects[key] = Subject(
+                self.own_packages(node),
+                tuple(name for name in settings.ignore if name not in (*names, *keywords)),
+                module_name(str(getattr(function, "__module__", ""))),
+                (*settings.packages, *self._packages, *_defined_in(function)[1]),
+                None if node in self._replaced else settings.version,
+            )
+        return subject
 
     def _place(self, node: Node, parent: Node) -> int:
         """Return by number which of a node's parents one is; -1 for none."""
@@ -308,25 +324,16 @@ class Identities:
         if type(value) is Call:
             return b"n%d;" % self._place(node, value)
         inspected = self._code(node).inspected
-        place = functools.partial(self._place, node)
+        place = partial(self._place, node)
         writer = Writer(place, own=self.own_packages(node), inspected=inspected)
         try:
             writer.write(value)
-            return b"#" + writer.digest()
+            digest = writer.digest()
         except FingerprintError as error:
             raise FingerprintError(f"{what}: {error}") from None
-
-
-def _home(function: Any) -> str:
-    return module_name(str(getattr(function, "__module__", "")))
-
-
-def forget(error: BaseException) -> None:
-    """Let go of where an error was raised: the frames hold values that a run wants to release."""
-    found: BaseException | None = error
-    while found is not None:
-        found.__traceback__ = None
-        found = found.__cause__ or found.__context__
+        if writer.direct:
+            self._direct.setdefault(node, {}).update((id(code), code) for code in writer.direct)
+        return b"#" + digest
 
 
 def _described(plugin: Any) -> str:
@@ -349,26 +356,6 @@ def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:
     if head.ignored:
         pairs = [pair for pair in pairs if pair[0] not in head.ignored]
     return pairs
-
-
-def _same(now: Any, before: Any) -> bool:
-    """Tell whether a variable of a type that doesn't change in place is what it was.
-
-    It may be another object: what comes back from a worker gives its class its methods anew.
-    """
-    if now is before:
-        return True
-    if type(now) is not type(before):
-        return False
-    stream = literal_stream(now)
-    if stream is not None:
-        return stream == literal_stream(before)
-    if type(now) is tuple:
-        return len(now) == len(before) and all(map(_same, now, before))
-    try:
-        return digest_of(now) == digest_of(before)
-    except FingerprintError:
-        return False
 
 
 def _first(pair: tuple[str, Any]) -> str:
@@ -449,10 +436,9 @@ _DECORATED = (WorkflowFunction, WorkflowClass)
 _NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__"}
 
 
-def _digest_of_class(name: str, own: frozenset[str], *, by_value: bool) -> bytes:
-    """Return the digest of what a name leads to; a script's module is not imported for it."""
+def _found(name: str, *, by_value: bool) -> Any:
+    """Return what a name leads to; None if it is gone. A script's module isn't imported for it."""
     module, _, path = name.partition(":")
-    own = own | {top_level(module)}
     found: Any = sys.modules.get(module)
     if module == module_name("__main__"):
         found = sys.modules["__main__"]
@@ -461,17 +447,8 @@ def _digest_of_class(name: str, own: frozenset[str], *, by_value: bool) -> bytes
             found = importlib.import_module(module)
         for part in path.split(".") if path else ():
             found = getattr(found, part)
-        return b"gone" if found is None else digest_of(found, own)
     except (AttributeError, ImportError):
-        return b"gone"  # then the value can't be loaded either, or is stored with its code
-    except FingerprintError as error:
-        raise FingerprintError(f"{path or module!r}: {error}") from error
+        return None  # then the value can't be loaded either, or is stored with its code
     except Exception as error:
         raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
-
-
-def _counted(package: str) -> str:
-    version = version_of(package)
-    if not version:
-        raise FingerprintError(f"package {package!r} is not installed")
-    return version
+    return found

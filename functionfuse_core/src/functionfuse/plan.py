@@ -17,6 +17,7 @@ from .difference import difference
 from .errors import FingerprintError, FunctionFuseError
 from .identity import RULE, Identities, combined, version_of
 from .nodes import ConstructorCall, MethodCall, Node
+from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
 
@@ -166,6 +167,8 @@ class Decisions:
         if own is None or call is None or self._untold(place, node):
             return {"why not": self._untold(place, node)}
         changed = self.identities.changed(node) or self._changed_class(node)
+        if type(node) is MethodCall and not changed:  # its object may have come from that
+            changed = self.changed.get(self._place(node.before), "")
         if changed:
             self.changed[place] = changed
             return {"why not": changed_during_run(changed)}
@@ -195,14 +198,18 @@ class Decisions:
             **self.identities.parts(node),
         }
 
+    def expected(self, place: int) -> list[tuple[Expected, Any]]:
+        """Return what a worker compares before it calls a node; see `Identities.expected`."""
+        node = self.graph.nodes[place]
+        held = [self._held(parent)[1:] for parent in map(self._place, node.needs)]
+        return self.identities.expected(node, [parts for parts in held if parts])
+
     def _changed_class(self, node: Node) -> str:
-        """Return the code in a parent's result that changed since the run began; "" for none."""
+        """Say what changed of the code in parents' results since the run began; "" for nothing."""
         for place in map(self._place, node.needs):
             held = self._held(place)[1:]
-            if held and self.identities.classes(*held, fresh=True) != self.identities.classes(
-                *held
-            ):
-                return f"code in the result of {self.graph.names[place]!r}"
+            if held and (what := self.identities.held_changed(*held)):
+                return f"{what}, which the result of {self.graph.names[place]!r} uses,"
         return ""
 
     def stored(self, place: int) -> Any:
@@ -245,7 +252,7 @@ class Decisions:
         """
         if not own:
             return bytes.fromhex(digest)
-        return combined(bytes.fromhex(value), [self.identities.classes(own, by_value)])
+        return combined(bytes.fromhex(value), [self.identities.held(own, by_value).digest])
 
     def _held(self, place: int) -> tuple[Any, ...]:
         """Return a result's value and the code in it, for the headers of its children."""

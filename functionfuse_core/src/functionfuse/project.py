@@ -30,6 +30,7 @@ __all__ = [
     "singles_of",
     "top_level",
     "version_of",
+    "work_for",
 ]
 
 Own = frozenset[str]
@@ -37,12 +38,21 @@ _NONE: Own = frozenset()
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MAIN = ("__main__", "__mp_main__")
+_script = ""  # of the driver that a worker works for
+
+
+def work_for(script: str) -> None:
+    """Have `__main__` in this process be the driver's script, which this process doesn't run."""
+    global _script  # noqa: PLW0603
+    _script = script
 
 
 def module_name(module: str) -> str:
     """Return the name by which others import a module; `python train.py` is `train` for them."""
     if module not in _MAIN:
         return module
+    if _script:
+        return _script
     main = sys.modules.get(module)
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:

@@ -10,7 +10,10 @@ import builtins
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from functools import cached_property, partial
+from datetime import date, time, timedelta
+from enum import Enum
+from functools import cached_property, lru_cache, partial
+from numbers import Number
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +55,7 @@ _CODE = (
     *(FunctionType, type, ModuleType, BuiltinFunctionType, MethodType, staticmethod, classmethod),
     *(property, cached_property, WorkflowFunction, WorkflowClass),
 )
+_CONSTANT = (Enum, Number, date, time, timedelta, type(lru_cache(len)))
 _MISSING = object()
 _DEEP = 20  # levels of containers; below, a package's variable counts by its name
 
@@ -65,12 +69,16 @@ def refuse(name: str) -> None:
 def can_change(value: Any) -> bool:
     """Tell whether a variable's value may change in place while a run goes on."""
     kind = type(value)
+    if kind in LITERAL_TYPES or isinstance(value, _CONSTANT):
+        return False
     if kind in (tuple, frozenset):
-        return not LITERAL_TYPES.issuperset(map(type, value))
+        return any(map(can_change, value))
+    if kind is partial:
+        return any(map(can_change, (value.func, *value.args, *value.keywords.values())))
     if kind in (BuiltinFunctionType, MethodType):
         bound = value.__self__
         return not isinstance(bound, (ModuleType, type, None.__class__)) and can_change(bound)
-    return kind not in LITERAL_TYPES and not _is_code(kind)
+    return not _is_code(kind)
 
 
 def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> None:
@@ -173,15 +181,14 @@ def _write_global(writer: Writer, namespace: dict[str, Any], module: str, name: 
         writer.out.append(b"*")
         return
     value, full, before = namespace[name], f"{module}.{name}", len(writer.out)
+    shown_as = name if module == writer.home else full
     try:
-        writer.write(value)
+        writer.variable(f"global {shown_as!r}", partial(namespace.get, name, _MISSING))
     except FingerprintError as error:
         raise FingerprintError(f"global {full!r}: {error}") from error
     if not _is_code(type(value)):
         stream = b"".join(writer.out[before:])
         writer.variables[full] = shown(value) or xxh3_64_hexdigest(stream)
-    shown_as = name if module == writer.home else full
-    writer.watch(f"global {shown_as!r}", before, partial(namespace.get, name, _MISSING))
 
 
 def _is_code(kind: type) -> bool:
@@ -203,7 +210,7 @@ def write_module(writer: Writer, module: ModuleType) -> None:
 
 
 def _names_in(module: ModuleType) -> tuple[str, ...]:
-    return tuple(vars(module))
+    return tuple(name for name in vars(module) if name not in _ABOUT)
 
 
 def write_import(writer: Writer, imported: Import, package: str) -> None:

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pickle
+import sys
 import threading
 import zlib
 from dataclasses import dataclass
@@ -13,7 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from functionfuse import workflow
+from functionfuse import workers, workflow
+from functionfuse.errors import CodeDiffersError
 from functionfuse.storage.filestorage import FileStorage
 
 _here = threading.local()  # can't be pickled: a worker must import what uses it
@@ -88,6 +92,31 @@ class BreaksWhenLoaded:
 @workflow
 def square(x):
     return x * x
+
+
+def find_first(folder):
+    """Have this process find modules in a folder before all others."""
+    sys.path.insert(0, folder)
+
+
+def start_anew(folder, package):
+    """Be a new process, as far as a package goes, which is found in a folder."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+    workers._expected.cache_clear()
+    workers._first.clear()
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+
+
+def compared(folder, pickled):
+    """Return what is said of the code that a folder has."""
+    start_anew(folder, "worker_zoo")
+    try:
+        expected, called = pickle.loads(pickled)
+        return "".join(look(called if code is None else code) for look, code in expected)
+    except CodeDiffersError as error:
+        return f"error: {error}"
 
 
 def prepare():

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from functionfuse.arguments import Nested, Reference, resolve
-from functionfuse.backends.builtin.job import Watched
 from functionfuse.nodes import Node
 from functionfuse.portable import PortablePickler
+from functionfuse.workers import Expected
 
 __all__ = ["Packed", "Parcel", "Slot", "Task", "pack", "pack_task", "unpack", "unpack_task"]
 
@@ -67,7 +67,7 @@ class Task(NamedTuple):
         constructs: whether the value is an object for later calls.
         digest: whether the digest of the value is wanted although it isn't stored.
         retried: errors after which Ray is to try again.
-        watched: see `Job`.
+        expected: see `Job`.
     """
 
     place: int
@@ -80,7 +80,7 @@ class Task(NamedTuple):
     constructs: bool = False
     digest: bool = False
     retried: Sequence[type[BaseException]] = ()
-    watched: Watched | None = None
+    expected: Sequence[tuple[Expected, Any]] = ()
 
     def resolved(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments with results in the slots."""

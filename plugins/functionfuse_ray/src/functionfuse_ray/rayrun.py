@@ -242,7 +242,7 @@ class RayRun(Run):
             isinstance(node, ConstructorCall),
             bool(self.decisions and not save and node.children),
             self.retried.get(node, ()),
-            self._watched(node) if save else None,
+            self._expected(place) if save or isinstance(node, ConstructorCall) else (),
         )
         positions, names = self.graph.positions, self.graph.names
         needs = [positions[parent] for parent in node.needs]

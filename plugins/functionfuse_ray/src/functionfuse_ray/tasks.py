@@ -112,7 +112,7 @@ def _job(task: Task, function: bytes, storage: bytes, packed: list[Packed], targ
     job = Job(task.method or _opened(function), args, kwargs, task.prepare, target)
     job.keep = True
     job.constructs = task.constructs
-    job.watched = task.watched
+    job.expected = task.expected
     if task.save is not None:
         workflow, name, about = task.save
         job.save = Kept(_opened(storage), workflow, (name,)).saver(0, about)

@@ -6,16 +6,16 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter, sleep
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 
 from ...arguments import PLAIN, reference_in
-from ...errors import FingerprintError, GraphError
-from ...fingerprint import Writer
+from ...errors import GraphError
 from ...portable import dumps
+from ...workers import Expected
 
-__all__ = ["Flight", "Job", "Outcome", "Portable", "Watched", "refuse_nodes"]
+__all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 
 POLL = 0.05  # seconds between looks at what another run is computing
 
@@ -79,41 +79,6 @@ class Flight:
         return stored if getattr(stored, "call", None) == self.call else None
 
 
-class Watched(NamedTuple):
-    """What a run saw of the variables that code reads, to be compared before a call.
-
-    Attributes:
-        own, ignore, home: see `Writer`.
-        changeable: each variable in words, and a digest.
-        variables: see `Writer`.
-    """
-
-    own: frozenset[str]
-    ignore: tuple[str, ...]
-    home: str
-    changeable: Mapping[str, str]
-    variables: Mapping[str, str]
-
-    def changed(self, function: Any) -> str:
-        """Return the variable that is not here as the run saw it, in words; "" for none.
-
-        What travels by value is as it was, and is not looked at.
-        """
-        writer = Writer(own=self.own, ignore=self.ignore, home=self.home)
-        try:
-            writer.write(getattr(getattr(function, "__self__", None), "func", function))
-            writer.digest()
-        except FingerprintError:
-            return "what its code refers to"
-        for what, digest in self.changeable.items():
-            if writer.changeable.get(what, digest) != digest:
-                return what
-        for name, value in self.variables.items():
-            if writer.variables.get(name, value) != value:
-                return f"global {name!r}"
-        return ""
-
-
 @dataclass(slots=True)
 class Job:
     """What computes a node, and saves its result right there.
@@ -127,7 +92,7 @@ class Job:
         keep: whether the value is wanted back.
         constructs: whether the value is a stateful object, for `target`, and the result None.
         flight: makes one of several runs compute, and the others wait for it.
-        watched: tells what changed in the process that computes; None: nothing can.
+        expected: what is compared before the call, and of which code; None: what is called.
     """
 
     function: Callable[..., Any] | str
@@ -139,7 +104,7 @@ class Job:
     keep: bool = True
     constructs: bool = False
     flight: Flight | None = None
-    watched: Watched | None = None
+    expected: Sequence[tuple[Expected, Any]] = ()
 
     def run(self) -> Outcome:
         """Compute and save; raises what the function or the storage raises."""
@@ -155,19 +120,16 @@ class Job:
 
     def compute(self) -> Outcome:
         """Compute and save, whoever else does the same."""
+        changed = self._changed() if self.expected else ""
         for prepare in self.prepare:
             prepare()
         function = self.function
         call = getattr(self.target, function) if isinstance(function, str) else function
-        changed = ""
-        if self.watched is not None:
-            method = isinstance(function, str)
-            changed = self.watched.changed(type(self.target) if method else function)
         started = perf_counter()
         value = call(*self.args, **self.kwargs)
         seconds = perf_counter() - started
         if self.constructs:
-            return Outcome(None, value, seconds)
+            return Outcome(None, value, seconds, changed=changed)
         if self.save is None:
             if type(value) not in PLAIN:
                 refuse_nodes(value)
@@ -182,6 +144,16 @@ class Job:
         kept = value if keep else None
         told = saved, read_back, keep
         return Outcome(kept, self.target, seconds, *told, changed=changed)
+
+    def _changed(self) -> str:
+        """Return what is not as the driver saw it. Raises CodeDiffersError."""
+        called: Any = self.function
+        if isinstance(called, str):
+            called = type(self.target)
+        else:
+            called = getattr(getattr(called, "__self__", None), "func", called)
+        found = [look(called if code is None else code) for look, code in self.expected]
+        return next(filter(None, found), "")
 
 
 def refuse_nodes(result: Any) -> None:

@@ -104,9 +104,11 @@ class LocalRun(Run):
             job.target = self.objects[node.constructor][0]
         job.constructs = type(node) is ConstructorCall
         job.keep = bool(self.users[place]) or place in self.kept
-        if self.results and not self.stored[place] and self._has_result(place):
+        if job.constructs:
+            job.expected = self._expected(place)
+        elif self.results and not self.stored[place] and self._has_result(place):
             job.save = self.results.saver(place, self._about(place, node))
-            job.watched = self._watched(node)
+            job.expected = self._expected(place)
             # A method's object would not have gone through the call of another run.
             if self.single_flight and self.decisions and type(node) is not MethodCall:
                 job.flight = self.results.flight(place, self.decisions.call(place))

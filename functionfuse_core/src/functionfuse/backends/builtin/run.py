@@ -18,8 +18,9 @@ from ...identity import Identities
 from ...nodes import ConstructorCall, MethodCall, Node
 from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
+from ...workers import Expected
 from ..plugins.nodeplugins import counting, made_for
-from .job import Outcome, Watched
+from .job import Outcome
 from .kept import OF_NO_USE, Kept
 from .owning import Master, is_shared
 from .progress import Progress
@@ -245,14 +246,9 @@ class Run(ABC):
             self._warn(place, self.decisions.changed.get(place, ""))
         return about
 
-    def _watched(self, node: Node) -> Watched | None:
-        """Return what tells in another process which variables changed there."""
-        if not self.remote or self.decisions is None:
-            return None
-        own, home, changeable, variables = self.decisions.identities.watched(node)
-        if not changeable and not variables:
-            return None
-        return Watched(own, node.settings.ignore, home, changeable, variables)
+    def _expected(self, place: int) -> list[tuple[Expected, Any]]:
+        """Return what another process compares before it calls a node."""
+        return self.decisions.expected(place) if self.remote and self.decisions else []
 
     def _warn(self, place: int, changed: str) -> None:
         """Say once of each variable that it changed while nodes needed it."""

@@ -1,0 +1,1 @@
+"""Code of many forms, which workers import."""

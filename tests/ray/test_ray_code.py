@@ -1,0 +1,168 @@
+"""Ray's workers have the driver's code and variables, or it is said."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.errors import CodeDiffersError
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse_ray import RayWorkflow
+
+pytestmark = pytest.mark.usefixtures("ray_up")
+
+HERE = Path(__file__).parent
+CORE = HERE.parent / "core" / "importable"
+
+RATES = """
+    from functionfuse import workflow
+    MEMO = {}
+    def factor():
+        return 1000
+    @workflow
+    def scaled(x):
+        return x * factor()
+    @workflow
+    def memo(x, *after):
+        MEMO[x] = x
+        return len(MEMO)
+    @workflow
+    class Scale:
+        def __init__(self, start):
+            self.start = start
+        def scaled(self, x):
+            return x * factor()
+        def memo(self, x):
+            MEMO[x] = x
+            return len(MEMO)
+"""
+
+
+class Rates:
+    """A module that the driver imports, and the folder of the copy that workers find."""
+
+    def __init__(self, module: Any, path: Path) -> None:
+        self.module = module
+        self.path = path
+
+    def flow(self, storage: FileStorage, *nodes: Any) -> RayWorkflow:
+        flow = RayWorkflow(*nodes, workflow_name="w")
+        flow.set_storage(storage)
+        path = f"{self.path}:{HERE / 'importable'}:{CORE}"
+        runtime_env = {"env_vars": {"PYTHONPATH": path}}
+        flow.query(None).set_remote_args({"runtime_env": runtime_env, "num_cpus": 1})
+        return flow
+
+
+@pytest.fixture
+def rates(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The workers' copy has what the test asks for in place of a text."""
+    old, new = getattr(request, "param", ("", ""))
+    text = textwrap.dedent(RATES)
+    assert old in text
+    for folder, written in ("driver", text), ("worker", text.replace(old, new)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rates.py").write_text(written)
+    monkeypatch.syspath_prepend(tmp_path / "driver")
+    yield Rates(importlib.import_module("rates"), tmp_path / "worker")
+    sys.modules.pop("rates", None)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    return FileStorage(tmp_path / "store")
+
+
+def reasons(flow: Any) -> dict[str, str]:
+    return {node.name: node.reason.removeprefix("nothing stored; ") for node in flow.report.nodes}
+
+
+def by_value(text: str, **names: Any) -> Any:
+    """Return the function `call` of a script; workers have another `__main__`."""
+    namespace = {"__name__": "__main__", **names}
+    exec(textwrap.dedent(text), namespace)
+    return workflow(namespace["call"])
+
+
+@pytest.mark.parametrize("rates", [("1000", "2")], indirect=True)
+def test_workers_with_older_code(rates: Rates, storage: FileStorage) -> None:
+    """It is an error, for tasks and for actors; nothing of it is stored, and the rest is."""
+    module = rates.module
+    nodes = {
+        "imported": module.scaled(3),
+        "of a script": by_value("def call(x):\n  return x * rates.factor()", rates=module)(3),
+        "object": module.Scale(1).scaled(3),
+    }
+    for name, node in nodes.items():
+        flow = rates.flow(storage, node.set_name(name), workflow(lambda: 5)().set_name("fine"))
+        with pytest.raises(CodeDiffersError, match=r"has another rates\.factor") as caught:
+            flow.run()
+        assert f"({rates.path / 'rates.py'}) than the driver (" in str(caught.value)
+        assert ["fine"] == storage.list_tasks("w")
+    local = LocalWorkflow(*nodes.values(), workflow_name="w")
+    local.set_storage(storage)
+    assert [3000] * 3 == local.run()
+
+
+@pytest.mark.parametrize("rates", [("MEMO = {}", "MEMO = {}  # of the worker")], indirect=True)
+def test_what_tasks_change_in_a_worker(rates: Rates, storage: FileStorage) -> None:
+    """A result has a fingerprint if the memo was empty in its worker, and only then."""
+    nodes: list[Any] = []
+    for x in range(6):
+        nodes.append(rates.module.memo(x, *nodes[-1:]).set_name(str(x)))
+    flow = rates.flow(storage, *nodes)
+    values = flow.run(return_results=True)
+    changed = "global 'rates.MEMO' changed during the run"
+    expected = ["nothing stored" if value == 1 else changed for value in values]
+    assert max(values) > 1
+    assert expected == list(reasons(flow).values())
+    computed = [str(x) for x in range(6) if values[x] > 1]
+    assert set(computed) <= set(rates.flow(storage, *nodes).plan().names("compute"))
+
+
+def test_what_an_object_changes_in_its_worker(rates: Rates, storage: FileStorage) -> None:
+    """The calls that follow have no fingerprint."""
+    made = rates.module.Scale(1)
+    nodes = [made.memo(x).set_name(str(x)) for x in range(3)]
+    flow = rates.flow(storage, *nodes)
+    assert [1, 2, 3] == flow.run(return_results=True)
+    changed = "global 'rates.MEMO' changed during the run"
+    found = reasons(flow)
+    assert ["nothing stored", changed, changed] == [found[str(x)] for x in range(3)]
+
+
+def test_variables_of_a_script(rates: Rates, storage: FileStorage) -> None:
+    """Each call begins with the driver's, in whichever worker it runs."""
+    call = by_value("""
+        CACHE = {}
+        def call(x, *after):
+            CACHE[x] = x
+            return len(CACHE)
+    """)
+    nodes: list[Any] = []
+    for x in range(4):
+        nodes.append(call(x, *nodes[-1:]).set_name(str(x)))
+    flow = rates.flow(storage, *nodes)
+    assert [1] * 4 == flow.run(return_results=True)
+    assert {"nothing stored"} == set(reasons(flow).values())
+
+
+def test_code_of_every_form_is_the_same_in_a_worker(
+    rates: Rates, storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is said of code that is the same."""
+    monkeypatch.syspath_prepend(CORE)
+    zoo = importlib.import_module("worker_zoo.nodes")
+    nodes = zoo.build()
+    flow = rates.flow(storage, *nodes.values())
+    flow.run()
+    said = {"nothing stored", "an object is never stored"}
+    assert said == set(reasons(flow).values())
+    assert "compute" not in {flow.plan()[node.get_name()].action for node in nodes.values()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from enum import Flag
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +183,8 @@ def attributes_of(value: Any, own: frozenset[str]) -> Any:
     if not is_own(kind.__module__, own):
         return None
     internal = getattr(kind, "_internal_names_set", ())  # of pandas' objects
+    if issubclass(kind, Flag):
+        internal = {"_inverted_"}  # found out when code asks for it
     found = {
         name: part for name, part in getattr(value, "__dict__", {}).items() if name not in internal
     }

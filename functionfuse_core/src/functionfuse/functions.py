@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Flag
 from functools import cached_property, partial
 from types import (
     BuiltinFunctionType,
@@ -254,6 +255,9 @@ def _write_class(writer: Writer, kind: type) -> None:
             if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
                 continue
             at = len(writer.out)
+            if attribute == "_value2member_map_" and issubclass(kind, Flag):
+                # A member that code combines from others is put into it; these have another map.
+                value = {key: member for key, member in value.items() if not isinstance(key, int)}
             writer.write(value)
             if not attribute.startswith("__") and can_change(value):
                 what = f"{attribute!r} of the class {kind.__qualname__!r}"

@@ -166,6 +166,30 @@ def graphs(page: Page) -> None:
         "A node stands too deep.", lambda: double(functools.reduce(_listed, range(101), node()))
     )
     page.shown("Something else is to be run.", lambda: run([node()]))
+    reuse(page)
+
+
+def reuse(page: Page) -> None:
+    def run(function: Any, **options: Any) -> Any:
+        flow = LocalWorkflow(function(1).set_name("train"), workflow_name="w")
+        flow.set_reuse("unchanged", **options)
+        flow.run()
+        return flow
+
+    def train(seed: int) -> int:
+        return seed
+
+    train.__qualname__ = "train"
+    page.section("Reuse", "What is set for reuse is checked before anything runs, and in a plan.")
+    page.shown(
+        "`ignore` names neither an argument nor a global that is read.",
+        lambda: run(workflow(ignore=["sead"])(train)),
+    )
+    page.shown(
+        "`packages` of a function names what is not installed.",
+        lambda: run(workflow(packages=["pydentic"])(train)),
+    )
+    page.shown("So do `packages` of a workflow.", lambda: run(double, packages=["cloudpikle"]))
 
 
 def _listed(thing: Any, _: int) -> list[Any]:

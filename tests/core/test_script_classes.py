@@ -235,7 +235,10 @@ BOTH = "LIMIT = {}\nOTHER = {}\n"
 
 @pytest.mark.parametrize(
     ("value", "names", "other"),
-    [("[Model(), made()]", "'Model', 'LIMIT'", False), ("[made(), settings]", "'settings', 'LIMIT'", True)],
+    [
+        ("[Model(), made()]", "'Model', 'LIMIT'", False),
+        ("[made(), settings]", "'settings', 'LIMIT'", True),
+    ],
 )
 def test_of_a_module_counts_what_code_in_a_result_reads(run, tmp_path, value, names, other):
     """And all of it, where the module itself is in the result."""

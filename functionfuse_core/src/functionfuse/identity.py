@@ -19,9 +19,9 @@ from xxhash import xxh3_128_digest
 from .errors import FingerprintError, OptionsError
 from .fingerprint import Writer, digest_of
 from .literals import literal_stream, shown
-from .names import label_of
+from .names import close_to, label_of
 from .nodes import Call, MethodCall, Node
-from .project import is_own_file, module_name, name_in_package, top_level, version_of
+from .project import is_own_file, meant, module_name, name_in_package, top_level, version_of
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
@@ -224,6 +224,19 @@ class Identities:
             self._classes.setdefault(key, found)
         return found
 
+    def check(self, nodes: Iterable[Node]) -> None:
+        """Raise OptionsError if `packages` or `ignore` of nodes names what is not there."""
+        self._counted()
+        for node in nodes:
+            if node.settings.ignore or node.settings.packages:
+                try:
+                    self._code(node)
+                except FingerprintError as error:
+                    forget(error)
+
+    def _counted(self) -> dict[str, str]:
+        return {name: _counted(name, "set_reuse(packages=...)") for name in self._packages}
+
     def _head(self, node: Node) -> _Head:
         key = self._key(node)
         if type(node) is MethodCall:
@@ -269,8 +282,10 @@ class Identities:
         names, keywords, _ = _parameters(node.function, node)
         globals_ = [name for name in settings.ignore if name not in (*names, *keywords)]
         writer = Writer(own=own, ignore=globals_, home=_home(function))
-        names = (*settings.packages, *self._packages, *_defined_in(function)[1])
-        counted = {name: _counted(name) for name in names}
+        asked = f"@workflow(packages=...) of {node.label!r}"
+        counted = {name: _counted(name, asked) for name in settings.packages}
+        counted |= self._counted()
+        counted |= {name: version_of(name) for name in _defined_in(function)[1]}
         writer.write(counted)
         if settings.version is None or node in self._replaced:
             writer.write(function)
@@ -279,7 +294,7 @@ class Identities:
             writer.codes["version"] = settings.version
         digest = writer.digest()
         if node not in self._replaced:
-            _check_ignored(node, function, writer.ignored)
+            _check_ignored(node, function, writer.ignored, writer.variables)
         writer.codes.update({f"package {name}": version for name, version in counted.items()})
         seen = writer.codes, writer.variables, writer.changeable, writer.fixed, writer.packages
         return _Code(digest, *seen, writer.inspected)
@@ -404,17 +419,24 @@ def _parameters(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[s
     return names, keywords, inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _check_ignored(node: Node, function: Any, met: set[str]) -> None:
-    """Raise OptionsError if `ignore` names what the node neither takes nor reads."""
+def _check_ignored(node: Node, function: Any, met: set[str], others: Iterable[str]) -> None:
+    """Raise OptionsError if `ignore` names what the node neither takes nor reads.
+
+    Args:
+        met: the globals that are ignored.
+        others: those that are read and count, each behind the name of its module.
+    """
     names, keywords, anything = _parameters(node.function, node)
     for name in node.settings.ignore:
         if anything or name in names or name in keywords or name in met:
             continue
         if node.settings.version is not None and name in getattr(function, "__globals__", ()):
             continue
+        read = [other.removeprefix(f"{_home(function)}.") for other in others]
+        close = close_to(name, (*names, *keywords, *read))
         raise OptionsError(
             f"@workflow(ignore=[{name!r}]) of {node.label!r}: it has no argument and reads no"
-            f" global of that name"
+            f" global of that name{close}"
         )
 
 
@@ -470,8 +492,11 @@ def _digest_of_class(name: str, own: frozenset[str], *, by_value: bool) -> bytes
         raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
 
 
-def _counted(package: str) -> str:
+def _counted(package: str, asked: str) -> str:
+    """Return the version of a package; raises OptionsError if it has none."""
     version = version_of(package)
     if not version:
-        raise FingerprintError(f"package {package!r} is not installed")
+        raise OptionsError(
+            f"{asked}: {package!r} is no installed package with a version{meant(package)}"
+        )
     return version

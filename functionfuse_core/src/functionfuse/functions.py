@@ -255,10 +255,9 @@ def _write_class(writer: Writer, kind: type) -> None:
             if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
                 continue
             at = len(writer.out)
-            if attribute == "_value2member_map_" and issubclass(kind, Flag):
-                # A member that code combines from others is put into it; these have another map.
-                value = {key: member for key, member in value.items() if not isinstance(key, int)}
-            writer.write(value)
+            # A member that code combines from others is put into it; these have another map.
+            grows = attribute == "_value2member_map_" and issubclass(kind, Flag)
+            writer.write({k: v for k, v in value.items() if type(k) is not int} if grows else value)
             if not attribute.startswith("__") and can_change(value):
                 what = f"{attribute!r} of the class {kind.__qualname__!r}"
                 writer.watch(what, at, partial(vars(kind).get, attribute))

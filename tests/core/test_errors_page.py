@@ -166,6 +166,10 @@ def graphs(page: Page) -> None:
         "A node stands too deep.", lambda: double(functools.reduce(_listed, range(101), node()))
     )
     page.shown("Something else is to be run.", lambda: run([node()]))
+    flow = LocalWorkflow(node(), workflow_name="w")
+    config = {"kind": "file", "options": {"path": "storage"}}
+    page.shown("A config is set as the storage.", lambda: flow.set_storage(config))
+    page.shown("A plan or a report has no such node.", lambda: flow.plan()["for"])
     reuse(page)
 
 
@@ -390,5 +394,5 @@ def test_the_page_shows_the_real_errors(made: Page) -> None:
 def test_every_error_of_graphs_configs_and_plugins_is_shown(made: Page) -> None:
     """Of each of these classes, there is one on the page."""
     expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
-    assert expected | {"GraphError", "UntrustedResultError"} == made.kinds
+    assert expected | {"GraphError", "NoMatchError", "UntrustedResultError"} == made.kinds
     assert made.kinds <= set(errors.__all__)

@@ -62,10 +62,5 @@ def test_packages_names_what_is_installed(
         for call in (flow.plan, flow.run):
             with pytest.raises(OptionsError) as caught:
                 call()
-            asked = (
-                "set_reuse(packages=...)"
-                if names
-                else f"@workflow(packages=...) of {f.__qualname__!r}"
-            )
             expected = f"{asked}: {name!r} is no installed package with a version{close}"
             assert expected == str(caught.value)

@@ -177,13 +177,30 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
         before = len(writer.out)
         writer.write(key)
         writer.write(value)
-        writer.watch(f"a default of {name!r}", before, partial(dict(defaults).get, key))
+        what = f"default {_defaulted(function, key)!r} of {name!r}"
+        writer.watch(what, before, partial(dict(defaults).get, key))
     writer.out.append(b";")
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         _write_cell(writer, cell, f"{free!r} in the closure of {name!r}")
-    before = len(writer.out)
-    writer.write(function.__dict__ or None)
-    writer.watch(f"an attribute of {name!r}", before, lambda: function.__dict__ or None)
+    attributes = function.__dict__
+    names = partial(tuple, attributes)
+    writer.fixed.append((f"the attributes of {name!r}", names, names()))
+    writer.out.append(b"d%d{" % len(attributes) if attributes else b"N")
+    for key, value in attributes.items():
+        before = len(writer.out)
+        writer.write(key)
+        writer.write(value)
+        writer.watch(f"attribute {key!r} of {name!r}", before, partial(attributes.get, key))
+    if attributes:
+        writer.out.append(b"}")
+
+
+def _defaulted(function: FunctionType, key: str | int) -> str:
+    """Return the parameter that has a default, given its name or the default's place."""
+    if isinstance(key, str):
+        return key
+    code, count = function.__code__, len(function.__defaults__ or ())
+    return [*[""] * count, *code.co_varnames[: code.co_argcount]][code.co_argcount + key]
 
 
 def _made_of(function: FunctionType) -> tuple[Any, ...]:

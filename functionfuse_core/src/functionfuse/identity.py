@@ -22,6 +22,7 @@ from .literals import literal_stream, shown
 from .names import close_to, label_of
 from .nodes import Call, MethodCall, Node
 from .project import is_own_file, meant, module_name, name_in_package, top_level, version_of
+from .variables import can_change
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
@@ -288,7 +289,10 @@ class Identities:
         counted |= {name: version_of(name) for name in _defined_in(function)[1]}
         writer.write(counted)
         if settings.version is None or node in self._replaced:
+            before = len(writer.out)
             writer.write(function)
+            if can_change(function):  # it is an object, such as a decorator that counts its calls
+                writer.watch(f"the state of {node.label!r}", before, lambda: function)
         else:
             writer.write(("version", settings.version))
             writer.codes["version"] = settings.version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import enum
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,14 @@ def many(rows=[1], names=[2], *, sizes=[3]):  # noqa: B006
 many.notes, many.size, many.tags = [1], 2, [3]
 
 
+class Registered(abc.ABC):  # noqa: B024
+    pass
+
+
+class Other:
+    pass
+
+
 class Counting:
     """A decorator."""
 
@@ -73,6 +82,7 @@ CHANGES = {
     "attribute 'size' of 'many'": lambda: setattr(many, "size", 4),
     "attribute 'tags' of 'many'": lambda: many.tags.append(4),
     "the attributes of 'many'": lambda: setattr(many, "new", 4),
+    "what is registered with 'Registered'": lambda: Registered.register(Other),
 }
 
 
@@ -85,8 +95,8 @@ def test_the_reason_names_what_changed(what: str, after: Any) -> None:
         change()
         return 1
 
-    def read() -> Any:
-        return many()
+    def read() -> list[Any]:
+        return [many(), isinstance(Other(), Registered)]
 
     assert f"; {what} changed during the run" == after(changed, read)
 

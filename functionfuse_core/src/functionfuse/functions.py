@@ -7,6 +7,7 @@ writer of values, which gives code back. See `fingerprint.Writer`.
 from __future__ import annotations
 
 import inspect
+from abc import get_cache_token
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Flag
@@ -297,11 +298,25 @@ def _public(kind: type) -> tuple[Any, ...]:
 def _write_registered(writer: Writer, kind: type) -> None:
     """Write the classes that were registered with an abstract one."""
     if "_abc_impl" in vars(kind):
-        from _abc import _get_dump  # type: ignore[import-not-found]
-
-        registered = {found for reference in _get_dump(kind)[0] if (found := reference())}
+        token, registered = get_cache_token(), _registered(kind)
         if registered:
-            writer.write(registered)
+            writer.write(set(registered))
+        look = partial(_registered, kind, token, registered)
+        writer.fixed.append((f"what is registered with {kind.__qualname__!r}", look, registered))
+
+
+def _registered(kind: type, token: object = None, known: tuple[type, ...] = ()) -> tuple[type, ...]:
+    """Return the classes that are registered with an abstract one.
+
+    Args:
+        token, known: Python's mark of what is registered with all classes, and what was returned
+            when it was this one: to ask for the mark is quick.
+    """
+    if get_cache_token() == token:
+        return known
+    from _abc import _get_dump  # type: ignore[import-not-found]
+
+    return tuple(sorted(filter(None, (found() for found in _get_dump(kind)[0])), key=id))
 
 
 def _is_method(kind: type) -> bool:

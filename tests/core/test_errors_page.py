@@ -170,6 +170,34 @@ def graphs(page: Page) -> None:
         "A node stands too deep.", lambda: double(functools.reduce(_listed, range(101), node()))
     )
     page.shown("Something else is to be run.", lambda: run([node()]))
+    flow = LocalWorkflow(node(), workflow_name="w")
+    config = {"kind": "file", "options": {"path": "storage"}}
+    page.shown("A config is set as the storage.", lambda: flow.set_storage(config))
+    page.shown("A plan or a report has no such node.", lambda: flow.plan()["for"])
+    reuse(page)
+
+
+def reuse(page: Page) -> None:
+    def run(function: Any, **options: Any) -> Any:
+        flow = LocalWorkflow(function(1).set_name("train"), workflow_name="w")
+        flow.set_reuse("unchanged", **options)
+        flow.run()
+        return flow
+
+    def train(seed: int) -> int:
+        return seed
+
+    train.__qualname__ = "train"
+    page.section("Reuse", "What is set for reuse is checked before anything runs, and in a plan.")
+    page.shown(
+        "`ignore` names neither an argument nor a global that is read.",
+        lambda: run(workflow(ignore=["sead"])(train)),
+    )
+    page.shown(
+        "`packages` of a function names what is not installed.",
+        lambda: run(workflow(packages=["pydentic"])(train)),
+    )
+    page.shown("So do `packages` of a workflow.", lambda: run(double, packages=["cloudpikle"]))
 
 
 def _listed(thing: Any, _: int) -> list[Any]:
@@ -393,6 +421,6 @@ def test_the_page_shows_the_real_errors(made: Page) -> None:
 def test_every_error_of_graphs_configs_and_plugins_is_shown(made: Page) -> None:
     """Of each of these classes, there is one on the page."""
     expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
-    expected |= {"GraphError", "UntrustedResultError", "CodeDiffersError"}
+    expected |= {"GraphError", "NoMatchError", "UntrustedResultError", "CodeDiffersError"}
     assert expected == made.kinds
     assert made.kinds <= set(errors.__all__)

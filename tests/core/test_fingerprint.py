@@ -374,3 +374,14 @@ def test_functions_that_replace_others_are_told_apart() -> None:
     assert own(first) == Identities({first: Adder(1)}).own(first)
     careful = careless(2)
     assert own(third) == Identities({careful: one}).own(careful)
+
+
+def test_numpy_s_lazy_modules_count_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are loaded makes no difference, nor that their functions are Cython's."""
+
+    def draw() -> Any:
+        return np.random.default_rng(1).normal(), np.random.__all__
+
+    loaded = np.random is not None and digest_of(draw)
+    monkeypatch.delattr(np, "random")
+    assert loaded == digest_of(draw)

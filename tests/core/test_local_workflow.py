@@ -409,11 +409,12 @@ def test_an_object_that_lacks_a_member_is_no_storage(member):
         bound(node("n"), storage=Partial())
 
 
-@pytest.mark.parametrize("wrong", ["storage", {"kind": "file", "options": {"path": "x"}}, 5])
+@pytest.mark.parametrize("wrong", ["storage", Path("x.yaml"), {"options": {"key": "secret"}}])
 def test_a_config_is_no_storage(wrong):
-    """`storage_factory` makes one from it."""
-    with pytest.raises(GraphError, match="is no storage"):
+    """`storage_factory` makes one from it; what is in it isn't shown."""
+    with pytest.raises(GraphError, match=r"is no storage.*storage_factory") as caught:
         bound(node("n"), storage=wrong)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_storage_that_can_not_be_written_is_found_before_anything_runs(tmp_path):
@@ -1157,3 +1158,17 @@ def test_a_graph_gives_what_plain_calls_give(graphs, tmp_path_factory, random, c
             damage(store, name)
     assert expected == graph.run()
     assert expected == graph.run()
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("Trian", " (did you mean 'train'?)"), ("x", ""), (3, "")]
+)
+def test_a_plan_and_a_report_say_which_node_may_be_meant(name, close):
+    """Where they have none of a name: a KeyError that can be read."""
+    graph = bound(node("train"))
+    graph.run()
+    for found in (graph.plan(), graph.report):
+        with pytest.raises(KeyError) as caught:
+            found[name]
+        expected = f"workflow {graph.workflow_name!r} has no node {name!r}{close}"
+        assert expected == str(caught.value)

@@ -18,9 +18,7 @@ import rules
 from functionfuse import identity, plan, workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, PluginCollection, RandomStatePlugin
-from functionfuse.errors import OptionsError
 from functionfuse.fingerprint import Writer
-from functionfuse.identity import Identities
 from functionfuse.storage import pickling
 from functionfuse.storage.filestorage import FileStorage
 
@@ -322,18 +320,6 @@ def test_versions_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ["f"] == flow("1.0", 333, own=["a_library"]).plan().names("compute")
     for name in ("main", "a_library"):
         sys.modules.pop(name, None)
-
-
-@pytest.mark.parametrize("name", ["limits", "settings.LIMIT", "a_module.LIMIT"])
-def test_ignore_names_what_is_there(name: str) -> None:
-    """Neither an argument nor a global that is read: that is an error, not a silent nothing."""
-
-    @workflow(ignore=[name])
-    def f(limit: int) -> int:
-        return limit
-
-    with pytest.raises(OptionsError, match="no argument and reads no global"):
-        Identities({}).own(f(1))
 
 
 def test_a_result_of_an_earlier_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,3 +203,49 @@ def test_a_name_alone_is_no_class_or_function(run, tmp_path):
     """What has the name of another stays what it is."""
     (tmp_path / "same.py").write_text(SAME_NAMES)
     assert ["(1002, 3)", "(1003, 3)"] == [run("same.py", "1"), run("same.py", "2")]
+
+
+READS = """
+import settings, sys
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import storage_factory
+
+def made():
+    return lambda: settings.LIMIT
+
+class Model:
+    found = made()
+
+@workflow(version="1")
+def make():
+    return VALUE
+
+@workflow
+def use(made):
+    return 1
+
+flow = LocalWorkflow(use(make().set_name("make")).set_name("use"), workflow_name="w")
+flow.set_storage(storage_factory({"kind": "file", "options": {"path": "results"}}))
+flow.run()
+print(flow.report["use"].reason)
+"""
+BOTH = "LIMIT = {}\nOTHER = {}\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "names", "other"),
+    [
+        ("[Model(), made()]", "'Model', 'LIMIT'", False),
+        ("[made(), settings]", "'settings', 'LIMIT'", True),
+    ],
+)
+def test_of_a_module_counts_what_code_in_a_result_reads(run, tmp_path, value, names, other):
+    """And all of it, where the module itself is in the result."""
+    (tmp_path / "reads.py").write_text(READS.replace("return VALUE", f"return {value}"))
+    reasons = []
+    for limits in ((1, 1), (1, 2), (2, 2)):
+        (tmp_path / "settings.py").write_text(BOTH.format(*limits))
+        reasons.append(run("-B", "reads.py"))
+    changed = f"code of {names} changed, which is in the result of 'make'"
+    assert ["nothing stored", changed if other else "", changed] == reasons

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .entrypoints import BACKENDS, NOUNS, STORAGES
 from .errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
-from .registry import close_to, find_entry, record_of
+from .names import close_to
+from .registry import find_entry, record_of
 from .source import Source
 
 if TYPE_CHECKING:

@@ -49,8 +49,12 @@ class InvalidNameError(FunctionFuseError, ValueError):
     """A workflow or task name is not a string, is empty, or can't be kept apart from another."""
 
 
-class NoMatchError(FunctionFuseError, LookupError):
-    """A pattern that should pick nodes picks none."""
+class NoMatchError(FunctionFuseError, KeyError):
+    """A pattern or a name that should pick nodes picks none."""
+
+    # KeyError's own __str__ is the repr of what was looked for.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class WorkerDiedError(FunctionFuseError, RuntimeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from enum import Flag
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,14 @@ def _tensor(tensor: Any) -> Any:
     return about, tensor.requires_grad, data
 
 
+def _field(field: Any) -> Any:
+    """Return what a field of a dataclass says; a class variable is an attribute of the class."""
+    kind = field._field_type.name
+    default = None if kind == "_FIELD_CLASSVAR" else (field.default, field.default_factory)
+    flags = field.init, field.repr, field.hash, field.compare, getattr(field, "kw_only", None)
+    return field.name, field.type, kind, default, flags, field.metadata
+
+
 def _ufunc(ufunc: Any) -> Any:
     raise FingerprintError(f"the ufunc {ufunc.__name__!r} can't be followed to its function")
 
@@ -121,6 +130,7 @@ _FORMS: dict[str, Parts] = {
     ),
     "_wrappers.ObjectProxy": _proxy,
     "wrapt.wrappers.ObjectProxy": _proxy,
+    "dataclasses.Field": _field,
     # what keeps, orders or writes down, and changes no result
     "_thread.RLock": _nothing,
     "_thread.lock": _nothing,
@@ -182,6 +192,8 @@ def attributes_of(value: Any, own: frozenset[str]) -> Any:
     if not is_own(kind.__module__, own):
         return None
     internal = getattr(kind, "_internal_names_set", ())  # of pandas' objects
+    if issubclass(kind, Flag):
+        internal = {"_inverted_"}  # found out when code asks for it
     found = {
         name: part for name, part in getattr(value, "__dict__", {}).items() if name not in internal
     }

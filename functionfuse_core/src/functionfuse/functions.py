@@ -7,9 +7,10 @@ writer of values, which gives code back. See `fingerprint.Writer`.
 from __future__ import annotations
 
 import inspect
+from abc import get_cache_token
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import Enum, Flag
 from functools import cached_property, partial
 from types import (
     BuiltinFunctionType,
@@ -54,6 +55,10 @@ _DERIVED = {
     *("__module__", "__parameters__", "__qualname__", "__signature__", "__slotnames__"),
     *("__static_attributes__", "__weakref__", "_abc_impl", "__attrs_base_of_slotted__"),
 }
+# Attributes of a class that are made with it, and not changed later.
+_MADE = {"_field_defaults", "model_config"}
+# Variables in closures that only tell what is going on, or are made with a class.
+_PASSING = {"repr_running", "sa_attrs"}
 _HEAP_TYPE = 1 << 9  # of a class's flags: it was made at run time
 # Attributes that lead to variables or classes by names that only a run knows.
 _UNFOLLOWABLE = frozenset({"__globals__", "__subclasses__", "f_builtins", "f_globals"})
@@ -170,28 +175,51 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
     """Write what a function was given when it was made, and what was added to it since."""
     name = function.__qualname__
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
-    defaults = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    defaults: list[tuple[str | int, Any]] = [
+        *enumerate(function.__defaults__ or ()),
+        *(function.__kwdefaults__ or {}).items(),
+    ]
     for key, _ in defaults:
         writer.write(key)
-        writer.variable(f"a default of {name!r}", partial(dict(defaults).get, key))
+        what = f"default {_defaulted(function, key)!r} of {name!r}"
+        writer.variable(what, partial(dict(defaults).get, key))
     writer.out.append(b";")
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        _write_cell(writer, cell, f"{free!r} in the closure of {name!r}")
-    writer.variable(f"an attribute of {name!r}", lambda: function.__dict__ or None)
+        _write_cell(writer, cell, free, name)
+    attributes = function.__dict__
+    names = partial(tuple, attributes)
+    writer.fixed.append((f"the attributes of {name!r}", names, names()))
+    writer.out.append(b"d%d{" % len(attributes) if attributes else b"N")
+    for key in attributes:
+        writer.write(key)
+        writer.variable(f"attribute {key!r} of {name!r}", partial(attributes.get, key))
+    if attributes:
+        writer.out.append(b"}")
+
+
+def _defaulted(function: FunctionType, key: str | int) -> str:
+    """Return the parameter that has a default, given its name or the default's place."""
+    if isinstance(key, str):
+        return key
+    code, count = function.__code__, len(function.__defaults__ or ())
+    return [*[""] * count, *code.co_varnames[: code.co_argcount]][code.co_argcount + key]
 
 
 def _made_of(function: FunctionType) -> tuple[Any, ...]:
     return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
-def _write_cell(writer: Writer, cell: CellType, name: str) -> None:
+def _write_cell(writer: Writer, cell: CellType, free: str, name: str) -> None:
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:
         writer.out.append(b"-")
         return
     writer.out.append(b"+")
-    writer.variable(name, lambda: cell.cell_contents)
+    if free in _PASSING:
+        writer.write(cell.cell_contents)
+    else:
+        writer.variable(f"{free!r} in the closure of {name!r}", lambda: cell.cell_contents)
 
 
 def write_types(writer: Writer, value: Any) -> None:
@@ -253,9 +281,13 @@ def _write_class(writer: Writer, kind: type) -> None:
             writer.out.append(tagged(b".", attribute))
             if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
                 continue
-            if attribute.startswith("__") or (attribute == "_member_map_" and members):
+            if attribute.startswith("__") or attribute in _MADE or _is_of_enum(kind, attribute):
                 at = len(writer.out)
-                writer.write(value)
+                # A member that code combines from others is put into it; these have another map.
+                grows = attribute == "_value2member_map_" and issubclass(kind, Flag)
+                writer.write(
+                    {k: v for k, v in value.items() if type(k) is not int} if grows else value
+                )
                 fields += writer.out[at:]
             elif can_change(value):
                 what = f"{attribute!r} of the class {kind.__qualname__!r}"
@@ -278,6 +310,10 @@ def _write_class(writer: Writer, kind: type) -> None:
     writer.fixed.append((f"class {name!r}", look, look()))
 
 
+def _is_of_enum(kind: type, attribute: str) -> bool:
+    return attribute[0] == attribute[-1] == "_" and issubclass(kind, Enum)
+
+
 def _outline(value: Any) -> Any:
     """Return the plain parts of what a class is made of; each other part is noted by itself."""
     if isinstance(value, tuple):
@@ -295,11 +331,25 @@ def _public(kind: type) -> tuple[Any, ...]:
 def _write_registered(writer: Writer, kind: type) -> None:
     """Write the classes that were registered with an abstract one."""
     if "_abc_impl" in vars(kind):
-        from _abc import _get_dump  # type: ignore[import-not-found]
-
-        registered = {found for reference in _get_dump(kind)[0] if (found := reference())}
+        token, registered = get_cache_token(), _registered(kind)
         if registered:
-            writer.write(registered)
+            writer.write(set(registered))
+        look = partial(_registered, kind, token, registered)
+        writer.fixed.append((f"what is registered with {kind.__qualname__!r}", look, registered))
+
+
+def _registered(kind: type, token: object = None, known: tuple[type, ...] = ()) -> tuple[type, ...]:
+    """Return the classes that are registered with an abstract one.
+
+    Args:
+        token, known: Python's mark of what is registered with all classes, and what was returned
+            when it was this one: to ask for the mark is quick.
+    """
+    if get_cache_token() == token:
+        return known
+    from _abc import _get_dump  # type: ignore[import-not-found]
+
+    return tuple(sorted(filter(None, (found() for found in _get_dump(kind)[0])), key=id))
 
 
 def _is_method(kind: type) -> bool:

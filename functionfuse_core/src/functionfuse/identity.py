@@ -19,9 +19,9 @@ from xxhash import xxh3_128_digest
 from .errors import FingerprintError, OptionsError
 from .fingerprint import Writer
 from .literals import literal_stream, shown
-from .names import label_of
+from .names import close_to, label_of
 from .nodes import Call, MethodCall, Node
-from .project import is_own_file, module_name, name_in_package, top_level, version_of
+from .project import is_own_file, meant, module_name, name_in_package, top_level, version_of
 from .seen import Seen, Subject, forget
 from .workers import Expected
 from .workflow import WorkflowClass, WorkflowFunction
@@ -218,7 +218,7 @@ class Identities:
             ids = tuple(found)
             if found and ids not in self._expected:
                 own = {top_level(name.partition(":")[0]) for names, _ in held for name in names}
-                subject, values = Subject(self.own_packages(node) | own), tuple(found.values())
+                subject, values = Subject(own=self.own_packages(node) | own), tuple(found.values())
                 self._expected[ids] = Expected(subject, subject.look(values)), values
         except FingerprintError as error:
             forget(error)
@@ -229,10 +229,20 @@ class Identities:
         found = tuple(_found(name, by_value=by_value) for name in names)
         own = self._own | {top_level(name.partition(":")[0]) for name in names}
         try:
-            return Subject(own).look(found)
+            return Subject(own=own).look(found)
         except FingerprintError as error:
             paths = ", ".join(repr(name.partition(":")[2] or name) for name in names)
             raise FingerprintError(f"{paths}: {error}") from error
+
+    def check(self, nodes: Iterable[Node]) -> None:
+        """Raise OptionsError if `packages` or `ignore` of nodes names what is not there."""
+        _check_packages(self._packages, "set_reuse(packages=...)")
+        for node in nodes:
+            if node.settings.ignore or node.settings.packages:
+                try:
+                    self._code(node)
+                except FingerprintError as error:
+                    forget(error)
 
     def _head(self, node: Node) -> _Head:
         key = self._key(node)
@@ -275,13 +285,10 @@ class Identities:
 
     def _look(self, node: Node) -> Seen:
         """Return what a node's code is and reaches now."""
-        function, subject = self._function(node), self._subject(node)
-        for package in subject.packages:
-            if not version_of(package):
-                raise FingerprintError(f"package {package!r} is not installed")
-        found = subject.look(function)
+        function = self._function(node)
+        found = self._subject(node).look(function)
         if node not in self._replaced:
-            _check_ignored(node, function, found.ignored)
+            _check_ignored(node, function, found, self._subject(node).home)
         return found
 
     def _subject(self, node: Node) -> Subject:
@@ -290,8 +297,11 @@ class Identities:
         subject = self._subjects.get(key)
         if subject is None:
             function, settings = self._function(node), node.settings
+            _check_packages(settings.packages, f"@workflow(packages=...) of {node.label!r}")
+            _check_packages(self._packages, "set_reuse(packages=...)")
             names, keywords, _ = _parameters(node.function, node)
             subject = self._subjects[key] = Subject(
+                node.label,
                 self.own_packages(node),
                 tuple(name for name in settings.ignore if name not in (*names, *keywords)),
                 module_name(str(getattr(function, "__module__", ""))),
@@ -391,17 +401,19 @@ def _parameters(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[s
     return names, keywords, inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _check_ignored(node: Node, function: Any, met: set[str]) -> None:
+def _check_ignored(node: Node, function: Any, seen: Seen, home: str) -> None:
     """Raise OptionsError if `ignore` names what the node neither takes nor reads."""
     names, keywords, anything = _parameters(node.function, node)
     for name in node.settings.ignore:
-        if anything or name in names or name in keywords or name in met:
+        if anything or name in names or name in keywords or name in seen.ignored:
             continue
         if node.settings.version is not None and name in getattr(function, "__globals__", ()):
             continue
+        read = [other.removeprefix(f"{home}.") for other in seen.variables]
+        close = close_to(name, (*names, *keywords, *read))
         raise OptionsError(
             f"@workflow(ignore=[{name!r}]) of {node.label!r}: it has no argument and reads no"
-            f" global of that name"
+            f" global of that name{close}"
         )
 
 
@@ -452,3 +464,11 @@ def _found(name: str, *, by_value: bool) -> Any:
     except Exception as error:
         raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
     return found
+
+
+def _check_packages(packages: Iterable[str], asked: str) -> None:
+    for package in packages:
+        if not version_of(package):
+            raise OptionsError(
+                f"{asked}: {package!r} is no installed package with a version{meant(package)}"
+            )

@@ -1,4 +1,4 @@
-"""Names of workflows and nodes."""
+"""Names: those of workflows and nodes, and which one somebody may have meant."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from .errors import InvalidNameError
 
 TYPE_CHECKING = False  # importing typing would take longer than all the rest of the package
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["check_name", "default_name", "label_of"]
+__all__ = ["check_name", "close_to", "default_name", "label_of"]
 
 
 def check_name(name: object, what: str) -> str:
@@ -42,3 +43,12 @@ def label_of(function: Any) -> str:
     """Return the qualified name of a function, a class or another callable."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name)
+
+
+def close_to(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the closest of `known`, or "" if none is close."""
+    import difflib  # for errors only
+
+    lowered = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f" (did you mean {lowered[close[0]]!r}?)" if close else ""

@@ -442,7 +442,7 @@ class Decisions:
                 continue
             name = self.graph.names[place]
             if held and digest is not None and held == list(self._held(place)):
-                names = ", ".join(repr(path.rpartition(":")[2]) for path in held[1])
+                names = ", ".join(repr(path.rstrip(":").rpartition(":")[2]) for path in held[1])
                 return f"code of {names} changed, which is in the result of {name!r}"
             return f"parent {name!r} changed"
         if type(node) is MethodCall:

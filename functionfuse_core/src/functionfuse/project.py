@@ -18,11 +18,14 @@ from importlib import metadata
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from .names import close_to
+
 __all__ = [
     "is_importable",
     "is_own",
     "is_own_code",
     "is_own_file",
+    "meant",
     "module_name",
     "name_anywhere",
     "name_in_package",
@@ -234,3 +237,11 @@ def version_of(package: str) -> str:
         return ""
     version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
     return version if isinstance(version, str) else _installed_version(package)
+
+
+def meant(package: str) -> str:
+    """Return " (did you mean 'x'?)" for a distribution that a wrong name may stand for, or ""."""
+    owners = metadata.packages_distributions()
+    if package in owners:  # it is installed under another name than it is imported by
+        return f" (did you mean {owners[package][0]!r}?)"
+    return close_to(package, {name for found in owners.values() for name in found})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import threading
-from collections.abc import Iterable
 from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -26,12 +25,12 @@ from .entrypoints import (
     visible,
 )
 from .errors import PluginError, UnknownKindError
+from .names import close_to
 
 __all__ = [
     "GROUPS",
     "Group",
     "check_version",
-    "close_to",
     "find",
     "find_entry",
     "hook_caller",
@@ -118,15 +117,6 @@ def find_entry(group: str, kind: str) -> Entry:
             f" it: {BLOCK}={allowed[-1].name}"
         )
     return allowed[0]
-
-
-def close_to(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the closest of `known`, or "" if none is close."""
-    import difflib  # for errors only
-
-    lowered = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return f" (did you mean {lowered[close[0]]!r}?)" if close else ""
 
 
 def record_of(entry: Entry) -> Any:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from .errors import NoMatchError
+from .names import close_to
+
 __all__ = ["COMPUTED", "FAILED", "NOT_NEEDED", "NOT_RUN", "REUSED", "NodeRecord", "Report"]
 
 COMPUTED = "computed"
@@ -68,7 +71,12 @@ class Report:
         return self._records()
 
     def __getitem__(self, name: str) -> NodeRecord:
-        """Return the record of a node. Raises KeyError if there is no node of that name."""
+        """Return the record of a node. Raises NoMatchError if there is no node of that name."""
+        if name not in self._by_name:
+            raise NoMatchError(
+                f"workflow {self.workflow_name!r} has no node"
+                f" {name!r}{close_to(str(name), self._by_name)}"
+            )
         return self._by_name[name]
 
     def names(self, action: str) -> list[str]:

@@ -25,11 +25,13 @@ class Subject(NamedTuple):
     """How some code is looked at: in the driver, and in a worker alike.
 
     Attributes:
+        label: the name of the code, if it has one.
         own, ignore, home: as for `Writer`.
         packages: those whose version counts.
         version: what stands for the code; None: nothing does.
     """
 
+    label: str = ""
     own: frozenset[str] = frozenset()
     ignore: tuple[str, ...] = ()
     home: str = ""
@@ -42,7 +44,8 @@ class Subject(NamedTuple):
         versions = {name: version_of(name) for name in self.packages}
         writer.write(versions)
         if self.version is None:
-            writer.write(code)
+            # It may be an object, such as a decorator that counts its calls.
+            writer.variable(f"the state of {self.label!r}", lambda: code)
         else:
             writer.write(("version", self.version))
             writer.codes["version"] = self.version

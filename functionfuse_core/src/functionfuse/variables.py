@@ -7,14 +7,28 @@ plain value, or something of the project that was put there.
 from __future__ import annotations
 
 import builtins
+import collections
+import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import MISSING
 from datetime import date, time, timedelta
 from enum import Enum
 from functools import cached_property, lru_cache, partial
 from numbers import Number
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_hexdigest
@@ -54,8 +68,11 @@ _ABOUT = {
 _CODE = (
     *(FunctionType, type, ModuleType, BuiltinFunctionType, MethodType, staticmethod, classmethod),
     *(property, cached_property, WorkflowFunction, WorkflowClass),
+    *(WrapperDescriptorType, MethodDescriptorType, GetSetDescriptorType, MemberDescriptorType),
+    *(ClassMethodDescriptorType, getattr(collections, "_tuplegetter", property)),
 )
 _CONSTANT = (Enum, Number, date, time, timedelta, type(lru_cache(len)))
+_SENTINELS = {object, type(MISSING), type(getattr(dataclasses, "_HAS_DEFAULT_FACTORY", None))}
 _MISSING = object()
 _DEEP = 20  # levels of containers; below, a package's variable counts by its name
 
@@ -69,13 +86,13 @@ def refuse(name: str) -> None:
 def can_change(value: Any) -> bool:
     """Tell whether a variable's value may change in place while a run goes on."""
     kind = type(value)
-    if kind in LITERAL_TYPES or isinstance(value, _CONSTANT):
+    if kind in LITERAL_TYPES or kind in _SENTINELS or isinstance(value, _CONSTANT):
         return False
     if kind in (tuple, frozenset):
         return any(map(can_change, value))
     if kind is partial:
         return any(map(can_change, (value.func, *value.args, *value.keywords.values())))
-    if kind in (BuiltinFunctionType, MethodType):
+    if kind in (BuiltinFunctionType, MethodType, MethodWrapperType):
         bound = value.__self__
         return not isinstance(bound, (ModuleType, type, None.__class__)) and can_change(bound)
     return not _is_code(kind)
@@ -109,15 +126,21 @@ def write_builtin(writer: Writer, name: str) -> None:
 
 
 def _write_path(writer: Writer, value: Any, path: Path) -> None:
-    """Write what a function reads of a module: attributes, each from the one before."""
-    names = list(path)
+    """Write what a function reads of a module: attributes, each from the one before.
+
+    A module that its package loads when it is first used counts the same before and after: by its
+    name, but for what the project has put there.
+    """
+    names, lazy = list(path), ""
     while names and isinstance(value, ModuleType):
-        module, found = value, vars(value).get(names[0], _MISSING)
+        module, found = value, _variable(writer, value, names[0])
         if not is_own(module.__name__, writer.own):
-            full = ".".join((module.__name__, *names))
+            full = lazy or ".".join((module.__name__, *names))
             if isinstance(found, ModuleType):
                 value = found
-            elif found is _MISSING or not _counts(writer, found):
+                if hasattr(module, "__getattr__"):
+                    lazy = full
+            elif found is _MISSING or not _counts(writer, found, plain=not lazy):
                 refuse(f"{module.__name__}.{names[0]}")
                 writer.named(full)  # whether it is loaded already makes no difference
                 return
@@ -136,15 +159,24 @@ def _write_path(writer: Writer, value: Any, path: Path) -> None:
             return
         del names[0]
     if isinstance(value, ModuleType) and not is_own(value.__name__, writer.own):
-        writer.named(".".join((value.__name__, *names)))
+        writer.named(lazy or ".".join((value.__name__, *names)))
         return
     writer.write(value)
 
 
-def _counts(writer: Writer, value: Any) -> bool:
-    """Tell whether a package's variable counts by value: it is plain, or holds the project's."""
+def _variable(writer: Writer, module: ModuleType, name: str) -> Any:
+    """Return a variable of a module, which one of the project may load when it is first used."""
+    if name not in vars(module) and hasattr(module, "__getattr__"):
+        loaded = getattr(module, name, None) if is_own(module.__name__, writer.own) else None
+        if isinstance(loaded, ModuleType):
+            return loaded
+    return vars(module).get(name, _MISSING)
+
+
+def _counts(writer: Writer, value: Any, *, plain: bool = True) -> bool:
+    """Tell whether a package's variable counts by value: it holds the project's, or is plain."""
     parts = list(_parts(value))
-    return any(_is_own(writer, part) for part in parts) or all(map(_is_plain, parts))
+    return any(_is_own(writer, part) for part in parts) or (plain and all(map(_is_plain, parts)))
 
 
 def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -171,8 +203,8 @@ def _is_own(writer: Writer, value: Any) -> bool:
         )
     if issubclass(kind, (WorkflowFunction, WorkflowClass)):
         return True
-    module = value.__module__ if issubclass(kind, type) else kind.__module__
-    return is_own(module, writer.own)
+    by_itself = issubclass(kind, type) or kind.__name__ == "cython_function_or_method"
+    return is_own(value.__module__ if by_itself else kind.__module__, writer.own)
 
 
 def _write_global(writer: Writer, namespace: dict[str, Any], module: str, name: str) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
+from ..code import Path, shape_of
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
 from ..script import moved, own_object, script_object, script_state
@@ -52,7 +54,8 @@ class Pickled(NamedTuple):
         by_value: whether cloudpickle wrote it, so that code may be in it.
         named: what the pickle names.
         code: module and qualified name of each class and function whose code is in it; of a method,
-            that of its class.
+            that of its class; and of each variable of a module that this code reads. Without a
+            name, a module itself.
     """
 
     data: bytes
@@ -181,9 +184,12 @@ class _ByValuePickler(PortablePickler):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.code: list[tuple[str, str]] = []
+        self.read: dict[str, _Read] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """Be asked by pickle for each object that it doesn't write natively."""
+        if type(obj) is _Read:
+            return self.dispatch_table[ModuleType](obj.module)
         if self.keeper is not None and self.keeper.claims(type(obj)):
             return restore, self.keeper.keep(obj)
         reduced = super().reducer_override(obj)
@@ -195,6 +201,40 @@ class _ByValuePickler(PortablePickler):
         elif isinstance(obj, ModuleType):
             self.code.append((obj.__name__, ""))  # what is read of it isn't in the pickle
         return reduced
+
+    def _dynamic_function_reduce(self, func: FunctionType) -> Any:
+        """Reduce a function with its code, as cloudpickle does, and note what that reads."""
+        reduced = super()._dynamic_function_reduce(func)
+        paths = [path for path in shape_of(func.__code__).names if path[0] in func.__globals__]
+        self.code += filter(None, (_variable(func.__globals__[path[0]], path) for path in paths))
+        _, parts = reduced[2]
+        used, loaded = parts["__globals__"], parts["_cloudpickle_submodules"]
+        parts["__globals__"] = {name: self._as_read(value) for name, value in used.items()}
+        parts["_cloudpickle_submodules"] = [self._as_read(module) for module in loaded]
+        return reduced
+
+    def _as_read(self, value: Any) -> Any:
+        if type(value) is not ModuleType or sys.modules.get(value.__name__) is not value:
+            return value
+        return self.read.setdefault(value.__name__, _Read(value))
+
+
+class _Read:
+    """A module of which code reads some variables; it is pickled as the module itself."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+
+def _variable(value: Any, path: Path) -> tuple[str, str] | None:
+    """Return module and name of the variable that code reads by a path; None if of no module."""
+    found = None
+    for name in (*path[1:], ""):
+        if not isinstance(value, ModuleType):
+            break
+        found = value.__name__, name
+        value = vars(value).get(name)
+    return found
 
 
 def _pickled_by_value(

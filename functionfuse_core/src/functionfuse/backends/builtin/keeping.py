@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any
 
 from ...baseworkflow import BaseWorkflow
@@ -36,8 +37,13 @@ class KeepingWorkflow(BaseWorkflow):
         FileNotFoundError says that nothing is stored) and `always_read` will do.
 
         Raises:
-            GraphError: `storage` lacks one of these.
+            GraphError: `storage` lacks one of these, or is a config and no storage.
         """
+        if isinstance(storage, (Mapping, str, PathLike)):
+            raise GraphError(
+                f"a {type(storage).__name__} is no storage; one is made of a config by"
+                " storage_factory: set_storage(storage_factory(...))"
+            )
         if storage is not None:
             members = ("new_workflow", "save", "read_task", "always_read")
             missing = [member for member in members if not hasattr(storage, member)]

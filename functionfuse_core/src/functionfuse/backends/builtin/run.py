@@ -138,6 +138,14 @@ class Run(ABC):
     def _decide(self) -> Sequence[int]:
         """Find what is stored, and return the places of what is to be computed, ascending."""
         graph, workflow = self.graph, self.workflow
+        identities = Identities(
+            workflow._functions,
+            own=workflow._own,
+            packages=workflow._packages,
+            plugins={node: list(counting(found)) for node, found in self.plugins.items()},
+        )
+        if self.results is None or not self.results.tells:
+            identities.check(graph.nodes)  # what decides looks at all nodes
         if self.results is None:
             return range(len(graph.nodes))
         # An object's own result is None, so that one is handed over is no reason to make it.
@@ -146,12 +154,7 @@ class Run(ABC):
         if self.results.tells:
             self.decisions = self.progress.decisions = Decisions(
                 graph,
-                Identities(
-                    workflow._functions,
-                    own=workflow._own,
-                    packages=workflow._packages,
-                    plugins={node: list(counting(found)) for node, found in self.plugins.items()},
-                ),
+                identities,
                 policies=workflow._policies,
                 policy=workflow._policy,
                 unsaved=self.unsaved,

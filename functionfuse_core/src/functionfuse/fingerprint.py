@@ -144,8 +144,11 @@ class Writer:
             body, value, self._loose = self._pending.popleft()
             try:
                 body(self, value)
-            except FingerprintError:
-                raise
+            except FingerprintError as error:
+                name = getattr(value, "__qualname__", "")
+                if not name or error.args[0].startswith(("global ", "in ")):
+                    raise
+                raise FingerprintError(f"in {name!r}: {error}") from error
             except Exception as error:
                 name = getattr(value, "__qualname__", "")
                 raise FingerprintError(f"{name!r} can't be told from another ({error})") from error

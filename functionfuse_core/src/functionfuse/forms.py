@@ -72,7 +72,7 @@ def _field(field: Any) -> Any:
     kind = field._field_type.name
     default = None if kind == "_FIELD_CLASSVAR" else (field.default, field.default_factory)
     flags = field.init, field.repr, field.hash, field.compare, getattr(field, "kw_only", None)
-    return field.name, field.type, kind, default, flags, field.metadata
+    return field.name, field.type, f"{kind} {flags}", default, field.metadata
 
 
 def _ufunc(ufunc: Any) -> Any:
@@ -131,6 +131,7 @@ _FORMS: dict[str, Parts] = {
     "_wrappers.ObjectProxy": _proxy,
     "wrapt.wrappers.ObjectProxy": _proxy,
     "dataclasses.Field": _field,
+    "dataclasses._DataclassParams": repr,
     # what keeps, orders or writes down, and changes no result
     "_thread.RLock": _nothing,
     "_thread.lock": _nothing,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import get_cache_token
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum, Flag
 from functools import cached_property, partial
 from types import (
@@ -151,24 +150,24 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
     writer.out.append(shape.digest)
     if shape.inspects:
         writer.inspect()
-    with _within(function.__qualname__):
-        for attribute in _UNFOLLOWABLE & shape.attributes:
-            raise FingerprintError(f"{attribute} can't be followed")
-        _write_contents(writer, function)
-        missing = [path[0] for path in shape.names if path[0] not in namespace]
-        for path in shape.names:
-            if path[0] in namespace:
-                write_variable(writer, namespace, path)
-            else:
-                write_builtin(writer, path[0])
+    for attribute in _UNFOLLOWABLE & shape.attributes:
+        raise FingerprintError(f"{attribute} can't be followed")
+    _write_contents(writer, function)
+    missing = [path[0] for path in shape.names if path[0] not in namespace]
+    for path in shape.names:
+        if path[0] in namespace:
+            write_variable(writer, namespace, path)
+        else:
+            write_builtin(writer, path[0])
+    if missing:
         none = partial(set(missing).isdisjoint, namespace)
         writer.fixed.append((f"global {' or '.join(map(repr, missing))}", none, True))
-        for text in shape.texts:
-            if text in namespace:
-                write_variable(writer, namespace, (text,))
-        package = namespace.get("__package__") or ""
-        for imported in shape.imports:
-            write_import(writer, imported, package)
+    for text in shape.texts:
+        if text in namespace:
+            write_variable(writer, namespace, (text,))
+    package = namespace.get("__package__") or ""
+    for imported in shape.imports:
+        write_import(writer, imported, package)
 
 
 def _write_contents(writer: Writer, function: FunctionType) -> None:
@@ -232,24 +231,16 @@ def write_types(writer: Writer, value: Any) -> None:
         writer.write([name for name in vars(value) if name not in _DERIVED])
 
 
-def _write_annotations(writer: Writer, value: Any) -> None:
-    writer.write(inspect.get_annotations(value))
+def _write_annotations(writer: Writer, value: Any) -> dict[str, Any]:
+    """Write the types of code, as they are written and as they are meant; return the former."""
+    annotations = inspect.get_annotations(value)
+    writer.write(annotations)
     try:
         found = inspect.get_annotations(value, eval_str=True)
     except Exception:  # noqa: BLE001  # names that only a type checker has
-        return
+        return annotations
     writer.write(found)
-
-
-@contextmanager
-def _within(name: str) -> Iterator[None]:
-    """Say in an error which code can't be followed."""
-    try:
-        yield
-    except FingerprintError as error:
-        if error.args[0].startswith(("global ", "in ")):
-            raise
-        raise FingerprintError(f"in {name!r}: {error}") from error
+    return annotations
 
 
 # Classes.
@@ -273,38 +264,35 @@ def _write_class(writer: Writer, kind: type) -> None:
         if attribute == "__hash__" and value is None and "__eq__" in vars(kind):
             continue  # follows from that
         (methods if _is_method(type(value)) else data).append((attribute, value))
-    with _within(kind.__qualname__):
-        for base in (type(kind), *kind.__bases__):
-            writer.write(base)
-        _write_annotations(writer, kind)
-        for attribute, value in (*data, *methods):
-            writer.out.append(tagged(b".", attribute))
-            if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
-                continue
-            if attribute.startswith("__") or attribute in _MADE or _is_of_enum(kind, attribute):
-                at = len(writer.out)
-                # A member that code combines from others is put into it; these have another map.
-                grows = attribute == "_value2member_map_" and issubclass(kind, Flag)
-                writer.write(
-                    {k: v for k, v in value.items() if type(k) is not int} if grows else value
-                )
-                fields += writer.out[at:]
-            elif can_change(value):
-                what = f"{attribute!r} of the class {kind.__qualname__!r}"
-                writer.variable(what, partial(vars(kind).get, attribute))
-            else:
-                writer.write(value)
-        at = len(writer.out)
-        for attribute in ("__pydantic_fields__", "__pydantic_decorators__"):
-            writer.write(vars(kind).get(attribute))
-        for part in ("config", "fields", "encode_fields", "defaults"):
-            if hasattr(type(kind), f"__struct_{part}__"):  # of msgspec's
-                writer.write(getattr(kind, f"__struct_{part}__"))
-        fields += writer.out[at:]
-        _write_registered(writer, kind)
+    for base in (type(kind), *kind.__bases__):
+        writer.write(base)
+    annotations = _write_annotations(writer, kind)
+    for attribute, value in (*data, *methods):
+        writer.out.append(tagged(b".", attribute))
+        if type(value) in _DESCRIPTORS and getattr(value, "__objclass__", None) is kind:
+            continue
+        if attribute.startswith("__") or attribute in _MADE or _is_of_enum(kind, attribute):
+            at = len(writer.out)
+            # A member that code combines from others is put into it; these have another map.
+            grows = attribute == "_value2member_map_" and issubclass(kind, Flag)
+            writer.write({k: v for k, v in value.items() if type(k) is not int} if grows else value)
+            fields += writer.out[at:]
+        elif can_change(value):
+            what = f"{attribute!r} of the class {kind.__qualname__!r}"
+            writer.variable(what, partial(vars(kind).get, attribute))
+        else:
+            writer.write(value)
+    at = len(writer.out)
+    for attribute in ("__pydantic_fields__", "__pydantic_decorators__"):
+        writer.write(vars(kind).get(attribute))
+    for part in ("config", "fields", "encode_fields", "defaults"):
+        if hasattr(type(kind), f"__struct_{part}__"):  # of msgspec's
+            writer.write(getattr(kind, f"__struct_{part}__"))
+    fields += writer.out[at:]
+    _write_registered(writer, kind)
     writer.describe(name, b"".join(writer.out[before:]))
     values = [(member, members[member].value) for member in members]
-    plain = kind.__bases__, *inspect.get_annotations(kind).items(), *data, *values
+    plain = kind.__bases__, *annotations.items(), *data, *values
     writer.outline(name, _outline(plain), b"".join(fields))
     look = partial(_public, kind)
     writer.fixed.append((f"class {name!r}", look, look()))

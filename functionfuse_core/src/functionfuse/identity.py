@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from xxhash import xxh3_128_digest
 
 from .errors import FingerprintError, OptionsError
 from .fingerprint import Writer
-from .literals import literal_stream, shown
+from .literals import literal_stream, shown, tagged
 from .names import close_to, label_of
 from .nodes import Call, MethodCall, Node
 from .project import is_own_file, meant, module_name, name_in_package, top_level, version_of
@@ -100,13 +100,14 @@ class Identities:
         if len(node.args) > len(head.names):
             out.append(b"*%d;" % (len(node.args) - len(head.names)))
         for name, value in _arguments(node, head):
-            encoded = name.encode("utf-8", "surrogatepass")
-            out.append(b"%d:%s=" % (len(encoded), encoded))
+            out.append(_named(name))
+            if type(value) is Call:
+                out.append(b"n%d;" % self._place(node, value))
+                continue
             stream = literal_stream(value)
             if stream is None:
                 stream = self._stream(node, f"argument {name!r}", value)
-                if type(value) is not Call:
-                    self._given.setdefault(node, {})[name] = stream
+                self._given.setdefault(node, {})[name] = stream
             out.append(stream)
         if self._plugins:
             out += [b"P" + stream for _, stream in self._of_plugins(node)]
@@ -350,9 +351,16 @@ def _described(plugin: Any) -> str:
     return f"plugin {type(plugin).__name__!r}"
 
 
+@lru_cache(maxsize=4096)
+def _named(name: str) -> bytes:
+    return tagged(b"", name) + b"="
+
+
 def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:
     """Return (name, value) of a node's arguments: of named parameters sorted, then the others."""
     known = len(head.names)
+    if known and len(node.args) == 1 and not (node.kwargs or head.ignored):
+        return [(head.names[0], node.args[0])]
     pairs = [
         (head.names[place] if place < known else f"*{place - known}", value)
         for place, value in enumerate(node.args)

@@ -234,6 +234,8 @@ class Decisions:
     def _counts_as(self, place: int, info: Any) -> bytes:
         """Return what a stored result counts as: its value, with the code that is in it now."""
         value = getattr(info, "value", "") or info.digest
+        if not getattr(info, "key", ""):
+            return bytes.fromhex(value)
         try:
             key = self._key(info)
             return self._as_recorded(value, value, key.own, key.by_value)

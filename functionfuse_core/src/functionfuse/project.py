@@ -180,6 +180,8 @@ def singles_of(kind: type, own: Own) -> dict[int, str]:
     module = kind.__module__
     if not isinstance(module, str) or module == "builtins" or is_own(module, own):
         return {}
+    if module == "dataclasses" and kind.__name__ in ("Field", "_DataclassParams"):
+        return {}  # each class has some, and it takes time to look
     return {
         id(value): f"{name}.{variable}"
         for name in dict.fromkeys((top_level(module), module))

@@ -248,7 +248,6 @@ class Stored:
         self,
         digest: str,
         call: str,
-        *,
         value: str,
         key: str,
         data: Buffer = b"",
@@ -274,7 +273,7 @@ class Stored:
     def of(cls, info: TaskInfo) -> Stored:
         """Return the same of a header that is parsed already."""
         call = info.fingerprint.get("call", "")
-        return cls(info.digest, call, value=info.value, key=info.key, info=info)
+        return cls(info.digest, call, info.value, info.key, info=info)
 
 
 def read_stored(data: Buffer, names: bytes) -> Stored | None:
@@ -298,7 +297,7 @@ def read_stored(data: Buffer, names: bytes) -> Stored | None:
         elif b'"value":' in head or b'"key":' in head:
             return None  # they may be elsewhere in it
     own = head[digest : digest + 32].decode("latin-1")
-    return Stored(own, found, value=value, key=key, data=head)
+    return Stored(own, found, value, key, head)
 
 
 def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | None:

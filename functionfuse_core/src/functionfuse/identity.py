@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
+from .code import IMPORTED
 from .errors import FingerprintError, OptionsError
 from .fingerprint import Writer, digest_of
 from .literals import literal_stream, shown
@@ -478,6 +479,8 @@ _NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__
 def _digest_of_class(name: str, own: frozenset[str], *, by_value: bool) -> bytes:
     """Return the digest of what a name leads to; a script's module is not imported for it."""
     module, _, path = name.partition(":")
+    if path == IMPORTED:  # a plan can't: what a script brings along may be another script
+        raise FingerprintError(f"code that imports {module!r} when it runs")
     own = own | {top_level(module)}
     found: Any = sys.modules.get(module)
     if module == module_name("__main__"):

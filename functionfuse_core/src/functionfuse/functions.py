@@ -256,6 +256,9 @@ def _within(name: str) -> Iterator[None]:
 def _write_class(writer: Writer, kind: type) -> None:
     """Write what a class is: its bases, its data in order, and its methods."""
     name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
+    if vars(kind).get("__pydantic_complete__") is False and hasattr(kind, "model_rebuild"):
+        # Types that were not there when it was made are found when it is first used.
+        kind.model_rebuild(raise_errors=False, _parent_namespace_depth=0)
     before = len(writer.out)
     writer.out.append(tagged(b"K", name_in_script(kind)))
     methods: list[tuple[str, Any]] = []

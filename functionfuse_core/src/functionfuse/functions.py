@@ -173,7 +173,8 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
     """Write what a function was given when it was made, and what was added to it since."""
     name = function.__qualname__
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
-    defaults = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    defaults: list[tuple[str | int, Any]] = [*enumerate(function.__defaults__ or ())]
+    defaults += (function.__kwdefaults__ or {}).items()
     for key, value in defaults:
         before = len(writer.out)
         writer.write(key)

@@ -249,3 +249,49 @@ def test_of_a_module_counts_what_code_in_a_result_reads(run, tmp_path, value, na
         reasons.append(run("-B", "reads.py"))
     changed = f"code of {names} changed, which is in the result of 'make'"
     assert ["nothing stored", changed if other else "", changed] == reasons
+
+
+LAZY = """
+def made():
+    def call():
+        import tools
+        return tools.g()
+    return call
+
+class Model:
+    def predict(self):
+        import tools
+        return tools.g()
+
+def other():
+    def call():
+        import math
+        return math.pi
+    return call
+
+@workflow
+def use(made):
+    return [part.predict() if hasattr(part, "predict") else part() for part in made]
+"""
+
+
+@pytest.mark.parametrize("value", ["[made()]", "[Model()]", "[other()]"])
+def test_code_in_a_result_that_imports_a_module_when_it_runs(run, tmp_path, value):
+    """It is followed if it has a name; else its takers run every time. A package's is no matter."""
+    text = READS.replace("return VALUE", f"return {value}").replace(
+        "@workflow\ndef use(made):\n    return 1\n", LAZY
+    )
+    (tmp_path / "lazy.py").write_text(text)
+    (tmp_path / "settings.py").write_text("")
+    reasons = []
+    for value_of_g in (1, 1, 22):
+        (tmp_path / "tools.py").write_text(f"def g():\n    return {value_of_g}\n")
+        reasons.append(run("-B", "lazy.py"))
+    untold = "the result of 'make' holds code that imports 'tools' when it runs"
+    changed = "code of 'Model' changed, which is in the result of 'make'"
+    expected = {
+        "[made()]": ["nothing stored", untold, untold],
+        "[Model()]": ["nothing stored", "", changed],
+        "[other()]": ["nothing stored", "", ""],
+    }
+    assert expected[value] == reasons

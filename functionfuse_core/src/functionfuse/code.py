@@ -18,7 +18,9 @@ from xxhash import xxh3_128_digest
 
 from .controlflow import JUMPS, Flow
 
-__all__ = ["Import", "Shape", "shape_of"]
+__all__ = ["IMPORTED", "Import", "Shape", "shape_of"]
+
+IMPORTED = "import"  # in place of a name: of a module that code imports when it runs
 
 _CONSTANTS = frozenset(dis.hasconst)
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from .code import IMPORTED
 from .errors import FingerprintError
 from .fingerprint import digest_of
-from .project import is_own, module_name
+from .project import is_importable, is_own, module_name
 
 if TYPE_CHECKING:
     from .storage.pickling import Pickled
@@ -76,7 +77,9 @@ def _own_names(pickled: Pickled, own: frozenset[str]) -> set[tuple[str, str]]:
     """Return module and qualified name of what is the project's."""
     # What a function has made has no name by which it could be found again.
     found = {
-        (module, name) for module, name in pickled.code if "<" not in name and is_own(module, own)
+        (module, name)
+        for module, name in pickled.code
+        if "<" not in name and (is_importable if name == IMPORTED else is_own)(module, own)
     }
     fetched = []
     for module, name in pickled.named.names:

@@ -110,6 +110,7 @@ _FORMS: dict[str, Parts] = {
         undescribed(dict(vars(made))),
     ),
     "functools.cached_property": lambda made: (made.func, made.attrname),
+    "functools.singledispatchmethod": lambda made: made.dispatcher,
     "jaxlib._jax.PjitFunction": _jitted,
     "numba.core.ccallback.CFunc": lambda made: (made.__wrapped__, str(made._sig)),
     "numba.core.dispatcher.Dispatcher": lambda made: (

@@ -174,10 +174,8 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
     """Write what a function was given when it was made, and what was added to it since."""
     name = function.__qualname__
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
-    defaults: list[tuple[str | int, Any]] = [
-        *enumerate(function.__defaults__ or ()),
-        *(function.__kwdefaults__ or {}).items(),
-    ]
+    defaults: list[tuple[str | int, Any]] = [*enumerate(function.__defaults__ or ())]
+    defaults += (function.__kwdefaults__ or {}).items()
     for key, _ in defaults:
         writer.write(key)
         what = f"default {_defaulted(function, key)!r} of {name!r}"
@@ -252,6 +250,9 @@ def _write_class(writer: Writer, kind: type) -> None:
     Where their order matters, there are data that tell it; a copy in a worker has another one.
     """
     name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
+    if vars(kind).get("__pydantic_complete__") is False and hasattr(kind, "model_rebuild"):
+        # Types that were not there when it was made are found when it is first used.
+        kind.model_rebuild(raise_errors=False, _parent_namespace_depth=0)
     before = len(writer.out)
     writer.out.append(tagged(b"K", name_in_script(kind)))
     methods: list[tuple[str, Any]] = []

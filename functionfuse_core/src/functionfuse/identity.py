@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
+from .code import IMPORTED
 from .errors import FingerprintError, OptionsError
 from .fingerprint import Writer
 from .literals import literal_stream, shown, tagged
@@ -459,6 +460,8 @@ _NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__
 def _found(name: str, *, by_value: bool) -> Any:
     """Return what a name leads to; None if it is gone. A script's module isn't imported for it."""
     module, _, path = name.partition(":")
+    if path == IMPORTED:  # a plan can't: what a script brings along may be another script
+        raise FingerprintError(f"code that imports {module!r} when it runs")
     found: Any = sys.modules.get(module)
     if module == module_name("__main__"):
         found = sys.modules["__main__"]

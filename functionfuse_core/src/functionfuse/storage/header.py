@@ -244,7 +244,7 @@ class Stored:
 
     __slots__ = ("_data", "_info", "call", "digest", "key", "value")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # there are many, and keywords take longer
         self,
         digest: str,
         call: str,

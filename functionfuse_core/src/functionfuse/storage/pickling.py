@@ -12,11 +12,13 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import resolve_name
 from operator import methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from ..code import Path, shape_of
+from ..code import IMPORTED, Path, shape_of
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
 from ..script import moved, own_object, script_object, script_state
@@ -55,7 +57,8 @@ class Pickled(NamedTuple):
         named: what the pickle names.
         code: module and qualified name of each class and function whose code is in it; of a method,
             that of its class; and of each variable of a module that this code reads. Without a
-            name, a module itself.
+            name, a module itself; with the name `IMPORTED`, one that code imports when it runs
+            which can't be found by a name.
     """
 
     data: bytes
@@ -205,8 +208,14 @@ class _ByValuePickler(PortablePickler):
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
         """Reduce a function with its code, as cloudpickle does, and note what that reads."""
         reduced = super()._dynamic_function_reduce(func)
-        paths = [path for path in shape_of(func.__code__).names if path[0] in func.__globals__]
+        shape = shape_of(func.__code__)
+        paths = [path for path in shape.names if path[0] in func.__globals__]
         self.code += filter(None, (_variable(func.__globals__[path[0]], path) for path in paths))
+        if "<" in func.__qualname__:
+            package = func.__globals__.get("__package__") or ""
+            for level, module, *_ in shape.imports:
+                with suppress(ImportError):  # it fails when it runs, too
+                    self.code.append((resolve_name("." * level + module, package), IMPORTED))
         _, parts = reduced[2]
         used, loaded = parts["__globals__"], parts["_cloudpickle_submodules"]
         parts["__globals__"] = {name: self._as_read(value) for name, value in used.items()}

@@ -71,7 +71,7 @@ def _field(field: Any) -> Any:
     """Return what a field of a dataclass says; a class variable is an attribute of the class."""
     kind = field._field_type.name
     default = None if kind == "_FIELD_CLASSVAR" else (field.default, field.default_factory)
-    flags = field.init, field.repr, field.hash, field.compare, getattr(field, "kw_only", None)
+    flags = field.init, field.repr, field.hash, field.compare, field.kw_only is True
     return field.name, field.type, f"{kind} {flags}", default, field.metadata
 
 

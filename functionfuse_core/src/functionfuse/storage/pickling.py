@@ -11,6 +11,7 @@ import copyreg
 import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -128,6 +129,7 @@ def loads(
     allow: Sequence[str] | None = None,
     restore: Restore | None = None,
     scripts: bool = False,
+    planned: bool = False,
 ) -> Any:
     """Unpickle a value; its arrays are views of `buffers`.
 
@@ -135,6 +137,7 @@ def loads(
         allow: the modules, or `module.name`s, whose globals may be named; None: all.
         restore: gives the objects that serializers keep.
         scripts: whether classes and functions of a script may be in it.
+        planned: see `own_object`.
 
     Raises:
         UntrustedResultError: a global is named that `allow` doesn't allow.
@@ -144,7 +147,7 @@ def loads(
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):
             pass  # once more, for an error that names all that is missing
-    return _Unpickler(data, buffers, allow, restore).load()
+    return _Unpickler(data, buffers, allow, restore, planned=planned).load()
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -214,17 +217,20 @@ class _Unpickler(pickle.Unpickler):
         buffers: Sequence[memoryview],
         allow: Sequence[str] | None,
         restore: Restore | None,
+        *,
+        planned: bool,
     ) -> None:
         super().__init__(io.BytesIO(data), buffers=buffers)
         self.allow = allow
         self.restore = restore
+        self.own_object = partial(own_object, planned=planned)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__:
             if name == "restore" and self.restore is not None:
                 return self.restore
             if name == "script_object":
-                return own_object
+                return self.own_object
             if name == "script_state":
                 return script_state
         if self.allow is not None:

@@ -210,6 +210,33 @@ def test_others_read_what_a_notebook_stored(notebook, folder):
         assert "False False True False False" == other.run("same")
 
 
+def test_a_script_and_a_notebook_read_what_the_other_stored(notebook, folder):
+    """A cell's class isn't that of a script; by `import train` the notebook has the script's."""
+    cells = [text.replace('"c"', '"train"') for text in (MAKE, SAME)]
+    (folder / "train.py").write_text("".join(map(dedent, (SETUP, CLASSES, *cells))))
+
+    def script() -> list[str]:
+        command = [sys.executable, "train.py"]
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    same = "True True True True True"
+    computed = ["(6, 2, [2, 1]) {'made': 'computed', 'used': 'computed'}", same]
+    reused = [line.replace("computed", "reused") for line in computed]
+    assert [computed, reused] == [script(), script()]
+    notebook.run("classes", CLASSES)
+    notebook.run("read", READ.replace('"d"', '"train"'))
+    assert same.replace("True", "False") == notebook.run("same", cells[1])
+    imported = "import train; from train import Mode, Model, helper"
+    assert reused == notebook.run("import", imported).splitlines()
+    assert same == notebook.run("same")
+    notebook.run("remove", "storage.remove_workflow('train')")
+    again = "import importlib; importlib.reload(train); from train import Mode, Model, helper"
+    assert computed == notebook.run("again", again).splitlines()
+    assert same == notebook.run("same")
+    assert reused == script()
+
+
 def test_a_worker_stores_what_the_notebook_reads(notebook):
     """A spawned process has no cells; the notebook's class is the notebook's all the same."""
     notebook.run("classes", CLASSES)

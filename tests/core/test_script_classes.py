@@ -55,19 +55,29 @@ def check(found):
 storage = storage_factory({"kind": "file", "options": {"path": "results"}})
 
 @workflow
+def small():
+    return Model(3)
+
+@workflow
 def checked(found):
     check_types(found)
 
 def read():
     check(storage.read_task("w", "fit"))
+    assert type(storage.read_task("w", "small")) is Model
+
+def write():
+    storage.save("w", "fit", fit.func())
+    storage.save("w", "small", small.func())
 
 def main():
     spawned = multiprocessing.get_context("spawn")
-    if "read" in sys.argv:
+    if sys.argv[-1] in ("read", "write"):
         with ProcessPoolExecutor(1, spawned) as pool:
-            pool.submit(read).result()
+            pool.submit(globals()[sys.argv[-1]]).result()
         return
-    flow = LocalWorkflow(checked(fit().set_name("fit")).set_name("checked"), workflow_name="w")
+    nodes = checked(fit().set_name("fit")).set_name("checked"), small().set_name("small")
+    flow = LocalWorkflow(*nodes, workflow_name="w")
     flow.query("checked").set_reuse("never")
     flow.set_storage(storage)
     if "spawned" in sys.argv:
@@ -90,7 +100,7 @@ assert type(found["model"]) is not Model and type(found["model"]).__name__ == "M
 assert found["model"].predict(3) == 6 and found["model"].mode is found["modes"][0]
 assert found["mode"].name == "SLOW" and found["function"](1) == 2
 """
-READ = "import train; train.check(train.storage.read_task('w', 'fit'))"
+READ = "import train; train.read()"
 WAYS = {
     "as a script": ["train.py"],
     "by a spawned worker": ["train.py", "spawned"],
@@ -134,6 +144,14 @@ def test_a_script_reads_its_own_classes(run, way):
     for other, arguments in WAYS.items():
         expected = "reused" if other in STORING else ""
         assert expected == run(*arguments), other
+
+
+def test_a_spawned_worker_that_saves_stores_what_all_can_read(run):
+    """Its script is `__mp_main__`, a name that no other process can import from."""
+    run("train.py", "write")
+    for other, arguments in WAYS.items():
+        if other not in STORING:
+            run(*arguments)
 
 
 CELLS = """

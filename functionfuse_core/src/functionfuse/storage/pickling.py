@@ -99,8 +99,8 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
             pickler.dispatch_table = _Reducers(keeper)
             pickler.dump(value)
             data = file.getvalue()
-        # Searched forwards, it takes twice as long.
-        by_name = data.rfind(b"__main__") < 0
+        # "__main__" or "__mp_main__". Searched forwards, it takes twice as long.
+        by_name = data.rfind(b"_main__") < 0
     except (MemoryError, OSError, PluginError):
         raise  # it is not the value's fault
     except Exception:  # noqa: BLE001  # anything; cloudpickle's error, if any, tells more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +14,20 @@ import pytest
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.backends.builtin.owning import is_shared
+from functionfuse.backends.builtin.owning import Master, is_shared
 from functionfuse.storage.filestorage import FileStorage
 
 
 @dataclasses.dataclass
 class Box:
     items: list[Any]
+
+
+def of_local_class() -> Any:
+    class Local(Box):
+        pass
+
+    return Local([1])
 
 
 MADE = {
@@ -29,6 +37,7 @@ MADE = {
     "array": lambda: np.arange(4),
     "big array": lambda: np.arange(3 << 20),
     "object": lambda: Box([1]),
+    "object without a name": of_local_class,
     "tuple": lambda: ([1], 2),
 }
 
@@ -219,3 +228,81 @@ def test_one_object_in_two_arguments_is_one_object(tmp_path):
 
 
 MISSING = object()
+
+
+class Measured(np.ndarray):
+    unit = "none"
+
+
+def test_what_a_subclass_adds_to_an_array_is_there(tmp_path):
+    """Arrays don't copy it, so such an array is handed over as it is."""
+
+    @workflow(version="1")
+    def unit_of(value: Any) -> str:
+        return value[0].unit
+
+    given = np.arange(3).view(Measured)
+    given.unit = "m"
+    assert "m" == run(tmp_path, unit_of([given]).set_name("a"))
+
+
+def test_bytes_that_copies_come_from_are_released(tmp_path):
+    """As the value itself: as soon as no later node takes it."""
+
+    @workflow(version="1")
+    def masters(*after: Any) -> int:
+        return sum(isinstance(found, Master) for found in gc.get_objects())
+
+    made = make("list").set_name("made")
+    before = masters(spoil(made, 0).set_name("0")).set_name("before")
+    takers = [spoil(made, n).set_name(str(n)) for n in (1, 2)]
+    assert [1, 0] == run(tmp_path, before, masters(before, *takers).set_name("after"))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_value_that_was_handed_over_is_taken_again(tmp_path, stored):
+    """A damaged result is found while the last taker runs, and the node behind it takes it, too."""
+    begun, done, computed = threading.Event(), threading.Event(), []
+
+    @workflow(version="1")
+    def first_list() -> Any:
+        computed.append(1)
+        return [3, 1, 2]
+
+    @workflow(version="1")
+    def other(value: Any) -> str:
+        found = spoil.func(value, 0)
+        begun.set()
+        assert done.wait(60)
+        return found
+
+    @workflow(version="1")
+    def second(value: Any) -> str:
+        done.set()
+        return repr(value)
+
+    @workflow(version="1")
+    def gate() -> None:
+        assert begun.wait(60)
+
+    def result() -> Any:
+        first = first_list().set_name("first")
+        behind = second(first).set_name("second")
+        last = join(behind, gate().set_name("gate")).set_name("last")
+        flow = LocalWorkflow(last, other(first).set_name("other"), workflow_name="w")
+        if not stored:
+            flow.log_nodes("first")
+        flow.set_storage(FileStorage(tmp_path))
+        with ThreadPoolExecutor(3) as pool:
+            return flow.run(pool)
+
+    expected = [("[3, 1, 2]", None), "[3, 1, 2]"]
+    assert expected == result()
+    for left in (begun, done, computed):
+        left.clear()
+    for task in ("other", "gate", "last"):
+        FileStorage(tmp_path).remove_task("w", task)
+    path = tmp_path / "w" / "second"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert expected == result()
+    assert len(computed) == (not stored)

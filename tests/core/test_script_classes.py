@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 TRAIN = """
-import dataclasses, enum, pickle
+import dataclasses, enum, multiprocessing, pickle, sys
+from concurrent.futures import ProcessPoolExecutor
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
@@ -40,20 +41,51 @@ def fit():
     found = {"model": Model(2), "mode": Mode.SLOW, "kind": Model, "inner": Model.Inner()}
     return found | {"function": helper, "modes": [Mode.FAST] * 2, "local": made()()}
 
-def check(found):
+def check_types(found):
     assert type(found["model"]) is Model and found["model"] == Model(2)
     assert found["mode"] is Mode.SLOW and found["model"].mode is found["modes"][1] is Mode.FAST
     assert found["kind"] is Model and type(found["inner"]) is Model.Inner
+
+def check(found):
+    check_types(found)
     assert found["function"] is helper and found["local"].size == 3
     del found["local"]
     assert pickle.loads(pickle.dumps(found)) .keys() == found.keys()
 
 storage = storage_factory({"kind": "file", "options": {"path": "results"}})
 
+@workflow
+def small():
+    return Model(3)
+
+@workflow
+def checked(found):
+    check_types(found)
+
+def read():
+    check(storage.read_task("w", "fit"))
+    assert type(storage.read_task("w", "small")) is Model
+
+def write():
+    storage.save("w", "fit", fit.func())
+    storage.save("w", "small", small.func())
+
 def main():
-    flow = LocalWorkflow(fit().set_name("fit"), workflow_name="w")
+    spawned = multiprocessing.get_context("spawn")
+    if sys.argv[-1] in ("read", "write"):
+        with ProcessPoolExecutor(1, spawned) as pool:
+            pool.submit(globals()[sys.argv[-1]]).result()
+        return
+    nodes = checked(fit().set_name("fit")).set_name("checked"), small().set_name("small")
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.query("checked").set_reuse("never")
     flow.set_storage(storage)
-    check(flow.run())
+    if "spawned" in sys.argv:
+        with ProcessPoolExecutor(1, spawned) as pool:
+            flow.run(pool)
+    else:
+        flow.run()
+    read()
     print(flow.report["fit"].action)
 
 if __name__ == "__main__":
@@ -68,9 +100,10 @@ assert type(found["model"]) is not Model and type(found["model"]).__name__ == "M
 assert found["model"].predict(3) == 6 and found["model"].mode is found["modes"][0]
 assert found["mode"].name == "SLOW" and found["function"](1) == 2
 """
-READ = "import train; train.check(train.storage.read_task('w', 'fit'))"
+READ = "import train; train.read()"
 WAYS = {
     "as a script": ["train.py"],
+    "by a spawned worker": ["train.py", "spawned"],
     "as a module that runs": ["-m", "train"],
     "imported": ["-c", "import train; train.main()"],
     "read": ["-c", READ],
@@ -81,6 +114,7 @@ WAYS = {
             f"thread = t.Thread(target=exec, args=({READ!r},)); thread.start(); thread.join()"
         ),
     ],
+    "read by a spawned worker": ["train.py", "read"],
     "in another script": ["other.py"],
 }
 
@@ -100,26 +134,24 @@ def run(tmp_path: Path):
     return call
 
 
-@pytest.mark.parametrize("way", ["as a script", "as a module that runs", "imported"])
+STORING = [way for way in WAYS if "read" not in way and "other" not in way]
+
+
+@pytest.mark.parametrize("way", STORING)
 def test_a_script_reads_its_own_classes(run, way):
     """However it was started when it stored them, and however it is when it reads them."""
     assert "computed" == run(*WAYS[way])
     for other, arguments in WAYS.items():
-        expected = "" if "read" in other or "other" in other else "reused"
+        expected = "reused" if other in STORING else ""
         assert expected == run(*arguments), other
 
 
-def test_workers_store_what_the_script_reads(run, tmp_path):
-    """A spawned process has another `__main__`; the script's class is the script's all the same."""
-    script = TRAIN.replace(
-        "    check(flow.run())\n",
-        "    import multiprocessing\n"
-        "    from concurrent.futures import ProcessPoolExecutor\n"
-        "    flow.run(ProcessPoolExecutor(1, multiprocessing.get_context('spawn')))\n"
-        "    check(storage.read_task('w', 'fit'))\n",
-    )
-    (tmp_path / "pool.py").write_text(script)
-    assert ["computed", "reused"] == [run("pool.py"), run("pool.py")]
+def test_a_spawned_worker_that_saves_stores_what_all_can_read(run):
+    """Its script is `__mp_main__`, a name that no other process can import from."""
+    run("train.py", "write")
+    for other, arguments in WAYS.items():
+        if other not in STORING:
+            run(*arguments)
 
 
 CELLS = """
@@ -153,10 +185,7 @@ def test_in_a_notebook_the_last_cell_s_class_is_meant_if_its_code_is_the_same(
 def test_equal_values_of_a_script_s_classes_have_equal_bytes(run, tmp_path):
     """From process to process, so that a node that is computed again changes no child."""
     (tmp_path / "digest.py").write_text(
-        TRAIN.replace("check(flow.run())", "flow.run()").replace(
-            "print(flow.report['fit'].action)", ""
-        )
-        + "    storage.save('w', 'again', [Model(3), Mode.SLOW])\n"
+        TRAIN.replace("print(", "str(") + "    storage.save('w', 'again', [Model(3), Mode.SLOW])\n"
         "    print(storage.task_info('w', 'again').digest)\n"
     )
     assert run("digest.py").split()[-1] == run("digest.py").split()[-1]

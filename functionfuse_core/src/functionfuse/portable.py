@@ -42,6 +42,8 @@ class PortablePickler(cloudpickle.Pickler):  # type: ignore[misc]
             for name in _SENTINELS:
                 if obj is getattr(dataclasses, name, None):
                     return name
+        if getattr(obj, "__module__", None) == "__mp_main__":  # no name for another process
+            cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
         reduced = super().reducer_override(obj)
         if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == 6:
             attributes, _ = reduced[2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import marshal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +22,8 @@ from .project import module_name, name_of
 from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = [
+    "borrowed",
+    "lend",
     "may_name_script",
     "moved",
     "name_in_script",
@@ -34,6 +36,7 @@ __all__ = [
 Maker = Callable[..., Any]
 
 _copies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # made here: to the script's name
+_lent: dict[tuple[str, str], Any] = {}  # by script and name: see `lend`
 _NUMBERS = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
 
@@ -78,17 +81,49 @@ def script_state(obj: Any, given: tuple[str, Maker, Any]) -> None:
         set_state(obj, state)
 
 
-def own_object(script: str, name: str, outline: bytes, make: Maker, args: tuple[Any, ...]) -> Any:
+def own_object(
+    script: str,
+    name: str,
+    outline: bytes,
+    make: Maker,
+    args: tuple[Any, ...],
+    *,
+    planned: bool = False,
+) -> Any:
     """Return the script's own class or function, where it is loaded; else make the copy.
 
     Two notebooks have one name for their modules, so there the code must be the same.
+
+    Args:
+        planned: whether a run takes the value that its plan saw. Classes count there as they are
+            now, so these are taken, whatever their code was.
     """
     for place in ("__main__", "__mp_main__", script):
         if place in sys.modules and module_name(place) == script:
             found = _find(place, name)
-            if found is not None and (script != "__main__" or _outline(found) == outline):
+            anyway = planned or script != "__main__"
+            if found is not None and (anyway or _outline(found) == outline):
                 return found
+    first, _, rest = name.partition(".")
+    if planned and (found := _walk(_lent.get((script, first)), rest)) is not None:
+        return found
     return script_object(script, name, outline, make, args)
+
+
+def borrowed(names: Iterable[str]) -> dict[tuple[str, str], Any]:
+    """Return the scripts' classes and functions among "module:name" as they are here, to `lend`."""
+    found = {}
+    for module, _, path in (name.partition(":") for name in names):
+        first = path.partition(".")[0]
+        place = "__main__" if module == module_name("__main__") else module
+        if (thing := _find(place, first)) is not None:
+            found[module, first] = thing
+    return found
+
+
+def lend(objects: Mapping[tuple[str, str], Any]) -> None:
+    """Have this process, which works for another, take the scripts' classes of that one."""
+    _lent.update(objects)
 
 
 def may_name_script(header: bytes) -> bool:
@@ -110,8 +145,11 @@ def moved(module: str, name: str) -> Any:
 
 
 def _find(module: str, name: str) -> Any:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
+    return _walk(sys.modules.get(module), name)
+
+
+def _walk(found: Any, name: str) -> Any:
+    for part in filter(None, name.split(".")):
         found = getattr(found, part, None)
     if isinstance(found, (WorkflowFunction, WorkflowClass)):
         found = found.func

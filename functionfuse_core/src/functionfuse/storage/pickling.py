@@ -13,6 +13,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import resolve_name
 from operator import methodcaller
 from types import FunctionType, ModuleType
@@ -104,8 +105,8 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
             pickler.dispatch_table = _Reducers(keeper)
             pickler.dump(value)
             data = file.getvalue()
-        # Searched forwards, it takes twice as long.
-        by_name = data.rfind(b"__main__") < 0
+        # "__main__" or "__mp_main__". Searched forwards, it takes twice as long.
+        by_name = data.rfind(b"_main__") < 0
     except (MemoryError, OSError, PluginError):
         raise  # it is not the value's fault
     except Exception:  # noqa: BLE001  # anything; cloudpickle's error, if any, tells more
@@ -134,6 +135,7 @@ def loads(
     allow: Sequence[str] | None = None,
     restore: Restore | None = None,
     scripts: bool = False,
+    planned: bool = False,
 ) -> Any:
     """Unpickle a value; its arrays are views of `buffers`.
 
@@ -141,6 +143,7 @@ def loads(
         allow: the modules, or `module.name`s, whose globals may be named; None: all.
         restore: gives the objects that serializers keep.
         scripts: whether classes and functions of a script may be in it.
+        planned: see `own_object`.
 
     Raises:
         UntrustedResultError: a global is named that `allow` doesn't allow.
@@ -150,7 +153,7 @@ def loads(
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):
             pass  # once more, for an error that names all that is missing
-    return _Unpickler(data, buffers, allow, restore).load()
+    return _Unpickler(data, buffers, allow, restore, planned=planned).load()
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -263,17 +266,20 @@ class _Unpickler(pickle.Unpickler):
         buffers: Sequence[memoryview],
         allow: Sequence[str] | None,
         restore: Restore | None,
+        *,
+        planned: bool,
     ) -> None:
         super().__init__(io.BytesIO(data), buffers=buffers)
         self.allow = allow
         self.restore = restore
+        self.own_object = partial(own_object, planned=planned)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__:
             if name == "restore" and self.restore is not None:
                 return self.restore
             if name == "script_object":
-                return own_object
+                return self.own_object
             if name == "script_state":
                 return script_state
         if self.allow is not None:

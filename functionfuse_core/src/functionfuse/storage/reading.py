@@ -68,7 +68,8 @@ class Reader:
             if digest not in ("", info.digest):
                 raise ResultNotFoundError(f"{task!r} is another value")
             restore = self._restore(workflow, info) if info.side_data else None
-            return unpack(info, contents, allow=self._allow, restore=restore)
+            planned = bool(digest)
+            return unpack(info, contents, allow=self._allow, restore=restore, planned=planned)
         except FunctionFuseError:
             if info and info.side_data and not self._is_there(workflow, task, info):
                 return self.read(workflow, task, digest)  # it was replaced meanwhile
@@ -81,7 +82,7 @@ class Reader:
             data = self._store.get(key_of(workflow, task))
             found, contents = unchecked(data)
             if found.token == info.token:
-                return unpack(found, contents, allow=self._allow)
+                return unpack(found, contents, allow=self._allow, planned=True)
         raise ResultNotFoundError(f"{task!r} can't be read again without cost")
 
     def _restore(self, workflow: str, info: TaskInfo) -> Restore:

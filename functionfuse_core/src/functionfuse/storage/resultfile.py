@@ -268,6 +268,7 @@ def unpack(
     *,
     allow: Sequence[str] | None = None,
     restore: Callable[[str, Any], Any] | None = None,
+    planned: bool = False,
 ) -> Any:
     """Return the value of a result that `check` has found sound; see `pickling.loads`.
 
@@ -288,7 +289,8 @@ def unpack(
     try:
         script = f"{module_name('__main__')}:"
         scripts = info.by_value or any(name.startswith(script) for name in info.own)
-        return loads(contents[0], contents[1:], allow=allow, restore=restore, scripts=scripts)
+        options: dict[str, Any] = {"restore": restore, "scripts": scripts, "planned": planned}
+        return loads(contents[0], contents[1:], allow=allow, **options)
     except (FunctionFuseError, MemoryError, OSError):
         raise
     except Exception as error:

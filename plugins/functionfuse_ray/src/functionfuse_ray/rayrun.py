@@ -15,6 +15,8 @@ from ray.exceptions import RayTaskError
 from functionfuse.backends.builtin.job import Outcome, Portable
 from functionfuse.backends.builtin.run import RUNNING, SETTLED, WAITING, Run
 from functionfuse.nodes import ConstructorCall, MethodCall, Node
+from functionfuse.portable import dumps
+from functionfuse.script import borrowed
 
 from .failures import Failures, origin_of
 from .handed import Handed
@@ -269,10 +271,16 @@ class RayRun(Run):
 
     def _load(self, place: int) -> tuple[Any, Any]:
         names = self.workflow.workflow_name, self.graph.names[place]
-        given: Any = load.remote(
-            place, self.sender.pickled(self.workflow.storage), *names, self._planned(place)
-        )
+        storage = self.sender.pickled(self.workflow.storage)
+        given: Any = load.remote(place, storage, names, self._planned(place), self._borrowed(place))
         return tuple(given)
+
+    def _borrowed(self, place: int) -> bytes:
+        """Return what a worker needs of the script to load a stored result with today's code."""
+        stored: Any = self.decisions.stored(place) if self.decisions else None
+        header: Any = getattr(stored, "info", stored)
+        own = header.own if getattr(header, "by_value", False) else ()
+        return dumps(borrowed(own)) if own else b""
 
     def _receive_load(self, place: int, told: Any) -> None:
         value = self.handed.pop(~place)

@@ -14,6 +14,7 @@ from functionfuse.backends.builtin.job import Job, Outcome, Portable
 from functionfuse.backends.builtin.kept import OF_NO_USE, Kept
 from functionfuse.errors import FingerprintError
 from functionfuse.fingerprint import digest_of
+from functionfuse.script import lend
 
 from .parcel import Packed, Parcel, Task, pack, unpack, unpack_task
 
@@ -141,15 +142,19 @@ def finish(parcel: bytes, *values: Any) -> bytes:
 
 @ray.remote(num_returns=2)
 def load(
-    place: int, storage: bytes, workflow: str, name: str, digest: str
+    place: int, storage: bytes, names: tuple[str, str], digest: str, lent: bytes
 ) -> tuple[Packed, bytes | Portable]:
     """Load a stored result; return it packed, and the error where it is of no use.
 
     Args:
+        names: of the workflow and of the node.
         digest: of the value that the plan saw: what others have put in its place is of no use.
+        lent: the pickle of what the driver's script has, of the classes that are in the value.
     """
     try:
-        return pack(Kept(_opened(storage), workflow, (name,)).load(0, digest)), b""
+        if lent:
+            lend(pickle.loads(lent))
+        return pack(Kept(_opened(storage), names[0], names[1:]).load(0, digest)), b""
     except OF_NO_USE as error:
         return b"", Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
     except Exception as error:  # noqa: BLE001  # raised again where the run is

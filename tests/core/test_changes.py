@@ -577,6 +577,19 @@ WAYS = {
             global helper
             helper = lambda: 1
     """,
+    "'x' in the closure of 'made.<locals>.<lambda>'": """
+        def made(x): return lambda: x
+        MEMO = {"a": made(3)}
+        def read(): return MEMO["a"]()
+        def change(): MEMO["a"] = made(4)
+    """,
+    "global 'HANDLERS'": """
+        def one(): return 1
+        def two(): return 2
+        HANDLERS = {"a": one}
+        def read(): return HANDLERS["a"]() + len(HANDLERS)
+        def change(): HANDLERS["a"] = two
+    """,
     "": """
         import enum, functools, logging, threading
         class Access(enum.Flag):

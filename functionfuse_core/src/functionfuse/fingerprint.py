@@ -108,6 +108,7 @@ class Writer:
         self.home = home
         self._held = False  # by an installed package, which may look at types
         self._inside = False  # of the body of some code
+        self._named: list[str] = []  # the code that was met
         self._loose = False  # only a variable that can change leads there
         self._numbers: dict[tuple[int, Body], int] = {}
         self._pending: deque[tuple[Body, Any, bool]] = deque()
@@ -167,6 +168,7 @@ class Writer:
                 self.direct.append(value)
             if self.inspected:
                 self.code(value, write_types)
+        self._named.append(str(getattr(value, "__qualname__", "")))
         self.out.append(b"=%d;" % number)
         if self._held and body is not write_types:
             self.code(value, write_types)
@@ -192,6 +194,7 @@ class Writer:
             look: returns its value.
         """
         value, start, loose = look(), len(self.out), self._loose
+        named = len(self._named)
         changes = can_change(value)
         self._loose = loose or changes
         try:
@@ -203,6 +206,7 @@ class Writer:
         stream, noted = b"".join(self.out[start:]), self.constants
         if changes or loose:
             noted = self.changeable
+            stream += "".join(self._named[named:]).encode()
         else:  # code is written by a number, and what it does is noted by itself
             name = getattr(value, "__qualname__", None)
             stream = name.encode() if isinstance(name, str) else stream
@@ -376,6 +380,7 @@ class Writer:
         writer.direct, writer._inside, writer._loose = self.direct, self._inside, self._loose
         writer.ignored, writer.inspected, writer._held = self.ignored, self.inspected, self._held
         writer._singles, writer._writers = self._singles, self._writers
+        writer._named = self._named
         self._writers.append(writer)
         return writer
 

@@ -673,6 +673,27 @@ def test_what_another_function_changes_here(
     assert ("nothing stored", expected) == (found["before"], found["after"])
 
 
+def test_a_registry_that_is_longer_in_the_driver(project: Project, storage: FileStorage) -> None:
+    """Code is met in another order then, and is no other code for that."""
+    rates = project.write("""
+        import enum, functools
+        HANDLERS = {}
+        class Color(enum.Enum):
+            RED = 1
+        DEFAULT = Color.RED
+        def scaled(factor, x): return factor * x
+        double = functools.partial(scaled, 2)
+        @workflow
+        def read(x):
+            return len(HANDLERS) * x * DEFAULT.value * double(x)
+    """)
+    exec("def more(x): return x\nHANDLERS['more'] = more", vars(rates))
+    with project.pool() as pool:
+        flow = bound(storage, rates.read(1))
+        assert 0 == flow.run(pool)
+    assert {"read_0000": "global 'HANDLERS' changed during the run"} == reasons(flow)
+
+
 @pytest.mark.parametrize("here", ["MEMO['a'] = made(3)", ""])
 @pytest.mark.parametrize("there", ["made(4)", "(number for number in range(3))"])
 def test_memos_with_other_code_in_them(

@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -203,14 +204,13 @@ class Writer:
             self._loose = loose
         if not changes:
             self.fixed.append((what, look, value))
-        stream, noted = b"".join(self.out[start:]), self.constants
+        stream, names = b"".join(self.out[start:]), "".join(self._named[named:]).encode()
         if changes or loose:
-            noted = self.changeable
-            stream += "".join(self._named[named:]).encode()
-        else:  # code is written by a number, and what it does is noted by itself
-            name = getattr(value, "__qualname__", None)
-            stream = name.encode() if isinstance(name, str) else stream
-        _note(noted, what, stream)
+            _note(self.changeable, what, stream + names)
+            return
+        # Code is written by a number, which another process may not give it.
+        member = f"{value.name}".encode() if isinstance(value, Enum) else b""
+        _note(self.constants, what, names + member if names else stream)
 
     def describe(self, name: str, does: bytes) -> None:
         """Note the name of some code, and what it does itself."""

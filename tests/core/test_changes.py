@@ -319,6 +319,29 @@ def test_a_version_stands_for_the_code(project: Project, storage: FileStorage) -
         bound(storage, rates.scaled(4)).run(pool)
 
 
+@pytest.mark.parametrize("there", ["1.0", "2.0", ""])
+def test_a_package_whose_version_counts(
+    project: Project, storage: FileStorage, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """A worker with another version is refused; one without the package doesn't need it."""
+    rates = project.write("""
+        @workflow(packages=["marked_package"])
+        def scaled(x):
+            return x
+    """)
+    if there:
+        (project.worker / "marked_package.py").write_text(f"__version__ = {there!r}")
+    monkeypatch.setitem(sys.modules, "marked_package", ModuleType("marked_package"))
+    sys.modules["marked_package"].__version__ = "1.0"  # type: ignore[attr-defined]
+    with project.pool() as pool:
+        flow = bound(storage, rates.scaled(3))
+        if there == "2.0":
+            with pytest.raises(CodeDiffersError, match=r"marked_package \(2.0\) than the .*1\.0"):
+                flow.run(pool)
+        else:
+            assert 3 == flow.run(pool)
+
+
 def test_classes_in_results(looker: Executor, tmp_path: Path) -> None:
     """They count for the nodes that take them, wherever these are defined."""
     write_forms(tmp_path, "self.rate * x", "x + self.rate")

@@ -8,7 +8,8 @@ function for the first time, it compares what it has with what the driver saw.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .errors import FingerprintError
@@ -38,10 +39,16 @@ class Subject(NamedTuple):
     packages: tuple[str, ...] = ()
     version: str | None = None
 
-    def look(self, code: Any) -> Seen:
-        """Return what some code is and reaches now. Raises FingerprintError."""
+    def look(self, code: Any, there: Mapping[str, str] = MappingProxyType({})) -> Seen:
+        """Return what some code is and reaches now. Raises FingerprintError.
+
+        Args:
+            there: `Seen.codes` of the driver: a worker need not have each package that counts.
+        """
         writer = Writer(own=self.own, ignore=self.ignore, home=self.home)
-        versions = {name: version_of(name) for name in self.packages}
+        versions = {
+            name: version_of(name) or there.get(f"package {name}", "") for name in self.packages
+        }
         writer.write(versions)
         if self.version is None:
             # It may be an object, such as a decorator that counts its calls.

@@ -7,6 +7,7 @@ first time it looks at the function as the driver did, and compares.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -65,9 +66,13 @@ class Expected:
     def __call__(self, code: Any) -> str:
         imported = self._files is None or _is_imported(code)
         if self._files is None or (imported and self._before is not None):
-            return self._before or self._seen.changed(partial(self._subject.look, code))
+            again = partial(self._subject.look, code, self._seen.codes)
+            return self._before or self._seen.changed(again)
+        for package in self._subject.packages:
+            with suppress(Exception):  # of a distribution that has another name, metadata tell
+                importlib.import_module(package)  # its version may stand in it alone
         try:
-            here = self._subject.look(code)
+            here = self._subject.look(code, self._seen.codes)
         except FingerprintError as error:
             return untold(error)
         self._before = self._compared(code, here)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache, partial
+from importlib.util import resolve_name
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .code import IMPORTED
+from .code import IMPORTED, Path, shape_of
 from .errors import FingerprintError
 from .fingerprint import digest_of
 from .project import is_importable, is_own, module_name
@@ -78,7 +81,7 @@ def _own_names(pickled: Pickled, own: frozenset[str]) -> set[tuple[str, str]]:
     # What a function has made has no name by which it could be found again.
     found = {
         (module, name)
-        for module, name in pickled.code
+        for module, name in _names_of(pickled.code)
         if "<" not in name and (is_importable if name == IMPORTED else is_own)(module, own)
     }
     fetched = []
@@ -88,6 +91,42 @@ def _own_names(pickled: Pickled, own: frozenset[str]) -> set[tuple[str, str]]:
         elif is_own(module, own):
             found.add((module, name))
     return found | _resolved(fetched, pickled.data, own) if fetched else found
+
+
+def _names_of(code: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Iterate module and name of code that a pickle holds, and of the variables that it reads.
+
+    A method counts with its class. A module has no name; and one that code imports when it runs
+    has the name `IMPORTED`, where nothing else leads to that code.
+    """
+    for item in code:
+        if isinstance(item, ModuleType):
+            yield item.__name__, ""
+            continue
+        name = item.__qualname__
+        if not isinstance(item, FunctionType):
+            yield str(item.__module__), name
+            continue
+        yield str(item.__module__), name.rpartition(".")[0] or name
+        shape, variables = shape_of(item.__code__), item.__globals__
+        for path in shape.names:
+            if path[0] in variables:
+                yield from _variable(variables[path[0]], path)
+        for level, module, *_ in shape.imports if "<" in name else ():
+            with suppress(ImportError):  # it fails when it runs, too
+                package = variables.get("__package__") or ""
+                yield resolve_name("." * level + module, package), IMPORTED
+
+
+def _variable(value: Any, path: Path) -> list[tuple[str, str]]:
+    """Return module and name of the variable that code reads by a path, if it is of a module."""
+    found = []
+    for name in (*path[1:], ""):
+        if not isinstance(value, ModuleType):
+            break
+        found = [(value.__name__, name)]
+        value = vars(value).get(name)
+    return found
 
 
 def _resolved(

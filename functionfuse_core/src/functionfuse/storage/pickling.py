@@ -12,14 +12,11 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from importlib.util import resolve_name
 from operator import methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from ..code import IMPORTED, Path, shape_of
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..portable import PortablePickler
 from ..script import moved, own_object, script_object, script_state
@@ -56,17 +53,14 @@ class Pickled(NamedTuple):
         views: its out-of-band buffers, in order; they are the value's own memory.
         by_value: whether cloudpickle wrote it, so that code may be in it.
         named: what the pickle names.
-        code: module and qualified name of each class and function whose code is in it; of a method,
-            that of its class; and of each variable of a module that this code reads. Without a
-            name, a module itself; with the name `IMPORTED`, one that code imports when it runs
-            which can't be found by a name.
+        code: the classes and functions whose code is in it, and the modules that values hold.
     """
 
     data: bytes
     views: list[memoryview]
     by_value: bool
     named: Named
-    code: tuple[tuple[str, str], ...] = ()
+    code: tuple[Any, ...] = ()
 
 
 def restore(name: str, pid: Any) -> Any:
@@ -189,7 +183,7 @@ class _ByValuePickler(PortablePickler):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.code: list[tuple[str, str]] = []
+        self.code: list[Any] = []
         self.read: dict[str, _Read] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -199,26 +193,15 @@ class _ByValuePickler(PortablePickler):
         if self.keeper is not None and self.keeper.claims(type(obj)):
             return restore, self.keeper.keep(obj)
         reduced = super().reducer_override(obj)
-        if type(reduced) is tuple and isinstance(obj, (type, FunctionType)) and len(reduced) == 6:
-            name = obj.__qualname__
-            if isinstance(obj, FunctionType):
-                name = name.rpartition(".")[0] or name  # a method counts with its class
-            self.code.append((str(obj.__module__), name))
-        elif isinstance(obj, ModuleType):
-            self.code.append((obj.__name__, ""))  # what is read of it isn't in the pickle
+        if (
+            type(reduced) is tuple and isinstance(obj, (type, FunctionType)) and len(reduced) == 6
+        ) or isinstance(obj, ModuleType):
+            self.code.append(obj)
         return reduced
 
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
-        """Reduce a function with its code, as cloudpickle does, and note what that reads."""
+        """Reduce a function with its code, as cloudpickle does; of modules, it reads some names."""
         reduced = super()._dynamic_function_reduce(func)
-        shape = shape_of(func.__code__)
-        paths = [path for path in shape.names if path[0] in func.__globals__]
-        self.code += filter(None, (_variable(func.__globals__[path[0]], path) for path in paths))
-        if "<" in func.__qualname__:
-            package = func.__globals__.get("__package__") or ""
-            for level, module, *_ in shape.imports:
-                with suppress(ImportError):  # it fails when it runs, too
-                    self.code.append((resolve_name("." * level + module, package), IMPORTED))
         _, parts = reduced[2]
         used, loaded = parts["__globals__"], parts["_cloudpickle_submodules"]
         parts["__globals__"] = {name: self._as_read(value) for name, value in used.items()}
@@ -238,20 +221,9 @@ class _Read:
         self.module = module
 
 
-def _variable(value: Any, path: Path) -> tuple[str, str] | None:
-    """Return module and name of the variable that code reads by a path; None if of no module."""
-    found = None
-    for name in (*path[1:], ""):
-        if not isinstance(value, ModuleType):
-            break
-        found = value.__name__, name
-        value = vars(value).get(name)
-    return found
-
-
 def _pickled_by_value(
     value: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keeper | None
-) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+) -> tuple[bytes, tuple[Any, ...]]:
     file = io.BytesIO()
     pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=keep)
     pickler.keeper = keeper

@@ -185,8 +185,7 @@ def test_in_a_notebook_the_last_cell_s_class_is_meant_if_its_code_is_the_same(
 def test_equal_values_of_a_script_s_classes_have_equal_bytes(run, tmp_path):
     """From process to process, so that a node that is computed again changes no child."""
     (tmp_path / "digest.py").write_text(
-        TRAIN.replace("print(", "str(")
-        + "    storage.save('w', 'again', [Model(3), Mode.SLOW])\n"
+        TRAIN.replace("print(", "str(") + "    storage.save('w', 'again', [Model(3), Mode.SLOW])\n"
         "    print(storage.task_info('w', 'again').digest)\n"
     )
     assert run("digest.py").split()[-1] == run("digest.py").split()[-1]

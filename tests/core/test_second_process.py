@@ -117,9 +117,9 @@ def test_a_class_of_a_module_counts_for_those_that_take_its_objects(run: Run, tm
     assert (info.own, info.key, info.value) == (again.own, again.key, again.value)
     edit(tmp_path / "models.py", "return 1", "return 2")
     edited = run()
-    assert {
-        "used": "code of 'Model' changed, which is in the result of 'made'"
-    } == edited["computed"]
+    assert {"used": "code of 'Model' changed, which is in the result of 'made'"} == edited[
+        "computed"
+    ]
     assert [2, ["a", "b", "c", "d"]] == edited["result"][0]
     assert again == storage.task_info("w", "made")
     assert {} == run()["computed"]

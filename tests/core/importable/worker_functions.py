@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from functionfuse import workflow
 from functionfuse.storage.filestorage import FileStorage
@@ -282,7 +282,7 @@ LAST = [None]  # an open file from a worker's second call on: it can't be told f
 class Counter:
     """Counts its calls in its class."""
 
-    seen = {}
+    seen: ClassVar[dict[int, int]] = {}
 
     def count(self, number):
         self.seen[number] = len(self.seen)
@@ -291,7 +291,7 @@ class Counter:
 
 @workflow
 def counted(number):
-    global COUNT
+    global COUNT  # noqa: PLW0603
     COUNT += 1
     return number
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
 import numpy as np
+import pandas as pd
 from xxhash import xxh3_128_digest
 
 from functionfuse import workflow
@@ -38,6 +39,7 @@ def measure_in(folder: Path) -> Iterator[Row]:
     storage = storage_factory({"kind": "file", "options": {"path": str(folder / "storage")}})
     yield from chains(folder, storage)
     yield from many(storage)
+    yield from takers(storage)
     yield from values()
     yield from functions()
 
@@ -74,6 +76,14 @@ def many(storage: Storage) -> Iterator[Row]:
     )
     yield amount(f"second run of {MANY:,} nodes, per node", pair.ours / MANY * 1e6, 40, unit="µs")
     yield at_most(f"second run of {MANY:,} nodes / {MANY // 10:,}", 12, pair)
+
+
+def takers(storage: Storage) -> Iterator[Row]:
+    """Compare ten calls that take a computed frame of objects, each its own copy, with one."""
+    for kind, count in (("texts", 1_000_000), ("tuples", 100_000)):
+        runs = [partial(take, storage, kind, count, number) for number in (10, 1)]
+        pair = time_pair(*runs, rounds=5, prepare=gc.collect)
+        yield at_most(f"ten takers of a computed frame of {count:,} {kind} / one", 8, pair)
 
 
 def values() -> Iterator[Row]:
@@ -173,3 +183,24 @@ def run_chain(storage: Storage, count: int) -> None:
     local = LocalWorkflow(node, workflow_name=f"chain of {count}")
     local.set_storage(storage)
     assert local.run() == count
+
+
+@workflow
+def frame(kind: str, count: int) -> pd.DataFrame:
+    texts = (f"text {number}" for number in range(count))
+    items = list(texts) if kind == "texts" else [(number, number) for number in range(count)]
+    return pd.DataFrame({"x": pd.Series(items, dtype=object)})
+
+
+@workflow
+def rows_of(taken: pd.DataFrame, number: int) -> int:
+    return len(taken) + number
+
+
+def take(storage: Storage, kind: str, count: int, number: int) -> None:
+    made = frame(kind, count).set_name("frame")
+    nodes = [rows_of(made, taker).set_name(str(taker)) for taker in range(number)]
+    local = LocalWorkflow(*nodes, workflow_name="takers")
+    local.set_reuse("never")
+    local.set_storage(storage)
+    local.run()

@@ -719,21 +719,36 @@ def test_a_value_that_is_wanted_only_after_its_node_began(tmp_path: Path) -> Non
     assert 21 == storage.read_task("w", "second")
 
 
+CHANGED_IN_WORKERS = {
+    "remembered": "global 'MEMO'",
+    "counted": "global 'worker_functions.COUNT'",
+    "opened": "what its code refers to",
+    "called": "'seen' of the class 'Counter'",
+}
+
+
+@pytest.mark.parametrize("function", CHANGED_IN_WORKERS)
 @pytest.mark.parametrize("kind", OF_PROCESSES)
-def test_what_changes_in_a_worker_is_not_reused(executors, shared, tmp_path, kind):
-    """A memo of a module grows where the nodes run; then the next run computes them again."""
-    executor = executors(kind)
+def test_what_changes_in_a_worker_is_not_reused(executors, shared, tmp_path, kind, function):
+    """A memo of a module grows where the nodes run; then the next run computes them again.
+
+    So for a number, for what can't be told from another, and for an attribute of a method's class.
+    """
+    executor, changed = executors(kind), CHANGED_IN_WORKERS[function]
 
     def run(numbers):
-        nodes = [shared.remembered(number).set_name(str(number)) for number in numbers]
+        make = getattr(shared, function)
+        nodes = [make(number).set_name(str(number)) for number in numbers]
         graph = bound(*nodes, storage=FileStorage(tmp_path))
         return graph.run(executor), graph.report
 
-    run(range(100, 108))  # so that each worker's memo has something in it
+    run(range(100, 108))
     _, report = run(range(8))
-    reasons = {node.reason for node in report.nodes}
-    assert {"nothing stored; global 'MEMO' changed during the run"} == reasons
-    fingerprint = FileStorage(tmp_path).task_info("w", "3").fingerprint
-    assert {"why not": "global 'MEMO' changed while the run that stored it went on"} == fingerprint
+    reason = f"nothing stored; {changed} changed during the run"
+    noticed = {str(number) for number in range(8) if report[str(number)].reason == reason}
+    assert len(noticed) >= 7  # one of two workers may not have run until now
+    why_not = f"{changed} changed while the run that stored it went on"
+    for name in noticed:
+        assert {"why not": why_not} == FileStorage(tmp_path).task_info("w", name).fingerprint
     _, report = run(range(8))
-    assert 8 == len(report.names("computed"))
+    assert noticed <= {*report.names("computed")}

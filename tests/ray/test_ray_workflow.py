@@ -85,6 +85,25 @@ def test_no_value_comes_to_the_driver(storage, notes) -> None:
     assert str(os.getpid()) not in noted(notes)
 
 
+def test_what_changes_in_a_worker_is_not_reused(storage) -> None:
+    """A memo of a module grows there; the results have no fingerprint, and the report says why."""
+
+    def run(numbers):
+        nodes = [functions.remembered(number).set_name(str(number)) for number in numbers]
+        flow = kept(storage, *nodes)
+        flow.run()
+        return flow.report
+
+    run(range(100, 108))
+    reason = "nothing stored; global 'MEMO' changed during the run"
+    noticed = {node.name for node in run(range(8)).nodes if node.reason == reason}
+    assert noticed  # a worker that has not run until now has an empty memo, as the driver has
+    why_not = "global 'MEMO' changed while the run that stored it went on"
+    for name in noticed:
+        assert {"why not": why_not} == storage.task_info("w", name).fingerprint
+    assert noticed <= {*run(range(8)).names("computed")}
+
+
 def test_what_others_put_in_the_place_of_a_planned_result_is_not_taken(storage) -> None:
     """Between the plan and the worker's reading: it is computed again."""
 

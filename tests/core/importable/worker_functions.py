@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from functionfuse import workers, workflow
 from functionfuse.errors import CodeDiffersError
@@ -302,3 +302,37 @@ MEMO = {}
 def remembered(number):
     MEMO[number] = len(MEMO)
     return MEMO[number]
+
+
+COUNT = 0
+LAST = [None]  # an open file from a worker's second call on: it can't be told from another
+
+
+class Counter:
+    """Counts its calls in its class."""
+
+    seen: ClassVar[dict[int, int]] = {}
+
+    def count(self, number):
+        self.seen[number] = len(self.seen)
+        return number
+
+
+@workflow
+def counted(number):
+    global COUNT  # noqa: PLW0603
+    COUNT += 1
+    return number
+
+
+@workflow
+def opened(number):
+    LAST[0] = open(os.devnull, "rb")  # noqa: SIM115
+    return number
+
+
+MadeCounter = workflow(Counter)
+
+
+def called(number):
+    return MadeCounter().count(number)

@@ -207,3 +207,12 @@ class Counter:
 
     def resources(self):
         return ray.get_runtime_context().get_assigned_resources()
+
+
+MEMO: dict[int, int] = {}
+
+
+@workflow
+def remembered(number):
+    MEMO[number] = len(MEMO)
+    return MEMO[number]

@@ -14,6 +14,7 @@ from ...arguments import PLAIN, reference_in
 from ...errors import GraphError
 from ...portable import dumps
 from ...workers import Expected
+from ...workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 
@@ -148,10 +149,11 @@ class Job:
     def _changed(self) -> str:
         """Return what is not as the driver saw it. Raises CodeDiffersError."""
         called: Any = self.function
+        holder = getattr(called, "__self__", None)
         if isinstance(called, str):
             called = type(self.target)
-        else:
-            called = getattr(getattr(called, "__self__", None), "func", called)
+        elif isinstance(holder, (WorkflowFunction, WorkflowClass)):
+            called = holder.func
         found = [look(called if code is None else code) for look, code in self.expected]
         return next(filter(None, found), "")
 

@@ -721,8 +721,8 @@ def test_a_value_that_is_wanted_only_after_its_node_began(tmp_path: Path) -> Non
 
 CHANGED_IN_WORKERS = {
     "remembered": "global 'MEMO'",
-    "counted": "global 'worker_functions.COUNT'",
-    "opened": "what its code refers to",
+    "counted": "global 'COUNT'",
+    "opened": "global 'worker_functions.LAST'",
     "called": "'seen' of the class 'Counter'",
 }
 

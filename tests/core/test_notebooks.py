@@ -131,7 +131,7 @@ def test_nodes_of_an_earlier_try_are_left_out(notebook):
     assert ["try 1", "6 {'root': 'computed', 'last': 'computed'} []"] == notebook.run(
         "try", cell.replace("TRY", "1")
     ).splitlines()
-    note = "1 connected nodes are left out: nothing here needs them"
+    note = "left out, as nothing here needs them: 1 connected node(s)"
     assert ["try 2", f"7 {{'root': 'reused', 'last': 'computed'}} ['{note}']"] == notebook.run(
         "try", cell.replace("TRY", "2")
     ).splitlines()

@@ -89,7 +89,7 @@ def test_plan_and_report_tell_which_version_results_were_made_with(run: Run, tmp
     assert [] == run()["report"]["notes"]
     library = tmp_path / "site-packages" / "a_library.py"
     edit(library, "'1.0'", "'1.1'")
-    note = "{} results were made with a_library 1.0, now 1.1; packages=['a_library'] counts it"
+    note = "made with a_library 1.0, now 1.1: {} stored result(s); packages=['a_library'] counts it"
     second = run()
     assert {} == second["computed"]
     for told in (second["plan"], second["report"]):

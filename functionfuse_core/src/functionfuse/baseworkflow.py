@@ -68,7 +68,7 @@ class Graph:
         """Return hints about nodes that may not be what a notebook's reader takes them for."""
         found = []
         if self.left_out:
-            found.append(f"{self.left_out} connected nodes are left out: nothing here needs them")
+            found.append(f"left out, as nothing here needs them: {self.left_out} connected node(s)")
         for called in dict.fromkeys(node.called for node in self.nodes):
             now: Any = sys.modules.get(getattr(called, "__module__", None) or "")
             for part in label_of(called.func).split("."):

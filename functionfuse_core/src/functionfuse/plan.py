@@ -226,7 +226,7 @@ class Decisions:
                     if now not in ("", version):
                         counts[name, version, now] += 1
         return [
-            f"{count} results were made with {name} {version}, now {now};"
+            f"made with {name} {version}, now {now}: {count} stored result(s);"
             f" packages=[{name!r}] counts it"
             for (name, version, now), count in counts.items()
         ]

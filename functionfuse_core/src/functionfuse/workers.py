@@ -43,10 +43,13 @@ class Expected:
         CodeDiffersError: the process has other code, or another constant.
     """
 
-    def __init__(self, subject: Subject, seen: Seen, files: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, subject: Subject, seen: Seen, files: dict[str, str] | None = None, script: str = ""
+    ) -> None:
         self._subject = subject
         self._seen = seen
         self._files = files  # of the driver's modules; None: this is the driver's process
+        self._script = script
         self._sent = b""
         self._before: str | None = None  # what was not alike the first time
 
@@ -68,6 +71,7 @@ class Expected:
         if self._files is None or (imported and self._before is not None):
             again = partial(self._subject.look, code, self._seen.codes)
             return self._before or self._seen.changed(again)
+        work_for(self._script)
         for package in self._subject.packages:
             with suppress(Exception):  # of a distribution that has another name, metadata tell
                 importlib.import_module(package)  # its version may stand in it alone
@@ -159,9 +163,8 @@ def _worker() -> str:
 
 @lru_cache(maxsize=256)
 def _expected(sent: bytes) -> Expected:
-    subject, seen, files, script = pickle.loads(sent)
-    work_for(script)
-    return Expected(Subject(*subject), Seen(*seen), files)
+    subject, seen, *rest = pickle.loads(sent)
+    return Expected(Subject(*subject), Seen(*seen), *rest)
 
 
 _first: dict[str, dict[str, Any]] = {}  # by module: its plain variables when they were first seen

@@ -292,6 +292,8 @@ def test_code_of_every_form(
 @pytest.mark.parametrize("how", [["-m", "worker_zoo.script"], ["worker_zoo/script.py"]])
 def test_no_worker_with_the_same_code_is_refused(tmp_path: Path, kind: str, how: list[str]) -> None:
     """Whatever form code has, and whether it goes to the worker by value or is imported there."""
+    if kind == "dask":
+        pytest.importorskip("distributed", reason="dask is not installed for this Python")
     finished = subprocess.run(
         [sys.executable, *how, kind, tmp_path / "store"],
         cwd=IMPORTABLE,

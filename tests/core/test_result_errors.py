@@ -225,3 +225,13 @@ def test_a_class_that_takes_no_more_what_was_stored(package: Path, tmp_path: Pat
     with pytest.raises(MemoryError, match="full"):
         storage.read_task("w", "t")
     forget()
+
+
+def test_an_open_file_is_no_result(tmp_path: Path) -> None:
+    """Cloudpickle would store its text in its place."""
+    (tmp_path / "text").write_text("lines")
+    storage = FileStorage(tmp_path / "store")
+    with (tmp_path / "text").open() as file:
+        for value in file, [file, lambda: 1]:
+            with pytest.raises(UnpicklableResultError, match="open file"):
+                storage.save("w", "t", value)

@@ -64,3 +64,17 @@ def test_packages_names_what_is_installed(
                 call()
             expected = f"{asked}: {name!r} is no installed package with a version{close}"
             assert expected == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("xxhas", " (did you mean 'xxhash'?)"), ("no-such", "")]
+)
+def test_own_names_what_can_be_imported(name: str, more: str, tmp_path: Path) -> None:
+    """A distribution's name, or a slip, would have nothing count without a word."""
+    flow = LocalWorkflow(workflow(lambda: 1)(), workflow_name="w")
+    flow.set_storage(FileStorage(str(tmp_path)))
+    flow.set_reuse("unchanged", own=[name])
+    for call in (flow.plan, flow.run):
+        with pytest.raises(OptionsError, match=r"own=.* can be imported") as caught:
+            call()
+        assert str(caught.value).endswith(f"{name!r} can be imported{more}")

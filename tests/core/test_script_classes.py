@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,7 @@ def test_a_spawned_worker_that_saves_stores_what_all_can_read(run):
 
 CELLS = """
 import sys
+import textwrap
 sys.ps1 = ">>> "  # as in an interpreter or a notebook
 del __file__
 from functionfuse import workflow
@@ -324,3 +326,31 @@ def test_code_in_a_result_that_imports_a_module_when_it_runs(run, tmp_path, valu
         "[other()]": ["nothing stored", "", ""],
     }
     assert expected[value] == reasons
+
+
+def test_a_class_that_a_cell_made_twice(tmp_path: Path) -> None:
+    """What still refers to the first one is of the script's class where it is read."""
+    text = """
+        import enum, sys
+        from dataclasses import dataclass
+        from functionfuse.storage.filestorage import FileStorage
+
+        MODE = "class Mode(enum.Enum):\\n    FAST = 1"
+        exec(MODE)
+
+        @dataclass
+        class Box:
+            mode: Mode = Mode.FAST
+
+        storage = FileStorage("store")
+        if len(sys.argv) > 1:
+            exec(MODE)  # the cell runs again, and that of Box doesn't
+            storage.save("w", "box", Box())
+        else:
+            print(storage.read_task("w", "box").mode is Mode.FAST)
+    """
+    (tmp_path / "cells.py").write_text(textwrap.dedent(text))
+    for arguments, expected in (["write"], ""), ([], "True\n"):
+        command = [sys.executable, "cells.py", *arguments]
+        finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert expected == finished.stdout

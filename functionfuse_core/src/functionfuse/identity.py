@@ -6,7 +6,7 @@ is the same with the parents' recipes in place of their results, and so needs no
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -78,6 +78,12 @@ class Identities:
         self._replaced = replaced
         self._plugins = plugins or {}
         self._own = frozenset(own)
+        for name in self._own:
+            if name not in sys.modules and not importlib.util.find_spec(top_level(name)):
+                close = meant(name, imported=True)
+                raise OptionsError(
+                    f"set_reuse(own=...): no package {name!r} can be imported{close}"
+                )
         self._packages = tuple(packages)
         self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, _Head] = {}

@@ -241,9 +241,16 @@ def version_of(package: str) -> str:
     return version if isinstance(version, str) else _installed_version(package)
 
 
-def meant(package: str) -> str:
-    """Return " (did you mean 'x'?)" for a distribution that a wrong name may stand for, or ""."""
+def meant(package: str, *, imported: bool = False) -> str:
+    """Return " (did you mean 'x'?)" for a distribution that a wrong name may stand for, or "".
+
+    Args:
+        imported: whether the name of what is imported is meant, and not that of a distribution.
+    """
     owners = metadata.packages_distributions()
+    if imported:
+        found = [top for top, names in owners.items() if package in names]
+        return f" (did you mean {found[0]!r}?)" if found else close_to(package, owners)
     if package in owners:  # it is installed under another name than it is imported by
         return f" (did you mean {owners[package][0]!r}?)"
     return close_to(package, {name for found in owners.values() for name in found})

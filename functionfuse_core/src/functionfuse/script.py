@@ -52,10 +52,12 @@ def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
     name, module = obj.__qualname__, obj.__module__
     if module not in ("__main__", "__mp_main__"):
         return reduced
-    script = module_name(module) if _find(module, name) is obj else _copies.get(obj, "")
+    outline, found = _outline(obj), _find(module, name)
+    # In a notebook, the cell may have run again since: then that class has taken its place.
+    same = found is obj or (found is not None and _outline(found) == outline)
+    script = module_name(module) if same else _copies.get(obj, "")
     if not script:
         return reduced
-    outline = _outline(obj)
     # cloudpickle's own numbers are random.
     number = _NUMBERS.get(obj) if stored and isinstance(obj, type) else None
     if number is not None:

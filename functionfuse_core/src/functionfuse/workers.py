@@ -143,13 +143,15 @@ class Expected:
         found, there = _file_of(module), (self._files or {}).get(module, "no file")
         if what.startswith("global "):
             found, there = (_text(seen.variables.get(name, "")) for seen in (here, self._seen))
-            cure = f"Set it alike on both, or s{_SHIP}. If it changes no result:"
+            cure = "Hand it over as an argument, or set it alike on both. If it changes no result:"
             cure += f" @workflow(ignore=[{name!r}])"
         elif name.startswith("package "):
             found, there = (seen.codes.get(name, "") for seen in (here, self._seen))
             cure = "Install the same version on both"
         elif not module:
             found = there = ""
+        elif found == there:
+            cure = "The file was edited after the driver had imported it: start the driver again"
         found, there = (f" ({text})" if text else "" for text in (found, there))
         return CodeDiffersError(
             f"{_worker()} has another {name}{found} than the driver{there}; nothing was stored."

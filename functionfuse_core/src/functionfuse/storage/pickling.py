@@ -192,6 +192,8 @@ class _ByValuePickler(PortablePickler):
             return self.dispatch_table[ModuleType](obj.module)
         if self.keeper is not None and self.keeper.claims(type(obj)):
             return restore, self.keeper.keep(obj)
+        if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make a StringIO of it
+            raise TypeError(f"cannot pickle the open file {obj.name!r}")
         reduced = super().reducer_override(obj)
         if (
             type(reduced) is tuple and isinstance(obj, (type, FunctionType)) and len(reduced) == 6

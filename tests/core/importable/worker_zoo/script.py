@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from distributed import Client, LocalCluster
 from loky import ProcessPoolExecutor as Loky
 
 import worker_zoo.forms
@@ -93,6 +92,8 @@ def build():
 @contextmanager
 def pool_of(kind):
     if kind == "dask":
+        from distributed import Client, LocalCluster
+
         one = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
         with LocalCluster(**one) as cluster, Client(cluster) as client:
             yield client.get_executor()

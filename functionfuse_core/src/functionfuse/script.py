@@ -54,8 +54,8 @@ def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
         return reduced
     outline, found = _outline(obj), _find(module, name)
     # In a notebook, the cell may have run again since: then that class has taken its place.
-    same = found is obj or (found is not None and _outline(found) == outline)
-    script = module_name(module) if same else _copies.get(obj, "")
+    meant = found is obj or (found is not None and _outline(found) == outline)
+    script = module_name(module) if meant else _copies.get(obj, "")
     if not script:
         return reduced
     # cloudpickle's own numbers are random.

@@ -51,3 +51,33 @@ def test_what_another_run_puts_in_the_place_of_a_planned_result_is_not_taken(
         for several in (1, 2):
             assert [size, size + 1][:several] == run(FileStorage(tmp_path), several)
             assert [size, size + 1][:several] == run(Replaced(tmp_path), several)
+
+
+def test_a_call_that_is_made_again_keeps_its_stored_result(tmp_path: Path) -> None:
+    """And its children get that: a node and its child must not contradict each other."""
+    drawn = iter(range(100))
+
+    @workflow(version="1")
+    class Urn:
+        def draw(self) -> int:
+            return next(drawn)
+
+    @workflow
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    storage = FileStorage(tmp_path)
+
+    def flow() -> LocalWorkflow:
+        urn = Urn()
+        first, second = urn.draw().set_name("first"), urn.draw().set_name("second")
+        made = LocalWorkflow(first, doubled(first).set_name("doubled"), second, workflow_name="w")
+        made.set_storage(storage)
+        return made
+
+    flow().run()
+    for name in ("second", "doubled"):
+        storage.remove_task("w", name)
+    assert 0 == flow().run()[0]
+    values = [storage.read_task("w", name) for name in ("first", "doubled")]
+    assert [0, 0] == values

@@ -14,7 +14,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -34,7 +33,7 @@ from .functions import write_code, write_types
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
 from .nodes import Node, Pick
 from .project import is_own, name_anywhere, name_in_package, name_of, singles_of, top_level
-from .variables import can_change
+from .variables import can_change, outline
 
 __all__ = ["Writer", "digest_of"]
 
@@ -209,14 +208,13 @@ class Writer:
             _note(self.changeable, what, stream + names)
             return
         # Code is written by a number, which another process may not give it.
-        member = f"{value.name}".encode() if isinstance(value, Enum) else b""
-        _note(self.constants, what, names + member if names else stream)
+        _note(self.constants, what, repr(outline(value)).encode())
 
     def describe(self, name: str, does: bytes) -> None:
         """Note the name of some code, and what it does itself."""
         _note(self.codes, name, does)
 
-    def outline(self, name: str, plain: Any, fields: bytes) -> None:
+    def made_of(self, name: str, plain: Any, fields: bytes) -> None:
         """Note of a class what is plain, and the stream of its fields and other special data."""
         noted = self.changeable if self._loose else self.constants
         _note(noted, f"class {name!r}", repr(plain).encode())

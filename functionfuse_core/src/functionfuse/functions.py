@@ -29,10 +29,18 @@ from typing import TYPE_CHECKING, Any
 
 from .code import shape_of
 from .errors import FingerprintError
-from .literals import LITERAL_TYPES, tagged
+from .literals import tagged
 from .project import is_own, is_own_code, module_name, name_in_package, name_of
 from .script import name_in_script
-from .variables import can_change, refuse, write_builtin, write_import, write_module, write_variable
+from .variables import (
+    can_change,
+    outline,
+    refuse,
+    write_builtin,
+    write_import,
+    write_module,
+    write_variable,
+)
 from .workflow import WorkflowClass, WorkflowFunction
 
 if TYPE_CHECKING:
@@ -172,7 +180,7 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
 
 def _write_contents(writer: Writer, function: FunctionType) -> None:
     """Write what a function was given when it was made, and what was added to it since."""
-    name = function.__qualname__
+    name = _shown(writer, function.__globals__.get("__name__"), function.__qualname__)
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
     defaults: list[tuple[str | int, Any]] = [*enumerate(function.__defaults__ or ())]
     defaults += (function.__kwdefaults__ or {}).items()
@@ -192,6 +200,12 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
         writer.variable(f"attribute {key!r} of {name!r}", partial(attributes.get, key))
     if attributes:
         writer.out.append(b"}")
+
+
+def _shown(writer: Writer, module: object, name: str) -> str:
+    """Return how a function or a class is named: with its module, if that is another one."""
+    home = module_name(str(module))
+    return name if home == writer.home else f"{home}.{name}"
 
 
 def _defaulted(function: FunctionType, key: str | int) -> str:
@@ -264,6 +278,8 @@ def _write_class(writer: Writer, kind: type) -> None:
             continue
         if attribute == "__hash__" and value is None and "__eq__" in vars(kind):
             continue  # follows from that
+        if attribute == "__init__" and _is_from_protocol(kind, value):
+            continue
         (methods if _is_method(type(value)) else data).append((attribute, value))
     for base in (type(kind), *kind.__bases__):
         writer.write(base)
@@ -279,8 +295,10 @@ def _write_class(writer: Writer, kind: type) -> None:
             writer.write({k: v for k, v in value.items() if type(k) is not int} if grows else value)
             fields += writer.out[at:]
         elif can_change(value):
-            what = f"{attribute!r} of the class {kind.__qualname__!r}"
-            writer.variable(what, partial(vars(kind).get, attribute))
+            shown = _shown(writer, kind.__module__, kind.__qualname__)
+            writer.variable(
+                f"{attribute!r} of the class {shown!r}", partial(vars(kind).get, attribute)
+            )
         else:
             writer.write(value)
     at = len(writer.out)
@@ -293,23 +311,20 @@ def _write_class(writer: Writer, kind: type) -> None:
     _write_registered(writer, kind)
     writer.describe(name, b"".join(writer.out[before:]))
     values = [(member, members[member].value) for member in members]
-    plain = kind.__bases__, *annotations.items(), *data, *values
-    writer.outline(name, _outline(plain), b"".join(fields))
+    plain = kind.__bases__, *annotations.items(), *data, *values, *dict(methods)
+    writer.made_of(name, outline(plain), b"".join(fields))
     look = partial(_public, kind)
     writer.fixed.append((f"class {name!r}", look, look()))
 
 
+def _is_from_protocol(kind: type, init: Any) -> bool:
+    """Tell whether typing has put another class's `__init__` there, when it was first called."""
+    own = getattr(init, "__qualname__", "") == f"{kind.__qualname__}.__init__"
+    return not own and any(vars(base).get("_is_protocol") for base in kind.__mro__)
+
+
 def _is_of_enum(kind: type, attribute: str) -> bool:
     return attribute[0] == attribute[-1] == "_" and issubclass(kind, Enum)
-
-
-def _outline(value: Any) -> Any:
-    """Return the plain parts of what a class is made of; each other part is noted by itself."""
-    if isinstance(value, tuple):
-        return tuple(map(_outline, value))
-    if isinstance(value, type):
-        return name_in_script(value)
-    return value if type(value) in LITERAL_TYPES else type(value).__name__
 
 
 def _public(kind: type) -> tuple[Any, ...]:

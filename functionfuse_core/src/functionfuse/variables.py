@@ -37,6 +37,7 @@ from .code import Import, Path
 from .errors import FingerprintError
 from .literals import LITERAL_TYPES, shown, tagged
 from .project import is_importable, is_own, is_own_code, module_name, name_in_package
+from .script import name_in_script
 from .workflow import WorkflowClass, WorkflowFunction
 
 if TYPE_CHECKING:
@@ -98,6 +99,23 @@ def can_change(value: Any) -> bool:
     return not _is_code(kind)
 
 
+def outline(value: Any) -> Any:
+    """Return what a constant is, as far as its text is the same in each process."""
+    if isinstance(value, partial):
+        return "partial", *map(outline, (value.func, *value.args, *value.keywords.items()))
+    if isinstance(value, Enum):
+        return type(value).__qualname__, value.name
+    if type(value) is tuple:
+        return tuple(map(outline, value))
+    if type(value) is frozenset:
+        return sorted(repr(outline(item)) for item in value)
+    name = getattr(value, "__qualname__", None)
+    if isinstance(name, str):
+        return name_in_script(value) if isinstance(value, type) else name
+    plain = type(value) in LITERAL_TYPES or isinstance(value, _CONSTANT)
+    return value if plain else type(value).__name__
+
+
 def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> None:
     """Write what a function reads by a global name and the attributes that follow it."""
     root = path[0]
@@ -109,6 +127,7 @@ def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> Non
         return
     value = namespace[root]
     if isinstance(value, ModuleType):
+        writer.fixed.append((f"global {root!r}", partial(namespace.get, root, _MISSING), value))
         _write_path(writer, value, path[1:])
     else:
         _write_global(writer, namespace, home, root)

@@ -24,8 +24,9 @@ from .project import is_own, module_name, top_level, work_for
 from .seen import UNKNOWN, Seen, Subject, untold
 from .workflow import WorkflowClass, WorkflowFunction
 
-__all__ = ["Expected"]
+__all__ = ["Expected", "look_around"]
 
+_CLASS = "class '"
 _SHIP = (
     "hip the driver's code to the workers, with Ray for instance by"
     ' runtime_env={"py_modules": [...]}'
@@ -86,7 +87,7 @@ class Expected:
 
     def _compared(self, code: Any, here: Seen) -> str:
         """Say what is not here as it is there. Raises CodeDiffersError."""
-        _look_around(self._subject.own)
+        look_around(self._subject.own)
         there = self._seen
         if here.digest == there.digest:
             self._compare_version(code, here)
@@ -94,31 +95,43 @@ class Expected:
         packages = there.packages.difference(map(top_level, there.codes))
         if not packages.isdisjoint(map(top_level, here.codes)):
             return UNKNOWN  # a package of the driver is a checkout here, and counts otherwise
+        classes = {
+            what[7:-1] for what in (*there.constants, *there.changeable) if what[:7] == _CLASS
+        }
         for name, does in there.codes.items():
-            is_class = f"class {name!r}" in {*there.constants, *there.changeable}
-            if not is_class and here.codes.get(name, does) != does:
-                raise self._differs(name, here)
-        changed = [
-            what for what, digest in there.changeable.items() if here.changeable.get(what) != digest
-        ]
-        changed += [
-            what
-            for what in here.changeable
-            if what in there.constants and what not in there.changeable
-        ]
-        for what, digest in there.constants.items():
-            # Fields hold code by its number, and where a registry is longer, it has another.
-            loose = changed and what.startswith("the fields of ")
-            if loose or here.constants.get(what, digest) == digest:
+            if name in classes or self._came_along(name):
                 continue
+            if here.codes.get(name, does) != does:
+                raise self._differs(name, here)
+        changed = [what for what in there.changeable if self._is_another(what, here)]
+        for what, digest in there.constants.items():
             name = self._name_of(what)
-            if not _has_changed(_module_of(name) if "'" not in name else ""):
+            if what in here.changeable and what not in there.changeable:
+                changed.append(what)
+                continue
+            if here.constants.get(what, digest) == digest or self._came_along(name):
+                continue
+            # Fields are found out when a class is first used, and hold code by its number.
+            fields = what.startswith("the fields of ")
+            known = _module_of(name) if what.startswith(("global ", _CLASS)) else ""
+            if not fields and not _has_changed(known):
                 raise self._differs(name, here, what)
             changed.append(what)
-        missing = [name for name in there.codes if name not in here.codes]
-        if missing and not changed:
-            raise self._differs(missing[0], here)
-        return changed[0] if changed else UNKNOWN
+        lacking = [name for name in there.codes if name not in here.codes and _lacks(name)]
+        if lacking and not changed:
+            raise self._differs(lacking[0], here)
+        # What came along is the driver's, however the copy that was made of it looks.
+        return changed[0] if changed else UNKNOWN if _is_imported(code) else ""
+
+    def _is_another(self, what: str, here: Seen) -> bool:
+        """Tell whether something that can change is not as it is there."""
+        if self._came_along(self._name_of(what)) and not what.startswith("global "):
+            return False
+        return here.changeable.get(what) != self._seen.changeable[what]
+
+    def _came_along(self, name: str) -> bool:
+        """Tell whether something is of the driver's script, which workers don't import."""
+        return name.startswith(f"{self._script}.")
 
     def _compare_version(self, code: Any, here: Seen) -> None:
         """Raise CodeDiffersError if another version stands for a function's code here."""
@@ -130,12 +143,9 @@ class Expected:
                 raise self._differs(f"version of {name}", here)
 
     def _name_of(self, what: str) -> str:
-        """Return the full name of a class or a global that was noted in words; else the words."""
-        kind, _, name = what.partition(" ")
-        name = name.strip("'")
-        if kind == "global":
-            return name if "." in name else f"{self._subject.home}.{name}"
-        return name if kind == "class" else what
+        """Return the full name of a variable, or of the class or function that has it."""
+        name = what.rstrip("'").rpartition("'")[2]
+        return name if _module_of(name) else f"{self._subject.home}.{name}"
 
     def _differs(self, name: str, here: Seen, what: str = "") -> CodeDiffersError:
         """Return the error that names what differs, both places or values, and the cure."""
@@ -152,6 +162,8 @@ class Expected:
             found = there = ""
         elif found == there:
             cure = "The file was edited after the driver had imported it: start the driver again"
+        if what and not what.startswith(("global ", _CLASS)):
+            name = what
         found, there = (f" ({text})" if text else "" for text in (found, there))
         return CodeDiffersError(
             f"{_worker()} has another {name}{found} than the driver{there}; nothing was stored."
@@ -172,7 +184,7 @@ def _expected(sent: bytes) -> Expected:
 _first: dict[str, dict[str, Any]] = {}  # by module: its plain variables when they were first seen
 
 
-def _look_around(own: frozenset[str]) -> None:
+def look_around(own: frozenset[str] = frozenset()) -> None:
     """Remember the variables of modules that have come, before a node can change them."""
     for name in sys.modules.keys() - _first.keys():
         module, _first[name] = sys.modules.get(name), {}
@@ -231,6 +243,15 @@ def _module_of(name: str) -> str:
     while name and name not in sys.modules:
         name = name.rpartition(".")[0]
     return name
+
+
+def _lacks(name: str) -> bool:
+    """Tell whether the module of a function or class is here, and that is not in it."""
+    module = _module_of(name)
+    found: Any = sys.modules.get(module)
+    for part in name[len(module) + 1 :].split(".") if module and " " not in name else ():
+        found = getattr(found, part, None)
+    return found is None and bool(module) and "<" not in name
 
 
 def _file_of(module: str) -> str:

@@ -13,7 +13,7 @@ import cloudpickle
 from ...arguments import PLAIN, reference_in
 from ...errors import GraphError
 from ...portable import dumps
-from ...workers import Expected
+from ...workers import Expected, look_around
 from ...workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
@@ -197,7 +197,9 @@ class Portable:
     def __call__(self) -> Portable:
         """Run the job that this holds; what it raises comes back in the outcome."""
         try:
-            return Portable(self.content.run())
+            job = self.content
+            look_around()
+            return Portable(job.run())
         except BaseException as error:  # noqa: BLE001  # raised again where the run is
             return Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
 

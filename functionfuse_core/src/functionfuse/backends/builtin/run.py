@@ -285,7 +285,9 @@ class Run(ABC):
         if self.decisions and self.decisions.digests[place] is None:
             saved = outcome.saved if digest is not None else None
             self.decisions.settle(place, self._digest(place, node, outcome.value, digest), saved)
-        wanted = self.users[place] or place in self.kept
+        # A call that was made again for its object has a stored result, which stays the result.
+        replayed = self.stored[place] and outcome.saved is None
+        wanted = not replayed and (self.users[place] or place in self.kept)
         # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
         if wanted and outcome.kept and not self._reads_back(place, outcome):
             value = outcome.value

@@ -113,8 +113,10 @@ class Expected:
                 continue
             # Fields are found out when a class is first used, and hold code by its number.
             fields = what.startswith("the fields of ")
-            known = _module_of(name) if what.startswith(("global ", _CLASS)) else ""
-            if not fields and not _has_changed(known):
+            known = what.startswith(("global ", _CLASS))
+            if not known and not is_own(_module_of(name), self._subject.own):
+                continue  # of a package's decorator
+            if not fields and not _has_changed(name if known else ""):
                 raise self._differs(name, here, what)
             changed.append(what)
         lacking = [name for name in there.codes if name not in here.codes and _lacks(name)]
@@ -145,7 +147,9 @@ class Expected:
     def _name_of(self, what: str) -> str:
         """Return the full name of a variable, or of the class or function that has it."""
         name = what.rstrip("'").rpartition("'")[2]
-        return name if _module_of(name) else f"{self._subject.home}.{name}"
+        if _module_of(name) or not self._subject.home or name.startswith(f"{self._script}."):
+            return name
+        return f"{self._subject.home}.{name}"
 
     def _differs(self, name: str, here: Seen, what: str = "") -> CodeDiffersError:
         """Return the error that names what differs, both places or values, and the cure."""
@@ -194,12 +198,14 @@ def look_around(own: frozenset[str] = frozenset()) -> None:
 
 
 def _has_changed(name: str) -> bool:
-    """Tell whether variables of a module have got other values here; of any, without a name."""
-    for module in [name] if name else list(_first):
-        now = dict(_variables(sys.modules.get(module)))
-        first = _first.get(module, {})
-        if any(now.get(variable) is not value for variable, value in first.items()):
-            return True
+    """Tell whether a global or a class is another here than at first; any, without a name."""
+    home = _module_of(name)
+    for module in [home] if name else list(_first):
+        now, path = dict(_variables(sys.modules.get(module))), name[len(home) + 1 :]
+        for variable, value in _first.get(module, {}).items():
+            meant = not path or variable == path or variable.startswith(f"{path}.")
+            if meant and now.get(variable) is not value:
+                return True
     return False
 
 

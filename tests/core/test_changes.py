@@ -34,6 +34,9 @@ from functionfuse.storage.filestorage import FileStorage
 IMPORTABLE = Path(__file__).parent / "importable"
 
 
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
+KINDS = ["spawn", "fork", "forkserver", "loky", "dask"]
+HOW = {"module": ["-m", "worker_zoo.script"], "script": ["worker_zoo/script.py"]}
 UNKNOWN = "what its code refers to changed during the run"
 
 
@@ -288,14 +291,22 @@ def test_code_of_every_form(
     assert bool(said) == bool(found)
 
 
-@pytest.mark.parametrize("kind", ["spawn", "fork", "forkserver", "loky", "dask"])
-@pytest.mark.parametrize("how", [["-m", "worker_zoo.script"], ["worker_zoo/script.py"]])
-def test_no_worker_with_the_same_code_is_refused(tmp_path: Path, kind: str, how: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("spawn", "script"),
+        ("fork", "module"),
+        ("loky", "module"),
+        *(("dask", "script"), ("forkserver", "module")),
+        *[(kind, "module" if kind in ("spawn", "dask") else "script") for kind in KINDS if FULL],
+    ],
+)
+def test_no_worker_with_the_same_code_is_refused(tmp_path: Path, kind: str, how: str) -> None:
     """Whatever form code has, and whether it goes to the worker by value or is imported there."""
     if kind == "dask":
         pytest.importorskip("distributed", reason="dask is not installed for this Python")
     finished = subprocess.run(
-        [sys.executable, *how, kind, tmp_path / "store"],
+        [sys.executable, *HOW[how], kind, tmp_path / "store"],
         cwd=IMPORTABLE,
         env={**os.environ, "PYTHONPATH": str(IMPORTABLE)},
         capture_output=True,

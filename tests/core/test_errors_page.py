@@ -335,7 +335,7 @@ def code_of_workers(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "from functionfuse import workflow\nK = {}\n@workflow\ndef scaled(x): return {} * x * K\n"
     )
-    files = iter(["/home/me/rates.py", "/app/rates.py"] * 2)
+    files = iter(["/project/rates.py", "/app/rates.py"] * 2)
     monkeypatch.setattr(workers, "_file_of", lambda _: next(files))
     monkeypatch.setattr(workers, "_worker", lambda: "worker 'node-7' (pid 4711)")
 

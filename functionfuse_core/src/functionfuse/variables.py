@@ -35,7 +35,7 @@ from xxhash import xxh3_64_hexdigest
 
 from .code import Import, Path
 from .errors import FingerprintError
-from .literals import LITERAL_TYPES, shown, tagged
+from .literals import LITERAL_TYPES, literal_stream, shown, tagged
 from .project import is_importable, is_own, is_own_code, module_name, name_in_package
 from .script import name_in_script
 from .workflow import WorkflowClass, WorkflowFunction
@@ -112,8 +112,10 @@ def outline(value: Any) -> Any:
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return name_in_script(value) if isinstance(value, type) else name
-    plain = type(value) in LITERAL_TYPES or isinstance(value, _CONSTANT)
-    return value if plain else type(value).__name__
+    stream = literal_stream(value)  # a huge number has no text
+    if stream is not None:
+        return stream
+    return value if isinstance(value, _CONSTANT) else type(value).__name__
 
 
 def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> None:

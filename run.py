@@ -251,8 +251,11 @@ def fix(paths: Sequence[str]) -> int:
     return repaired or formatted
 
 
-# Of the battery, this one is about disks and the system, and takes a third of the time.
-ELSEWHERE = ("tests/core", "--ignore=tests/core/battery")
+# Without those that take long and are about disks, the kits, pictures and the size of graphs: they
+# would find the same with each Python.
+LONG = ("battery", "test_damage.py", "test_graph.py", "test_graphback.py", "test_model.py")
+LONG += ("testing/test_kit_catches.py", "testing/test_kit_on_plugins.py", "test_notebooks.py")
+ELSEWHERE = ("tests/core", *(f"--ignore=tests/core/{name}" for name in LONG))
 
 # All tests, in three processes: most wait for files, servers and other processes half of the time,
 # so that they keep two cores busy. What takes longest comes first, see tests/conftest.py.

@@ -291,6 +291,7 @@ def test_code_of_every_form(
     assert bool(said) == bool(found)
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize(
     ("kind", "how"),
     [

@@ -95,9 +95,8 @@ class Expected:
         packages = there.packages.difference(map(top_level, there.codes))
         if not packages.isdisjoint(map(top_level, here.codes)):
             return UNKNOWN  # a package of the driver is a checkout here, and counts otherwise
-        classes = {
-            what[7:-1] for what in (*there.constants, *there.changeable) if what[:7] == _CLASS
-        }
+        noted = *there.constants, *there.changeable
+        classes = {what[len(_CLASS) : -1] for what in noted if what.startswith(_CLASS)}
         for name, does in there.codes.items():
             if name in classes or self._came_along(name):
                 continue
@@ -164,6 +163,8 @@ class Expected:
             cure = "Install the same version on both"
         elif not module:
             found = there = ""
+        elif found == there and what:
+            cure = "Set its attributes alike on both"
         elif found == there:
             cure = "The file was edited after the driver had imported it: start the driver again"
         if what and not what.startswith(("global ", _CLASS)):

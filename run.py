@@ -253,8 +253,10 @@ def fix(paths: Sequence[str]) -> int:
 
 # Without those that take long and are about disks, the kits, pictures and the size of graphs: they
 # would find the same with each Python.
-LONG = ("battery", "test_damage.py", "test_graph.py", "test_graphback.py", "test_model.py")
-LONG += ("testing/test_kit_catches.py", "testing/test_kit_on_plugins.py", "test_notebooks.py")
+LONG = [
+    *("battery", "test_damage.py", "test_graph.py", "test_graphback.py", "test_model.py"),
+    *("testing/test_kit_catches.py", "testing/test_kit_on_plugins.py", "test_notebooks.py"),
+]
 ELSEWHERE = ("tests/core", *(f"--ignore=tests/core/{name}" for name in LONG))
 
 # All tests, in three processes: most wait for files, servers and other processes half of the time,

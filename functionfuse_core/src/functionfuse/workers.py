@@ -121,8 +121,10 @@ class Expected:
         lacking = [name for name in there.codes if name not in here.codes and _lacks(name)]
         if lacking and not changed:
             raise self._differs(lacking[0], here)
+        if changed:
+            return changed[0]
         # What came along is the driver's, however the copy that was made of it looks.
-        return changed[0] if changed else UNKNOWN if _is_imported(code) else ""
+        return UNKNOWN if _is_imported(code) else ""
 
     def _is_another(self, what: str, here: Seen) -> bool:
         """Tell whether something that can change is not as it is there."""

@@ -8,7 +8,6 @@ import gc
 import math
 import subprocess
 import sys
-import time
 import types
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 
@@ -908,19 +907,10 @@ def test_work_is_linear(shape, monkeypatch):
 
 
 def test_a_hundred_thousand_nodes_fanning_out_of_one():
-    """They are built, walked and run; ten times the nodes don't take a hundred times as long."""
-
-    def seconds_for(count):
-        begun = time.process_time()
-        nodes = fan_out(count)
-        results = run(*nodes)
-        seconds = time.process_time() - begun
-        assert list(range(1, count + 1)) == results
-        assert count + 1 == len(LocalWorkflow(nodes[0], workflow_name="w").find_nodes())
-        return seconds
-
-    small = seconds_for(10_000)
-    assert seconds_for(100_000) < 40 * small
+    """They are built, walked and run."""
+    nodes = fan_out(100_000)
+    assert list(range(1, 100_001)) == run(*nodes)
+    assert 100_001 == len(LocalWorkflow(nodes[0], workflow_name="w").find_nodes())
 
 
 DEEP = """

@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from functionfuse import baseworkflow, config, workflow
+from functionfuse import config, workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
+from functionfuse.graph import workflow as graph_workflow
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 
@@ -637,7 +638,7 @@ def test_any_config_is_accepted_or_is_an_error_of_ours(
 
 def test_the_policies_are_those_of_workflows() -> None:
     """They are written down twice, so that a config needs no graph."""
-    policies = baseworkflow.UNCHANGED, baseworkflow.ALWAYS, baseworkflow.NEVER
+    policies = graph_workflow.UNCHANGED, graph_workflow.ALWAYS, graph_workflow.NEVER
     assert policies == config.POLICIES
 
 

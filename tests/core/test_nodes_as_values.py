@@ -21,10 +21,10 @@ import pandas as pd
 import pytest
 
 from functionfuse import workflow
-from functionfuse.arguments import reference_in
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin
 from functionfuse.errors import GraphError, UnpicklableResultError
+from functionfuse.graph.arguments import reference_in
 from functionfuse.storage import storage_factory
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
-from .arguments import Nested
 from .errors import FingerprintError, GraphError
 from .forms import (
     attributes_of,
@@ -30,8 +29,9 @@ from .forms import (
     write_buffer,
 )
 from .functions import write_code, write_types
+from .graph.arguments import Nested
+from .graph.nodes import Node, Pick
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
-from .nodes import Node, Pick
 from .project import is_own, name_anywhere, name_in_package, name_of, singles_of, top_level
 from .variables import can_change, outline
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from .code import shape_of
 from .errors import FingerprintError
+from .graph.decorator import WorkflowClass, WorkflowFunction
 from .literals import tagged
 from .project import is_own, is_own_code, module_name, name_in_package, name_of
 from .script import name_in_script
@@ -41,7 +42,6 @@ from .variables import (
     write_module,
     write_variable,
 )
-from .workflow import WorkflowClass, WorkflowFunction
 
 if TYPE_CHECKING:
     from .fingerprint import Writer

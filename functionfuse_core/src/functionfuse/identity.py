@@ -19,13 +19,13 @@ from xxhash import xxh3_128_digest
 from .code import IMPORTED
 from .errors import FingerprintError, OptionsError
 from .fingerprint import Writer
+from .graph.decorator import WorkflowClass, WorkflowFunction
+from .graph.nodes import Call, MethodCall, Node
 from .literals import literal_stream, shown, tagged
 from .names import close_to, label_of
-from .nodes import Call, MethodCall, Node
 from .project import is_own_file, meant, module_name, name_in_package, top_level, version_of
 from .seen import Seen, Subject, forget
 from .workers import Expected
-from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import cloudpickle
 
+from .graph.decorator import WorkflowClass, WorkflowFunction
 from .script import named
-from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["PortablePickler", "dumps"]
 

@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 from xxhash import xxh3_128_digest
 
+from .graph.decorator import WorkflowClass, WorkflowFunction
 from .project import module_name, name_of
-from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = [
     "borrowed",

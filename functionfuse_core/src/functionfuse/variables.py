@@ -35,10 +35,10 @@ from xxhash import xxh3_64_hexdigest
 
 from .code import Import, Path
 from .errors import FingerprintError
+from .graph.decorator import WorkflowClass, WorkflowFunction
 from .literals import LITERAL_TYPES, literal_stream, shown, tagged
 from .project import is_importable, is_own, is_own_code, module_name, name_in_package
 from .script import name_in_script
-from .workflow import WorkflowClass, WorkflowFunction
 
 if TYPE_CHECKING:
     from .fingerprint import Writer

@@ -20,9 +20,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from .errors import CodeDiffersError, FingerprintError
+from .graph.decorator import WorkflowClass, WorkflowFunction
 from .project import is_own, module_name, top_level, work_for
 from .seen import UNKNOWN, Seen, Subject, untold
-from .workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["Expected", "look_around"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..backends.plugins import Plugin
+from ..graph.decorator import workflow
 from ..storage.blobstore import BlobInfo, BlobStore, Buffer
-from ..workflow import workflow
 
 __all__ = ["FullStore", "Program", "Shelf", "Variable"]
 

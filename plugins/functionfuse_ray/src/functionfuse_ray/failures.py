@@ -14,8 +14,8 @@ from ray.exceptions import (
 )
 
 from functionfuse.backends.builtin.job import Outcome
-from functionfuse.baseworkflow import Graph
 from functionfuse.errors import WorkerDiedError
+from functionfuse.graph.workflow import Graph
 
 from .tasks import FailedNodeError
 

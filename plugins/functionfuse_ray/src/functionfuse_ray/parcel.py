@@ -12,8 +12,8 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from functionfuse.arguments import Nested, Reference, resolve
-from functionfuse.nodes import Node
+from functionfuse.graph.arguments import Nested, Reference, resolve
+from functionfuse.graph.nodes import Node
 from functionfuse.portable import PortablePickler
 from functionfuse.workers import Expected
 

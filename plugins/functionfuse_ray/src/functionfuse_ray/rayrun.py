@@ -14,7 +14,7 @@ from ray.exceptions import RayTaskError
 
 from functionfuse.backends.builtin.job import Outcome, Portable
 from functionfuse.backends.builtin.run import RUNNING, SETTLED, WAITING, Run
-from functionfuse.nodes import ConstructorCall, MethodCall, Node
+from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
 from functionfuse.portable import dumps
 from functionfuse.script import borrowed
 

@@ -8,9 +8,9 @@ from typing import Any
 import ray
 
 from functionfuse.backends.builtin.keeping import KeepingWorkflow
-from functionfuse.baseworkflow import Query
 from functionfuse.errors import OptionsError
-from functionfuse.nodes import ConstructorCall, MethodCall, Node
+from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
+from functionfuse.graph.workflow import Query
 from functionfuse.report import Report
 
 from .rayrun import RayRun

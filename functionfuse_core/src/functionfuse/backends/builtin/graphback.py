@@ -12,10 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ...arguments import Nested
-from ...baseworkflow import BaseWorkflow
 from ...errors import GraphError, StoragePathError
-from ...nodes import ConstructorCall, MethodCall, Node, Pick
+from ...graph.arguments import Nested
+from ...graph.nodes import ConstructorCall, MethodCall, Node, Pick
+from ...graph.workflow import BaseWorkflow
 from ._picture import Box, Edge, Kind, Picture
 from ._svg import to_svg
 from ._text import to_dot, to_mermaid

@@ -10,11 +10,11 @@ from typing import Any
 
 import cloudpickle
 
-from ...arguments import PLAIN, reference_in
 from ...errors import GraphError
+from ...graph.arguments import PLAIN, reference_in
+from ...graph.decorator import WorkflowClass, WorkflowFunction
 from ...portable import dumps
 from ...workers import Expected, look_around
-from ...workflow import WorkflowClass, WorkflowFunction
 
 __all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 

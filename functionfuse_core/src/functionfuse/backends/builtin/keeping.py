@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
-from ...baseworkflow import BaseWorkflow
 from ...errors import GraphError
 from ...events import Listener
-from ...nodes import Node
+from ...graph.nodes import Node
+from ...graph.workflow import BaseWorkflow
 from ...report import Report
 
 __all__ = ["KeepingWorkflow"]

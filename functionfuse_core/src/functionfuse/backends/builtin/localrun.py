@@ -9,9 +9,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
-from ...arguments import resolve
 from ...errors import WorkerDiedError
-from ...nodes import Call, ConstructorCall, MethodCall, Node, Pick
+from ...graph.arguments import resolve
+from ...graph.nodes import Call, ConstructorCall, MethodCall, Node, Pick
 from .job import Job, Outcome, Portable
 from .owning import IMMUTABLE, own_literal
 from .run import RUNNING, WAITING, Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from ...baseworkflow import Graph
 from ...events import Event, Listener
+from ...graph.workflow import Graph
 from ...plan import COMPUTE, MAYBE, REUSE, Decisions
 from ...report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...baseworkflow import NEVER
 from ...describe import describing
 from ...errors import FingerprintError, FunctionFuseError
 from ...fingerprint import digest_of
+from ...graph.nodes import ConstructorCall, MethodCall, Node
+from ...graph.workflow import NEVER
 from ...identity import Identities
-from ...nodes import ConstructorCall, MethodCall, Node
 from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
 from ...workers import Expected

@@ -14,10 +14,10 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from ...arguments import Reference
-from ...baseworkflow import NodePlugin
 from ...errors import GraphError, OptionsError
-from ...workflow import WorkflowClass, WorkflowFunction
+from ...graph.arguments import Reference
+from ...graph.decorator import WorkflowClass, WorkflowFunction
+from ...graph.workflow import NodePlugin
 
 __all__ = [
     "InitializerPlugin",

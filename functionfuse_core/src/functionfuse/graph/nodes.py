@@ -11,17 +11,17 @@ import operator
 import os
 import sys
 
+from ..errors import GraphError
+from ..names import check_name, default_name, label_of
 from .arguments import PLAIN, Reference, lift, lift_all
-from .errors import GraphError
-from .names import check_name, default_name, label_of
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from .decorated import Decorated, Settings
     from .parameters import Parameters
-    from .workflow import Settings, WorkflowClass, WorkflowFunction
 
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
 
@@ -93,7 +93,7 @@ class Node(Reference):
         "where",
     )
 
-    called: WorkflowFunction | WorkflowClass
+    called: Decorated
 
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], index: int, before: Node | None = None
@@ -211,10 +211,10 @@ class Call(Node):
 
     __slots__ = ("called",)
 
-    called: WorkflowFunction
+    called: Decorated
 
     def __init__(
-        self, called: WorkflowFunction, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
+        self, called: Decorated, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
     ) -> None:
         self.called = called
         Node.__init__(self, args, kwargs, index)
@@ -229,10 +229,10 @@ class ConstructorCall(Node):
 
     __slots__ = ("called", "constructor", "last")
 
-    called: WorkflowClass
+    called: Decorated
 
     def __init__(
-        self, called: WorkflowClass, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
+        self, called: Decorated, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
     ) -> None:
         self.called = called
         self.constructor = self
@@ -271,7 +271,7 @@ class MethodCall(Node):
         return function
 
     @property
-    def called(self) -> WorkflowClass:  # type: ignore[override]
+    def called(self) -> Decorated:  # type: ignore[override]
         return self.constructor.called
 
     @property
@@ -336,7 +336,7 @@ def as_node(leaf: object) -> Node:
     if isinstance(leaf, StatefulObject):
         return leaf._constructor
     if isinstance(leaf, Reference):
-        return leaf.source
+        return leaf.source  # type: ignore[return-value]
     hint = ""
     if hasattr(leaf, "settings"):
         hint = "; it is a function that has not been called"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from types import FunctionType, MethodType
 
+from ..errors import GraphError
+from ..names import label_of
 from .arguments import reference_in
-from .errors import GraphError
-from .names import label_of
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-from .errors import GraphError
+from ..errors import GraphError
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn
-
-    from .nodes import Node
 
 __all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "reference_in", "resolve"]
 
@@ -77,7 +75,7 @@ class Reference:
         )
 
     @property
-    def source(self) -> Node:
+    def source(self) -> Reference:
         """The node whose result it is."""
         raise GraphError(f"{self!r} can't be an argument")
 
@@ -154,7 +152,7 @@ def _items(containers: list[Any]) -> Iterator[Any]:
 
 
 def lift_all(
-    args: tuple[Any, ...], needs: dict[Node, None], seen: dict[int, Any]
+    args: tuple[Any, ...], needs: dict[Any, None], seen: dict[int, Any]
 ) -> tuple[Any, ...]:
     """Note the nodes in `args` in `needs`; return `args` with containers of nodes as `Nested`."""
     for value in args:
@@ -167,7 +165,7 @@ def lift_all(
     return tuple([lift(value, needs, seen) for value in args])
 
 
-def lift(value: Any, needs: dict[Node, None], seen: dict[int, Any], depth: int = 0) -> Any:
+def lift(value: Any, needs: dict[Any, None], seen: dict[int, Any], depth: int = 0) -> Any:
     """Note the nodes in `value` in `needs`; return it, as `Nested` if it is a container of some.
 
     Raises:
@@ -218,7 +216,7 @@ _CYCLIC = object()
 
 def resolve(
     value: Any,
-    result_of: Callable[[Node], Any],
+    result_of: Callable[[Any], Any],
     built: dict[Any, Any],
     own: Callable[[Any], Any] | None = None,
 ) -> Any:

@@ -1,0 +1,1 @@
+"""The graph: calls of decorated functions become nodes, and a workflow holds them."""

@@ -1,0 +1,167 @@
+"""The decorator `workflow`: calls of what it decorates make nodes, and run nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+from ..errors import GraphError
+from ..names import label_of
+from .arguments import Reference
+from .decorated import NO_SETTINGS, Decorated, Settings
+from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, StatefulObject
+
+TYPE_CHECKING = False  # see names.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, overload
+
+__all__ = ["Node", "Pick", "Settings", "WorkflowClass", "WorkflowFunction", "workflow"]
+
+
+class WorkflowFunction(Decorated):
+    """A decorated function: a call makes a `Call`. `func` is the function itself."""
+
+    __module__ = "functionfuse.workflow"
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Call:
+        try:
+            self._accept(args, kwargs)
+        except TypeError as error:
+            error.__traceback__ = None
+            raise
+        return Call(self, args, kwargs, next(self._count))
+
+
+class WorkflowClass(Decorated):
+    """A decorated class: a call makes a `StatefulObject`. `func` is the class itself."""
+
+    __module__ = "functionfuse.workflow"
+
+    def __init__(self, func: type, settings: Settings = NO_SETTINGS) -> None:
+        super().__init__(func, settings)
+        self.kind = func
+        self._method_counts: dict[str, Iterator[int]] = {}
+
+    # Inside its methods, a class's name means the class.
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self.kind)
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return issubclass(subclass, self.kind)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Callable[..., Any]]:
+        return (self.func,)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("func", "kind"):  # copying and pickling look for these
+            raise AttributeError(name)
+        return getattr(self.func, name)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> StatefulObject:
+        try:
+            self._accept(args, kwargs)
+        except TypeError as error:
+            error.__traceback__ = None
+            raise
+        return StatefulObject(ConstructorCall(self, args, kwargs, next(self._count)))
+
+    def caller(self, _constructor: ConstructorCall, method: str) -> Callable[..., MethodCall]:
+        """Return what makes nodes of `method`.
+
+        Raises:
+            AttributeError: the class has no such method.
+            GraphError: a call of it computes nothing: it is a generator function, or async.
+        """
+        # getattr alone would find what every class has from `type`, such as __call__ and mro.
+        known = any(method in vars(base) for base in self.kind.__mro__)
+        if (
+            not known
+            or not callable(getattr(self.func, method))
+            or (method.startswith("__") and method != "__call__")
+        ):
+            raise AttributeError(
+                f"{label_of(self.func)!r} has no method {method!r}; on an object of a @workflow"
+                " class only methods can be used, and each call is a node"
+            )
+
+        if self._parameters(method).suspended:
+            raise _no_node(self._parameters(method).suspended, f"{label_of(self.func)}.{method}")
+
+        def call(*args: Any, **kwargs: Any) -> MethodCall:
+            try:
+                self._accept(args, kwargs, method)
+            except TypeError as error:
+                error.__traceback__ = None
+                raise
+            count = self._method_counts.setdefault(method, itertools.count())
+            return MethodCall(_constructor, method, args, kwargs, next(count))
+
+        return call
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def workflow(func: type) -> WorkflowClass: ...  # type: ignore[overload-overlap]
+    @overload
+    def workflow(func: Callable[..., Any]) -> WorkflowFunction: ...
+    @overload
+    def workflow(
+        *, version: str | None = None, ignore: Iterable[str] = (), packages: Iterable[str] = ()
+    ) -> Callable[[Callable[..., Any]], Any]: ...
+
+
+def workflow(
+    func: Callable[..., Any] | None = None,
+    *,
+    version: str | None = None,
+    ignore: Iterable[str] = (),
+    packages: Iterable[str] = (),
+) -> Any:
+    """Make calls of a function, or of a class and its methods, nodes of a graph.
+
+    As `@workflow`, or as `@workflow(version="2")` with these arguments, all of which are about when
+    a stored result is reused:
+
+    Args:
+        version: stands for the code. Stored results are reused while the version stays the same,
+            whatever happens to the code.
+        ignore: names of arguments that don't change the result, such as "verbose".
+        packages: names of distributions; when the version of one changes, results are computed
+            again. Otherwise the user's own code counts, and that of packages does not.
+
+    Raises:
+        GraphError: `func` can't be called, or is decorated already; it is async, or a generator
+            function; or an argument is of a wrong type.
+    """
+    names = [("ignore", ignore), ("packages", packages)]
+    for argument, value in names:
+        if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+            raise GraphError(f"@workflow({argument}=...) takes a list of names, not {value!r}")
+    if version is not None and not isinstance(version, str):
+        raise GraphError(f"@workflow(version=...) takes a string, not {version!r}")
+    settings = Settings(version, tuple(ignore), tuple(packages))
+    if func is None:
+        return lambda function: _decorated(function, settings)
+    return _decorated(func, settings)
+
+
+def _decorated(func: Callable[..., Any], settings: Settings) -> WorkflowFunction | WorkflowClass:
+    if isinstance(func, Decorated):
+        raise GraphError(f"{func!r} is decorated with @workflow already")
+    if isinstance(func, type):
+        return WorkflowClass(func, settings)
+    if not callable(func) or isinstance(func, Reference):
+        raise GraphError(f"@workflow decorates functions and classes, not {func!r}")
+    made = WorkflowFunction(func, settings)
+    if made._parameters().suspended:
+        raise _no_node(made._parameters().suspended, label_of(func))
+    return made
+
+
+def _no_node(kind: str, name: str) -> GraphError:
+    cure = "return a list of what it yields"
+    if kind != "a generator function":
+        cure = "decorate a function that runs it with asyncio.run(), and returns what comes of that"
+    return GraphError(f"{name}() can't be a node, for a call of {kind} computes nothing: {cure}")

@@ -1,0 +1,291 @@
+"""`BaseWorkflow`: what every backend knows of its graph, and how users pick nodes in it."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
+from ..names import check_name, default_name, label_of
+from .arguments import Reference
+from .decorator import WorkflowClass, WorkflowFunction
+from .nodes import Call, ConstructorCall, Node, Pick, as_node
+from .parameters import parameters_of
+
+__all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
+
+UNCHANGED = "unchanged"
+ALWAYS = "always"
+NEVER = "never"
+
+
+class NodePlugin(Protocol):
+    """What `set_plugin` takes: see `functionfuse.backends.plugins`.
+
+    An attribute `changes_results` that is false says that no result depends on the plugin. A method
+    `for_node(name)` gives the plugin that prepares the node of that name. Neither has to be there.
+    """
+
+    def local_initialize(self) -> Any:
+        """Run in the process of the workflow, before a node is handed over to be computed."""
+
+    def remote_initialize(self) -> Callable[[], Any] | None:
+        """Return what runs just before the node, where the node runs; None for nothing."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes of a workflow as they are at one moment.
+
+    Attributes:
+        nodes: in the order in which they were created, so parents come first.
+        names: each node's name, in the same order; all different.
+        positions: node to its place in `nodes`. A child of a node can be missing here: it hangs on
+            a root that is no ancestor of what the workflow was given.
+        left_out: how many nodes are connected with these and don't belong to the graph.
+    """
+
+    nodes: list[Node]
+    names: list[str]
+    positions: dict[Node, int]
+    left_out: int = 0
+
+    def last(self) -> list[int]:
+        """Return the places of the nodes that no other node of the graph needs."""
+        positions = self.positions
+        return [
+            place
+            for place, node in enumerate(self.nodes)
+            if not any(child in positions for child in node.children)
+        ]
+
+    def notes(self) -> list[str]:
+        """Return hints about nodes that may not be what a notebook's reader takes them for."""
+        found = []
+        if self.left_out:
+            found.append(f"left out, as nothing here needs them: {self.left_out} connected node(s)")
+        for called in dict.fromkeys(node.called for node in self.nodes):
+            now: Any = sys.modules.get(getattr(called, "__module__", None) or "")
+            for part in label_of(called.func).split("."):
+                now = getattr(now, part, None)
+            if now is not called and isinstance(now, (WorkflowFunction, WorkflowClass)):
+                count = sum(node.called is called for node in self.nodes)
+                found.append(
+                    f"{label_of(called.func)!r} was defined again since its node"
+                    f"{' was' if count == 1 else f's ({count}) were'} made: the earlier one runs"
+                )
+        return found
+
+
+class Query:
+    """The nodes that a pattern picked; settings made here hold in this workflow."""
+
+    def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
+        self.workflow = workflow
+        self.nodes = nodes
+
+    def set_plugin(self, plugin: NodePlugin) -> Query:
+        """Let `plugin` prepare each of the nodes, in place of an earlier plugin; returns self."""
+        for node in self.nodes:
+            self.workflow._plugins[node] = (plugin,)
+        return self
+
+    def set_plugins(self, *plugins: NodePlugin) -> Query:
+        """Let `plugins` prepare each of the nodes, in this order; returns self."""
+        for node in self.nodes:
+            self.workflow._plugins[node] = plugins
+        return self
+
+    def set_reuse(self, policy: str) -> Query:
+        """Reuse stored results of the nodes by another policy than the workflow's; returns self.
+
+        See `BaseWorkflow.set_reuse`.
+        """
+        check_policy(policy)
+        for node in self.nodes:
+            self.workflow._policies[node] = policy
+        return self
+
+
+class BaseWorkflow:
+    """The graph around some nodes, under a name.
+
+    In a script, the graph is all roots that are ancestors of the nodes, everything below those
+    roots, and whatever else that needs. In a notebook or an interpreter, where earlier tries of a
+    cell hang on the same roots, it is the nodes themselves and what they need. The graph is looked
+    at when it is used: nodes added after the workflow was made belong to it.
+
+    Args:
+        nodes: nodes, picks from nodes, or objects of decorated classes.
+        workflow_name: what results are stored under.
+
+    Raises:
+        GraphError: one of `nodes` is something else.
+        InvalidNameError: `workflow_name` is no string, or empty.
+    """
+
+    def __init__(self, *nodes: object, workflow_name: str) -> None:
+        self.workflow_name = check_name(workflow_name, "workflow")
+        self.leaves = [(as_node(leaf), leaf if isinstance(leaf, Pick) else None) for leaf in nodes]
+        self._functions: dict[Node, Callable[..., Any]] = {}
+        self._plugins: dict[Node, tuple[NodePlugin, ...]] = {}
+        self._policy = UNCHANGED
+        self._own: tuple[str, ...] = ()
+        self._packages: tuple[str, ...] = ()
+        self._policies: dict[Node, str] = {}
+
+    def graph(self) -> Graph:
+        """Return the graph; takes time linear in its size.
+
+        Raises:
+            GraphError: there are no nodes.
+            DuplicateNameError: two nodes have one name; the message names both.
+        """
+        if not self.leaves:
+            raise GraphError(f"workflow {self.workflow_name!r} was made without nodes")
+        handed = [node.last if type(node) is ConstructorCall else node for node, _ in self.leaves]
+        needed = _closure(handed, _parents)
+        roots = [node for node in needed if not node.parents]
+        connected = _closure(_closure(roots, _children), _parents)
+        nodes = sorted(needed if _is_interactive() else connected, key=_number)
+        names = _names(nodes, self.workflow_name)
+        positions = {node: place for place, node in enumerate(nodes)}
+        return Graph(nodes, names, positions, len(connected) - len(nodes))
+
+    def graph_traversal(self) -> Iterator[tuple[str, Node]]:
+        """Iterate (name, node), parents before children."""
+        graph = self.graph()
+        return zip(graph.names, graph.nodes, strict=True)
+
+    def find_nodes(self, pattern: str | None = None) -> list[Node]:
+        """Return the nodes whose whole name matches the regular expression; None matches all."""
+        if pattern is None:
+            return self.graph().nodes
+        matches = re.compile(pattern).fullmatch
+        return [node for name, node in self.graph_traversal() if matches(name)]
+
+    def query(self, pattern: str | None = None) -> Query:
+        """Return the nodes whose whole name matches the regular expression, to make settings.
+
+        Raises:
+            NoMatchError: no name matches.
+        """
+        return Query(self, self._matched(pattern))
+
+    def set_reuse(
+        self, policy: str, *, own: Iterable[str] = (), packages: Iterable[str] = ()
+    ) -> None:
+        """Say when a stored result is taken instead of computing a node.
+
+        Args:
+            policy: "unchanged" (the default): when it was computed by the same code from the same
+                inputs; "always": whenever there is one of that name; "never".
+            own: top-level packages whose code counts by what it does, as your own code does,
+                although they are installed.
+            packages: packages whose version counts for all nodes.
+
+        Raises:
+            OptionsError: there is no such policy, or `own` or `packages` is no list of names.
+        """
+        self._own = check_names(own, "own")
+        self._packages = check_names(packages, "packages")
+        self._policy = check_policy(policy)
+
+    def set_plugin(self, pattern: str | None, plugin: NodePlugin) -> None:
+        """Let `plugin` prepare every node that matches. See `query` and `Query.set_plugin`."""
+        self.query(pattern).set_plugin(plugin)
+
+    def replace_func(self, node: Node, func: Callable[..., Any]) -> None:
+        """Let this workflow call `func` for `node`, whatever function the node was made with.
+
+        Raises:
+            GraphError: `node` is not a call of a decorated function, or `func` can't be called, or
+                not with the arguments of `node`.
+        """
+        if isinstance(func, (WorkflowFunction, WorkflowClass)):
+            func = func.func
+        if not isinstance(node, Call):
+            raise GraphError(f"only a function's call can be given another function, not {node!r}")
+        if not callable(func) or isinstance(func, Reference):
+            raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
+        try:
+            parameters_of(func).check(*node.args, **node.kwargs)
+        except TypeError as error:
+            raise GraphError(f"{func!r} can't be called for {node!r}: {error}") from error
+        self._functions[node] = func
+
+    def _matched(self, pattern: str | None) -> list[Node]:
+        nodes = self.find_nodes(pattern)
+        if not nodes:
+            raise NoMatchError(
+                f"no node of workflow {self.workflow_name!r} has a name that"
+                f" {pattern!r} matches as a whole"
+            )
+        return nodes
+
+
+def _is_interactive() -> bool:
+    """Tell whether code is typed in: in an interpreter, IPython or a notebook."""
+    if hasattr(sys, "ps1"):
+        return True
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
+
+
+def check_policy(policy: str) -> str:
+    """Return a policy of reuse, if it is one. Raises OptionsError."""
+    known = (UNCHANGED, ALWAYS, NEVER)
+    if policy not in known:
+        raise OptionsError(f"a policy of reuse is one of {', '.join(known)}, not {policy!r}")
+    return policy
+
+
+def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """Return names of packages, if they are some. Raises OptionsError."""
+    found = () if isinstance(names, str) else tuple(names)
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in found):
+        raise OptionsError(f"set_reuse({what}=...) takes a list of names, not {names!r}")
+    return found
+
+
+_parents, _children, _number = map(operator.attrgetter, ("parents", "children", "number"))
+
+
+def _closure(
+    start: list[Node] | set[Node], neighbours: Callable[[Node], Iterable[Node]]
+) -> set[Node]:
+    found = set(start)
+    stack = list(found)
+    while stack:
+        for node in neighbours(stack.pop()):
+            if node not in found:
+                found.add(node)
+                stack.append(node)
+    return found
+
+
+def _names(nodes: list[Node], workflow_name: str) -> list[str]:
+    """Return the names, all different, with unnamed nodes numbered within the workflow."""
+    counts: dict[object, tuple[str, Iterator[int]]] = {}
+    owners: dict[str, Node] = {}
+    for node in nodes:
+        name = node._name
+        if name is None:
+            key = node.numbered_with
+            if key not in counts:
+                counts[key] = node.label, itertools.count()
+            label, count = counts[key]
+            node._index = next(count)
+            name = default_name(label, node._index)
+        other = owners.setdefault(name, node)
+        if other is not node:
+            raise DuplicateNameError(
+                f"workflow {workflow_name!r} has two nodes named {name!r}: {other.described()}, and"
+                f" {node.described()}. Give one of them another name with set_name"
+            )
+    return list(owners)

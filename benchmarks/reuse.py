@@ -19,9 +19,9 @@ from xxhash import xxh3_128_digest
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.code import shape_of
-from functionfuse.fingerprint import digest_of
-from functionfuse.identity import Identities
+from functionfuse.reuse.bytecode import shape_of
+from functionfuse.reuse.identity import Identities
+from functionfuse.reuse.values import digest_of
 from functionfuse.storage import Storage, storage_factory
 from pairs import time_pair
 from table import Row, amount, at_least, at_most

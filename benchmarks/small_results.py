@@ -12,7 +12,7 @@ from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
 
-from functionfuse.describe import describing
+from functionfuse.reuse.described import describing
 from functionfuse.storage import Storage, storage_factory
 from pairs import time_pair
 from table import Row, at_least, at_most

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from functionfuse.identity import Identities
-from functionfuse.portable import dumps
+from functionfuse.reuse.identity import Identities
+from functionfuse.serializers.portable import dumps
 from table import Row, amount
 
 FUNCTIONS, PER_MODULE, PROCESSES = 50, 10, 15

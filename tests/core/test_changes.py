@@ -27,8 +27,8 @@ from loky import ProcessPoolExecutor as Loky
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import CodeDiffersError
-from functionfuse.identity import Identities
-from functionfuse.portable import dumps
+from functionfuse.reuse.identity import Identities
+from functionfuse.serializers.portable import dumps
 from functionfuse.storage.filestorage import FileStorage
 
 IMPORTABLE = Path(__file__).parent / "importable"

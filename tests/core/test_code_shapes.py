@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from functionfuse.code import Import, Shape, shape_of
-from functionfuse.controlflow import _kept, _without_swaps
+from functionfuse.reuse.bytecode import Import, Shape, shape_of
+from functionfuse.reuse.controlflow import _kept, _without_swaps
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 MODULES = [

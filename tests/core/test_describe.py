@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functionfuse.describe import described, describing
-from functionfuse.fingerprint import digest_of
+from functionfuse.reuse.described import described, describing
+from functionfuse.reuse.values import digest_of
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.named import names_in
 from functionfuse.storage.pickling import dumps

@@ -16,8 +16,8 @@ from xxhash import xxh3_64_hexdigest
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.describe import described
 from functionfuse.errors import DamagedResultError, UntrustedResultError
+from functionfuse.reuse.described import described
 from functionfuse.storage import Storage, header
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.header import Stored

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 from result_bytes import MemoryStore
 
-from functionfuse import entrypoints, errors, registry, workers, workflow
+from functionfuse import entrypoints, errors, registry, workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import FunctionFuseError
-from functionfuse.identity import Identities
+from functionfuse.reuse import workers
+from functionfuse.reuse.identity import Identities
 from functionfuse.serializers import installed
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.options import Allow, StorageOptions

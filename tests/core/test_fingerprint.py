@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from functionfuse import workflow
 from functionfuse.errors import FingerprintError, FunctionFuseError
-from functionfuse.fingerprint import Writer, digest_of
-from functionfuse.identity import Identities
+from functionfuse.reuse.identity import Identities
+from functionfuse.reuse.values import Writer, digest_of
 
 # Literals, nested.
 
@@ -183,7 +183,7 @@ def test_another_process_with_another_hash_seed_agrees() -> None:
         "import json, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "import fingerprint_values as values\n"
-        "from functionfuse.fingerprint import Writer, digest_of\n"
+        "from functionfuse.reuse.values import Writer, digest_of\n"
         "print(json.dumps([digest_of(value).hex() for value in values.DIFFERENT]))"
     )
     done = subprocess.run(

@@ -726,7 +726,7 @@ def test_a_function_that_replaces_another_has_no_version(storage):
 def test_another_python_computes_again(storage, monkeypatch):
     """What code does can differ between minor versions."""
     assert (1, ["n"]) == run(node("n"), storage=storage)
-    monkeypatch.setattr("functionfuse.identity.PYTHON", "3.0")
+    monkeypatch.setattr("functionfuse.reuse.identity.PYTHON", "3.0")
     assert "Python changed" in bound(node("n"), storage=storage).plan()["n"].reason
     assert (1, ["n"]) == run(node("n"), storage=storage)
 

@@ -22,8 +22,8 @@ from functionfuse.backends.plugins import (
     RandomStatePlugin,
 )
 from functionfuse.errors import GraphError, OptionsError
-from functionfuse.fingerprint import digest_of
-from functionfuse.project import name_in_package
+from functionfuse.reuse.project import name_in_package
+from functionfuse.reuse.values import digest_of
 from functionfuse.storage.filestorage import FileStorage
 
 IMPORTABLE = Path(__file__).parent / "importable"

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import rules
 
-from functionfuse import identity, plan, workflow
+from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, PluginCollection, RandomStatePlugin
-from functionfuse.fingerprint import Writer
+from functionfuse.reuse import identity, plan
+from functionfuse.reuse.values import Writer
 from functionfuse.storage import pickling
 from functionfuse.storage.filestorage import FileStorage
 

@@ -20,9 +20,9 @@ from functionfuse import workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
-from functionfuse.describe import describing
 from functionfuse.errors import OptionsError, WorkerDiedError
-from functionfuse.fingerprint import digest_of
+from functionfuse.reuse.described import describing
+from functionfuse.reuse.values import digest_of
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of

@@ -15,7 +15,7 @@ from pathlib import Path
 import edits
 
 from functionfuse.errors import FingerprintError
-from functionfuse.identity import Identities
+from functionfuse.reuse.identity import Identities
 
 PATHS = sorted(Path(__file__).parents[1].joinpath("rules").glob("*.txt"))
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from functionfuse import workers, workflow
+from functionfuse import workflow
 from functionfuse.errors import CodeDiffersError
+from functionfuse.reuse import workers
 from functionfuse.storage.filestorage import FileStorage
 
 _here = threading.local()  # can't be pickled: a worker must import what uses it

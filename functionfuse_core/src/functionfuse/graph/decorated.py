@@ -52,6 +52,7 @@ class Decorated:
     """
 
     __module__ = "functionfuse.workflow"
+    __workflow__ = True  # the pickler's mark, which knows nothing of graphs
 
     def __init__(self, func: Callable[..., Any], settings: Settings = NO_SETTINGS) -> None:
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):

@@ -18,8 +18,8 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
-from ..portable import PortablePickler
-from ..script import moved, own_object, script_object, script_state
+from ..serializers.portable import PortablePickler
+from ..serializers.script import moved, own_object, script_object, script_state
 from .named import Named, names_in
 
 __all__ = ["Pickled", "dumps", "loads", "restore"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FunctionFuseError, ResultNotFoundError
-from ..script import may_name_script
 from ..serializers import Serializer
+from ..serializers.script import may_name_script
 from .blobstore import BlobStore
 from .header import TaskInfo, names_in_header, plain_pickle
 from .headers import may_hold

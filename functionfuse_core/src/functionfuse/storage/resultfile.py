@@ -25,7 +25,7 @@ from ..errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
-from ..project import module_name
+from ..serializers.script import module_name
 from .blobstore import Buffer, FirstPartLast
 from .header import (
     ALIGNMENT,

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from functionfuse.graph.arguments import Nested, Reference, resolve
 from functionfuse.graph.nodes import Node
-from functionfuse.portable import PortablePickler
-from functionfuse.workers import Expected
+from functionfuse.reuse.workers import Expected
+from functionfuse.serializers.portable import PortablePickler
 
 __all__ = ["Packed", "Parcel", "Slot", "Task", "pack", "pack_task", "unpack", "unpack_task"]
 

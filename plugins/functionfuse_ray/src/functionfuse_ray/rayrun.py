@@ -15,8 +15,8 @@ from ray.exceptions import RayTaskError
 from functionfuse.backends.builtin.job import Outcome, Portable
 from functionfuse.backends.builtin.run import RUNNING, SETTLED, WAITING, Run
 from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
-from functionfuse.portable import dumps
-from functionfuse.script import borrowed
+from functionfuse.serializers.portable import dumps
+from functionfuse.serializers.script import borrowed
 
 from .failures import Failures, origin_of
 from .handed import Handed

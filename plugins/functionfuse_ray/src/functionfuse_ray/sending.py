@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from functionfuse.portable import dumps
+from functionfuse.serializers.portable import dumps
 
 __all__ = ["Sender"]
 

@@ -13,8 +13,8 @@ import ray
 from functionfuse.backends.builtin.job import Job, Outcome, Portable
 from functionfuse.backends.builtin.kept import OF_NO_USE, Kept
 from functionfuse.errors import FingerprintError
-from functionfuse.fingerprint import digest_of
-from functionfuse.script import lend
+from functionfuse.reuse.values import digest_of
+from functionfuse.serializers.script import lend
 
 from .parcel import Packed, Parcel, Task, pack, unpack, unpack_task
 

@@ -13,8 +13,8 @@ import cloudpickle
 from ...errors import GraphError
 from ...graph.arguments import PLAIN, reference_in
 from ...graph.decorator import WorkflowClass, WorkflowFunction
-from ...portable import dumps
-from ...workers import Expected, look_around
+from ...reuse.workers import Expected, look_around
+from ...serializers.portable import dumps
 
 __all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 

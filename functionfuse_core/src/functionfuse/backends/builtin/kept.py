@@ -13,7 +13,7 @@ from ...errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
-from ...plan import changed_during_run
+from ...reuse.plan import changed_during_run
 from .job import Flight, refuse_nodes
 
 __all__ = ["OF_NO_USE", "Kept"]

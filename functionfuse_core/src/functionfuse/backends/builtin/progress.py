@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable
 
 from ...events import Event, Listener
 from ...graph.workflow import Graph
-from ...plan import COMPUTE, MAYBE, REUSE, Decisions
 from ...report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
+from ...reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
 
 __all__ = ["Progress"]
 

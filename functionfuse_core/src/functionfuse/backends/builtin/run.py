@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...describe import describing
 from ...errors import FingerprintError, FunctionFuseError
-from ...fingerprint import digest_of
 from ...graph.nodes import ConstructorCall, MethodCall, Node
 from ...graph.workflow import NEVER
-from ...identity import Identities
-from ...plan import MAYBE, REUSE, Decisions
 from ...report import Report
-from ...workers import Expected
+from ...reuse.described import describing
+from ...reuse.identity import Identities
+from ...reuse.plan import MAYBE, REUSE, Decisions
+from ...reuse.values import digest_of
+from ...reuse.workers import Expected
 from ..plugins.nodeplugins import counting, made_for
 from .job import Outcome
 from .kept import OF_NO_USE, Kept

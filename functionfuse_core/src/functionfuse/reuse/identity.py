@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from .code import IMPORTED
-from .errors import FingerprintError, OptionsError
-from .fingerprint import Writer
-from .graph.decorator import WorkflowClass, WorkflowFunction
-from .graph.nodes import Call, MethodCall, Node
+from ..errors import FingerprintError, OptionsError
+from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..graph.nodes import Call, MethodCall, Node
+from ..names import close_to, label_of
+from ..serializers.script import module_name
+from .bytecode import IMPORTED
 from .literals import literal_stream, shown, tagged
-from .names import close_to, label_of
-from .project import is_own_file, meant, module_name, name_in_package, top_level, version_of
+from .project import is_own_file, meant, name_in_package, top_level, version_of
 from .seen import Seen, Subject, forget
+from .values import Writer
 from .workers import Expected
 
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]

@@ -33,15 +33,15 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_hexdigest
 
-from .code import Import, Path
-from .errors import FingerprintError
-from .graph.decorator import WorkflowClass, WorkflowFunction
+from ..errors import FingerprintError
+from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..serializers.script import module_name, name_in_script
+from .bytecode import Import, Path
 from .literals import LITERAL_TYPES, literal_stream, shown, tagged
-from .project import is_importable, is_own, is_own_code, module_name, name_in_package
-from .script import name_in_script
+from .project import is_importable, is_own, is_own_code, name_in_package
 
 if TYPE_CHECKING:
-    from .fingerprint import Writer
+    from .values import Writer
 
 __all__ = [
     "can_change",

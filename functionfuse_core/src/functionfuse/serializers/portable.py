@@ -15,8 +15,7 @@ from typing import Any
 
 import cloudpickle
 
-from .graph.decorator import WorkflowClass, WorkflowFunction
-from .script import named
+from .script import is_decorated, named
 
 __all__ = ["PortablePickler", "dumps"]
 
@@ -61,7 +60,7 @@ def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | No
     return file.getvalue()
 
 
-def _decorated(obj: Any) -> WorkflowFunction | WorkflowClass | None:
+def _decorated(obj: Any) -> Any:
     """Return the decorated form that stands at an object's import path, if it can be imported."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
@@ -69,6 +68,6 @@ def _decorated(obj: Any) -> WorkflowFunction | WorkflowClass | None:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    if isinstance(found, (WorkflowFunction, WorkflowClass)) and found.func is obj:
+    if is_decorated(found) and found.func is obj:
         return found
     return None

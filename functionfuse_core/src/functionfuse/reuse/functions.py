@@ -27,12 +27,12 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any
 
-from .code import shape_of
-from .errors import FingerprintError
-from .graph.decorator import WorkflowClass, WorkflowFunction
+from ..errors import FingerprintError
+from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..serializers.script import module_name, name_in_script, name_of
+from .bytecode import shape_of
 from .literals import tagged
-from .project import is_own, is_own_code, module_name, name_in_package, name_of
-from .script import name_in_script
+from .project import is_own, is_own_code, name_in_package
 from .variables import (
     can_change,
     outline,
@@ -44,7 +44,7 @@ from .variables import (
 )
 
 if TYPE_CHECKING:
-    from .fingerprint import Writer
+    from .values import Writer
 
 __all__ = ["write_code", "write_types"]
 

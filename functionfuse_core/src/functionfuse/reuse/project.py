@@ -18,7 +18,7 @@ from importlib import metadata
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from .names import close_to
+from ..names import close_to
 
 __all__ = [
     "is_importable",
@@ -26,46 +26,18 @@ __all__ = [
     "is_own_code",
     "is_own_file",
     "meant",
-    "module_name",
     "name_anywhere",
     "name_in_package",
-    "name_of",
     "singles_of",
     "top_level",
     "version_of",
-    "work_for",
 ]
 
 Own = frozenset[str]
 _NONE: Own = frozenset()
 
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MAIN = ("__main__", "__mp_main__")
-_script = ""  # of the driver that a worker works for
-
-
-def work_for(script: str) -> None:
-    """Have `__main__` in this process be the driver's script, which this process doesn't run."""
-    global _script  # noqa: PLW0603
-    _script = script
-
-
-def module_name(module: str) -> str:
-    """Return the name by which others import a module; `python train.py` is `train` for them."""
-    if module not in _MAIN:
-        return module
-    if _script:
-        return _script
-    main = sys.modules.get(module)
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:
-        return str(spec.name)
-    return os.path.splitext(os.path.basename(file))[0] if isinstance(file, str) else "__main__"
-
-
-def name_of(kind: type) -> str:
-    """Return the full name of a class, by which others import it."""
-    return f"{module_name(str(kind.__module__))}.{kind.__qualname__}"
 
 
 def top_level(module: str) -> str:

@@ -19,9 +19,10 @@ from functools import lru_cache, partial
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .errors import CodeDiffersError, FingerprintError
-from .graph.decorator import WorkflowClass, WorkflowFunction
-from .project import is_own, module_name, top_level, work_for
+from ..errors import CodeDiffersError, FingerprintError
+from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..serializers.script import module_name, work_for
+from .project import is_own, top_level
 from .seen import UNKNOWN, Seen, Subject, untold
 
 __all__ = ["Expected", "look_around"]

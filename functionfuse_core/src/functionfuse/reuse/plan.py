@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..errors import FingerprintError, FunctionFuseError
+from ..graph.nodes import ConstructorCall, MethodCall, Node
+from ..graph.workflow import ALWAYS, NEVER, Graph
 from .difference import difference
-from .errors import FingerprintError, FunctionFuseError
-from .graph.nodes import ConstructorCall, MethodCall, Node
-from .graph.workflow import ALWAYS, NEVER, Graph
 from .identity import RULE, Identities, combined, version_of
 from .workers import Expected
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128_digest
 
-from .errors import FingerprintError
+from ..errors import FingerprintError
 from .literals import tagged
 from .project import is_own
 
 if TYPE_CHECKING:
-    from .fingerprint import Writer
+    from .values import Writer
 
 __all__ = [
     "attributes_of",

@@ -19,7 +19,10 @@ from typing import Any
 
 from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
-from .errors import FingerprintError, GraphError
+from ..errors import FingerprintError, GraphError
+from ..graph.arguments import Nested
+from ..graph.nodes import Node, Pick
+from ..serializers.script import name_of
 from .forms import (
     attributes_of,
     form_of,
@@ -29,10 +32,8 @@ from .forms import (
     write_buffer,
 )
 from .functions import write_code, write_types
-from .graph.arguments import Nested
-from .graph.nodes import Node, Pick
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
-from .project import is_own, name_anywhere, name_in_package, name_of, singles_of, top_level
+from .project import is_own, name_anywhere, name_in_package, singles_of, top_level
 from .variables import can_change, outline
 
 __all__ = ["Writer", "digest_of"]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .errors import FingerprintError
-from .fingerprint import Writer, digest_of
+from ..errors import FingerprintError
 from .literals import literal_stream
 from .project import version_of
+from .values import Writer, digest_of
 
 __all__ = ["UNKNOWN", "Seen", "Subject", "forget", "untold"]
 

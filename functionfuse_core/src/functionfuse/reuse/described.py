@@ -15,13 +15,14 @@ from importlib.util import resolve_name
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .code import IMPORTED, Path, shape_of
-from .errors import FingerprintError
-from .fingerprint import digest_of
-from .project import is_importable, is_own, module_name
+from ..errors import FingerprintError
+from ..serializers.script import module_name
+from .bytecode import IMPORTED, Path, shape_of
+from .project import is_importable, is_own
+from .values import digest_of
 
 if TYPE_CHECKING:
-    from .storage.pickling import Pickled
+    from ..storage.pickling import Pickled
 
 __all__ = ["described", "describing"]
 

@@ -9,6 +9,7 @@ instances of it, and members of its enums the same. Each class and function is p
 from __future__ import annotations
 
 import marshal
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType
@@ -18,26 +19,56 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 from xxhash import xxh3_128_digest
 
-from .graph.decorator import WorkflowClass, WorkflowFunction
-from .project import module_name, name_of
-
 __all__ = [
     "borrowed",
+    "is_decorated",
     "lend",
     "may_name_script",
+    "module_name",
     "moved",
     "name_in_script",
+    "name_of",
     "named",
     "own_object",
     "script_object",
     "script_state",
+    "work_for",
 ]
 
 Maker = Callable[..., Any]
 
+_MAIN = ("__main__", "__mp_main__")
+
 _copies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # made here: to the script's name
 _lent: dict[tuple[str, str], Any] = {}  # by script and name: see `lend`
 _NUMBERS = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
+
+
+_script = ""  # of the driver that a worker works for
+
+
+def work_for(script: str) -> None:
+    """Have `__main__` in this process be the driver's script, which this process doesn't run."""
+    global _script  # noqa: PLW0603
+    _script = script
+
+
+def module_name(module: str) -> str:
+    """Return the name by which others import a module; `python train.py` is `train` for them."""
+    if module not in _MAIN:
+        return module
+    if _script:
+        return _script
+    main = sys.modules.get(module)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return os.path.splitext(os.path.basename(file))[0] if isinstance(file, str) else "__main__"
+
+
+def name_of(kind: type) -> str:
+    """Return the full name of a class, by which others import it."""
+    return f"{module_name(str(kind.__module__))}.{kind.__qualname__}"
 
 
 def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
@@ -50,7 +81,7 @@ def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
     """
     make, args, state, items, pairs, set_state = reduced
     name, module = obj.__qualname__, obj.__module__
-    if module not in ("__main__", "__mp_main__"):
+    if module not in _MAIN:
         return reduced
     outline, found = _outline(obj), _find(module, name)
     # In a notebook, the cell may have run again since: then that class has taken its place.
@@ -141,9 +172,14 @@ def name_in_script(kind: type) -> str:
 
 def moved(module: str, name: str) -> Any:
     """Return what a module's name leads to if that module runs as the script; else None."""
-    if module in ("__main__", "__mp_main__") or module_name("__main__") != module:
+    if module in _MAIN or module_name("__main__") != module:
         return None
     return _find("__main__", name)
+
+
+def is_decorated(found: Any) -> bool:
+    """Tell whether an object is what `@workflow` made; its `func` is what was decorated."""
+    return getattr(type(found), "__workflow__", False) is True
 
 
 def _find(module: str, name: str) -> Any:
@@ -153,7 +189,7 @@ def _find(module: str, name: str) -> Any:
 def _walk(found: Any, name: str) -> Any:
     for part in filter(None, name.split(".")):
         found = getattr(found, part, None)
-    if isinstance(found, (WorkflowFunction, WorkflowClass)):
+    if is_decorated(found):
         found = found.func
     return found if isinstance(found, (type, FunctionType)) else None
 

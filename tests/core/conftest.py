@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from functionfuse import entrypoints, registry
+from functionfuse.plugins import entrypoints, registry
 
 IMPORTABLE = str(Path(__file__).parent / "importable")
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from functionfuse import config, workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.config import form
 from functionfuse.errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
 from functionfuse.graph import workflow as graph_workflow
 from functionfuse.storage import storage_factory
@@ -639,7 +640,7 @@ def test_any_config_is_accepted_or_is_an_error_of_ours(
 def test_the_policies_are_those_of_workflows() -> None:
     """They are written down twice, so that a config needs no graph."""
     policies = graph_workflow.UNCHANGED, graph_workflow.ALWAYS, graph_workflow.NEVER
-    assert policies == config.POLICIES
+    assert policies == form.POLICIES
 
 
 # Backends.

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from result_bytes import MemoryStore
 
-from functionfuse import entrypoints, errors, registry, workflow
+from functionfuse import errors, workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import FunctionFuseError
+from functionfuse.plugins import entrypoints, registry
 from functionfuse.reuse import workers
 from functionfuse.reuse.identity import Identities
 from functionfuse.serializers import installed

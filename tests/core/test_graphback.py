@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from functionfuse import workflow
 from functionfuse.backends.builtin import graphback
-from functionfuse.backends.builtin._layout import layers, place
-from functionfuse.backends.builtin._picture import shown
 from functionfuse.backends.builtin.graphback import GraphWorkflow
 from functionfuse.errors import DuplicateNameError, GraphError, InvalidNameError, StoragePathError
+from functionfuse.show.layout import layers, place
+from functionfuse.show.picture import shown
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = (

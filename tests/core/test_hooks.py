@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from result_bytes import MemoryStore
 
-from functionfuse import entrypoints, hooks, workflow
+from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.plugins import entrypoints, hooks
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 
@@ -173,7 +174,7 @@ def test_a_plugin_that_cannot_be_loaded_is_logged(
     install("their-plugin", "events", "their_events", EVENTS, group=GROUP)
     for _ in range(2):
         assert 2 == LocalWorkflow(double(1), workflow_name="w").run()
-    (record,) = [record for record in caplog.records if record.name == "functionfuse.hooks"]
+    (record,) = [record for record in caplog.records if record.name == "functionfuse.plugins.hooks"]
     assert re.search(match, record.getMessage())
     assert "(module 'broken_events' from broken-plugin 1.2)" in record.getMessage()
     assert 4 == len(seen())

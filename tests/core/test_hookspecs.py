@@ -12,8 +12,9 @@ from typing import Any
 import pluggy
 import pytest
 
-from functionfuse import hookspecs, registry
-from functionfuse.entrypoints import NOUNS
+from functionfuse import hookspecs
+from functionfuse.plugins import registry
+from functionfuse.plugins.entrypoints import NOUNS
 
 SPECS = sorted(name for name in vars(hookspecs) if name.startswith("functionfuse_"))
 each_spec = pytest.mark.parametrize("name", SPECS)

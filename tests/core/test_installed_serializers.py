@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from result_bytes import MemoryStore, header_of, rest_of, sealed
 
-from functionfuse import entrypoints
 from functionfuse.errors import (
     DamagedResultError,
     PluginError,
@@ -20,6 +19,7 @@ from functionfuse.errors import (
     UnpicklableResultError,
     UntrustedResultError,
 )
+from functionfuse.plugins import entrypoints
 from functionfuse.serializers import installed
 from functionfuse.storage import Storage, saving, storage_factory
 from functionfuse.storage.filestorage import FileStorage

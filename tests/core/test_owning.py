@@ -14,7 +14,7 @@ import pytest
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.backends.builtin.owning import Master, is_shared
+from functionfuse.run.owning import Master, is_shared
 from functionfuse.storage.filestorage import FileStorage
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from memory_kind import SOURCE as PLUGIN
 
-from functionfuse import __version__, entrypoints, plugins, registry
+from functionfuse import __version__, plugins
 from functionfuse.errors import PluginError, UnknownKindError
+from functionfuse.plugins import entrypoints, registry
 from functionfuse.storage import storage_factory
 
 Install = Callable[..., None]

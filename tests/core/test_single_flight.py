@@ -16,8 +16,8 @@ import pytest
 from result_bytes import MemoryStore
 
 from functionfuse import workflow
-from functionfuse.backends.builtin import job
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.run import job
 from functionfuse.storage import Storage, lease
 from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.filestorage import FileStorage

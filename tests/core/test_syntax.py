@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functionfuse.syntax import Parsed, SyntaxProblem, parse_json, parse_toml, parse_yaml
+from functionfuse.config.syntax import Parsed, SyntaxProblem, parse_json, parse_toml, parse_yaml
 
 YAML = """\
 # a comment

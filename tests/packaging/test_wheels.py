@@ -87,8 +87,8 @@ def test_entry_points(name: str, folder: str, package: str, wheels: Mapping[str,
     assert files <= set(archive.namelist())
     if name == "functionfuse-core":
         assert {
-            ("functionfuse.storages", "file", "functionfuse.storage.filestorage"),
-            ("functionfuse.backends", "local", "functionfuse.backends.builtin.localplugin"),
+            ("functionfuse.storages", "file", "functionfuse.kinds"),
+            ("functionfuse.backends", "local", "functionfuse.kinds"),
         } == found
 
 

@@ -1,7 +1,14 @@
-"""`BaseWorkflow`, by the path that scripts for earlier releases use."""
+"""`BaseWorkflow`, by the path that scripts for the original use."""
 
 from __future__ import annotations
 
-from .graph.workflow import BaseWorkflow
+from typing import TYPE_CHECKING
+
+from .facade import resolver
+
+if TYPE_CHECKING:
+    from .graph.workflow import BaseWorkflow
 
 __all__ = ["BaseWorkflow"]
+
+__getattr__ = resolver(__name__)

@@ -1,31 +1,85 @@
-"""Documented import paths of what plugins bring: the plugin is imported when it is asked for."""
+"""Documented import paths whose code lives elsewhere: it is imported when it is asked for.
+
+A facade is a module with `__getattr__ = resolver(__name__)`; all that they lead to is in `PATHS`.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 from .errors import PluginError
 
-__all__ = ["handed_on"]
+__all__ = ["PATHS", "resolver"]
+
+# Module to names, and each name to "module:name" where its code is.
+PATHS: dict[str, dict[str, str]] = {
+    "functionfuse.backends": {
+        "workflow_factory": "functionfuse.config.factories:workflow_factory",
+    },
+    "functionfuse.backends.builtin.rayback": {"RayWorkflow": "functionfuse_ray:RayWorkflow"},
+    "functionfuse.baseworkflow": {"BaseWorkflow": "functionfuse.graph.workflow:BaseWorkflow"},
+    "functionfuse.config": {
+        "Config": "functionfuse.config.form:Config",
+        "check_options": "functionfuse.config.options:check_options",
+        "read": "functionfuse.config.form:read",
+        "schema": "functionfuse.config.jsonschema:schema",
+    },
+    "functionfuse.plugins": {
+        "Plugin": "functionfuse.plugins.entrypoints:Plugin",
+        "list": "functionfuse.plugins.entrypoints:installed",
+    },
+    "functionfuse.report": {
+        "NodeRecord": "functionfuse.run.report:NodeRecord",
+        "Report": "functionfuse.run.report:Report",
+    },
+    "functionfuse.serializers.daskarray": {
+        "DaskArraySerializer": "functionfuse_dask:DaskArraySerializer",
+    },
+    "functionfuse.storage": {
+        "BlobInfo": "functionfuse.storage.blobstore:BlobInfo",
+        "BlobStore": "functionfuse.storage.blobstore:BlobStore",
+        "Storage": "functionfuse.storage.storage:Storage",
+        "storage_factory": "functionfuse.config.factories:storage_factory",
+    },
+    "functionfuse.storage.base": {"InvalidPickle": "functionfuse.errors:DamagedResultError"},
+    "functionfuse.storage.filestorage": {
+        "FileOptions": "functionfuse.kinds:FileOptions",
+        "FileStorage": "functionfuse.kinds:FileStorage",
+    },
+    "functionfuse.storage.options": {
+        "Allow": "functionfuse.config.options:Allow",
+        "StorageOptions": "functionfuse.config.options:StorageOptions",
+        "check_options": "functionfuse.config.options:check_options",
+    },
+    "functionfuse.storage.rayfilestorage": {"FileStorage": "functionfuse_ray:FileStorage"},
+    "functionfuse.storage.s3storage": {"S3FileStorage": "functionfuse_s3:S3FileStorage"},
+}
 
 
-def handed_on(name: str, *, module: str, known: str, package: str) -> Any:
-    """Return what a plugin's package has under a name; for the `__getattr__` of a module.
+def resolver(facade: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a facade: it imports what a name leads to.
 
-    Args:
-        name: what is asked for.
-        module: the module that is asked.
-        known: the one name that it hands on.
-        package: the plugin's import package; its distribution is named alike, with hyphens.
-
-    Raises:
-        AttributeError: it hands on no such name.
-        PluginError: the plugin is not installed, too old, or can't be imported.
+    It raises AttributeError for a name that `PATHS` lacks, and PluginError where a plugin's code
+    is meant that is not installed, too old, or can't be imported.
     """
-    if name != known:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    paths = PATHS[facade]
+
+    def resolve(name: str) -> Any:
+        if name not in paths:
+            raise AttributeError(f"module {facade!r} has no attribute {name!r}")
+        module, _, attribute = paths[name].partition(":")
+        if not module.startswith("functionfuse."):
+            return _of_plugin(module, attribute)
+        return getattr(importlib.import_module(module), attribute)
+
+    return resolve
+
+
+def _of_plugin(package: str, name: str) -> Any:
+    """Return a name of a plugin's package; its distribution is named alike, with hyphens."""
     distribution = package.replace("_", "-")
     try:
         version = metadata.version(distribution)

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from .serializers import Serializer
-    from .storage import Storage
-    from .storage.header import TaskInfo
-
 __all__ = [
     "API_VERSION",
     "BackendKind",
@@ -68,12 +64,12 @@ class SerializerKind:
     Attributes:
         kind: module and qualified name of the type, such as "dask.array.core.Array"; the name of
             the entry point, to the letter.
-        build: makes the serializer. What it needs is imported here.
+        build: makes the `Serializer`. What it needs is imported here.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
     kind: str
-    build: Callable[[], Serializer]
+    build: Callable[[], Any]
     _: KW_ONLY
     api_version: int
 
@@ -294,8 +290,8 @@ def functionfuse_node_failed(workflow: str, node: str, error: BaseException) -> 
 
 
 @hookspec
-def functionfuse_result_saved(storage: Storage, workflow: str, task: str, info: TaskInfo) -> None:
-    """Be told that a result is stored; `info` is its header, as from `Storage.task_info`.
+def functionfuse_result_saved(storage: object, workflow: str, task: str, info: object) -> None:
+    """Be told that a result is stored, by a `Storage`; `info` is its header, a `TaskInfo`.
 
     Called where the result was computed, which may be a worker::
 
@@ -313,8 +309,8 @@ def functionfuse_result_saved(storage: Storage, workflow: str, task: str, info: 
 
 
 @hookspec
-def functionfuse_result_read(storage: Storage, workflow: str, task: str) -> None:
-    """Be told that a stored result was read, by a run or by `Storage.read_task`.
+def functionfuse_result_read(storage: object, workflow: str, task: str) -> None:
+    """Be told that a stored result was read from a `Storage`, by a run or by `read_task`.
 
     Called in the process that read it::
 
@@ -334,8 +330,8 @@ def functionfuse_result_read(storage: Storage, workflow: str, task: str) -> None
 
 
 @hookspec
-def functionfuse_result_removed(storage: Storage, workflow: str, task: str) -> None:
-    """Be told that a stored result was removed, by name, by pattern or with its workflow.
+def functionfuse_result_removed(storage: object, workflow: str, task: str) -> None:
+    """Be told that a result was removed from a `Storage`: by name, pattern or with its workflow.
 
     A result that another one replaces is not removed, but saved. Called in the process that removed
     it::

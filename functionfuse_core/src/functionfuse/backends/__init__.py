@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..facade import resolver
 
 if TYPE_CHECKING:
-    from .factory import workflow_factory
+    from ..config.factories import workflow_factory as workflow_factory
 
 __all__ = ["workflow_factory"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "workflow_factory":  # importing a backend alone needs no config
-        from .factory import workflow_factory
-
-        return workflow_factory
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = resolver(__name__)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import resolve_name
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import FingerprintError
 from ..serializers.script import module_name
@@ -21,15 +21,30 @@ from .bytecode import IMPORTED, Path, shape_of
 from .project import is_importable, is_own
 from .values import digest_of
 
-if TYPE_CHECKING:
-    from ..storage.pickling import Pickled
-
 __all__ = ["described", "describing"]
 
 _DIFFERENT_BYTES = "torch"  # the package whose equal values have other bytes in each process
 
 # Texts that may be part of a global's name, each behind its length; one may begin inside another.
 _texts = re.compile(rb"\x8c(?=.([\w.]+)\x94)", re.DOTALL).findall
+
+
+class _Names(Protocol):
+    @property
+    def names(self) -> Sequence[tuple[str | None, str | None]]: ...
+    @property
+    def unordered(self) -> bool: ...
+
+
+class Pickled(Protocol):
+    """What this module needs of `functionfuse.storage.pickling.Pickled`."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def named(self) -> _Names: ...
+    @property
+    def code(self) -> tuple[Any, ...]: ...
 
 
 def describing(

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ..facade import resolver
 
-from ..facade import handed_on
-
-
-def __getattr__(name: str) -> Any:
-    return handed_on(
-        name, module=__name__, known="DaskArraySerializer", package="functionfuse_dask"
-    )
+__getattr__ = resolver(__name__)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .. import entrypoints
-from ..entrypoints import SERIALIZERS, Entry, blocked_by, entries
 from ..errors import OptionsError, PluginError
-from ..registry import find_entry, record_of
+from ..plugins import entrypoints
+from ..plugins.entrypoints import SERIALIZERS, Entry, blocked_by, entries
+from ..plugins.registry import find_entry, record_of
 from .base import Serializer, checked
 
 __all__ = ["awake", "build", "serializer_for", "serializer_of", "type_name"]

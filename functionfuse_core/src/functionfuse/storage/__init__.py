@@ -1,9 +1,17 @@
-"""Storages: where results are kept. `storage_factory` makes one from a config."""
+"""Storages: results of workflows. `storage_factory` makes one from a config."""
 
 from __future__ import annotations
 
-from .blobstore import BlobInfo, BlobStore
-from .factory import storage_factory
-from .storage import Storage
+from typing import TYPE_CHECKING
+
+from ..facade import resolver
+
+if TYPE_CHECKING:
+    from ..config.factories import storage_factory as storage_factory
+    from .blobstore import BlobInfo as BlobInfo
+    from .blobstore import BlobStore as BlobStore
+    from .storage import Storage as Storage
 
 __all__ = ["BlobInfo", "BlobStore", "Storage", "storage_factory"]
+
+__getattr__ = resolver(__name__)

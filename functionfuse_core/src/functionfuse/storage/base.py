@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from ..errors import DamagedResultError as InvalidPickle
+from typing import TYPE_CHECKING
+
+from ..facade import resolver
+
+if TYPE_CHECKING:
+    from ..errors import DamagedResultError as InvalidPickle
 
 __all__ = ["InvalidPickle"]
+
+__getattr__ = resolver(__name__)

@@ -1,11 +1,7 @@
-"""The documented import path of `FileStorage`, which functionfuse-ray brings."""
+"""The documented import path of the kind "ray", which functionfuse-ray brings."""
 
 from __future__ import annotations
 
-from typing import Any
+from ..facade import resolver
 
-from ..facade import handed_on
-
-
-def __getattr__(name: str) -> Any:
-    return handed_on(name, module=__name__, known="FileStorage", package="functionfuse_ray")
+__getattr__ = resolver(__name__)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ..facade import resolver
 
-from ..facade import handed_on
-
-
-def __getattr__(name: str) -> Any:
-    return handed_on(name, module=__name__, known="S3FileStorage", package="functionfuse_s3")
+__getattr__ = resolver(__name__)

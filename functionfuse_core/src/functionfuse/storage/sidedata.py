@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
-from ..entrypoints import SERIALIZERS, entries
 from ..errors import (
     DamagedResultError,
     SerializerMissingError,
     UnknownKindError,
     UntrustedResultError,
 )
+from ..plugins.entrypoints import SERIALIZERS, entries
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.installed import serializer_for, serializer_of, type_name
 from .blobstore import BlobStore

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from xxhash import xxh3_128_hexdigest
 
@@ -20,7 +20,7 @@ from ..errors import (
     StorageError,
     UnknownKindError,
 )
-from ..hooks import event_hooks
+from ..plugins.hooks import event_hooks
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import serializer_for
@@ -30,7 +30,6 @@ from .header import SideData, Stored, TaskInfo
 from .infos import infos_of_tasks, own_info
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
-from .options import StorageOptions
 from .reading import Reader
 from .resultfile import check
 from .saving import Describe, Saver
@@ -38,6 +37,17 @@ from .sidefiles import SafeFiles
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Storage"]
+
+
+class Options(Protocol):
+    """What a storage takes of its options: see `functionfuse.config.options.StorageOptions`."""
+
+    @property
+    def durability(self) -> str: ...
+    @property
+    def trust(self) -> Any: ...
+    @property
+    def key(self) -> Any: ...
 
 
 class Storage:
@@ -48,7 +58,7 @@ class Storage:
 
     Args:
         store: the blob store that keeps the bytes.
-        options: durability, trust and key; see `StorageOptions`.
+        options: durability, trust and key; by default "auto", "pickle" and none.
 
     Attributes:
         always_read: whether what follows a saved node in a run is given the stored result, read
@@ -56,14 +66,16 @@ class Storage:
             serializer has `always_read` is read back in any case.
     """
 
-    def __init__(self, store: BlobStore, options: StorageOptions | None = None) -> None:
-        options = options or StorageOptions()
+    def __init__(self, store: BlobStore, options: Options | None = None) -> None:
         self.store = store
         self.always_read = False
-        allow = None if options.trust == "pickle" else tuple(options.trust.allow)
-        self._key = options.key.get_secret_value().encode() if options.key else None
+        durability, allow, self._key = "auto", None, None
+        if options is not None:
+            durability = options.durability
+            allow = None if options.trust == "pickle" else tuple(options.trust.allow)
+            self._key = options.key.get_secret_value().encode() if options.key else None
         self._serializers: dict[str, Serializer] = {}
-        self._saver = Saver(store, self._serializers, options.durability, self._key)
+        self._saver = Saver(store, self._serializers, durability, self._key)
         self._reader = Reader(store, self._serializers, allow, self._key)
 
     def __repr__(self) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from ..config.options import StorageOptions
 from ..serializers import FILE_PROTOCOL, generate_name
 from ..storage import Storage
 from ..storage.keys import folder_of, key_of
-from ..storage.options import StorageOptions
 from .suite import Suite
 
 __all__ = ["Grid", "Grids", "Results", "Trap", "Unpicklable", "grids_and_bytes", "sprung"]

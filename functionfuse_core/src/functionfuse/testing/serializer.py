@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from ..config.options import StorageOptions
 from ..errors import DamagedResultError, SerializerMissingError, UnpicklableResultError
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.installed import serializer_of
 from ..storage import Storage
 from ..storage.blobstore import BlobStore
 from ..storage.filestore import FileStore
-from ..storage.options import StorageOptions
 from .suite import Suite
 from .workers import Workers, together
 

@@ -13,9 +13,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from functionfuse.backends.builtin.job import Outcome
 from functionfuse.errors import WorkerDiedError
 from functionfuse.graph.workflow import Graph
+from functionfuse.run.job import Outcome
 
 from .tasks import FailedNodeError
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayTaskError
 
-from functionfuse.backends.builtin.job import Outcome, Portable
-from functionfuse.backends.builtin.run import RUNNING, SETTLED, WAITING, Run
 from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
+from functionfuse.run.job import Outcome, Portable
+from functionfuse.run.scheduler import RUNNING, SETTLED, WAITING, Run
 from functionfuse.serializers.portable import dumps
 from functionfuse.serializers.script import borrowed
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import ray
 
-from functionfuse.backends.builtin.job import Job, Outcome, Portable
-from functionfuse.backends.builtin.kept import OF_NO_USE, Kept
 from functionfuse.errors import FingerprintError
 from functionfuse.reuse.values import digest_of
+from functionfuse.run.job import Job, Outcome, Portable
+from functionfuse.run.stored import OF_NO_USE, Kept
 from functionfuse.serializers.script import lend
 
 from .parcel import Packed, Parcel, Task, pack, unpack, unpack_task

@@ -7,11 +7,11 @@ from typing import Any
 
 import ray
 
-from functionfuse.backends.builtin.keeping import KeepingWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
 from functionfuse.graph.workflow import Query
-from functionfuse.report import Report
+from functionfuse.run.report import Report
+from functionfuse.run.workflow import KeepingWorkflow
 
 from .rayrun import RayRun
 from .tasks import Object, RetriedNodeError, compute, finish

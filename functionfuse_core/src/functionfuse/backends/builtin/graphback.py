@@ -16,9 +16,8 @@ from ...errors import GraphError, StoragePathError
 from ...graph.arguments import Nested
 from ...graph.nodes import ConstructorCall, MethodCall, Node, Pick
 from ...graph.workflow import BaseWorkflow
-from ._picture import Box, Edge, Kind, Picture
-from ._svg import to_svg
-from ._text import to_dot, to_mermaid
+from ...show.picture import Box, Edge, Kind, Picture, to_dot, to_mermaid
+from ...show.svg import to_svg
 
 __all__ = ["GraphWorkflow"]
 

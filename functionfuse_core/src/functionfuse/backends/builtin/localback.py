@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 from typing import Any
 
 from ...errors import GraphError
-from ...report import Report
-from .keeping import KeepingWorkflow
+from ...run.report import Report
+from ...run.workflow import KeepingWorkflow
 from .localrun import LocalRun
 
 __all__ = ["LocalWorkflow"]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 from ...errors import WorkerDiedError
 from ...graph.arguments import resolve
 from ...graph.nodes import Call, ConstructorCall, MethodCall, Node, Pick
-from .job import Job, Outcome, Portable
-from .owning import IMMUTABLE, own_literal
-from .run import RUNNING, WAITING, Run
+from ...run.job import Job, Outcome, Portable
+from ...run.owning import IMMUTABLE, own_literal
+from ...run.scheduler import RUNNING, WAITING, Run
 
 if TYPE_CHECKING:
-    from .keeping import KeepingWorkflow
+    from ...run.workflow import KeepingWorkflow
 
 __all__ = ["LocalRun"]
 

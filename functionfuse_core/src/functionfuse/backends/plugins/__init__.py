@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .nodeplugins import (
+from ...run.nodeplugins import (
     InitializerPlugin,
     Plugin,
     PluginCollection,

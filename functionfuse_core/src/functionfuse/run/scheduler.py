@@ -10,23 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FingerprintError, FunctionFuseError
-from ...graph.nodes import ConstructorCall, MethodCall, Node
-from ...graph.workflow import NEVER
-from ...report import Report
-from ...reuse.described import describing
-from ...reuse.identity import Identities
-from ...reuse.plan import MAYBE, REUSE, Decisions
-from ...reuse.values import digest_of
-from ...reuse.workers import Expected
-from ..plugins.nodeplugins import counting, made_for
+from ..errors import FingerprintError, FunctionFuseError
+from ..graph.nodes import ConstructorCall, MethodCall, Node
+from ..graph.workflow import NEVER
+from ..reuse.described import describing
+from ..reuse.identity import Identities
+from ..reuse.plan import MAYBE, REUSE, Decisions
+from ..reuse.values import digest_of
+from ..reuse.workers import Expected
+from .events import Progress
 from .job import Outcome
-from .kept import OF_NO_USE, Kept
+from .nodeplugins import counting, made_for
 from .owning import Master, is_shared
-from .progress import Progress
+from .report import Report
+from .stored import OF_NO_USE, Kept
 
 if TYPE_CHECKING:
-    from .keeping import KeepingWorkflow
+    from .workflow import KeepingWorkflow
 
 __all__ = ["RUNNING", "SETTLED", "WAITING", "Run"]
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from html import escape
 
-from ._layout import place
-from ._picture import COLORS, GREY, INK, LINE, STATE, Box, Picture, printable, shown
+from .layout import place
+from .picture import COLORS, GREY, INK, LINE, STATE, Box, Picture, printable, shown
 
 __all__ = ["to_svg"]
 

@@ -1,4 +1,4 @@
-"""The node plugins. What `remote_initialize` returns pickles when the functions in it do.
+"""Node plugins. What `remote_initialize` returns pickles when the functions in it do.
 
 Stored results and pickles name what is in here by its documented path, whatever file it is in.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from ...errors import GraphError, OptionsError
-from ...graph.arguments import Reference
-from ...graph.decorator import WorkflowClass, WorkflowFunction
-from ...graph.workflow import NodePlugin
+from ..errors import GraphError, OptionsError
+from ..graph.arguments import Reference
+from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..graph.workflow import NodePlugin
 
 __all__ = [
     "InitializerPlugin",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .entrypoints import BACKENDS, NOUNS, STORAGES, entries
-from .errors import PluginError, UnknownKindError
-from .registry import find
+from ..errors import PluginError, UnknownKindError
+from ..plugins.entrypoints import BACKENDS, NOUNS, STORAGES, entries
+from ..plugins.registry import find
+from .form import POLICIES
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["schema_of_configs"]
+__all__ = ["schema"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +25,12 @@ _ABOUT = ("title", "description", "default")
 _LIMITS = ("enum", "const", "pattern", "maxLength")
 
 
-def schema_of_configs(policies: Sequence[str]) -> Schema:
-    """Return the schema, given the policies of reuse; imports all storages and backends."""
+def schema() -> Schema:
+    """Return the JSON Schema (draft-07) of configs, over the installed plugins.
+
+    This imports every plugin that brings a storage or a backend; one that can't be used is left
+    out, with a warning in the log.
+    """
     definitions: dict[str, Any] = {
         "variable": {
             "description": "The value of an environment variable.",
@@ -57,7 +62,7 @@ def schema_of_configs(policies: Sequence[str]) -> Schema:
                 "When a stored result is taken: 'unchanged': if code and inputs are the same;"
                 " 'always': if there is one; 'never'."
             ),
-            **_or_variable({"enum": list(policies)}),
+            **_or_variable({"enum": list(POLICIES)}),
         },
     }
     return {

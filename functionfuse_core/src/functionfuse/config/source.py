@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import OptionsError
+from ..errors import OptionsError
 from .syntax import Marks, SyntaxProblem, parse_json, parse_toml, parse_yaml
 
 __all__ = ["Source"]

@@ -10,15 +10,14 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PluginError
 from . import entrypoints
 from .entrypoints import HOOKS, Entry, blocked_by, entries, visible
-from .errors import PluginError
 
 if TYPE_CHECKING:
-    from .events import Event, Listener
-    from .hookspecs import CliCommand
+    from ..hookspecs import CliCommand
 
-__all__ = ["EventHooks", "commands", "event_hooks", "node_listener"]
+__all__ = ["EventHooks", "commands", "event_hooks"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class EventHooks:
 
     def commands(self) -> Sequence[CliCommand]:
         """Return the commands of the plugins; what can't be used is named in the log."""
-        from .hookspecs import CliCommand
+        from ..hookspecs import CliCommand
         from .registry import check_version
 
         found: dict[str, tuple[Entry, CliCommand]] = {}
@@ -110,27 +109,6 @@ def event_hooks() -> EventHooks | None:
     if _generation != entrypoints.generation:
         _look()
     return _hooks
-
-
-def node_listener() -> Listener | None:
-    """Return what tells the plugins of the events of a run; None if there are none."""
-    hooks = event_hooks()
-    if hooks is None:
-        return None
-
-    def listen(event: Event) -> None:
-        arguments: dict[str, Any] = {"workflow": event.workflow, "node": event.node}
-        if event.kind == "started":
-            arguments["reason"] = event.reason
-        elif event.kind == "finished":
-            arguments["seconds"] = event.seconds
-        elif event.kind == "failed":
-            arguments["error"] = event.error
-        elif event.kind != "reused":
-            return
-        hooks.call(f"functionfuse_node_{event.kind}", **arguments)
-
-    return listen
 
 
 def commands() -> Sequence[CliCommand]:

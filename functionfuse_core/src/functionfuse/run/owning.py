@@ -17,7 +17,7 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from ...serializers.portable import dumps
+from ..serializers.portable import dumps
 
 __all__ = ["IMMUTABLE", "Master", "is_shared", "own_literal"]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ...errors import (
+from ..errors import (
     DamagedResultError,
     NewerFormatError,
     UnreadableResultError,
     UntrustedResultError,
 )
-from ...reuse.plan import changed_during_run
+from ..reuse.plan import changed_during_run
 from .job import Flight, refuse_nodes
 
 __all__ = ["OF_NO_USE", "Kept"]

@@ -10,11 +10,11 @@ from typing import Any
 
 import cloudpickle
 
-from ...errors import GraphError
-from ...graph.arguments import PLAIN, reference_in
-from ...graph.decorator import WorkflowClass, WorkflowFunction
-from ...reuse.workers import Expected, look_around
-from ...serializers.portable import dumps
+from ..errors import GraphError
+from ..graph.arguments import PLAIN, reference_in
+from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..reuse.workers import Expected, look_around
+from ..serializers.portable import dumps
 
 __all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 

@@ -1,15 +1,44 @@
-"""The events of one run, and the plan and the report that a person sees of it."""
+"""The events of one run, which listeners and plugins are called with; its plan and its report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
 
-from ...events import Event, Listener
-from ...graph.workflow import Graph
-from ...report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
-from ...reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
+from ..graph.workflow import Graph
+from ..plugins.hooks import event_hooks
+from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
+from .report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 
-__all__ = ["Progress"]
+__all__ = ["Event", "Listener", "Progress"]
+
+
+class Event(NamedTuple):
+    """Something that happened to a node; listeners are called in the process of the workflow.
+
+    Attributes:
+        kind: "planned" (once for each node that is to be computed or judged, before anything
+            runs), "started", "reused" (its stored result stands), "saved", "finished" or "failed".
+        workflow, node: their names.
+        place: the node's place in the graph.
+        reason: why it is computed, in words; "" if that isn't known.
+        seconds: how long the function ran, for "finished".
+        size: bytes of the stored result, for "saved".
+        error: what was raised, for "failed".
+    """
+
+    kind: str
+    workflow: str
+    node: str
+    place: int
+    reason: str = ""
+    seconds: float = 0.0
+    size: int = 0
+    error: BaseException | None = None
+
+
+Listener = Callable[[Event], None]
+
 
 _Record = Callable[[int, str], NodeRecord]
 
@@ -27,9 +56,7 @@ class Progress:
         self.workflow_name = workflow_name
         self.graph = graph
         self.names = graph.names
-        from ...hooks import node_listener  # looks for plugins, which importing a backend doesn't
-
-        self.listeners = [*listeners, *filter(None, [node_listener()])]
+        self.listeners = [*listeners, *filter(None, [_plugins_listener()])]
         self.decisions: Decisions | None = None
         self.wanted: Collection[int] = ()
         self.possible: dict[int, str] = {}
@@ -113,3 +140,24 @@ class Progress:
     def _stored_size(self, place: int) -> int:
         size: int = self.decisions.infos[place].info.size if self.decisions else 0
         return size
+
+
+def _plugins_listener() -> Listener | None:
+    """Return what tells the plugins of the events of a run; None if there are none."""
+    hooks = event_hooks()
+    if hooks is None:
+        return None
+
+    def listen(event: Event) -> None:
+        arguments: dict[str, Any] = {"workflow": event.workflow, "node": event.node}
+        if event.kind == "started":
+            arguments["reason"] = event.reason
+        elif event.kind == "finished":
+            arguments["seconds"] = event.seconds
+        elif event.kind == "failed":
+            arguments["error"] = event.error
+        elif event.kind != "reused":
+            return
+        hooks.call(f"functionfuse_node_{event.kind}", **arguments)
+
+    return listen

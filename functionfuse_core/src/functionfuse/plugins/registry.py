@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import pluggy
 
-from . import __version__, hookspecs
+from .. import hookspecs
+from ..errors import PluginError, UnknownKindError
+from ..names import close_to
 from .entrypoints import (
     BACKENDS,
     BLOCK,
@@ -24,8 +26,6 @@ from .entrypoints import (
     forget,
     visible,
 )
-from .errors import PluginError, UnknownKindError
-from .names import close_to
 
 __all__ = [
     "GROUPS",
@@ -188,7 +188,7 @@ def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> Non
         close = close_to(unknown[0], known)
         raise PluginError(
             f"the {entry} implements {unknown[0]!r}, which is no hook of functionfuse-core"
-            f" {__version__}{close}"
+            f" {_version()}{close}"
         )
 
 
@@ -200,7 +200,7 @@ def _record(entry: Entry) -> Any:
     except Exception as error:
         raise PluginError(
             f"the {entry} fails in its hook {group.hook!r}: {type(error).__name__}: {error}."
-            f" functionfuse-core {__version__} has version {hookspecs.API_VERSION} of the plugin"
+            f" functionfuse-core {_version()} has version {hookspecs.API_VERSION} of the plugin"
             " API"
         ) from error
     if not answers:
@@ -232,7 +232,7 @@ def check_version(entry: Entry, version: int) -> None:
         upgrade = (entry.name if older else "") or "functionfuse-core"
         raise PluginError(
             f"the {entry} was made for version {version} of the plugin API, and functionfuse-core"
-            f" {__version__} has version {ours}: pip install --upgrade {upgrade}"
+            f" {_version()} has version {ours}: pip install --upgrade {upgrade}"
         )
 
 
@@ -263,3 +263,7 @@ def _unknown(group: str, kind: str) -> str:
     else:
         message += close_to(kind, [*installed, *published])
     return f"{message}. Installed kinds: {', '.join(installed) or 'none'}"
+
+
+def _version() -> str:
+    return metadata.version("functionfuse-core")

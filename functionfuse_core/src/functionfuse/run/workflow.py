@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
-from ...errors import GraphError
-from ...events import Listener
-from ...graph.nodes import Node
-from ...graph.workflow import BaseWorkflow
-from ...report import Report
+from ..errors import GraphError
+from ..graph.nodes import Node
+from ..graph.workflow import BaseWorkflow
+from .events import Listener
+from .report import Report
 
 __all__ = ["KeepingWorkflow"]
 

@@ -1,0 +1,17 @@
+"""Configs: reading one, checking options, and their JSON Schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..facade import resolver
+
+if TYPE_CHECKING:
+    from .form import Config as Config
+    from .form import read as read
+    from .jsonschema import schema as schema
+    from .options import check_options as check_options
+
+__all__ = ["Config", "check_options", "read", "schema"]
+
+__getattr__ = resolver(__name__)

@@ -1,0 +1,125 @@
+"""The factories: from a config to a storage, or to a workflow with its backend and storage."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
+from ..plugins.entrypoints import BACKENDS, NOUNS, STORAGES
+from ..plugins.registry import find_entry, record_of
+from .form import Config, Section, read
+from .options import check_options
+from .source import Source
+
+__all__ = ["storage_factory", "workflow_factory"]
+
+
+def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
+    """Return the storage that a config describes: `{"kind": "file", "options": {"path": "…"}}`.
+
+    A config is a dictionary, or the path of a YAML, TOML or JSON file: see
+    `functionfuse.config.read`.
+    Nothing but the kind's own plugin is imported, and nothing is read or written yet.
+
+    Raises:
+        OptionsError: the config is not of this form, or an option is unknown, missing or wrong.
+        UnknownKindError: no installed distribution brings the kind; tells which do and what to
+            install.
+        PluginError: the kind's plugin can't be used.
+    """
+    return _storage(read(opt))
+
+
+def workflow_factory(
+    config: Mapping[str, Any] | str | os.PathLike[str], *nodes: object, workflow_name: str
+) -> Any:
+    """Return a workflow of the backend that a config names, with its storage and policy of reuse.
+
+    Without a `backend`, it is a `LocalWorkflow`; without a `storage`, nothing is kept. See
+    `functionfuse.config.read` for what a config may be.
+
+    Args:
+        nodes, workflow_name: see `BaseWorkflow`.
+
+    Raises:
+        OptionsError: the config is not of its form, or an option is unknown, missing or wrong.
+        UnknownKindError: no installed distribution brings a kind.
+        PluginError: a kind's plugin can't be used.
+        GraphError, InvalidNameError: as the backend's own class.
+    """
+    found = read(config)
+    section = found.backend or Section("local", {}, ())
+    workflow = _made(found.source, BACKENDS, section, nodes, workflow_name)
+    if found.storage is not None:
+        workflow.set_storage(_storage(found))
+    if found.reuse is not None:
+        workflow.set_reuse(found.reuse)
+    return workflow
+
+
+def _storage(config: Config) -> Any:
+    """Return the storage of a config that was read."""
+    if config.storage is None:
+        source = config.source
+        raise OptionsError(f"{source.where(())}the config has no storage")
+    storage = _made(config.source, STORAGES, config.storage)
+    for place, name in enumerate(config.serializers):
+        serializer = _serializer(config.source, name, ("serializers", place))
+        storage.register_persistent_serializers(serializer)
+    return storage
+
+
+def _made(source: Source, group: str, section: Section, *arguments: Any) -> Any:
+    """Return what a kind's `build` makes of its checked options and the arguments."""
+    noun, path = NOUNS[group], section.path
+    try:
+        entry = find_entry(group, section.kind)
+        record = record_of(entry)
+    except (PluginError, UnknownKindError) as error:
+        raise _located(error, source, (*path, "kind")) from error.__cause__
+    options = check_options(
+        record.options,
+        kind=record.kind,
+        options=section.options,
+        noun=noun,
+        source=source,
+        path=(*path, "options"),
+    )
+    try:
+        return record.build(options, *arguments)
+    except FunctionFuseError:
+        raise
+    except ImportError as error:
+        what = f"the {entry} can't be made: {type(error).__name__}: {error}"
+        raise _located(PluginError(what), source, (*path, "kind")) from error
+
+
+def _serializer(source: Source, name: str, path: tuple[str | int, ...]) -> Any:
+    from ..serializers.base import checked
+    from ..serializers.installed import serializer_for
+
+    where = source.where(path)
+    module, colon, attribute = name.partition(":")
+    try:
+        if not colon:
+            return serializer_for(name)
+        found = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        return checked([found])[0]
+    except (PluginError, UnknownKindError) as error:
+        raise _located(error, source, path) from error.__cause__
+    except OptionsError as error:
+        raise OptionsError(f"{where}{error}") from None
+    except (AttributeError, ImportError, ValueError) as error:
+        problem = f"{type(error).__name__}: {source.hidden(str(error))}"
+    raise OptionsError(f"{where}serializer {name!r} can't be imported: {problem}")
+
+
+def _located(
+    error: FunctionFuseError, source: Source, path: tuple[str | int, ...]
+) -> FunctionFuseError:
+    return type(error)(f"{source.where(path)}{error}")

@@ -1,0 +1,135 @@
+"""Options: those that every kind of storage has, and the check of the options of a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ..errors import OptionsError
+from ..names import close_to
+from .source import Source
+
+__all__ = ["Allow", "StorageOptions", "check_options"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Allow(BaseModel):
+    """What a result may name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow: Sequence[str] = Field(
+        description="Modules, such as 'numpy', or single names, such as 'collections.OrderedDict'."
+    )
+
+
+class StorageOptions(BaseModel):
+    """Options of every kind of storage; a plugin's options inherit them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    durability: Literal["auto", "fsync", "rename"] = Field(
+        default="auto",
+        description=(
+            "When a saved result survives a loss of power: 'fsync': always, when the save returns;"
+            " 'auto': if it took 50 ms or more to compute, or was saved with durable=True;"
+            " 'rename': when the system gets to it. At every level damage is detected; side data"
+            " is always flushed before its result."
+        ),
+    )
+    trust: Literal["pickle"] | Allow = Field(
+        default="pickle",
+        description=(
+            "What reading may import and call: 'pickle': whatever the result names, so whoever can"
+            " write there can run code here; {'allow': [modules]}: nothing else. An allow-list"
+            " is no sandbox."
+        ),
+    )
+    key: SecretStr | None = Field(
+        default=None,
+        min_length=1,  # a variable that is set to nothing must not mean that nothing is checked
+        description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
+    )
+
+
+def check_options(
+    model: type[Model],
+    *,
+    kind: str,
+    options: Mapping[str, Any],
+    noun: str = "storage",
+    source: Source | None = None,
+    path: Sequence[str | int] = (),
+) -> Model:
+    """Return the checked model of the options of a kind.
+
+    In a config file, a relative path (an option whose type is `pathlib.Path`) starts at the folder
+    of the file.
+
+    Args:
+        source, path: where the options stand, for errors.
+
+    Raises:
+        OptionsError: an option is unknown, missing or wrong; secrets are not in the message.
+    """
+    source = source or Source({})
+    try:
+        return model.model_validate(_from_file(model, options, source.folder))
+    except ValidationError as error:
+        # pydantic's own message shows the input, secrets included.
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+    known = [
+        name for field, info in model.model_fields.items() for name in (field, info.alias) if name
+    ]
+    lines = []
+    for problem in problems:
+        steps = problem["loc"]
+        unknown, missing = (problem["type"] == name for name in ("extra_forbidden", "missing"))
+        option = _option(steps, options, missing=missing)
+        if unknown and len(steps) > 1:
+            message = f"unknown option {option!r}"
+        elif unknown:
+            close = close_to(option, known)
+            message = f"unknown option {option!r}{close}; known: {', '.join(known) or 'none'}"
+        elif missing:
+            message = f"option {option!r} is missing"
+        else:
+            message = f"option {option!r}: {source.hidden(problem['msg'])}"
+        where = source.where((*path, *steps), key=unknown)
+        lines.append(f"{where}{noun} {kind!r}: {message}" if where else message)
+    if source.name:
+        raise OptionsError("\n".join(lines))
+    raise OptionsError(f"{noun} {kind!r}: " + "; ".join(lines))
+
+
+def _option(steps: Sequence[str | int], options: Any, *, missing: bool) -> str:
+    """Return the name of an option, without the names of types that pydantic puts between."""
+    names, value = [], options
+    for number, step in enumerate(steps):
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            if not missing or number < len(steps) - 1:
+                continue
+        names.append(str(step))
+    return ".".join(names)
+
+
+def _from_file(
+    model: type[BaseModel], options: Mapping[str, Any], folder: Path | None
+) -> dict[str, Any]:
+    """Return options with the relative paths of a file made absolute."""
+    found = dict(options)
+    if folder is None:
+        return found
+    for field, info in model.model_fields.items():
+        if info.annotation not in (Path, Path | None):
+            continue
+        for name in {field, info.alias or field} & found.keys():
+            if isinstance(found[name], str) and found[name] and not found[name].startswith("~"):
+                found[name] = str(folder / found[name])
+    return found

@@ -1,0 +1,91 @@
+"""The kinds of core: the storage "file" and the backend "local", as a config names them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .config.options import StorageOptions, check_options
+from .hookspecs import BackendKind, StorageKind, hookimpl
+from .storage.filestore import FileStore
+from .storage.storage import Storage
+
+__all__ = ["FileOptions", "FileStorage", "LocalOptions"]
+
+
+class FileOptions(StorageOptions):
+    """Options of the kind "file"."""
+
+    path: Path = Field(description="The folder that holds the results; made when it is not there.")
+    private: bool = Field(
+        default=False,
+        description="Only the user may read: files 0600, folders 0700. Else the umask decides.",
+    )
+
+
+class FileStorage(Storage):
+    """Results in files below `path`. `storage_factory` makes one from a config.
+
+    Args:
+        path: the folder; it is made when the first workflow or result is.
+        options: the other options of the kind, see `FileOptions`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
+        checked = check_options(FileOptions, kind="file", options={"path": path, **options})
+        self.path = os.path.abspath(os.path.expanduser(checked.path))
+        super().__init__(FileStore(self.path, private=checked.private), checked)
+
+
+class LocalOptions(BaseModel):
+    """Options of the backend "local"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    executor: Literal["none", "threads", "processes"] = Field(
+        default="none",
+        description=(
+            "Where nodes are computed: 'none': one after the other, where run is called; 'threads'"
+            " or 'processes': independent ones at the same time."
+        ),
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many threads or processes; by default as many as Python chooses.",
+    )
+
+
+def _build_file(options: FileOptions) -> FileStorage:
+    return FileStorage(**dict(options))
+
+
+def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str) -> Any:
+    from .backends.builtin.localback import LocalWorkflow
+
+    workflow = LocalWorkflow(*nodes, workflow_name=workflow_name)
+    pools: dict[str, Callable[..., Executor]] = {
+        "threads": ThreadPoolExecutor,
+        "processes": ProcessPoolExecutor,
+    }
+    if options.executor in pools:
+        workflow.make_executor = partial(pools[options.executor], options.workers)
+    return workflow
+
+
+@hookimpl
+def functionfuse_storages() -> list[StorageKind]:
+    """Bring the kind "file"."""
+    return [StorageKind("file", FileOptions, _build_file, api_version=1)]
+
+
+@hookimpl
+def functionfuse_backends() -> list[BackendKind]:
+    """Bring the kind "local"."""
+    return [BackendKind("local", LocalOptions, _build_local, api_version=1)]

@@ -1,0 +1,15 @@
+"""Which plugins are installed, whose they are, and whether they can be used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..facade import resolver
+
+if TYPE_CHECKING:
+    from .entrypoints import Plugin as Plugin
+    from .entrypoints import installed as list  # noqa: A004  # it is `plugins.list()`
+
+__all__ = ["Plugin", "list"]
+
+__getattr__ = resolver(__name__)

@@ -1,0 +1,143 @@
+"""What a plan or a run looks like to a person: one record for each node, as a table."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import NoMatchError
+from ..names import close_to
+
+__all__ = ["COMPUTED", "FAILED", "NOT_NEEDED", "NOT_RUN", "REUSED", "NodeRecord", "Report"]
+
+COMPUTED = "computed"
+REUSED = "reused"
+NOT_NEEDED = "not needed"
+FAILED = "failed"
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What a plan says of a node, or what a run did with it.
+
+    Attributes:
+        name: the node's name.
+        action: in a plan "compute", "maybe" (the reason says if what changes), "reuse" or "not
+            needed"; in a
+            report "computed", "reused" (the stored result stands), "not needed", and in a run that
+            was ended by an error "failed" or "not run".
+        reason: why it is computed; "" if it isn't.
+        seconds: how long its function ran in this run.
+        bytes: size of the stored result; 0 where there is none.
+    """
+
+    name: str
+    action: str
+    reason: str = ""
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+class Report:
+    """A plan, or what a run did; prints as a table, and shows as one in a notebook.
+
+    Attributes:
+        workflow_name: the workflow's name.
+        nodes: one record for each node of the graph, parents first.
+        notes: hints about the whole, such as results that were made with another version of a
+            package.
+    """
+
+    def __init__(
+        self,
+        workflow_name: str,
+        records: Callable[[], list[NodeRecord]],
+        notes: Callable[[], list[str]] = list,
+    ) -> None:
+        self.workflow_name = workflow_name
+        self._records = records
+        self._notes = notes
+
+    @cached_property
+    def notes(self) -> list[str]:
+        return self._notes()
+
+    @cached_property
+    def nodes(self) -> list[NodeRecord]:
+        return self._records()
+
+    def __getitem__(self, name: str) -> NodeRecord:
+        """Return the record of a node. Raises NoMatchError if there is no node of that name."""
+        if name not in self._by_name:
+            raise NoMatchError(
+                f"workflow {self.workflow_name!r} has no node"
+                f" {name!r}{close_to(str(name), self._by_name)}"
+            )
+        return self._by_name[name]
+
+    def names(self, action: str) -> list[str]:
+        """Return the names of the nodes with this action."""
+        return [node.name for node in self.nodes if node.action == action]
+
+    @property
+    def seconds(self) -> float:
+        """How long all functions ran, together."""
+        return sum(node.seconds for node in self.nodes)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all stored results, together."""
+        return sum(node.bytes for node in self.nodes)
+
+    def summary(self) -> str:
+        """Return how many nodes there are of each action, and the totals."""
+        counts = Counter(node.action for node in self.nodes)
+        parts = [f"{count} {action}" for action, count in counts.items()]
+        if self.seconds:
+            parts.append(f"{self.seconds:.3f} s")
+        if self.bytes:
+            parts.append(f"{self.bytes:,} bytes")
+        return f"workflow {self.workflow_name!r}: {', '.join(parts)}"
+
+    def __str__(self) -> str:
+        width = max((len(row[0]) for row in self._rows), default=0)
+        action = max((len(row[1]) for row in self._rows), default=0)
+        lines = [
+            f"{name:<{width}}  {what:<{action}}  {seconds:>9}  {size:>14}  {reason}".rstrip()
+            for name, what, seconds, size, reason in self._rows
+        ]
+        return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return f"<{self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._rows
+        )
+        heading = "<tr><th>node</th><th>action</th><th>time</th><th>size</th><th>why</th></tr>"
+        texts = [self.summary(), *(f"note: {note}" for note in self.notes)]
+        caption = f"<caption>{'<br>'.join(map(html.escape, texts))}</caption>"
+        return f"<table>{caption}{heading}{rows}</table>"
+
+    @property
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        return [
+            (
+                node.name,
+                node.action,
+                f"{node.seconds:.3f} s" if node.seconds else "",
+                f"{node.bytes:,} bytes" if node.bytes else "",
+                node.reason,
+            )
+            for node in self.nodes
+        ]
+
+    @cached_property
+    def _by_name(self) -> dict[str, NodeRecord]:
+        return {node.name: node for node in self.nodes}

@@ -1,0 +1,1 @@
+"""Drawings of plain data; nothing of the project is imported here."""

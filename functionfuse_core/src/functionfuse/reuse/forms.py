@@ -11,16 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from enum import Flag
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError
 from .literals import tagged
 from .project import is_own
-
-if TYPE_CHECKING:
-    from .values import Writer
+from .stream import Stream
 
 __all__ = [
     "attributes_of",
@@ -216,7 +214,7 @@ def pickles_itself(kind: type, own: frozenset[str]) -> bool:
     return any(name in vars(base) for base in bases for name in names)
 
 
-def write_buffer(writer: Writer, name: str, view: memoryview) -> None:
+def write_buffer(writer: Stream, name: str, view: memoryview) -> None:
     """Write the bytes of a buffer."""
     writer.out.append(tagged(b"u", f"{name} {view.format} {view.shape}"))
     try:
@@ -226,7 +224,7 @@ def write_buffer(writer: Writer, name: str, view: memoryview) -> None:
     writer.out.append(xxh3_128_digest(flat))
 
 
-def write_array(writer: Writer, array: Any) -> None:
+def write_array(writer: Stream, array: Any) -> None:
     """Write an array: type, shape, order of its axes in memory, and bytes in that order."""
     writer.out.append(tagged(b"a", f"{type(array).__name__} {array.shape}"))
     _write_dtype(writer, array.dtype)
@@ -243,7 +241,7 @@ def write_array(writer: Writer, array: Any) -> None:
     writer.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
 
 
-def _write_dtype(writer: Writer, dtype: Any) -> None:
+def _write_dtype(writer: Stream, dtype: Any) -> None:
     try:
         described = dtype.descr
     except ValueError:  # of fields that overlap

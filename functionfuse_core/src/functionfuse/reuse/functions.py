@@ -25,7 +25,7 @@ from types import (
     ModuleType,
     WrapperDescriptorType,
 )
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import FingerprintError
 from ..graph.decorator import WorkflowClass, WorkflowFunction
@@ -33,18 +33,14 @@ from ..serializers.script import module_name, name_in_script, name_of
 from .bytecode import shape_of
 from .literals import tagged
 from .project import is_own, is_own_code, name_in_package
+from .stream import Stream, can_change, outline
 from .variables import (
-    can_change,
-    outline,
     refuse,
     write_builtin,
     write_import,
     write_module,
     write_variable,
 )
-
-if TYPE_CHECKING:
-    from .values import Writer
 
 __all__ = ["write_code", "write_types"]
 
@@ -71,7 +67,7 @@ _HEAP_TYPE = 1 << 9  # of a class's flags: it was made at run time
 _UNFOLLOWABLE = frozenset({"__globals__", "__subclasses__", "f_builtins", "f_globals"})
 
 
-def write_code(writer: Writer, value: Any, kind: type) -> bool:
+def write_code(writer: Stream, value: Any, kind: type) -> bool:
     """Write a value that is called or imported; tell whether it was one."""
     if kind is FunctionType:
         _write_named(writer, value, _write_function)
@@ -101,7 +97,7 @@ def write_code(writer: Writer, value: Any, kind: type) -> bool:
     return True
 
 
-def _write_named(writer: Writer, value: Any, body: Callable[[Writer, Any], None]) -> None:
+def _write_named(writer: Stream, value: Any, body: Callable[[Stream, Any], None]) -> None:
     name = name_in_package(value, writer.own)
     if name:
         refuse(name)
@@ -114,7 +110,7 @@ def _write_named(writer: Writer, value: Any, body: Callable[[Writer, Any], None]
         writer.code(value, body)
 
 
-def _write_builtin(writer: Writer, value: Any) -> None:
+def _write_builtin(writer: Stream, value: Any) -> None:
     name = name_in_package(value, writer.own)
     bound = getattr(value, "__self__", None)
     if not name and (bound is None or isinstance(bound, ModuleType)):
@@ -133,7 +129,7 @@ def _write_builtin(writer: Writer, value: Any) -> None:
 # Functions.
 
 
-def _write_function(writer: Writer, function: FunctionType) -> None:
+def _write_function(writer: Stream, function: FunctionType) -> None:
     """Write what a function does, and what it refers to."""
     code, namespace = function.__code__, function.__globals__
     module = namespace.get("__name__", function.__module__)
@@ -178,7 +174,7 @@ def _write_function(writer: Writer, function: FunctionType) -> None:
         write_import(writer, imported, package)
 
 
-def _write_contents(writer: Writer, function: FunctionType) -> None:
+def _write_contents(writer: Stream, function: FunctionType) -> None:
     """Write what a function was given when it was made, and what was added to it since."""
     name = _shown(writer, function.__globals__.get("__name__"), function.__qualname__)
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
@@ -202,7 +198,7 @@ def _write_contents(writer: Writer, function: FunctionType) -> None:
         writer.out.append(b"}")
 
 
-def _shown(writer: Writer, module: object, name: str) -> str:
+def _shown(writer: Stream, module: object, name: str) -> str:
     """Return how a function or a class is named: with its module, if that is another one."""
     home = module_name(str(module))
     return name if home == writer.home else f"{home}.{name}"
@@ -220,7 +216,7 @@ def _made_of(function: FunctionType) -> tuple[Any, ...]:
     return function.__code__, function.__defaults__, function.__kwdefaults__
 
 
-def _write_cell(writer: Writer, cell: CellType, free: str, name: str) -> None:
+def _write_cell(writer: Stream, cell: CellType, free: str, name: str) -> None:
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:
@@ -233,7 +229,7 @@ def _write_cell(writer: Writer, cell: CellType, free: str, name: str) -> None:
         writer.variable(f"{free!r} in the closure of {name!r}", lambda: cell.cell_contents)
 
 
-def write_types(writer: Writer, value: Any) -> None:
+def write_types(writer: Stream, value: Any) -> None:
     """Write docstring and types of code, and the order of a class's methods."""
     described = isinstance(value, (FunctionType, ModuleType, type))
     if described or "__wrapped__" in (getattr(value, "__dict__", None) or ()):
@@ -243,7 +239,7 @@ def write_types(writer: Writer, value: Any) -> None:
         writer.write([name for name in vars(value) if name not in _DERIVED])
 
 
-def _write_annotations(writer: Writer, value: Any) -> dict[str, Any]:
+def _write_annotations(writer: Stream, value: Any) -> dict[str, Any]:
     """Write the types of code, as they are written and as they are meant; return the former."""
     annotations = inspect.get_annotations(value)
     writer.write(annotations)
@@ -258,7 +254,7 @@ def _write_annotations(writer: Writer, value: Any) -> dict[str, Any]:
 # Classes.
 
 
-def _write_class(writer: Writer, kind: type) -> None:
+def _write_class(writer: Stream, kind: type) -> None:
     """Write what a class is: its bases, its data and its methods.
 
     Where their order matters, there are data that tell it; a copy in a worker has another one.
@@ -332,7 +328,7 @@ def _public(kind: type) -> tuple[Any, ...]:
     return tuple(value for name, value in vars(kind).items() if not name.startswith("__"))
 
 
-def _write_registered(writer: Writer, kind: type) -> None:
+def _write_registered(writer: Stream, kind: type) -> None:
     """Write the classes that were registered with an abstract one."""
     if "_abc_impl" in vars(kind):
         token, registered = get_cache_token(), _registered(kind)

@@ -12,15 +12,16 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, OptionsError
 from ..graph.decorator import WorkflowClass, WorkflowFunction
 from ..graph.nodes import Call, MethodCall, Node
-from ..names import close_to, label_of
+from ..names import label_of
 from ..serializers.script import module_name
+from .arguments import Head, arguments_of, check_ignored, check_packages, parameters_of
 from .bytecode import IMPORTED
 from .literals import literal_stream, shown, tagged
 from .project import is_own_file, meant, name_in_package, top_level, version_of
@@ -37,22 +38,6 @@ RULE = 2  # of what counts; it goes up whenever equal code would get another dig
 def combined(own: bytes, parents: Sequence[bytes]) -> bytes:
     """Return the digest of a node's own part and of what stands for its parents."""
     return xxh3_128_digest(b"".join((own, *parents)))
-
-
-class _Head(NamedTuple):
-    """What the nodes of one function have in common.
-
-    Attributes:
-        text: what their own parts begin with.
-        names: the parameters that take arguments by position.
-        keywords: those that take them by keyword.
-        ignored: those that don't count.
-    """
-
-    text: bytes
-    names: tuple[str, ...]
-    keywords: frozenset[str]
-    ignored: frozenset[str]
 
 
 class Identities:
@@ -87,7 +72,7 @@ class Identities:
                 )
         self._packages = tuple(packages)
         self._codes: dict[object, Seen | str] = {}
-        self._heads: dict[object, _Head] = {}
+        self._heads: dict[object, Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
         self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
         self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, for a function
@@ -107,7 +92,7 @@ class Identities:
         out = [head.text]
         if len(node.args) > len(head.names):
             out.append(b"*%d;" % (len(node.args) - len(head.names)))
-        for name, value in _arguments(node, head):
+        for name, value in arguments_of(node, head):
             out.append(_named(name))
             if type(value) is Call:
                 out.append(b"n%d;" % self._place(node, value))
@@ -128,7 +113,7 @@ class Identities:
         """
         code, given = self._code(node), self._given.get(node, {})
         arguments = {}
-        for name, value in _arguments(node, self._head(node)):
+        for name, value in arguments_of(node, self._head(node)):
             stream = literal_stream(value) or given.get(name)
             if not stream:
                 stream = self._stream(node, f"argument {name!r}", value)
@@ -155,7 +140,7 @@ class Identities:
 
         That is a variable that its code reads, an argument, or a plugin.
         """
-        given = dict(_arguments(node, self._head(node)))
+        given = dict(arguments_of(node, self._head(node)))
         inputs = [
             (f"argument {name!r}", given[name], before)
             for name, before in self._given.get(node, {}).items()
@@ -245,7 +230,7 @@ class Identities:
 
     def check(self, nodes: Iterable[Node]) -> None:
         """Raise OptionsError if `packages` or `ignore` of nodes names what is not there."""
-        _check_packages(self._packages, "set_reuse(packages=...)")
+        check_packages(self._packages, "set_reuse(packages=...)")
         for node in nodes:
             if node.settings.ignore or node.settings.packages:
                 try:
@@ -253,7 +238,7 @@ class Identities:
                 except FingerprintError as error:
                     forget(error)
 
-    def _head(self, node: Node) -> _Head:
+    def _head(self, node: Node) -> Head:
         key = self._key(node)
         if type(node) is MethodCall:
             key = key, node.method
@@ -261,8 +246,8 @@ class Identities:
         if head is None:
             digest = self._code(node).digest
             name = f"{RULE} {PYTHON} {self.name(node)} ".encode("utf-8", "surrogatepass")
-            names, keywords, _ = _parameters(self._replaced.get(node, node.function), node)
-            head = _Head(name + digest, names, keywords, frozenset(node.settings.ignore))
+            names, keywords, _ = parameters_of(self._replaced.get(node, node.function), node)
+            head = Head(name + digest, names, keywords, frozenset(node.settings.ignore))
             self._heads[key] = head
         return head
 
@@ -297,7 +282,7 @@ class Identities:
         function = self._function(node)
         found = self._subject(node).look(function)
         if node not in self._replaced:
-            _check_ignored(node, function, found, self._subject(node).home)
+            check_ignored(node, function, found, self._subject(node).home)
         return found
 
     def _subject(self, node: Node) -> Subject:
@@ -306,9 +291,9 @@ class Identities:
         subject = self._subjects.get(key)
         if subject is None:
             function, settings = self._function(node), node.settings
-            _check_packages(settings.packages, f"@workflow(packages=...) of {node.label!r}")
-            _check_packages(self._packages, "set_reuse(packages=...)")
-            names, keywords, _ = _parameters(node.function, node)
+            check_packages(settings.packages, f"@workflow(packages=...) of {node.label!r}")
+            check_packages(self._packages, "set_reuse(packages=...)")
+            names, keywords, _ = parameters_of(node.function, node)
             subject = self._subjects[key] = Subject(
                 node.label,
                 self.own_packages(node),
@@ -364,75 +349,6 @@ def _named(name: str) -> bytes:
     return tagged(b"", name) + b"="
 
 
-def _arguments(node: Node, head: _Head) -> list[tuple[str, Any]]:
-    """Return (name, value) of a node's arguments: of named parameters sorted, then the others."""
-    known = len(head.names)
-    if known and len(node.args) == 1 and not (node.kwargs or head.ignored):
-        return [(head.names[0], node.args[0])]
-    pairs = [
-        (head.names[place] if place < known else f"*{place - known}", value)
-        for place, value in enumerate(node.args)
-    ]
-    others: list[tuple[str, Any]] = []
-    for pair in node.kwargs.items():
-        (pairs if pair[0] in head.keywords else others).append(pair)
-    if len(pairs) > 1:
-        pairs.sort(key=_first)
-    pairs += others
-    if head.ignored:
-        pairs = [pair for pair in pairs if pair[0] not in head.ignored]
-    return pairs
-
-
-def _first(pair: tuple[str, Any]) -> str:
-    return pair[0]
-
-
-def _parameters(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[str], bool]:
-    """Return the parameters that take arguments by position, by keyword, and any keyword at all.
-
-    They are those of what is called, and not of what that wraps: a wrapper can tell whether an
-    argument came by position or by keyword.
-    """
-    if type(function) is FunctionType:  # without the signature that somebody may have given it
-        function = FunctionType(function.__code__, {}, closure=function.__closure__)
-    elif hasattr(function, "__wrapped__") and not isinstance(function, type):
-        return (), frozenset(), True
-    try:
-        signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):
-        return (), frozenset(), True
-    kinds: dict[Any, list[str]] = {}
-    for parameter in signature.parameters.values():
-        kinds.setdefault(parameter.kind, []).append(parameter.name)
-    either = kinds.get(inspect.Parameter.POSITIONAL_OR_KEYWORD, [])
-    names = (*kinds.get(inspect.Parameter.POSITIONAL_ONLY, []), *either)
-    keywords = frozenset((*either, *kinds.get(inspect.Parameter.KEYWORD_ONLY, [])))
-    bound = type(node) is MethodCall and not isinstance(
-        inspect.getattr_static(node.constructor.function, node.method, None),
-        (staticmethod, classmethod),
-    )
-    if bound:
-        names, keywords = names[1:], keywords - set(names[:1])
-    return names, keywords, inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def _check_ignored(node: Node, function: Any, seen: Seen, home: str) -> None:
-    """Raise OptionsError if `ignore` names what the node neither takes nor reads."""
-    names, keywords, anything = _parameters(node.function, node)
-    for name in node.settings.ignore:
-        if anything or name in names or name in keywords or name in seen.ignored:
-            continue
-        if node.settings.version is not None and name in getattr(function, "__globals__", ()):
-            continue
-        read = [other.removeprefix(f"{home}.") for other in seen.variables]
-        close = close_to(name, (*names, *keywords, *read))
-        raise OptionsError(
-            f"@workflow(ignore=[{name!r}]) of {node.label!r}: it has no argument and reads no"
-            f" global of that name{close}"
-        )
-
-
 def _defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return how the installed package counts that a function or class is defined in, if it is.
 
@@ -482,11 +398,3 @@ def _found(name: str, *, by_value: bool) -> Any:
     except Exception as error:
         raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
     return found
-
-
-def _check_packages(packages: Iterable[str], asked: str) -> None:
-    for package in packages:
-        if not version_of(package):
-            raise OptionsError(
-                f"{asked}: {package!r} is no installed package with a version{meant(package)}"
-            )

@@ -8,15 +8,15 @@ in for it. Where a parent is to be computed first, whether the child is depends 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import FingerprintError, FunctionFuseError
 from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import ALWAYS, NEVER, Graph
 from .difference import difference
-from .identity import RULE, Identities, combined, version_of
+from .identity import RULE, Identities, combined
+from .results import Results
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
@@ -24,23 +24,6 @@ __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
 REUSE = "reuse"
 COMPUTE = "compute"
 MAYBE = "maybe"
-
-
-class _Key(NamedTuple):
-    """What results with the same key in their headers have in common.
-
-    Attributes:
-        own: the classes and functions of the project that are in the value.
-        packages: versions of the packages that the code reaches.
-        by_value: whether code of a script is in it.
-    """
-
-    own: tuple[str, ...]
-    packages: Mapping[str, str]
-    by_value: bool
-
-
-_NO_KEY = _Key((), {}, by_value=False)
 
 
 class Decisions:
@@ -87,7 +70,7 @@ class Decisions:
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # places of results that come from these
         self._saved: dict[int, Any] = {}  # what the storage told of results of this run
-        self._keys: dict[str, _Key] = {}
+        self._results = Results(identities)
         self._unclear: dict[int, str] = {}  # of results with code in them that can't be told
         for place, node in enumerate(graph.nodes):
             self._identify(place, node)
@@ -218,64 +201,20 @@ class Decisions:
 
     def notes(self) -> list[str]:
         """Return hints: which versions of packages stored results were made with."""
-        counts: Counter[tuple[str, str, str]] = Counter()
-        for verdict, info in zip(self.verdicts, self.infos, strict=True):
-            if verdict == REUSE:
-                for name, version in self._key(info).packages.items():
-                    now = version_of(name)
-                    if now not in ("", version):
-                        counts[name, version, now] += 1
-        return [
-            f"made with {name} {version}, now {now}: {count} stored result(s);"
-            f" packages=[{name!r}] counts it"
-            for (name, version, now), count in counts.items()
-        ]
+        both = zip(self.verdicts, self.infos, strict=True)
+        return self._results.notes(info for verdict, info in both if verdict == REUSE)
 
     def _counts_as(self, place: int, info: Any) -> bytes:
-        """Return what a stored result counts as: its value, with the code that is in it now."""
-        value = getattr(info, "value", "") or info.digest
-        if not getattr(info, "key", ""):
-            return bytes.fromhex(value)
+        """Return what a stored result counts as; none counts the same if that can't be told."""
         try:
-            key = self._key(info)
-            return self._as_recorded(value, value, key.own, key.by_value)
+            return self._results.counts_as(info)
         except FingerprintError as error:
             self._unclear[place] = str(error)
             return os.urandom(16)
 
-    def _as_recorded(
-        self, digest: str, value: str = "", own: Sequence[str] = (), by_value: bool = False
-    ) -> bytes:
-        """Return what a result counts as now.
-
-        Args:
-            digest: what it counted as when that was recorded.
-            value, own, by_value: of a result with code in it: see `_held`.
-        """
-        if not own:
-            return bytes.fromhex(digest)
-        return combined(bytes.fromhex(value), [self.identities.held(own, by_value).digest])
-
     def _held(self, place: int) -> tuple[Any, ...]:
-        """Return a result's value and the code in it, for the headers of its children."""
-        info = self.stored(place)
-        key = self._key(info) if hasattr(info, "digest") else _NO_KEY
-        if not key.own:
-            return ()
-        return getattr(info, "value", "") or info.digest, list(key.own), key.by_value
-
-    def _key(self, info: Any) -> _Key:
-        """Return what a header's key stands for; the header is parsed once for each key."""
-        key = getattr(info, "key", "")
-        if not key:
-            return _NO_KEY
-        found = self._keys.get(key)
-        if found is None:
-            whole = getattr(info, "info", info)
-            packages = whole.fingerprint.get("packages", {})
-            by_value = getattr(whole, "by_value", False)
-            found = self._keys[key] = _Key(tuple(whole.own), packages, by_value)
-        return found
+        """Return a result's value and the code in it: see `Results.held`."""
+        return self._results.held(self.stored(place))
 
     def _untold(self, place: int, node: Node) -> str:
         """Return why a node has no fingerprint; "" if it has one."""
@@ -391,7 +330,7 @@ class Decisions:
         known: list[bytes] = []
         for parent_node, (_, digest, *marks) in zip(node.needs, parents, strict=True):
             parent = self._place(parent_node)
-            known.append(self.digests[parent] or self._as_recorded(digest, *marks[2:]))
+            known.append(self.digests[parent] or self._results.as_recorded(digest, *marks[2:]))
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
         if type(node) is MethodCall:

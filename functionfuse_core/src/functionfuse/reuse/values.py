@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from types import MappingProxyType
 from typing import Any
 
-from xxhash import xxh3_64_hexdigest, xxh3_128_digest
+from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, GraphError
 from ..graph.arguments import Nested
@@ -33,16 +31,14 @@ from .forms import (
 )
 from .functions import write_code, write_types
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
-from .project import is_own, name_anywhere, name_in_package, singles_of, top_level
-from .variables import can_change, outline
+from .project import is_own, name_anywhere, name_in_package, singles_of
+from .stream import Stream
 
 __all__ = ["Writer", "digest_of"]
 
 _AT_ONCE = 32  # items; a longer list of literals is pickled, which is as exact
 _LONG = 64  # bytes of a part that stands in the stream itself; of a longer one, its digest does
 _VISITS = 32  # times that an object which is inside itself is written in full
-
-Body = Callable[["Writer", Any], None]
 
 
 def digest_of(value: Any, own: frozenset[str] = frozenset()) -> bytes:
@@ -59,188 +55,27 @@ def digest_of(value: Any, own: frozenset[str] = frozenset()) -> bytes:
     return writer.digest()
 
 
-class Writer:
-    """Writes values and the code that they lead to.
+class Writer(Stream):
+    """Writes values into a stream.
 
     Args:
         place: gives the number of a node, -1 for one that must not be there; without it, no node
             may.
-        own: packages that belong to the project, wherever they are installed.
-        ignore: globals that don't count: a `name` in the module `home`, or `module.name`.
-        home: the module of the function that is asked about.
-        inspected: whether types and docstrings count, as code that was met can look at them.
-
-    Attributes:
-        out: the stream so far.
-        codes: of each function, class and module of the project that was met: its name, and a
-            digest of what it does itself.
-        variables: of each global that is read: its name, and the value where it is short, else a
-            digest of it.
-        changeable: of each variable that can change in place: what it is, in words, and a digest.
-        constants: the same of each other one.
-        fixed: of these: what it is, a function that looks at it, and its value.
-        packages: names of the installed packages that were met.
-        ignored: those of `ignore` that were met.
-        direct: the functions, classes and modules that the values themselves hold.
+        options: see `Stream`.
     """
 
-    def __init__(
-        self,
-        place: Callable[[Node], int] | None = None,
-        *,
-        own: frozenset[str] = frozenset(),
-        ignore: Collection[str] = (),
-        home: str = "",
-        inspected: bool = False,
-    ) -> None:
-        self.own = own
-        self.inspected = inspected
-        self.out: list[bytes] = []
-        self.codes: dict[str, str] = {}
-        self.variables: dict[str, str] = {}
-        self.changeable: dict[str, str] = {}
-        self.constants: dict[str, str] = {}
-        self.fixed: list[tuple[str, Callable[[], Any], Any]] = []
-        self.packages: set[str] = set()
-        self.ignored: set[str] = set()
-        self.direct: list[Any] = []
+    def __init__(self, place: Callable[[Node], int] | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self._place = place
-        self._ignore = ignore
-        self.home = home
-        self._held = False  # by an installed package, which may look at types
-        self._inside = False  # of the body of some code
-        self._named: list[str] = []  # the code that was met
-        self._loose = False  # only a variable that can change leads there
-        self._numbers: dict[tuple[int, Body], int] = {}
-        self._pending: deque[tuple[Body, Any, bool]] = deque()
         self._open: dict[int, int] = {}  # what is being written: id to depth
         self._lowest = sys.maxsize  # depth of the outermost of those that were met inside
         self._done: dict[tuple[int, bool], bytes] = {}  # what was written of an object
         self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and times
-        self._kept: list[Any] = []  # what was met, so that no id is given again
-        self._writers = [self]  # this one, and those of the items of sets
         self._singles: dict[type, dict[int, str]] = {}
 
-    def digest(self) -> bytes:
-        """Return the digest of all that was written and of the code that it leads to: 16 bytes.
-
-        Called once, in the end.
-        """
-        first = self is self._writers[0]
-        try:
-            self._write_bodies()
-            written = self.out
-            if first and self.inspected:
-                # What was seen of a set's items before it was known that types count.
-                written = written + sorted(writer.digest() for writer in self._writers[1:])
-            return xxh3_128_digest(b"".join(written))
-        finally:
-            if first:  # it is done: nothing that was met is held any longer
-                for writer in self._writers:
-                    writer._kept.clear()
-                self._writers.clear()
-
-    def _write_bodies(self) -> None:
-        self._inside = True
-        while self._pending:
-            body, value, self._loose = self._pending.popleft()
-            try:
-                body(self, value)
-            except FingerprintError as error:
-                name = getattr(value, "__qualname__", "")
-                if not name or error.args[0].startswith(("global ", "in ")):
-                    raise
-                raise FingerprintError(f"in {name!r}: {error}") from error
-            except Exception as error:
-                name = getattr(value, "__qualname__", "")
-                raise FingerprintError(f"{name!r} can't be told from another ({error})") from error
-
-    # For code: see `functions`.
-
-    def code(self, value: Any, body: Body) -> None:
-        """Write the number of some code; what `body` writes of it follows later."""
-        key = id(value), body
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self._numbers)
-            self._kept.append(value)
-            self._pending.append((body, value, self._loose))
-            if not self._inside:
-                self.direct.append(value)
-            if self.inspected:
-                self.code(value, write_types)
-        self._named.append(str(getattr(value, "__qualname__", "")))
-        self.out.append(b"=%d;" % number)
-        if self._held and body is not write_types:
-            self.code(value, write_types)
-
-    def named(self, name: str) -> None:
-        """Write code of an installed package: its name."""
-        self.packages.add(top_level(name))
-        self.out.append(tagged(b"G", name))
-
-    def inspect(self) -> None:
-        """Let types and docstrings count, of all code that was met and will be."""
-        if not self.inspected:
-            for writer in self._writers:
-                writer.inspected = True
-                for value in writer._kept[:]:
-                    writer.code(value, write_types)
-
-    def variable(self, what: str, look: Callable[[], Any]) -> None:
-        """Write a variable, and note it, as it can change while a run goes on.
-
-        Args:
-            what: which variable it is, in words.
-            look: returns its value.
-        """
-        value, start, loose = look(), len(self.out), self._loose
-        named = len(self._named)
-        changes = can_change(value)
-        self._loose = loose or changes
-        try:
-            self.write(value)
-        finally:
-            self._loose = loose
-        if not changes:
-            self.fixed.append((what, look, value))
-        stream, names = b"".join(self.out[start:]), "".join(self._named[named:]).encode()
-        if changes or loose:
-            _note(self.changeable, what, stream + names)
-            return
-        # Code is written by a number, which another process may not give it.
-        _note(self.constants, what, repr(outline(value)).encode())
-
-    def describe(self, name: str, does: bytes) -> None:
-        """Note the name of some code, and what it does itself."""
-        _note(self.codes, name, does)
-
-    def made_of(self, name: str, plain: Any, fields: bytes) -> None:
-        """Note of a class what is plain, and the stream of its fields and other special data."""
-        noted = self.changeable if self._loose else self.constants
-        _note(noted, f"class {name!r}", repr(plain).encode())
-        _note(noted, f"the fields of {name!r}", fields)
-
-    @contextmanager
-    def held(self, holder: str) -> Iterator[None]:
-        """Write what a package's object or function holds."""
-        before = self._held
-        top = top_level(holder)
-        looks = top not in sys.stdlib_module_names and top != "functionfuse"
-        if looks and not is_own(holder, self.own):
-            self._held = True
-        try:
-            yield
-        finally:
-            self._held = before
-
-    def ignores(self, module: str, path: str) -> bool:
-        """Tell whether a global doesn't count."""
-        for name in (f"{module}.{path}", path if module == self.home else ""):
-            if name and name in self._ignore:
-                self.ignored.add(name)
-                return True
-        return False
+    def write_types(self, value: Any) -> None:
+        """Write types and docstrings of some code."""
+        write_types(self, value)
 
     # Values.
 
@@ -268,7 +103,7 @@ class Writer:
         if times == _VISITS:
             self.out.append(b"~%d;" % number)
             return
-        self._kept.append(value)
+        self._alive.append(value)
         outer, lowest = self.out, self._lowest
         self.out, self._lowest, self._open[key] = [], sys.maxsize, depth
         try:
@@ -378,9 +213,9 @@ class Writer:
             setattr(writer, name, getattr(self, name))
         writer.direct, writer._inside, writer._loose = self.direct, self._inside, self._loose
         writer.ignored, writer.inspected, writer._held = self.ignored, self.inspected, self._held
-        writer._singles, writer._writers = self._singles, self._writers
+        writer._singles, writer._streams = self._singles, self._streams
         writer._named = self._named
-        self._writers.append(writer)
+        self._streams.append(writer)
         return writer
 
     def _object(self, value: Any, kind: type) -> None:
@@ -448,8 +283,3 @@ class Writer:
 
 
 _NODES = (Pick, Nested)
-
-
-def _note(into: dict[str, str], name: str, stream: bytes) -> None:
-    """Note a digest under a name that others can have too, such as that of a lambda."""
-    into[name] = xxh3_64_hexdigest(into.get(name, "").encode() + stream)

@@ -7,44 +7,28 @@ plain value, or something of the project that was put there.
 from __future__ import annotations
 
 import builtins
-import collections
-import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import MISSING
-from datetime import date, time, timedelta
-from enum import Enum
-from functools import cached_property, lru_cache, partial
-from numbers import Number
+from functools import partial
 from types import (
     BuiltinFunctionType,
-    ClassMethodDescriptorType,
     FunctionType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
-    MethodDescriptorType,
-    MethodType,
-    MethodWrapperType,
     ModuleType,
-    WrapperDescriptorType,
 )
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xxhash import xxh3_64_hexdigest
 
 from ..errors import FingerprintError
 from ..graph.decorator import WorkflowClass, WorkflowFunction
-from ..serializers.script import module_name, name_in_script
+from ..serializers.script import module_name
 from .bytecode import Import, Path
-from .literals import LITERAL_TYPES, literal_stream, shown, tagged
+from .literals import LITERAL_TYPES, shown, tagged
 from .project import is_importable, is_own, is_own_code, name_in_package
-
-if TYPE_CHECKING:
-    from .values import Writer
+from .stream import Stream, is_code
 
 __all__ = [
-    "can_change",
     "refuse",
     "write_builtin",
     "write_import",
@@ -66,14 +50,6 @@ _ABOUT = {
     *("__annotations__", "__builtins__", "__cached__", "__doc__", "__file__", "__loader__"),
     *("__name__", "__package__", "__path__", "__spec__", "__warningregistry__"),
 }
-_CODE = (
-    *(FunctionType, type, ModuleType, BuiltinFunctionType, MethodType, staticmethod, classmethod),
-    *(property, cached_property, WorkflowFunction, WorkflowClass),
-    *(WrapperDescriptorType, MethodDescriptorType, GetSetDescriptorType, MemberDescriptorType),
-    *(ClassMethodDescriptorType, getattr(collections, "_tuplegetter", property)),
-)
-_CONSTANT = (Enum, Number, date, time, timedelta, type(lru_cache(len)))
-_SENTINELS = {object, type(MISSING), type(getattr(dataclasses, "_HAS_DEFAULT_FACTORY", None))}
 _MISSING = object()
 _DEEP = 20  # levels of containers; below, a package's variable counts by its name
 
@@ -84,41 +60,7 @@ def refuse(name: str) -> None:
         raise FingerprintError(f"{name.removeprefix('builtins.')} can't be followed")
 
 
-def can_change(value: Any) -> bool:
-    """Tell whether a variable's value may change in place while a run goes on."""
-    kind = type(value)
-    if kind in LITERAL_TYPES or kind in _SENTINELS or isinstance(value, _CONSTANT):
-        return False
-    if kind in (tuple, frozenset):
-        return any(map(can_change, value))
-    if kind is partial:
-        return any(map(can_change, (value.func, *value.args, *value.keywords.values())))
-    if kind in (BuiltinFunctionType, MethodType, MethodWrapperType):
-        bound = value.__self__
-        return not isinstance(bound, (ModuleType, type, None.__class__)) and can_change(bound)
-    return not _is_code(kind)
-
-
-def outline(value: Any) -> Any:
-    """Return what a constant is, as far as its text is the same in each process."""
-    if isinstance(value, partial):
-        return "partial", *map(outline, (value.func, *value.args, *value.keywords.items()))
-    if isinstance(value, Enum):
-        return type(value).__qualname__, value.name
-    if type(value) is tuple:
-        return tuple(map(outline, value))
-    if type(value) is frozenset:
-        return sorted(repr(outline(item)) for item in value)
-    name = getattr(value, "__qualname__", None)
-    if isinstance(name, str):
-        return name_in_script(value) if isinstance(value, type) else name
-    stream = literal_stream(value)  # a huge number has no text
-    if stream is not None:
-        return stream
-    return value if isinstance(value, _CONSTANT) else type(value).__name__
-
-
-def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> None:
+def write_variable(writer: Stream, namespace: dict[str, Any], path: Path) -> None:
     """Write what a function reads by a global name and the attributes that follow it."""
     root = path[0]
     module = namespace.get("__name__")
@@ -135,7 +77,7 @@ def write_variable(writer: Writer, namespace: dict[str, Any], path: Path) -> Non
         _write_global(writer, namespace, home, root)
 
 
-def write_builtin(writer: Writer, name: str) -> None:
+def write_builtin(writer: Stream, name: str) -> None:
     """Write what a function reads by a name that no global has, if the project has put it there."""
     value = vars(builtins).get(name, _MISSING)
     if value is _MISSING:
@@ -146,7 +88,7 @@ def write_builtin(writer: Writer, name: str) -> None:
         _write_global(writer, vars(builtins), "builtins", name)
 
 
-def _write_path(writer: Writer, value: Any, path: Path) -> None:
+def _write_path(writer: Stream, value: Any, path: Path) -> None:
     """Write what a function reads of a module: attributes, each from the one before.
 
     A module that its package loads when it is first used counts the same before and after: by its
@@ -185,7 +127,7 @@ def _write_path(writer: Writer, value: Any, path: Path) -> None:
     writer.write(value)
 
 
-def _variable(writer: Writer, module: ModuleType, name: str) -> Any:
+def _variable(writer: Stream, module: ModuleType, name: str) -> Any:
     """Return a variable of a module, which one of the project may load when it is first used."""
     if name not in vars(module) and hasattr(module, "__getattr__"):
         loaded = getattr(module, name, None) if is_own(module.__name__, writer.own) else None
@@ -194,7 +136,7 @@ def _variable(writer: Writer, module: ModuleType, name: str) -> Any:
     return vars(module).get(name, _MISSING)
 
 
-def _counts(writer: Writer, value: Any, *, plain: bool = True) -> bool:
+def _counts(writer: Stream, value: Any, *, plain: bool = True) -> bool:
     """Tell whether a package's variable counts by value: it holds the project's, or is plain."""
     parts = list(_parts(value))
     return any(_is_own(writer, part) for part in parts) or (plain and all(map(_is_plain, parts)))
@@ -215,7 +157,7 @@ def _is_plain(value: Any) -> bool:
     return kind in LITERAL_TYPES or (kind.__module__ == "numpy" and kind.__name__ == "ndarray")
 
 
-def _is_own(writer: Writer, value: Any) -> bool:
+def _is_own(writer: Stream, value: Any) -> bool:
     kind = type(value)
     if kind is FunctionType:
         module = value.__globals__.get("__name__")
@@ -228,7 +170,7 @@ def _is_own(writer: Writer, value: Any) -> bool:
     return is_own(value.__module__ if by_itself else kind.__module__, writer.own)
 
 
-def _write_global(writer: Writer, namespace: dict[str, Any], module: str, name: str) -> None:
+def _write_global(writer: Stream, namespace: dict[str, Any], module: str, name: str) -> None:
     """Write a global of a namespace, which is that of a module, and note it."""
     if writer.ignores(module, name):
         writer.out.append(b"*")
@@ -239,16 +181,12 @@ def _write_global(writer: Writer, namespace: dict[str, Any], module: str, name: 
         writer.variable(f"global {shown_as!r}", partial(namespace.get, name, _MISSING))
     except FingerprintError as error:
         raise FingerprintError(f"global {full!r}: {error}") from error
-    if not _is_code(type(value)):
+    if not is_code(type(value)):
         stream = b"".join(writer.out[before:])
         writer.variables[full] = shown(value) or xxh3_64_hexdigest(stream)
 
 
-def _is_code(kind: type) -> bool:
-    return issubclass(kind, _CODE)
-
-
-def write_module(writer: Writer, module: ModuleType) -> None:
+def write_module(writer: Stream, module: ModuleType) -> None:
     """Write all variables of a module of the project, as they are now."""
     name = module_name(module.__name__)
     writer.codes[f"module {name}"] = ""
@@ -266,7 +204,7 @@ def _names_in(module: ModuleType) -> tuple[str, ...]:
     return tuple(name for name in vars(module) if name not in _ABOUT)
 
 
-def write_import(writer: Writer, imported: Import, package: str) -> None:
+def write_import(writer: Stream, imported: Import, package: str) -> None:
     """Write what code imports when it runs."""
     try:
         name = importlib.util.resolve_name("." * imported.level + imported.module, package)
@@ -297,7 +235,7 @@ def write_import(writer: Writer, imported: Import, package: str) -> None:
         writer.write(getattr(module, imported.name, None))  # from its __getattr__, or __dict__
 
 
-def _imported(writer: Writer, name: str) -> ModuleType | None:
+def _imported(writer: Stream, name: str) -> ModuleType | None:
     """Return a module of the project, imported if it isn't yet; None for any other.
 
     Raises:

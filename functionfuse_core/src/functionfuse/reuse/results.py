@@ -1,0 +1,102 @@
+"""Results that count: a stored result's value, together with the code in it as that is now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .identity import Identities, combined
+from .project import version_of
+
+__all__ = ["Key", "Results"]
+
+
+class Key(NamedTuple):
+    """What results with the same key in their headers have in common.
+
+    Attributes:
+        own: the classes and functions of the project that are in the value.
+        packages: versions of the packages that the code reaches.
+        by_value: whether code of a script is in it.
+    """
+
+    own: tuple[str, ...]
+    packages: Mapping[str, str]
+    by_value: bool
+
+
+_NO_KEY = Key((), {}, by_value=False)
+
+
+class Results:
+    """What stored results count as, of which a storage has told `digest`, `value` and `key`.
+
+    The header is parsed once for each key.
+    """
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+        self._keys: dict[str, Key] = {}
+
+    def counts_as(self, info: Any) -> bytes:
+        """Return what a stored result counts as: its value, with the code that is in it now.
+
+        Raises:
+            FingerprintError: the code can't be told from another.
+        """
+        value = _value_of(info)
+        if not getattr(info, "key", ""):
+            return bytes.fromhex(value)
+        key = self.key(info)
+        return self.as_recorded(value, value, key.own, key.by_value)
+
+    def as_recorded(
+        self, digest: str, value: str = "", own: Sequence[str] = (), by_value: bool = False
+    ) -> bytes:
+        """Return what a result counts as now.
+
+        Args:
+            digest: what it counted as when that was recorded.
+            value, own, by_value: of a result with code in it: see `held`.
+        """
+        if not own:
+            return bytes.fromhex(digest)
+        return combined(bytes.fromhex(value), [self._identities.held(own, by_value).digest])
+
+    def held(self, info: Any) -> tuple[Any, ...]:
+        """Return a result's value and the code in it, for the headers of its children."""
+        key = self.key(info) if hasattr(info, "digest") else _NO_KEY
+        return (_value_of(info), list(key.own), key.by_value) if key.own else ()
+
+    def key(self, info: Any) -> Key:
+        """Return what a header's key stands for."""
+        key = getattr(info, "key", "")
+        if not key:
+            return _NO_KEY
+        found = self._keys.get(key)
+        if found is None:
+            whole = getattr(info, "info", info)
+            packages = whole.fingerprint.get("packages", {})
+            by_value = getattr(whole, "by_value", False)
+            found = self._keys[key] = Key(tuple(whole.own), packages, by_value)
+        return found
+
+    def notes(self, reused: Iterable[Any]) -> list[str]:
+        """Return hints: which versions of packages stored results were made with."""
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for info in reused:
+            for name, version in self.key(info).packages.items():
+                now = version_of(name)
+                if now not in ("", version):
+                    counts[name, version, now] += 1
+        return [
+            f"made with {name} {version}, now {now}: {count} stored result(s);"
+            f" packages=[{name!r}] counts it"
+            for (name, version, now), count in counts.items()
+        ]
+
+
+def _value_of(info: Any) -> str:
+    value: str = getattr(info, "value", "") or info.digest
+    return value

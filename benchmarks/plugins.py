@@ -52,9 +52,9 @@ def measure() -> Iterator[Row]:
             install(folder, number)
         found, peer, whole = [], [], []
         for _ in range(STARTS + 1):  # the first is not counted
-            found.append(start(folder, "from functionfuse import registry", OURS))
+            found.append(start(folder, "from functionfuse.plugins import registry", OURS))
             peer.append(start(folder, "import pluggy; from functionfuse import hookspecs", PEER))
-            whole.append(start(folder, "", f"from functionfuse import registry; {OURS}"))
+            whole.append(start(folder, "", f"from functionfuse.plugins import registry; {OURS}"))
     yield row("a kind of 100 is found and loaded", found, f"pluggy's own {median(peer):.3g} ms")
     yield row("the same, with the import of the registry and pluggy", whole, "")
 

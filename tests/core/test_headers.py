@@ -20,7 +20,8 @@ from functionfuse.errors import (
     StorageAccessError,
     StorageConnectionError,
 )
-from functionfuse.storage import BlobInfo, BlobStore, Storage, headers
+from functionfuse.storage import BlobInfo, BlobStore, Storage
+from functionfuse.storage import catalog as headers
 from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.keys import HEADERS
 

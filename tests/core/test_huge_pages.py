@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from functionfuse.storage.files import lay_out, write_all
-from functionfuse.storage.hugepages import HUGE_PAGE, _c_library, use_huge_pages
+from functionfuse.storage.disk import HUGE_PAGE, _c_library, lay_out, use_huge_pages, write_all
 
 MEMORY = Path("/dev/shm")
 PAGES = Path("/sys/kernel/mm/transparent_hugepage")

@@ -21,7 +21,8 @@ from functionfuse.errors import (
 )
 from functionfuse.plugins import entrypoints
 from functionfuse.serializers import installed
-from functionfuse.storage import Storage, saving, storage_factory
+from functionfuse.storage import Storage, storage_factory
+from functionfuse.storage import results as saving
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.options import Allow, StorageOptions
 

@@ -23,7 +23,8 @@ LOCATION = "import functionfuse, pathlib; print(pathlib.Path(functionfuse.__file
 ALONE = """
 import importlib.metadata, re, sys
 import {package}
-from functionfuse import hookspecs, plugins, registry
+from functionfuse import hookspecs, plugins
+from functionfuse.plugins import registry
 from functionfuse.errors import OptionsError, UnknownKindError
 from functionfuse.storage import storage_factory
 

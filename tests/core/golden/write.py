@@ -27,7 +27,7 @@ from functionfuse.serializers import FILE_PROTOCOL
 from functionfuse.storage import header, resultfile, sidedata
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.pickling import Pickled
-from functionfuse.storage.saving import Describe
+from functionfuse.storage.results import Describe
 
 HERE = Path(__file__).parent
 STORE = HERE / f"v{header.VERSION}"

@@ -14,9 +14,9 @@ from typing import Any
 from ..errors import InvalidNameError, ResultNotFoundError, StoragePathError
 from ..serializers import FILE_PROTOCOL
 from .blobstore import BlobInfo, BlobStore, Buffer
-from .files import FOLDER, SAFELY, flush_and_close, read_all, unlink, write_all
+from .disk import FOLDER, SAFELY, flush_and_close, read_all, unlink, write_all
 from .folders import Files, Folders
-from .unique import unique
+from .keys import unique
 
 __all__ = ["FileStore"]
 

@@ -8,15 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from ..errors import ResultNotFoundError, StoragePathError
-from .files import (
-    FOLDER,
-    SAFELY,
-    flush_and_close,
-    flush_folder,
-    make_folder,
-    open_safely,
-    unlink,
-)
+from .disk import FOLDER, SAFELY, flush_and_close, flush_folder, make_folder, open_safely, unlink
 
 __all__ = ["Files", "Folders"]
 

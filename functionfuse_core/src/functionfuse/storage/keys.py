@@ -8,6 +8,8 @@ No two names share a segment, and no name leaves its place: "..", "/" and "" can
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
@@ -26,7 +28,9 @@ __all__ = [
     "key_of",
     "name_of",
     "segment_of",
+    "unique",
 ]
+
 
 LONGEST = 200
 
@@ -79,3 +83,27 @@ def key_of(workflow_name: str, task_name: str) -> str:
         InvalidNameError: one of the names is no string, or empty.
     """
     return folder_of(workflow_name) + segment_of(check_name(task_name, "task"))
+
+
+_numbers = itertools.count()
+_process = ""
+
+
+def unique() -> str:
+    """Return a text of letters, digits and hyphens that is given once, by any process anywhere."""
+    return f"{_process or _begin()}-{next(_numbers):x}"
+
+
+def _begin() -> str:
+    global _process  # noqa: PLW0603  # made anew after a fork
+    _process = os.urandom(8).hex()
+    return _process
+
+
+def _forget() -> None:
+    global _process  # noqa: PLW0603
+    _process = ""
+
+
+if hasattr(os, "register_at_fork"):  # asking for the process's number each time costs more
+    os.register_at_fork(after_in_child=_forget)

@@ -14,10 +14,10 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from xxhash import xxh3_64_hexdigest, xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_digest, xxh3_128_hexdigest
 
 from ..errors import (
     DamagedResultError,
@@ -44,11 +44,21 @@ from .header import (
     sections_of,
     sign,
 )
+from .keys import unique
 from .named import versions_of
 from .pickling import Pickled, loads
-from .unique import unique
 
-__all__ = ["VERSION", "DigestedAside", "check", "pack", "trusted", "unchecked", "unpack"]
+__all__ = [
+    "VERSION",
+    "DigestedAside",
+    "check",
+    "check_blocks",
+    "pack",
+    "trusted",
+    "unchecked",
+    "unpack",
+]
+
 
 _PYTHON = platform.python_version()
 _HOST = platform.node()
@@ -341,3 +351,60 @@ def _number(value: float | None) -> str:
 
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
+
+
+class _Stream:
+    """Blocks as one sequence of bytes, of which the next are taken.
+
+    Attributes:
+        position: how many were taken.
+    """
+
+    def __init__(self, blocks: Iterable[Buffer]) -> None:
+        self.blocks = iter(blocks)
+        self.rest = memoryview(b"")
+        self.position = 0
+
+    def take(self, end: int | None) -> Iterator[memoryview]:
+        """Iterate what there is up to a position; None: up to the last byte."""
+        while end is None or self.position < end:
+            if not self.rest:
+                block = next(self.blocks, None)
+                if block is None:
+                    return
+                self.rest = memoryview(block)
+            size = len(self.rest) if end is None else end - self.position
+            piece, self.rest = self.rest[:size], self.rest[size:]
+            self.position += len(piece)
+            yield piece
+
+
+def check_blocks(blocks: Iterable[Buffer], key: bytes | None = None) -> TaskInfo:
+    """Check all digests of a result, and return what its header tells; raises as `check`.
+
+    Args:
+        blocks: the result, in order; a block may be overwritten by the next.
+    """
+    stream = _Stream(blocks)
+    head = b"".join(map(bytes, stream.take(HEADER_AT)))
+    end = header_end(head)
+    head += b"".join(map(bytes, stream.take(end)))
+    if len(head) < end:
+        raise DamagedResultError(f"the blob is cut within its header, at byte {len(head)}")
+    info = trusted(head, key)
+    problem, position = "", end
+    for name, start, stop, expected in sections_of(info.pickle, info.buffers, end):
+        has_gap = any(any(piece) for piece in stream.take(start))
+        digest = xxh3_128()
+        for piece in stream.take(stop):
+            digest.update(piece)
+        if not problem and (has_gap or digest.hexdigest() != expected):
+            problem = f"{name} (bytes {start} to {stop}) is not what was written"
+        position = stop
+    for _ in stream.take(None):
+        pass  # what is behind the last section only counts
+    if stream.position != position:
+        problem = f"the blob has {stream.position} bytes and not {position}"
+    if problem:
+        raise DamagedResultError(problem)
+    return info

@@ -25,15 +25,22 @@ from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import serializer_for
 from .blobstore import BlobStore
-from .contents import ABANDONED_AFTER, beside, everything, task_of, tasks, workflows
+from .catalog import (
+    ABANDONED_AFTER,
+    beside,
+    everything,
+    infos_of_tasks,
+    own_info,
+    task_of,
+    tasks,
+    workflows,
+)
 from .header import SideData, Stored, TaskInfo
-from .infos import infos_of_tasks, own_info
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
-from .reading import Reader
 from .resultfile import check
-from .saving import Describe, Saver
-from .sidefiles import SafeFiles
+from .results import Describe, Reader, Saver
+from .sidedata import SafeFiles
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Storage"]

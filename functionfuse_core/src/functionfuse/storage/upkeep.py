@@ -17,12 +17,11 @@ from ..errors import (
     StorageError,
 )
 from .blobstore import BlobInfo, BlobStore
-from .blockcheck import check_blocks
-from .contents import segments
+from .catalog import info_of, read_heads, segments
 from .header import TaskInfo, read_info
-from .headers import info_of, read_heads
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
-from .sidefiles import BLOCK, check_side_data
+from .resultfile import check_blocks
+from .sidedata import BLOCK, check_side_data
 
 __all__ = ["Leftover", "Usage", "Verified", "collect", "usage", "verify"]
 

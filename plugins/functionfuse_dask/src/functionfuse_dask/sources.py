@@ -18,8 +18,7 @@ import numpy as np
 
 from functionfuse.errors import DamagedResultError, OptionsError, ResultNotFoundError
 from functionfuse.serializers import generate_name
-from functionfuse.storage.files import lay_out, on_device, open_safely
-from functionfuse.storage.hugepages import HUGE_PAGE
+from functionfuse.storage.disk import HUGE_PAGE, lay_out, on_device, open_safely
 
 from .elements import Block
 

@@ -12,9 +12,8 @@ from botocore.exceptions import ClientError
 from functionfuse.errors import PluginError
 from functionfuse.serializers import FILE_PROTOCOL, S3_PROTOCOL
 from functionfuse.storage import BlobInfo, BlobStore
-from functionfuse.storage.blobstore import Buffer
+from functionfuse.storage.blobstore import Buffer, StagedFiles
 from functionfuse.storage.keys import segment_of
-from functionfuse.storage.protocols import StagedFiles
 
 from .bucket import Bucket, etag_of
 from .options import S3Options

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from functionfuse.errors import StorageError
 from functionfuse.storage.blobstore import Buffer
-from functionfuse.storage.unique import unique
+from functionfuse.storage.keys import unique
 
 from .body import body_of, piece_of, views_of
 from .bucket import Bucket, etag_of

@@ -1,16 +1,20 @@
-"""System calls on files: whole writes and reads, and no symbolic link followed."""
+"""Files on a disk: written whole, flushed, read and mapped."""
 
 from __future__ import annotations
 
 import errno
+import functools
+import mmap
 import os
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .blobstore import Buffer, FirstPartLast
-from .hugepages import use_huge_pages
 
 __all__ = [
     "FOLDER",
+    "HUGE_PAGE",
     "SAFELY",
     "flush_and_close",
     "flush_folder",
@@ -20,8 +24,10 @@ __all__ = [
     "open_safely",
     "read_all",
     "unlink",
+    "use_huge_pages",
     "write_all",
 ]
+
 
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | SAFELY
@@ -144,3 +150,61 @@ def unlink(path: str, directory: int | None = None) -> None:
         os.unlink(path, dir_fd=directory)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return  # a folder of that name is no file
+
+
+HUGE_PAGE = 2 << 20
+_WINDOW = 8 << 20  # bytes that are mapped at once: address space may be limited
+_POPULATE_READ, _COLLAPSE = 22, 25
+_MAP_FIXED = 0x10
+
+
+def use_huge_pages(file: int, start: int, end: int) -> None:
+    """Have the bytes of a file in huge pages, as far as it is long; they stay what they are.
+
+    Where pages are missing they are made, of zeros, before anything is written: that takes half
+    the time, and so does the first read. The file must be open for reading, too. Other threads may
+    write to it meanwhile.
+    """
+    first, last = start - start % HUGE_PAGE, end - end % HUGE_PAGE
+    if sys.platform != "linux" or first >= last:
+        return
+    size = min(_WINDOW, last - first)
+    try:
+        room = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE)
+    except OSError:
+        return  # no address space for it
+    with room:
+        for offset in range(first, last, size):
+            if not _collapse(file, offset, min(size, last - offset), room):
+                return
+
+
+def _collapse(file: int, offset: int, size: int, room: mmap.mmap) -> bool:
+    """Map a part of the file over a part of `room` where huge pages can begin, and make them."""
+    import ctypes  # its functions let other threads run, those of mmap don't
+
+    c = _c_library()
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    address = begin + -begin % HUGE_PAGE
+    if c.mmap(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file, offset) != address:
+        return False
+    for page in range(address, address + size, HUGE_PAGE):  # where nothing is, none are made
+        if c.madvise(page, mmap.PAGESIZE, _POPULATE_READ):
+            return False
+    return not c.madvise(address, size, _COLLAPSE)
+
+
+@functools.cache
+def _c_library() -> Any:
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        *[ctypes.c_int] * 3,
+        ctypes.c_long,  # off_t
+    ]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return library

@@ -1,16 +1,11 @@
-"""The headers of many results, from a store where every read is a request.
-
-What was read is remembered in one blob beside the results. A header from it counts only while a
-listing shows the etag of the very blob that it was read from. So a memory that is missing, old or
-damaged costs requests, and nothing else.
-"""
+"""What is in a store, and what the headers of its results say."""
 
 from __future__ import annotations
 
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -21,20 +16,40 @@ from ..errors import (
     FunctionFuseError,
     NewerFormatError,
     ResultNotFoundError,
+    UntrustedResultError,
 )
 from .blobstore import BlobStore, Buffer
-from .header import FIRST_READ, TaskInfo, header_end, read_info
-from .keys import HEADERS
+from .header import (
+    FIRST_READ,
+    Stored,
+    TaskInfo,
+    header_end,
+    names_in_header,
+    read_info,
+    read_stored,
+)
+from .keys import HEADERS, SIDE_DATA, folder_of, key_of, name_of, segment_of
+from .sidedata import side_keys
 
 __all__ = [
     "Head",
     "WrittenHeads",
+    "beside",
+    "everything",
     "head_of",
     "info_of",
+    "infos_of_tasks",
     "may_hold",
+    "own_info",
     "read_heads",
+    "refuse_other",
     "remembered_heads",
+    "segments",
+    "task_of",
+    "tasks",
+    "workflows",
 ]
+
 
 logger = logging.getLogger(__name__)
 
@@ -193,3 +208,136 @@ def _remember(store: BlobStore, folder: str, entries: Mapping[str, tuple[str, by
     except OSError as error:
         # Whoever can only read plans as well, with more requests.
         logger.info("the headers of %r are not remembered: %s", folder, error)
+
+
+def own_info(store: BlobStore, workflow: str, task: str) -> TaskInfo:
+    """Return the header of a task's result; see `info_of`."""
+    info = info_of(store, key_of(workflow, task))
+    refuse_other(info, workflow, task)
+    return info
+
+
+def infos_of_tasks(
+    store: BlobStore, workflow: str, tasks: Iterable[str]
+) -> Iterator[Stored | FunctionFuseError | None]:
+    """Iterate the headers of tasks; see `Storage.task_infos`."""
+    folder = folder_of(workflow)
+    if store.concurrency > 1:
+        tasks = list(tasks)
+        heads = remembered_heads(store, folder, [segment_of(task) for task in tasks])
+        for task, head in zip(tasks, heads, strict=True):
+            yield _stored(head, workflow, task)
+        return
+    for task in tasks:
+        try:
+            data = store.head(folder + segment_of(task), FIRST_READ)
+            stored = read_stored(data, names_in_header(workflow, task))
+            yield stored or Stored.of(own_info(store, workflow, task))
+        except ResultNotFoundError:
+            yield None
+        except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
+            yield error
+
+
+def refuse_other(info: TaskInfo, workflow: str, task: str) -> None:
+    """Raise if a header is another task's.
+
+    Raises:
+        ResultNotFoundError: the names differ by upper and lower case: the file system doesn't tell
+            these apart.
+        DamagedResultError: they differ otherwise.
+    """
+    if info.task == task and info.workflow == workflow:
+        return
+    if f"{info.workflow}/{info.task}".casefold() == f"{workflow}/{task}".casefold():
+        raise ResultNotFoundError(f"{workflow}/{task}")
+    raise DamagedResultError(
+        f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
+    )
+
+
+def _stored(head: Head, workflow: str, task: str) -> Stored | FunctionFuseError | None:
+    """Return what a header's bytes tell."""
+    if not isinstance(head, bytes):
+        return head
+    stored = read_stored(head, names_in_header(workflow, task))
+    if stored is not None:
+        return stored
+    try:
+        info = read_info(head)
+        assert isinstance(info, TaskInfo)
+        refuse_other(info, workflow, task)
+    except ResultNotFoundError:
+        return None
+    except (DamagedResultError, NewerFormatError) as error:
+        return error
+    return Stored.of(info)
+
+
+ABANDONED_AFTER = 86400.0  # seconds; what is older and unfinished, nobody is at work on
+
+
+def workflows(store: BlobStore) -> list[str]:
+    """Return the sorted names of the workflows that have results."""
+    names = []
+    for name in store.names(""):
+        if name.startswith(".") or not name.endswith("/"):
+            continue
+        first = next(segments(store, name), None)
+        if first is not None:
+            names.append(name_of(name[:-1]) or _long_names(store, name + first)[0])
+    return sorted(names)
+
+
+def tasks(store: BlobStore, folder: str) -> list[str]:
+    """Return the sorted names of the tasks in a workflow's folder."""
+    return sorted(
+        name_of(segment) or task_of(store, folder + segment) for segment in segments(store, folder)
+    )
+
+
+def segments(store: BlobStore, folder: str) -> Iterator[str]:
+    """Iterate the last segments of the results' keys in a workflow's folder."""
+    return (name for name in store.names(folder) if name[0] != "." and name[-1] != "/")
+
+
+def task_of(store: BlobStore, key: str) -> str:
+    """Return the task of a result's key; reads its header where the name is a long one."""
+    return name_of(key.rpartition("/")[2]) or _long_names(store, key)[1]
+
+
+def beside(store: BlobStore, key: str, folder: str) -> list[str]:
+    """Return the keys of a stored result's side data."""
+    try:
+        side_data = info_of(store, key).side_data
+    except (ResultNotFoundError, DamagedResultError, NewerFormatError):
+        return []  # what it refers to can't be told; `gc` will find it
+    names = [name for side in side_data for name, *_ in side.files]
+    return side_keys(store, folder, names)
+
+
+def everything(store: BlobStore, folder: str) -> tuple[list[str], list[str]]:
+    """Return the keys of a workflow's results, and of what lies beside them.
+
+    Side data that no result refers to is left out while it may belong to a save that is under way.
+    """
+    blobs = list(store.list(folder))
+    results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
+    side_data = [blob for blob in blobs if blob.key.startswith(folder + SIDE_DATA)]
+    other = {blob.key for blob in blobs}.difference(results, [blob.key for blob in side_data])
+    if not side_data:
+        return results, sorted(other)
+    before = store.now() - ABANDONED_AFTER
+    used = [key for result in results for key in beside(store, result, folder)]
+    abandoned = [blob.key for blob in side_data if blob.modified < before]
+    return results, [*used, *abandoned, *sorted(other)]
+
+
+def _long_names(store: BlobStore, key: str) -> tuple[str, str]:
+    """Return the names in a result's header; its key's segments where that is damaged."""
+    try:
+        info = info_of(store, key)
+    except (DamagedResultError, NewerFormatError):
+        workflow, _, task = key.rpartition("/")
+        return workflow, task
+    return info.workflow, info.task

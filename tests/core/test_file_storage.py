@@ -421,7 +421,7 @@ def test_code_by_value_of_another_python_is_refused(
 ) -> None:
     """Such bytes would crash the interpreter; the error names both versions."""
     with monkeypatch.context() as patched:
-        patched.setattr(resultfile, "_PYTHON", "2.7.18")
+        patched.setattr(resultfile, "PYTHON", "2.7.18")
         storage.save("w", "t", lambda: 1)
         storage.save("w", "plain", 1)
     with pytest.raises(UnreadableResultError, match=r"by value, written by Python 2\.7\.18"):

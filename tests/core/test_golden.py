@@ -129,7 +129,8 @@ def test_what_a_value_refers_to(golden: ModuleType, storage: FileStorage) -> Non
     described, earlier = storage.task_infos("values", ["described", "plain"])
     assert (value, info.key) == (described.value, described.key)  # type: ignore[union-attr]
     assert (earlier.digest, "") == (earlier.value, earlier.key)  # type: ignore[union-attr]
-    assert ((), "", "") == storage.task_info("values", "plain")[-3:]
+    plain = storage.task_info("values", "plain")
+    assert ((), "", "") == (plain.own, plain.value, plain.key)
 
 
 def test_code_by_value(storage: FileStorage) -> None:

@@ -139,7 +139,7 @@ def write(store: Path) -> None:
     # The clock and the token are all that differs from run to run.
     time.time_ns = lambda: CREATED
     resultfile.unique = lambda: "676f6c64656e5f74-1"  # type: ignore[attr-defined]
-    resultfile._QUOTED_HOST = '"golden"'
+    resultfile._HOST = "golden"
     sidedata._distribution = lambda _: "golden-grids 1.0"
     Grid.__module__ = "golden"  # whatever this script is called
     storage = FileStorage(store / "store")

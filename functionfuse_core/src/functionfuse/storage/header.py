@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
@@ -23,6 +23,7 @@ __all__ = [
     "SideData",
     "Stored",
     "TaskInfo",
+    "encoded",
     "header_end",
     "names_in_header",
     "parsed",
@@ -45,9 +46,10 @@ FIRST_READ = 4096  # bytes that hold the header of nearly every result
 IN_PIECES = "pieces"  # in place of a digest: a file beside the file has those of its pieces
 
 quoted = json.encoder.encode_basestring_ascii
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
-# The order of the fields is that of `pack`; what has to be escaped in a string isn't looked at.
+# The fields are in the order of `_FIELDS`; what has to be escaped in a string isn't looked at.
 _plain = re.compile(
     rb'"function":"[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
     rb'"digest":"[0-9a-f]{32}","pickle":\[(\d{1,18}),"([0-9a-f]{32})"\],'
@@ -99,12 +101,12 @@ class TaskInfo(NamedTuple):
         host: name of the machine that wrote it.
         token: different for every write.
         fingerprint: what the backend recorded of code and inputs.
-        size: bytes of the whole blob, without side data.
-        signed: whether it carries a signature; `read_info` has not checked that.
         own: the project's classes and functions that the pickle names, as "module:qualified name".
         value: digest of the value where that of its bytes is not the same in every process, as that
             of sets; "" where `digest` is.
         key: stands for `own` and the fingerprint's "packages"; "" where both are empty.
+        size: bytes of the whole blob, without side data.
+        signed: whether it carries a signature; `read_info` has not checked that.
     """
 
     workflow: str
@@ -123,18 +125,56 @@ class TaskInfo(NamedTuple):
     host: str
     token: str
     fingerprint: Mapping[str, Any]
-    size: int
-    signed: bool
     own: tuple[str, ...] = ()
     value: str = ""
     key: str = ""
+    size: int = 0
+    signed: bool = False
 
 
-_HEADER_FIELDS = tuple(name for name in TaskInfo._fields if name not in ("size", "signed"))
-_HEADER_TYPES: tuple[Any, ...] = (
-    *(str, str, str, str, (float, int, type(None)), str, str, tuple, list, tuple),
-    *(bool, str, dict, str, str, dict, tuple, str, str),
-)
+def _json(value: Any) -> str:
+    return _encode(value) if value else "[]" if isinstance(value, (list, tuple)) else "{}"
+
+
+def _number(value: float | None) -> str:
+    # Of what JSON has, only these are written as Python shows them.
+    return repr(value) if type(value) is float and -1e300 < value < 1e300 else _encode(value)
+
+
+# The fields of a header, in their order, each with its types and how it is written. Put together by
+# hand, a header takes a third of the time of encoding a dictionary.
+_FIELDS: dict[str, tuple[Any, Callable[[Any], str]]] = {
+    "workflow": (str, quoted),
+    "task": (str, quoted),
+    "function": (str, quoted),
+    "created": (str, quoted),
+    "seconds": ((float, int, type(None)), _number),
+    "type": (str, quoted),
+    "digest": (str, quoted),
+    "pickle": (tuple, '[%d,"%s"]'.__mod__),
+    "buffers": (list, _json),
+    "side_data": (tuple, _json),
+    "by_value": (bool, lambda value: "true" if value else "false"),
+    "python": (str, quoted),
+    "packages": (dict, _json),
+    "host": (str, quoted),
+    "token": (str, quoted),
+    "fingerprint": (dict, _json),
+    "own": (tuple, _json),
+    "value": (str, quoted),
+    "key": (str, quoted),
+}
+_writers = [write for _, write in _FIELDS.values()]
+_form = "{" + ",".join(f'"{name}":%s' for name in _FIELDS) + "}\n"
+
+
+def encoded(fields: Iterable[Any]) -> bytes:
+    """Return a header as JSON: of its fields in order, as `TaskInfo` has them.
+
+    Its length doesn't depend on the digests, which are of one length.
+    """
+    both = zip(_writers, fields)  # noqa: B905  # `TaskInfo` has two more
+    return (_form % tuple([write(value) for write, value in both])).encode()
 
 
 def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
@@ -224,12 +264,11 @@ def _text(value: Any) -> str:
 
 def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
     header = {**TaskInfo._field_defaults, **header}
-    values = [header[name] for name in _HEADER_FIELDS]
-    if not all(map(isinstance, values, _HEADER_TYPES)):
-        found = zip(_HEADER_FIELDS, values, _HEADER_TYPES, strict=True)
-        wrong = [name for name, value, kind in found if not isinstance(value, kind)]
+    fields = {name: header[name] for name in _FIELDS}
+    wrong = [name for name, (kind, _) in _FIELDS.items() if not isinstance(fields[name], kind)]
+    if wrong:
         raise TypeError(f"the type of {', '.join(wrong)}")
-    return TaskInfo(**dict(zip(_HEADER_FIELDS, values, strict=True)), size=size, signed=signed)
+    return TaskInfo(**fields, size=size, signed=signed)
 
 
 class Stored:

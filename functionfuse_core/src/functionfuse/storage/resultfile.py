@@ -9,23 +9,19 @@ from __future__ import annotations
 import functools
 import hmac
 import json
-import os
 import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_digest, xxh3_128_hexdigest
 
 from ..errors import (
     DamagedResultError,
-    FunctionFuseError,
-    UnreadableResultError,
     UntrustedResultError,
 )
-from ..serializers.script import module_name
 from .blobstore import Buffer, FirstPartLast
 from .header import (
     ALIGNMENT,
@@ -38,15 +34,15 @@ from .header import (
     VERSION,
     SideData,
     TaskInfo,
+    encoded,
     header_end,
     parsed,
-    quoted,
     sections_of,
     sign,
 )
 from .keys import unique
 from .named import versions_of
-from .pickling import Pickled, loads
+from .pickling import Pickled
 
 __all__ = [
     "VERSION",
@@ -56,19 +52,17 @@ __all__ = [
     "pack",
     "trusted",
     "unchecked",
-    "unpack",
 ]
 
 
-_PYTHON = platform.python_version()
+PYTHON = platform.python_version()
 _HOST = platform.node()
-_QUOTED_HOST = quoted(_HOST)
 _JOINED_UP_TO = 64 << 10  # bytes of pickle
 _DIGESTED_ASIDE_FROM = 16 << 20  # bytes of buffers; below, a thread costs more than it saves
 _is_fresh = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").match  # from generate_name
 _NO_NAME = bytes(36)
+_TO_COME = "0" * 32  # in place of a digest
 _padding = [bytes(count) for count in range(ALIGNMENT)]
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def pack(
@@ -97,31 +91,23 @@ def pack(
     """
     data, views, by_value, named, _ = pickled
     aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
+    digest = pickle = _TO_COME
     if aside:
-        pickle, digest, *others = [os.urandom(16).hex() for _ in range(2 + len(views))]
-        buffers = list(zip(map(len, views), others, strict=True))
+        buffers = [(len(view), _TO_COME) for view in views]
     else:
-        pickle = xxh3_128_hexdigest(data)
+        pickle = digest = xxh3_128_hexdigest(data)
         buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-        digest = pickle
         if buffers or side_data:
             digest = _combined(data, pickle, buffers, side_data)
-    created, packages, token = _now(), versions_of(named.names), unique()
     own = tuple(own)
-    counted = tuple(fingerprint.get("packages", {}).items()) if fingerprint else ()
-    quoted_own, refers = _refers(own, counted) if own or counted else ("[]", "")
-    # Put together by hand: this takes a third of the time of encoding a dictionary.
-    header = (
-        f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},"function":{quoted(function)},'
-        f'"created":"{created}","seconds":{_number(seconds)},"type":{quoted(kind)},'
-        f'"digest":"{digest}","pickle":[{len(data)},"{pickle}"],'
-        f'"buffers":{_encode(buffers) if buffers else "[]"},'
-        f'"side_data":{_encode(side_data) if side_data else "[]"},'
-        f'"by_value":{"true" if by_value else "false"},"python":"{_PYTHON}",'
-        f'"packages":{_encode(packages) if packages else "{}"},"host":{_QUOTED_HOST},'
-        f'"token":"{token}","fingerprint":{_encode(fingerprint) if fingerprint else "{}"},'
-        f'"own":{quoted_own},"value":"{value}","key":"{refers}"}}\n'
-    ).encode()
+    packages = tuple(fingerprint.get("packages", {}).items()) if fingerprint else ()
+    fields = (
+        *(workflow, task, function, _now(), seconds, kind),
+        *(digest, (len(data), pickle), buffers, tuple(side_data), by_value),
+        *(PYTHON, versions_of(named.names), _HOST, unique(), fingerprint or {}),
+        *(own, value, _key_of(own, packages) if own or packages else ""),
+    )
+    header = encoded(fields)
     size = HEADER_AT + len(header) + len(data)
     rest: list[Buffer] = []
     for view in views:
@@ -129,31 +115,11 @@ def pack(
             rest.append(_padding[gap])
         rest.append(view)
         size += gap + len(view)
-    info = TaskInfo(
-        workflow,
-        task,
-        function,
-        created,
-        seconds,
-        kind,
-        digest,
-        (len(data), pickle),
-        buffers,
-        tuple(side_data),
-        by_value,
-        _PYTHON,
-        packages,
-        _HOST,
-        token,
-        fingerprint or {},
-        size,
-        key is not None,
-        own,
-        value,
-        refers,
-    )
+    info = TaskInfo(*fields, size, key is not None)
     if aside:
-        return DigestedAside(header, info, [data, *rest], [data, *views], key), info
+        return DigestedAside(
+            info, HEADER_AT + len(header), [data, *rest], [data, *views], key
+        ), info
     first = _sealed(header, key)
     if len(data) <= _JOINED_UP_TO:
         return [first + data, *rest], info  # one small copy is quicker than one more part
@@ -164,23 +130,23 @@ class DigestedAside(FirstPartLast):
     """The parts of a big result, whose digests are made while its buffers are written.
 
     Args:
-        header: with other texts in the places of the digests.
-        info: what it tells.
-        rest: the parts after it.
+        info: what the header says, but for the digests.
+        first_size: bytes of prefix and header.
+        rest: the parts after them.
         contents: what is digested.
         key: signs the header.
     """
 
     def __init__(
         self,
-        header: bytes,
         info: TaskInfo,
+        first_size: int,
         rest: Sequence[Buffer],
         contents: Sequence[Buffer],
         key: bytes | None,
     ) -> None:
-        super().__init__(HEADER_AT + len(header), rest)
-        self._header, self._info, self._key = header, info, key
+        super().__init__(first_size, rest)
+        self._info, self._key = info, key
         self._digests: list[str] = []
         self._first = b""
         self._thread = threading.Thread(target=self._digest, args=(contents,))
@@ -201,16 +167,15 @@ class DigestedAside(FirstPartLast):
             before = self._info
             buffers = [(size, new) for (size, _), new in zip(before.buffers, others, strict=True)]
             digest = _combined(bytes(self.rest[0]), own, buffers, before.side_data)
-            header = self._header.replace(before.digest.encode(), digest.encode(), 1)
-            header = header.replace(before.pickle[1].encode(), own.encode(), 1)
-            for (_, old), (_, new) in zip(before.buffers, buffers, strict=True):
-                header = header.replace(old.encode(), new.encode(), 1)
-            self._first = _sealed(header, self._key)
+            pickle = before.pickle[0], own
+            self._info = before._replace(digest=digest, pickle=pickle, buffers=buffers)
+            self._first = _sealed(encoded(self._info), self._key)
         return self._first
 
     def info(self) -> TaskInfo:
-        """Wait for the digests, and return what the header tells."""
-        return parsed(self.first(), self._info.size)
+        """Wait for the digests, and return what the header says."""
+        self.first()
+        return self._info
 
 
 def _sealed(header: bytes, key: bytes | None) -> bytes:
@@ -272,47 +237,6 @@ def trusted(head: bytes, key: bytes | None) -> TaskInfo:
     return info
 
 
-def unpack(
-    info: TaskInfo,
-    contents: Sequence[memoryview],
-    *,
-    allow: Sequence[str] | None = None,
-    restore: Callable[[str, Any], Any] | None = None,
-    planned: bool = False,
-) -> Any:
-    """Return the value of a result that `check` has found sound; see `pickling.loads`.
-
-    Arrays in it are views of `contents`, and as writable as they are.
-
-    Raises:
-        UnreadableResultError: a class or module that it names is not there or does not take what
-            was pickled, or it holds code by value of another Python minor version.
-        UntrustedResultError: it names what `allow` doesn't allow.
-        OSError: a serializer could not read.
-    """
-    if info.by_value and _minor(info.python) != _minor(_PYTHON):
-        raise UnreadableResultError(
-            f"it holds code by value, written by Python {info.python}, which Python {_PYTHON} can't"
-            f" load. Read it with Python {_minor(info.python)}, or move its classes and functions"
-            " from the script into a module, and compute it again"
-        )
-    try:
-        script = f"{module_name('__main__')}:"
-        scripts = info.by_value or any(name.startswith(script) for name in info.own)
-        options: dict[str, Any] = {"restore": restore, "scripts": scripts, "planned": planned}
-        return loads(contents[0], contents[1:], allow=allow, **options)
-    except (FunctionFuseError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        written = [f"{name} {version}" for name, version in info.packages.items()]
-        raise UnreadableResultError(
-            "its bytes are sound, but no value can be made of them here:"
-            f" {type(error).__name__}: {error}. It was written by"
-            f" {', '.join([f'Python {info.python}', *written])}; install that, or put the class or"
-            " module back as it was"
-        ) from error
-
-
 def _combined(
     data: bytes, own: str, buffers: Sequence[tuple[int, str]], side_data: Sequence[SideData]
 ) -> str:
@@ -328,10 +252,10 @@ def _combined(
 
 
 @functools.lru_cache(maxsize=1024)
-def _refers(own: tuple[str, ...], packages: tuple[tuple[str, str], ...]) -> tuple[str, str]:
-    """Return the names as JSON, and the key that stands for both; see `TaskInfo.key`."""
-    key = xxh3_64_hexdigest(_encode([own, dict(packages)]).encode())
-    return _encode(own), key
+def _key_of(own: tuple[str, ...], packages: tuple[tuple[str, str], ...]) -> str:
+    """Return what stands for the names and the versions; see `TaskInfo.key`."""
+    names_and_versions = json.dumps([own, dict(packages)], separators=(",", ":"))
+    return xxh3_64_hexdigest(names_and_versions.encode())
 
 
 def _now() -> str:
@@ -342,15 +266,6 @@ def _now() -> str:
 @functools.lru_cache(maxsize=2)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-def _number(value: float | None) -> str:
-    # Of what JSON has, only these are written as Python shows them.
-    return repr(value) if type(value) is float and -1e300 < value < 1e300 else _encode(value)
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 class _Stream:

@@ -8,16 +8,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import FunctionFuseError, ResultNotFoundError
+from ..errors import FunctionFuseError, ResultNotFoundError, UnreadableResultError
 from ..serializers import Serializer
 from ..serializers.installed import awake
-from ..serializers.script import may_name_script
+from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore, Buffer
 from .catalog import WrittenHeads, beside, may_hold, refuse_other
 from .header import TaskInfo, names_in_header, plain_pickle
 from .keys import SIDE_DATA, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
-from .resultfile import DigestedAside, check, pack, unchecked, unpack
+from .resultfile import PYTHON, DigestedAside, check, pack, unchecked
 from .sidedata import SideReader, SideWriter, check_side_data
 
 __all__ = ["Describe", "Reader", "Saver"]
@@ -229,7 +229,7 @@ class Reader:
                 raise ResultNotFoundError(f"{task!r} is another value")
             restore = self._restore(workflow, info) if info.side_data else None
             planned = bool(digest)
-            return unpack(info, contents, allow=self._allow, restore=restore, planned=planned)
+            return _unpack(info, contents, allow=self._allow, restore=restore, planned=planned)
         except FunctionFuseError:
             if info and info.side_data and not self._is_there(workflow, task, info):
                 return self.read(workflow, task, digest)  # it was replaced meanwhile
@@ -242,7 +242,7 @@ class Reader:
             data = self._store.get(key_of(workflow, task))
             found, contents = unchecked(data)
             if found.token == info.token:
-                return unpack(found, contents, allow=self._allow, planned=True)
+                return _unpack(found, contents, allow=self._allow, planned=True)
         raise ResultNotFoundError(f"{task!r} can't be read again without cost")
 
     def _restore(self, workflow: str, info: TaskInfo) -> Restore:
@@ -255,3 +255,48 @@ class Reader:
 
     def _is_there(self, workflow: str, task: str, info: TaskInfo) -> bool:
         return may_hold(self._store, key_of(workflow, task), info.token)
+
+
+def _unpack(
+    info: TaskInfo,
+    contents: Sequence[memoryview],
+    *,
+    allow: Sequence[str] | None = None,
+    restore: Callable[[str, Any], Any] | None = None,
+    planned: bool = False,
+) -> Any:
+    """Return the value of a result that `check` has found sound; see `pickling.loads`.
+
+    Arrays in it are views of `contents`, and as writable as they are.
+
+    Raises:
+        UnreadableResultError: a class or module that it names is not there or does not take what
+            was pickled, or it holds code by value of another Python minor version.
+        UntrustedResultError: it names what `allow` doesn't allow.
+        OSError: a serializer could not read.
+    """
+    if info.by_value and _minor(info.python) != _minor(PYTHON):
+        raise UnreadableResultError(
+            f"it holds code by value, written by Python {info.python}, which Python {PYTHON} can't"
+            f" load. Read it with Python {_minor(info.python)}, or move its classes and functions"
+            " from the script into a module, and compute it again"
+        )
+    try:
+        script = f"{module_name('__main__')}:"
+        scripts = info.by_value or any(name.startswith(script) for name in info.own)
+        options: dict[str, Any] = {"restore": restore, "scripts": scripts, "planned": planned}
+        return loads(contents[0], contents[1:], allow=allow, **options)
+    except (FunctionFuseError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        written = [f"{name} {version}" for name, version in info.packages.items()]
+        raise UnreadableResultError(
+            "its bytes are sound, but no value can be made of them here:"
+            f" {type(error).__name__}: {error}. It was written by"
+            f" {', '.join([f'Python {info.python}', *written])}; install that, or put the class or"
+            " module back as it was"
+        ) from error
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])

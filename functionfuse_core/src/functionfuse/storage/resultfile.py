@@ -169,7 +169,7 @@ class DigestedAside(FirstPartLast):
             digest = _combined(bytes(self.rest[0]), own, buffers, before.side_data)
             pickle = before.pickle[0], own
             self._info = before._replace(digest=digest, pickle=pickle, buffers=buffers)
-            self._first = _sealed(encoded(self._info), self._key)
+            self._first = _sealed(encoded(self._info[:-2]), self._key)
         return self._first
 
     def info(self) -> TaskInfo:

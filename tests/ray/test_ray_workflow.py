@@ -26,7 +26,8 @@ from functionfuse.reuse.values import digest_of
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
-from functionfuse_ray import RayWorkflow, sending
+from functionfuse_ray import RayWorkflow
+from functionfuse_ray import parcel as sending
 from functionfuse_ray.handed import Handed
 from functionfuse_ray.rayrun import RayRun
 

@@ -42,7 +42,7 @@ def zygote() -> Iterator[Any]:
     command = [
         sys.executable,
         str(Path(edits.__file__).with_name("zygote.py")),
-        "functionfuse_s3.storage",
+        "functionfuse_s3.store",
     ]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:

@@ -14,7 +14,7 @@ from s3_servers import Server
 
 from functionfuse.errors import StorageConnectionError, StorageError
 from functionfuse_s3 import S3FileStorage
-from functionfuse_s3.body import Parts
+from functionfuse_s3.writing import Parts
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 MIB = 1 << 20

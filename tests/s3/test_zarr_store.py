@@ -28,7 +28,7 @@ class TestZarrStore(StoreTests[ZarrStore, cpu.Buffer]):
     def store_kwargs(self, server: Server, below: str) -> dict[str, Any]:
         self.client, self.prefix = server.by_hand, f"{below}/{FOLDER}"
         storage = S3FileStorage(**server.options(f"{BUCKET}/{below}"))
-        return {"store": storage.store, "folder": FOLDER}
+        return {"store": storage.store, "bucket": storage.store.bucket, "folder": FOLDER}
 
     async def set(self, store: ZarrStore, key: str, value: Buffer) -> None:
         self.client.put_object(Bucket=BUCKET, Key=self.prefix + key, Body=value.to_bytes())
@@ -70,7 +70,7 @@ def test_a_missing_bucket_is_no_empty_array(moto_server: Server) -> None:
     """That there is no bucket is an error and not None, which for zarr is a chunk of zeros."""
     store = S3FileStorage(**moto_server.options("no-such-bucket")).store
     with pytest.raises(OSError, match="no such bucket"):
-        ZarrStore(store).get_sync("c/0")
+        ZarrStore(store, store.bucket).get_sync("c/0")
 
 
 def test_the_client_is_handed_on(server: Server, path: str) -> None:

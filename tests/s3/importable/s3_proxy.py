@@ -269,7 +269,7 @@ def no_waiting(patch: pytest.MonkeyPatch) -> None:
 
     A client that had to try again too often does it less: what follows has clients of its own.
     """
-    patch.setattr("functionfuse_s3.client._clients", {})
+    patch.setattr("functionfuse_s3.bucket._clients", {})
     patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
 
 

@@ -22,9 +22,8 @@ from functionfuse.errors import DamagedResultError
 from functionfuse.serializers import generate_name
 
 from .blocks import Chunks, part_of, place_of, sound
-from .dataset import Dataset, bytes_of, chunk_offsets, create, is_grid
+from .dataset import Dataset, Filter, bytes_of, chunk_offsets, create, filter_of, is_grid
 from .elements import Block, Elements, in_hdf5
-from .filters import Filter, filter_of
 from .sources import Room, find_room, source_of
 
 __all__ = ["Hdf5Array", "Hdf5File"]

@@ -6,13 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .filestorage import FileStorage
+    from .plugin import FileStorage
     from .workflow import RayWorkflow
 
 __all__ = ["FileStorage", "RayWorkflow"]
 __version__ = "0.1.0"
 
-_MODULES = {"FileStorage": ".filestorage", "RayWorkflow": ".workflow"}
+_MODULES = {"FileStorage": ".plugin", "RayWorkflow": ".workflow"}
 
 
 def __getattr__(name: str) -> Any:

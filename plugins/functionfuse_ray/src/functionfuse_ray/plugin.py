@@ -1,19 +1,22 @@
-"""The storage kind "ray": its options, and what makes it."""
+"""The kinds "ray": the storage and the backend, their options and what makes them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from functionfuse.hookspecs import StorageKind, hookimpl
-from functionfuse.storage.options import StorageOptions
+from functionfuse.errors import OptionsError
+from functionfuse.hookspecs import BackendKind, StorageKind, hookimpl
+from functionfuse.storage import Storage
+from functionfuse.storage.options import StorageOptions, check_options
 
-if TYPE_CHECKING:
-    from .filestorage import FileStorage
+__all__ = ["FileStorage", "RayBackendOptions", "RayOptions"]
 
-__all__ = ["RayOptions"]
+_OURS = ("name", "namespace", "get_if_exists", "lifetime")
 
 
 class RayOptions(StorageOptions):
@@ -40,13 +43,74 @@ class RayOptions(StorageOptions):
     )
 
 
-def _build(options: RayOptions) -> FileStorage:
-    from .filestorage import FileStorage
+class FileStorage(Storage):
+    """Results in files below `path` on one node, for every process that reaches the cluster.
 
+    Args:
+        opt: the options of the kind, see `RayOptions`. A relative `path` is relative to the
+            present folder, in a config file to the file's; "~" is the home on the node.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        checked = check_options(RayOptions, kind="ray", options=opt)
+        ours = [name for name in _OURS if name in checked.remote_args]
+        if ours:
+            raise OptionsError(
+                f"storage 'ray': option 'remoteArgs': {', '.join(ours)} can't be chosen: all that"
+                " use one path share one server"
+            )
+        path = str(checked.path)
+        if not path.startswith("~"):
+            path = os.path.abspath(path)
+        from .store import RayStore  # imports Ray
+
+        super().__init__(RayStore(path, checked.remote_args, checked.ray_init_args), checked)
+
+
+class RayBackendOptions(BaseModel):
+    """Options of the backend kind "ray"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    ray_init_args: dict[str, Any] = Field(
+        default_factory=dict,
+        alias="rayInitArgs",
+        repr=False,
+        description="What ray.init is called with, unless Ray is up already.",
+    )
+    return_results: bool = Field(
+        default=True,
+        alias="returnResults",
+        description="Whether run() returns results, as the other backends do, if it isn't told.",
+    )
+    max_pending_tasks: int = Field(
+        default=0,
+        ge=0,
+        alias="maxPendingTasks",
+        description="How many nodes are at Ray's at once, if run() isn't told; 0: any number.",
+    )
+
+
+def _build_storage(options: RayOptions) -> FileStorage:
     return FileStorage(options.model_dump(by_alias=True) | {"key": options.key})
+
+
+def _build_workflow(options: RayBackendOptions, nodes: Sequence[Any], workflow_name: str) -> Any:
+    from .workflow import RayWorkflow
+
+    workflow = RayWorkflow(*nodes, workflow_name=workflow_name, ray_init_args=options.ray_init_args)
+    workflow.return_results = options.return_results
+    workflow.max_pending_tasks = options.max_pending_tasks
+    return workflow
 
 
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
     """Bring the kind "ray"."""
-    return [StorageKind("ray", RayOptions, _build, api_version=1)]
+    return [StorageKind("ray", RayOptions, _build_storage, api_version=1)]
+
+
+@hookimpl
+def functionfuse_backends() -> list[BackendKind]:
+    """Bring the kind "ray"."""
+    return [BackendKind("ray", RayBackendOptions, _build_workflow, api_version=1)]

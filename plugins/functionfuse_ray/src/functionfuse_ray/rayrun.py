@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -15,17 +15,14 @@ from ray.exceptions import RayTaskError
 from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
 from functionfuse.run.job import Outcome, Portable
 from functionfuse.run.scheduler import RUNNING, SETTLED, WAITING, Run
+from functionfuse.run.workflow import KeepingWorkflow
 from functionfuse.serializers.portable import dumps
 from functionfuse.serializers.script import borrowed
 
 from .failures import Failures, origin_of
 from .handed import Handed
-from .parcel import Parcel, Task, pack_task, unpack
-from .sending import Sender
+from .parcel import Parcel, Sender, Task, pack_task, unpack
 from .tasks import Object, Told, compute, finish, load
-
-if TYPE_CHECKING:
-    from .workflow import RayWorkflow
 
 __all__ = ["RayRun"]
 
@@ -38,6 +35,10 @@ class RayRun(Run):
     Without a storage a node is handed over as soon as its parents are, and Ray puts them in order.
     With one, what a node's result is made from must be known first: the digests of its parents.
 
+    Args:
+        remotes: what submits the nodes that have options of their own: see `remotes_of`.
+        retried: errors of nodes after which Ray is to try again.
+
     Attributes:
         handed: what is at Ray's, by place. A stored result that is being loaded has a key of its
             own.
@@ -46,11 +47,17 @@ class RayRun(Run):
     """
 
     def __init__(
-        self, workflow: RayWorkflow, *, return_results: bool = False, max_pending_tasks: int = 0
+        self,
+        workflow: KeepingWorkflow,
+        remotes: Mapping[Node, Any],
+        retried: Mapping[Node, Sequence[type[BaseException]]],
+        *,
+        return_results: bool = False,
+        max_pending_tasks: int = 0,
     ) -> None:
         super().__init__(workflow, remote=True)
-        self.remotes = workflow._remotes
-        self.retried = workflow._retried
+        self.remotes = remotes
+        self.retried = retried
         self.return_results = return_results
         self.max_pending_tasks = max_pending_tasks
         if not return_results:

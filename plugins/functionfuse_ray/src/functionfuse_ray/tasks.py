@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import ray
 
-from functionfuse.errors import FingerprintError
+from functionfuse.errors import FingerprintError, OptionsError
+from functionfuse.graph.nodes import ConstructorCall, Node
 from functionfuse.reuse.values import digest_of
 from functionfuse.run.job import Job, Outcome, Portable
 from functionfuse.run.stored import OF_NO_USE, Kept
@@ -188,3 +189,13 @@ class Object:
             self.failed = error
             raise
         return packed, told
+
+
+def remotes_of(node: Node, options: dict[str, Any]) -> Any:
+    """Return what submits a node with options: a class's actor, or tasks without and with value."""
+    try:
+        if isinstance(node, ConstructorCall):
+            return Object.options(**options)  # type: ignore[attr-defined]
+        return finish.options(**options), compute.options(**options)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(f"Ray refuses the options of {node!r}: {error}") from error

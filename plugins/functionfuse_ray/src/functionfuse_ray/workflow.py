@@ -8,13 +8,13 @@ from typing import Any
 import ray
 
 from functionfuse.errors import OptionsError
-from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
+from functionfuse.graph.nodes import MethodCall, Node
 from functionfuse.graph.workflow import Query
 from functionfuse.run.report import Report
 from functionfuse.run.workflow import KeepingWorkflow
 
 from .rayrun import RayRun
-from .tasks import Object, RetriedNodeError, compute, finish
+from .tasks import RetriedNodeError, remotes_of
 
 __all__ = ["RayQuery", "RayWorkflow"]
 
@@ -50,20 +50,10 @@ class RayQuery(Query):
                 continue
             kind = type(node)
             if kind not in made:
-                made[kind] = _remotes(node, options)
+                made[kind] = remotes_of(node, options)
             self.workflow._remotes[node] = made[kind]
             self.workflow._retried[node] = retried
         return self
-
-
-def _remotes(node: Node, options: dict[str, Any]) -> Any:
-    """Return what submits a node with options: a class's actor, or tasks without and with value."""
-    try:
-        if isinstance(node, ConstructorCall):
-            return Object.options(**options)  # type: ignore[attr-defined]
-        return finish.options(**options), compute.options(**options)
-    except (TypeError, ValueError) as error:
-        raise OptionsError(f"Ray refuses the options of {node!r}: {error}") from error
 
 
 class RayWorkflow(KeepingWorkflow):
@@ -101,7 +91,7 @@ class RayWorkflow(KeepingWorkflow):
 
         Raises what `run` raises before it computes anything.
         """
-        return RayRun(self).plan()
+        return RayRun(self, self._remotes, self._retried).plan()
 
     def run(self, return_results: bool | None = None, max_pending_tasks: int | None = None) -> Any:
         """Bring the handed nodes and all last nodes up to date; everything is stored then.
@@ -135,7 +125,13 @@ class RayWorkflow(KeepingWorkflow):
             max_pending_tasks = self.max_pending_tasks
         if max_pending_tasks < 0:
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
-        run = RayRun(self, return_results=return_results, max_pending_tasks=max_pending_tasks)
+        run = RayRun(
+            self,
+            self._remotes,
+            self._retried,
+            return_results=return_results,
+            max_pending_tasks=max_pending_tasks,
+        )
         try:
             results = run.execute()
         finally:

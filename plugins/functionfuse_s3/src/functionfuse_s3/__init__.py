@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .storage import S3FileStorage
+    from .plugin import S3FileStorage
 
 __all__ = ["S3FileStorage"]
 
@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import boto3 no sooner than the storage is wanted."""
+    """Import the storage no sooner than it is wanted."""
     if name == "S3FileStorage":
-        from .storage import S3FileStorage
+        from .plugin import S3FileStorage
 
         return S3FileStorage
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

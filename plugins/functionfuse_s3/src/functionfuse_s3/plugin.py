@@ -1,22 +1,40 @@
-"""The entry point of the kind "S3"."""
+"""The kind "S3": its entry point, and its storage."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from functionfuse.hookspecs import StorageKind, hookimpl
+from functionfuse.storage import Storage
 
-from .options import S3Options
+from .options import S3Options, checked
 
-if TYPE_CHECKING:
-    from .storage import S3FileStorage
+__all__ = ["S3FileStorage", "functionfuse_storages"]
 
-__all__ = ["functionfuse_storages"]
+
+class S3FileStorage(Storage):
+    """Results in a bucket of S3, or of a server that speaks its protocol.
+
+    Making one sends nothing. It pickles by its options, secrets included.
+
+    Args:
+        path: bucket and prefix, such as "bucket/prefix" or "s3://bucket/prefix".
+        s3fs: options in the spelling of the package s3fs.
+        options: the other options of the kind, see `functionfuse_s3.options.S3Options`.
+
+    Raises:
+        OptionsError: an option is unknown or wrong.
+    """
+
+    def __init__(self, path: str, s3fs: Mapping[str, Any] | None = None, **options: Any) -> None:
+        from .store import S3Store  # imports boto3
+
+        found = checked({"path": path, "s3fs": s3fs, **options})
+        super().__init__(S3Store(found), found)
 
 
 def _build(options: S3Options) -> S3FileStorage:
-    from .storage import S3FileStorage
-
     return S3FileStorage(**dict(options))
 
 

@@ -202,7 +202,7 @@ def _zarr_store(store: S3Store, folder: str) -> ZarrStore:
         raise PluginError(
             f"zarr can't be imported: {error}. Install it: pip install functionfuse-s3[zarr]"
         ) from error
-    return ZarrStore(store, folder)
+    return ZarrStore(store, store.bucket, folder)
 
 
 def _described(key: str, entry: dict[str, Any]) -> BlobInfo:

@@ -18,9 +18,10 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from functionfuse.errors import ResultNotFoundError
+from functionfuse.storage.blobstore import BlobStore
 
+from .bucket import Bucket
 from .reading import read_range
-from .store import S3Store
 
 __all__ = ["ZarrStore"]
 
@@ -36,7 +37,7 @@ class ZarrStore(Store):
     It pickles by the store's options, and several threads and processes can use it at once.
 
     Args:
-        store: the blob store.
+        store, bucket: the blob store, and its bucket.
         folder: what the keys begin with; empty, or it ends in "/".
     """
 
@@ -44,9 +45,12 @@ class ZarrStore(Store):
     supports_deletes = True
     supports_listing = True
 
-    def __init__(self, store: S3Store, folder: str = "", *, read_only: bool = False) -> None:
+    def __init__(
+        self, store: BlobStore, bucket: Bucket, folder: str = "", *, read_only: bool = False
+    ) -> None:
         super().__init__(read_only=read_only)
         self.store = store
+        self.bucket = bucket
         self.folder = folder
 
     def __eq__(self, other: object) -> bool:
@@ -54,7 +58,7 @@ class ZarrStore(Store):
             isinstance(other, ZarrStore)
             and self.folder == other.folder
             and self.read_only == other.read_only
-            and self.store.bucket.options == other.store.bucket.options
+            and self.bucket.options == other.bucket.options
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -63,12 +67,12 @@ class ZarrStore(Store):
         return f"ZarrStore({self.store!r}, {self.folder!r})"
 
     def __str__(self) -> str:
-        bucket = self.store.bucket
+        bucket = self.bucket
         return f"s3://{bucket.name}/{bucket.prefix}{self.folder}"
 
     def with_read_only(self, read_only: bool = False) -> ZarrStore:
         """Return a store of the same keys that can, or can't, be written."""
-        return ZarrStore(self.store, self.folder, read_only=read_only)
+        return ZarrStore(self.store, self.bucket, self.folder, read_only=read_only)
 
     # What zarr calls where it doesn't need to wait for several at once.
 
@@ -85,7 +89,7 @@ class ZarrStore(Store):
         try:
             if byte_range is None:
                 return kind.from_bytes(self.store.get(where))
-            return kind.from_bytes(read_range(self.store.bucket, where, _in_http(byte_range)))
+            return kind.from_bytes(read_range(self.bucket, where, _in_http(byte_range)))
         except ResultNotFoundError:
             return None
 
@@ -190,7 +194,7 @@ class ZarrStore(Store):
         """Run what waits for the server, beside what else does."""
         if not self._is_open:
             await self._open()
-        concurrency = self.store.bucket.options.concurrency
+        concurrency = self.bucket.options.concurrency
         key = os.getpid(), concurrency
         pool = _pools.get(key)
         if pool is None:

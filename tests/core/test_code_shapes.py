@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from functionfuse.reuse.bytecode import Import, Shape, shape_of
-from functionfuse.reuse.controlflow import _kept, _without_swaps
+from functionfuse.reuse.controlflow import _instructions, _without_swaps
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 MODULES = [
@@ -401,7 +401,7 @@ def test_stores_that_swaps_stand_for() -> None:
         item for item in compiled("def f(a, b):\n a, \\\n b = b, a").co_consts
         if isinstance(item, CodeType)
     ]  # fmt: skip
-    kept = _kept(code)
+    kept = _instructions(code)
     swapped, needless = _without_swaps(kept, set())
     assert "SWAP" in [step.opname for step in kept]
     assert ["b", "a"] == [step.argval for step in swapped if step.opname == "STORE_FAST"]
@@ -421,7 +421,7 @@ def test_instructions_that_do_two_things_are_taken_apart(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         dis, "get_instructions", lambda _: [*steps[:first], fused, *steps[first + 2 :]]
     )
-    names = [(step.opname, step.argval) for step in _kept(code)]
+    names = [(step.opname, step.argval) for step in _instructions(code)]
     assert [("LOAD_FAST", "a"), ("LOAD_FAST", "b")] == names[:2]
 
 

@@ -20,7 +20,7 @@ from functionfuse.errors import DamagedResultError, UntrustedResultError
 from functionfuse.reuse.described import described
 from functionfuse.storage import Storage, header
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.header import Stored
+from functionfuse.storage.header import Summary
 from functionfuse.storage.options import StorageOptions
 
 OWN = ["m:A", "m:B.C"]
@@ -32,9 +32,9 @@ def telling(own: Sequence[str] = OWN, value: str = VALUE) -> Any:
     return lambda obj, pickled: (own, value)
 
 
-def stored(storage: Storage, task: str = "t") -> Stored:
+def stored(storage: Storage, task: str = "t") -> Summary:
     (found,) = storage.task_infos("w", [task])
-    assert isinstance(found, Stored)
+    assert isinstance(found, Summary)
     return found
 
 
@@ -224,7 +224,7 @@ def test_a_plan_s_reading_parses_no_json(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(header, "_decoder", Counting())
     found = list(storage.task_infos("w", names))
-    assert all(isinstance(each, Stored) for each in found)
+    assert all(isinstance(each, Summary) for each in found)
     assert 1 == len({each.key for each in found})  # type: ignore[union-attr]
     assert 2000 == len({each.value for each in found})  # type: ignore[union-attr]
     assert [] == parsed

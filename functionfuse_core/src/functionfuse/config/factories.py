@@ -66,8 +66,8 @@ def _storage(config: Config) -> Any:
         source = config.source
         raise OptionsError(f"{source.where(())}the config has no storage")
     storage = _made(config.source, STORAGES, config.storage)
-    for place, name in enumerate(config.serializers):
-        serializer = _serializer(config.source, name, ("serializers", place))
+    for index, name in enumerate(config.serializers):
+        serializer = _serializer(config.source, name, ("serializers", index))
         storage.register_persistent_serializers(serializer)
     return storage
 

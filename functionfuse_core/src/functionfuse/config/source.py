@@ -120,7 +120,7 @@ class Source:
         if isinstance(value, str) and "$" in value:
             return self._replaced(value, path)
         if isinstance(value, list):
-            return [self._with_variables(item, (*path, place)) for place, item in enumerate(value)]
+            return [self._with_variables(item, (*path, index)) for index, item in enumerate(value)]
         if isinstance(value, dict):
             return {key: self._with_variables(item, (*path, key)) for key, item in value.items()}
         return value

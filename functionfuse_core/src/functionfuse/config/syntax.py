@@ -55,10 +55,10 @@ def add_key(marks: Marks, found: dict[str, Any], path: Path, mark: Mark) -> None
     marks[path] = mark, mark
 
 
-def position(text: str, place: int) -> Mark:
+def position(text: str, offset: int) -> Mark:
     """Return line and column of a place in a text."""
-    before = text[:place]
-    return before.count("\n") + 1, place - before.rfind("\n")
+    before = text[:offset]
+    return before.count("\n") + 1, offset - before.rfind("\n")
 
 
 def parse_json(text: str) -> Parsed:
@@ -94,39 +94,39 @@ class _Json:
         data, _ = self.value(self.skip(0), ())
         return Parsed(data, self.marks)
 
-    def skip(self, place: int) -> int:
-        found = self.space.match(self.text, place)
-        return found.end() if found else place
+    def skip(self, offset: int) -> int:
+        found = self.space.match(self.text, offset)
+        return found.end() if found else offset
 
-    def value(self, place: int, path: Path) -> tuple[Any, int]:
-        text, mark = self.text, position(self.text, place)
+    def value(self, offset: int, path: Path) -> tuple[Any, int]:
+        text, mark = self.text, position(self.text, offset)
         self.marks[path] = self.marks.get(path, (mark,))[0], mark
         if len(path) > DEEPEST:
             raise SyntaxProblem("nested too deeply", mark)
-        if text[place] == '"':
-            string: tuple[str, int] = scanstring(text, place + 1, True)
+        if text[offset] == '"':
+            string: tuple[str, int] = scanstring(text, offset + 1, True)
             return string
-        if text[place] not in "[{":
-            scalar = self.scalar.match(text, place)
+        if text[offset] not in "[{":
+            scalar = self.scalar.match(text, offset)
             assert scalar is not None
             return json.loads(scalar.group()), scalar.end()
         items: list[Any] = []
         found: dict[str, Any] = {}
-        is_list = text[place] == "["
-        place = self.skip(place + 1)
-        while text[place] not in "]}":
+        is_list = text[offset] == "["
+        offset = self.skip(offset + 1)
+        while text[offset] not in "]}":
             if is_list:
-                value, place = self.value(place, (*path, len(items)))
+                value, offset = self.value(offset, (*path, len(items)))
                 items.append(value)
             else:
-                key, end = scanstring(text, place + 1, True)
-                add_key(self.marks, found, (*path, key), position(text, place))
-                place = self.skip(self.skip(end) + 1)  # the colon
-                found[key], place = self.value(place, (*path, key))
-            place = self.skip(place)
-            if text[place] == ",":
-                place = self.skip(place + 1)
-        return (items if is_list else found), place + 1
+                key, end = scanstring(text, offset + 1, True)
+                add_key(self.marks, found, (*path, key), position(text, offset))
+                offset = self.skip(self.skip(end) + 1)  # the colon
+                found[key], offset = self.value(offset, (*path, key))
+            offset = self.skip(offset)
+            if text[offset] == ",":
+                offset = self.skip(offset + 1)
+        return (items if is_list else found), offset + 1
 
 
 def parse_yaml(text: str) -> Parsed:
@@ -293,25 +293,25 @@ class _Toml:
         self.lengths: dict[Path, int] = {}  # of arrays of tables
 
     def document(self) -> Marks:
-        text, table, place = self.text, (), self.after(self.blank, 0)
+        text, table, offset = self.text, (), self.after(self.blank, 0)
         base: Path = table
-        while place < len(text):
-            if text[place] == "[":
-                base, place = self.header(place)
+        while offset < len(text):
+            if text[offset] == "[":
+                base, offset = self.header(offset)
             else:
-                place = self.pair(place, base)
-            place = self.after(self.blank, place)
+                offset = self.pair(offset, base)
+            offset = self.after(self.blank, offset)
         return self.marks
 
-    def after(self, pattern: re.Pattern[str], place: int) -> int:
-        found = pattern.match(self.text, place)
-        assert found is not None, f"no TOML at {place}"
+    def after(self, pattern: re.Pattern[str], offset: int) -> int:
+        found = pattern.match(self.text, offset)
+        assert found is not None, f"no TOML at {offset}"
         return found.end()
 
-    def header(self, place: int) -> tuple[Path, int]:
-        several = self.text.startswith("[[", place)
-        mark = position(self.text, place)
-        keys, place = self.keys(place + 1 + several)
+    def header(self, offset: int) -> tuple[Path, int]:
+        several = self.text.startswith("[[", offset)
+        mark = position(self.text, offset)
+        keys, offset = self.keys(offset + 1 + several)
         base: Path = ()
         for number, key in enumerate(keys):
             base = (*base, key)
@@ -321,45 +321,45 @@ class _Toml:
             if base in self.lengths:
                 base = (*base, self.lengths[base] - 1)
                 self.marks.setdefault(base, (mark, mark))
-        return base, self.after(self.spaces, place) + 1 + several
+        return base, self.after(self.spaces, offset) + 1 + several
 
-    def keys(self, place: int) -> tuple[list[str], int]:
+    def keys(self, offset: int) -> tuple[list[str], int]:
         """Read a dotted key; return its parts, and where it ends."""
         import tomllib
 
         keys = []
         while True:
-            place = self.after(self.spaces, place)
-            quoted = self.text[place] in "\"'"
-            end = self.after(self.string if quoted else self.bare, place)
-            part = self.text[place:end]
+            offset = self.after(self.spaces, offset)
+            quoted = self.text[offset] in "\"'"
+            end = self.after(self.string if quoted else self.bare, offset)
+            part = self.text[offset:end]
             keys.append(next(iter(tomllib.loads(f"{part} = 0"))) if quoted else part)
-            place = self.after(self.spaces, end)
-            if self.text[place] != ".":
-                return keys, place
-            place += 1
+            offset = self.after(self.spaces, end)
+            if self.text[offset] != ".":
+                return keys, offset
+            offset += 1
 
-    def pair(self, place: int, base: Path) -> int:
-        mark = position(self.text, place)
-        keys, place = self.keys(place)
+    def pair(self, offset: int, base: Path) -> int:
+        mark = position(self.text, offset)
+        keys, offset = self.keys(offset)
         for key in keys:
             base = (*base, key)
             self.marks.setdefault(base, (mark, mark))
-        return self.value(self.after(self.spaces, place + 1), base)  # after the "="
+        return self.value(self.after(self.spaces, offset + 1), base)  # after the "="
 
-    def value(self, place: int, path: Path) -> int:
-        text, mark = self.text, position(self.text, place)
+    def value(self, offset: int, path: Path) -> int:
+        text, mark = self.text, position(self.text, offset)
         self.marks[path] = self.marks.get(path, (mark,))[0], mark
-        if text[place] in "\"'":
-            return self.after(self.string, place)
-        if text[place] not in "[{":
-            return self.after(self.scalar, place)
-        count, is_list = 0, text[place] == "["
-        place = self.after(self.blank, place + 1)
-        while text[place] not in "]}":
-            place = self.value(place, (*path, count)) if is_list else self.pair(place, path)
+        if text[offset] in "\"'":
+            return self.after(self.string, offset)
+        if text[offset] not in "[{":
+            return self.after(self.scalar, offset)
+        count, is_list = 0, text[offset] == "["
+        offset = self.after(self.blank, offset + 1)
+        while text[offset] not in "]}":
+            offset = self.value(offset, (*path, count)) if is_list else self.pair(offset, path)
             count += 1
-            place = self.after(self.blank, place)
-            if text[place] == ",":
-                place = self.after(self.blank, place + 1)
-        return place + 1
+            offset = self.after(self.blank, offset)
+            if text[offset] == ",":
+                offset = self.after(self.blank, offset + 1)
+        return offset + 1

@@ -59,8 +59,8 @@ class Graph:
         """Return the places of the nodes that no other node of the graph needs."""
         positions = self.positions
         return [
-            place
-            for place, node in enumerate(self.nodes)
+            index
+            for index, node in enumerate(self.nodes)
             if not any(child in positions for child in node.children)
         ]
 
@@ -154,7 +154,7 @@ class BaseWorkflow:
         connected = _closure(_closure(roots, _children), _parents)
         nodes = sorted(needed if _is_interactive() else connected, key=_number)
         names = _names(nodes, self.workflow_name)
-        positions = {node: place for place, node in enumerate(nodes)}
+        positions = {node: index for index, node in enumerate(nodes)}
         return Graph(nodes, names, positions, len(connected) - len(nodes))
 
     def graph_traversal(self) -> Iterator[tuple[str, Node]]:

@@ -38,8 +38,8 @@ def arguments_of(node: Node, head: Head) -> list[tuple[str, Any]]:
     if known and len(node.args) == 1 and not (node.kwargs or head.ignored):
         return [(head.names[0], node.args[0])]
     pairs = [
-        (head.names[place] if place < known else f"*{place - known}", value)
-        for place, value in enumerate(node.args)
+        (head.names[index] if index < known else f"*{index - known}", value)
+        for index, value in enumerate(node.args)
     ]
     others: list[tuple[str, Any]] = []
     for pair in node.kwargs.items():

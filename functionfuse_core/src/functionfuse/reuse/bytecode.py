@@ -121,14 +121,14 @@ class _Reader:
         )
         self.out.append(b"{%s" % repr(heading).encode())
         order = flow.order()
-        numbers = {place: number for number, place in enumerate(order)}
+        numbers = {index: number for number, index in enumerate(order)}
         handler = None
-        for number, place in enumerate(order):
-            if flow.handlers[place] != handler:
-                handler = flow.handlers[place]
+        for number, index in enumerate(order):
+            if flow.handlers[index] != handler:
+                handler = flow.handlers[index]
                 self.handler(handler, numbers)
-            self.instruction(flow, place, code)
-            name, after = flow.steps[place]
+            self.instruction(flow, index, code)
+            name, after = flow.steps[index]
             self.out.append(b" " + name.encode())
             for branch, target in enumerate(after):
                 if target in flow.exits:
@@ -145,12 +145,12 @@ class _Reader:
         """Write where an exception goes."""
         self.out.append(b"\ntry ")
         if handler is not None:
-            place, depth, lasti = handler
-            self.out.append(b"@%d %d %d" % (numbers.get(place, -1), depth, lasti))
+            index, depth, lasti = handler
+            self.out.append(b"@%d %d %d" % (numbers.get(index, -1), depth, lasti))
 
-    def instruction(self, flow: Flow, place: int, code: CodeType) -> None:
+    def instruction(self, flow: Flow, index: int, code: CodeType) -> None:
         """Write an instruction, without its jump."""
-        instruction = flow.swapped[place]
+        instruction = flow.swapped[index]
         value = instruction.argval
         self.out.append(b"\n")
         if instruction.opcode in JUMPS:
@@ -160,19 +160,21 @@ class _Reader:
             self.constant(code.co_consts[instruction.arg or 0])
         elif value is not None:
             self.out.append(repr(value).encode("utf-8", "surrogatepass"))
-        self.name(flow.kept, place, code)
+        self.name(flow.instructions, index, code)
 
-    def name(self, kept: list[dis.Instruction], number: int, code: CodeType) -> None:
+    def name(self, instructions: list[dis.Instruction], number: int, code: CodeType) -> None:
         """Note what an instruction reads of what is outside."""
-        opname, value = kept[number].opname, kept[number].argval
+        opname, value = instructions[number].opname, instructions[number].argval
         if opname in _GLOBALS:
-            self.names[value, *_attributes(kept, number + 1)] = None
+            self.names[value, *_attributes(instructions, number + 1)] = None
         elif opname in _ATTRIBUTES:
             self.attributes.add(value)
         elif opname == "IMPORT_NAME":
-            level, names = (_constant(step, code) for step in kept[number - 2 : number])
-            for name, place in _bindings(kept, number, names):
-                self.imports[Import(level, value, name, _reads(kept, kept[place]))] = None
+            level, names = (_constant(step, code) for step in instructions[number - 2 : number])
+            for name, index in _bindings(instructions, number, names):
+                self.imports[
+                    Import(level, value, name, _reads(instructions, instructions[index]))
+                ] = None
 
     def constant(self, value: Any) -> None:
         if isinstance(value, CodeType):
@@ -200,14 +202,14 @@ def _constant(instruction: dis.Instruction, code: CodeType) -> Any:
     return instruction.argval
 
 
-def _attributes(kept: list[dis.Instruction], number: int) -> Iterator[str]:
-    while number < len(kept) and kept[number].opname in _ATTRIBUTES:
-        yield kept[number].argval
+def _attributes(instructions: list[dis.Instruction], number: int) -> Iterator[str]:
+    while number < len(instructions) and instructions[number].opname in _ATTRIBUTES:
+        yield instructions[number].argval
         number += 1
 
 
 def _bindings(
-    kept: list[dis.Instruction], number: int, names: Path | None
+    instructions: list[dis.Instruction], number: int, names: Path | None
 ) -> Iterator[tuple[str, int]]:
     """Iterate what an import gives names to: see `Import.name`, and the place of the store."""
     number += 1
@@ -218,22 +220,22 @@ def _bindings(
             else:
                 yield name, number + 1
                 number += 2
-    elif kept[number].opname == "IMPORT_FROM":  # import package.module as name
-        while kept[number].opname in ("IMPORT_FROM", "SWAP", "ROT_TWO", "POP_TOP"):
+    elif instructions[number].opname == "IMPORT_FROM":  # import package.module as name
+        while instructions[number].opname in ("IMPORT_FROM", "SWAP", "ROT_TWO", "POP_TOP"):
             number += 1
         yield "", number
     else:
         yield "*", number
 
 
-def _reads(kept: list[dis.Instruction], store: dis.Instruction) -> tuple[Path, ...] | None:
+def _reads(instructions: list[dis.Instruction], store: dis.Instruction) -> tuple[Path, ...] | None:
     """Return the attributes that are read from a variable; None where it is also used otherwise."""
     if store.opname != "STORE_FAST":
         return None  # seen by other functions
     found: dict[Path, None] = {}
-    for place, instruction in enumerate(kept):
+    for index, instruction in enumerate(instructions):
         if instruction.argval == store.argval and instruction.opname.startswith("LOAD_FAST"):
-            path = tuple(_attributes(kept, place + 1))
+            path = tuple(_attributes(instructions, index + 1))
             if not path:
                 return None
             found[path] = None

@@ -34,7 +34,7 @@ class Flow:
     A place is an index into them.
 
     Attributes:
-        kept: the instructions.
+        instructions: the instructions.
         swapped: the same, with stores in the order that makes swaps on the stack needless, and
             without those that the next ones make needless.
         steps: for each place, "" or what kind of jump it is, and the places that can be next.
@@ -44,21 +44,23 @@ class Flow:
     """
 
     def __init__(self, code: CodeType) -> None:
-        self.kept = _kept(code)
-        places = [instruction.offset for instruction in self.kept]
+        self.instructions = _instructions(code)
+        indexes = [instruction.offset for instruction in self.instructions]
         self._targets = {
-            place: bisect.bisect_left(places, instruction.argval)
-            for place, instruction in enumerate(self.kept)
+            index: bisect.bisect_left(indexes, instruction.argval)
+            for index, instruction in enumerate(self.instructions)
             if instruction.opcode in JUMPS
         }
-        self.swapped, self._needless = _without_swaps(self.kept, set(self._targets.values()))
-        self.handlers: list[tuple[int, int, bool] | None] = [None] * len(places)
+        self.swapped, self._needless = _without_swaps(
+            self.instructions, set(self._targets.values())
+        )
+        self.handlers: list[tuple[int, int, bool] | None] = [None] * len(indexes)
         for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
-            first, end = (bisect.bisect_left(places, at) for at in (entry.start, entry.end))
-            target = self._landing(bisect.bisect_left(places, entry.target))
+            first, end = (bisect.bisect_left(indexes, at) for at in (entry.start, entry.end))
+            target = self._landing(bisect.bisect_left(indexes, entry.target))
             self.handlers[first:end] = [(target, entry.depth, entry.lasti)] * (end - first)
         self._handled = any(self.handlers)
-        self.steps = [self._step(place) for place in range(len(places))]
+        self.steps = [self._step(index) for index in range(len(indexes))]
         self.exits = self._exits()
 
     def order(self) -> list[int]:
@@ -66,39 +68,39 @@ class Flow:
         found: dict[int, None] = {}
         pending = [self._landing(0)]
         while pending:
-            place = pending.pop()
-            if place in found:
+            index = pending.pop()
+            if index in found:
                 continue
-            found[place] = None
-            after = self.steps[place][1]
+            found[index] = None
+            after = self.steps[index][1]
             if self._handled:
-                ways = [place, *(step for target in after for step in self.exits.get(target, ()))]
+                ways = [index, *(step for target in after for step in self.exits.get(target, ()))]
                 handlers = [handler[0] for step in ways if (handler := self.handlers[step])]
                 pending += handlers[::-1]
             pending += [target for target in after[::-1] if target not in self.exits]
         return list(found)
 
-    def _landing(self, place: int) -> int:
+    def _landing(self, index: int) -> int:
         """Return the first place, from this one on, that does more than to go to another."""
         seen = set()
-        while place not in seen:
-            seen.add(place)
-            if place in self._needless:
-                place += 1
-            elif self.kept[place].opname in _ALWAYS_JUMPS:
-                place = self._targets[place]
+        while index not in seen:
+            seen.add(index)
+            if index in self._needless:
+                index += 1
+            elif self.instructions[index].opname in _ALWAYS_JUMPS:
+                index = self._targets[index]
             else:
                 break
-        return place
+        return index
 
-    def _step(self, place: int) -> tuple[str, tuple[int, ...]]:
-        name = self._jump(place)
+    def _step(self, index: int) -> tuple[str, tuple[int, ...]]:
+        name = self._jump(index)
         if not name:
-            ends = self.kept[place].opname in _ENDS
-            return "", () if ends else (self._landing(place + 1),)
+            ends = self.instructions[index].opname in _ENDS
+            return "", () if ends else (self._landing(index + 1),)
         if name in _ALWAYS_JUMPS:
             return "forever", ()
-        target, after = self._landing(self._targets[place]), self._landing(place + 1)
+        target, after = self._landing(self._targets[index]), self._landing(index + 1)
         if name.endswith("_OR_POP"):
             name, target = self._threaded(name, target)
         if name == "POP_JUMP_IF_FALSE":
@@ -111,9 +113,9 @@ class Flow:
             return "none", (target, after)
         return name, (after, target)
 
-    def _jump(self, place: int) -> str:
+    def _jump(self, index: int) -> str:
         """Return what kind of jump stands at a place, whatever its direction; "" for none."""
-        instruction = self.kept[place]
+        instruction = self.instructions[index]
         if instruction.opcode not in JUMPS or instruction.opname in _ALWAYS_JUMPS:
             return instruction.opname if instruction.opname in _ALWAYS_JUMPS else ""
         return instruction.opname.replace("FORWARD_", "").replace("BACKWARD_", "")
@@ -134,18 +136,18 @@ class Flow:
         changed = True
         while changed:  # once more for a way out that goes back
             changed = False
-            for place in range(len(self.steps) - 1, -1, -1):
-                name, after = self.steps[place]
-                if name or place in exits:
+            for index in range(len(self.steps) - 1, -1, -1):
+                name, after = self.steps[index]
+                if name or index in exits:
                     continue
                 way = exits.get(after[0]) if after else []
                 if way is not None and len(way) < _SHORT:
-                    exits[place], changed = [place, *way], True
+                    exits[index], changed = [index, *way], True
         return exits
 
 
-def _kept(code: CodeType) -> list[dis.Instruction]:
-    kept: list[dis.Instruction] = []
+def _instructions(code: CodeType) -> list[dis.Instruction]:
+    instructions: list[dis.Instruction] = []
     # `dis` writes each constant as text, which takes its time, and fails for a very long int.
     numbered = code.replace(co_consts=tuple(range(len(code.co_consts))))
     for instruction in dis.get_instructions(numbered):
@@ -153,44 +155,44 @@ def _kept(code: CodeType) -> list[dis.Instruction]:
         if name in _DROPPED:
             continue
         if name == "STORE_NAME" and value in _NOT_MEANT:
-            kept.pop()
+            instructions.pop()
         elif name in _PLAIN or "FAST" not in name:
-            kept.append(instruction)
+            instructions.append(instruction)
         else:
             # One for two, which the compiler only takes when both are on one line; and loads that
             # check, or don't, that there is a value, by the ways to them: copies have fewer.
             values = value if isinstance(value, tuple) else (value,)
             for part, variable in zip(_PART.findall(name), values, strict=True):
-                kept.append(_other(instruction, part, variable))
-    return kept
+                instructions.append(_other(instruction, part, variable))
+    return instructions
 
 
 def _without_swaps(
-    kept: list[dis.Instruction], targets: set[int]
+    instructions: list[dis.Instruction], targets: set[int]
 ) -> tuple[list[dis.Instruction], set[int]]:
     """Return the instructions with stores reordered, and the places of those to leave out.
 
     A value whose variable is stored again at once is dropped: so no store depends on the order.
     """
-    swapped, needless = kept.copy(), set[int]()
+    swapped, needless = instructions.copy(), set[int]()
     stores: list[int] = []  # those that follow each other from here on, the nearest last
-    for place in range(len(kept) - 1, -1, -1):
-        name, value = kept[place].opname, kept[place].argval
+    for index in range(len(instructions) - 1, -1, -1):
+        name, value = instructions[index].opname, instructions[index].argval
         if name in _SWAPPABLE:
             if name == "POP_TOP" or all(swapped[store].argval != value for store in stores):
-                stores.append(place)
-            elif place not in targets and _is_copy(kept[place - 1]):
-                needless.update((place - 1, place))
+                stores.append(index)
+            elif index not in targets and _is_copy(instructions[index - 1]):
+                needless.update((index - 1, index))
             else:
-                swapped[place] = _other(kept[place], "POP_TOP", None)
-                stores.append(place)
+                swapped[index] = _other(instructions[index], "POP_TOP", None)
+                stores.append(index)
         elif name == "SWAP" and value <= len(stores):
             first, last = stores[-1], stores[-value]
             swapped[first], swapped[last] = swapped[last], swapped[first]
-            needless.add(place)
-        elif stores and place not in needless:
+            needless.add(index)
+        elif stores and index not in needless:
             stores.clear()
-        if stores and place in targets:
+        if stores and index in targets:
             stores.clear()
     return swapped, needless
 

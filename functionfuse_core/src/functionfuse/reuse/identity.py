@@ -74,7 +74,7 @@ class Identities:
         self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
-        self._places: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
+        self._indexes: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
         self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, for a function
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
@@ -95,7 +95,7 @@ class Identities:
         for name, value in arguments_of(node, head):
             out.append(_named(name))
             if type(value) is Call:
-                out.append(b"n%d;" % self._place(node, value))
+                out.append(b"n%d;" % self._index(node, value))
                 continue
             stream = literal_stream(value)
             if stream is None:
@@ -304,15 +304,15 @@ class Identities:
             )
         return subject
 
-    def _place(self, node: Node, parent: Node) -> int:
+    def _index(self, node: Node, parent: Node) -> int:
         """Return by number which of a node's parents one is; -1 for none."""
         if node.needs and node.needs[0] is parent:
             return 0
-        places = self._places.get(node)
-        if places is None:
-            places = {need: place for place, need in enumerate(node.needs)}
-            self._places[node] = places
-        return places.get(parent, -1)
+        indexes = self._indexes.get(node)
+        if indexes is None:
+            indexes = {need: index for index, need in enumerate(node.needs)}
+            self._indexes[node] = indexes
+        return indexes.get(parent, -1)
 
     def _of_plugins(self, node: Node) -> list[tuple[Any, bytes]]:
         """Return the plugins of a node that count, and what they were when first asked for."""
@@ -326,10 +326,10 @@ class Identities:
 
     def _stream(self, node: Node, what: str, value: Any) -> bytes:
         if type(value) is Call:
-            return b"n%d;" % self._place(node, value)
+            return b"n%d;" % self._index(node, value)
         inspected = self._code(node).inspected
-        place = partial(self._place, node)
-        writer = Writer(place, own=self.own_packages(node), inspected=inspected)
+        index = partial(self._index, node)
+        writer = Writer(index, own=self.own_packages(node), inspected=inspected)
         try:
             writer.write(value)
             digest = writer.digest()

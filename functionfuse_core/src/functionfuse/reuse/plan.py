@@ -72,92 +72,92 @@ class Decisions:
         self._saved: dict[int, Any] = {}  # what the storage told of results of this run
         self._results = Results(identities)
         self._unclear: dict[int, str] = {}  # of results with code in them that can't be told
-        for place, node in enumerate(graph.nodes):
-            self._identify(place, node)
-        for place in range(count):
-            self.judge(place)
+        for index, node in enumerate(graph.nodes):
+            self._identify(index, node)
+        for index in range(count):
+            self.judge(index)
 
     def needed(self, targets: Sequence[int]) -> list[int]:
         """Return what must be computed, or judged again, to bring targets up to date; sorted."""
-        found = {place for place in targets if self.verdicts[place] != REUSE}
+        found = {index for index in targets if self.verdicts[index] != REUSE}
         stack = list(found)
         while stack:
-            place = stack.pop()
-            for parent in self._awaited(place):
+            index = stack.pop()
+            for parent in self._awaited(index):
                 if parent not in found:
                     found.add(parent)
                     stack.append(parent)
-        for place in found:
-            if self.verdicts[place] == REUSE:
-                self.reasons[place] = "replayed for a later call on its object"
+        for index in found:
+            if self.verdicts[index] == REUSE:
+                self.reasons[index] = "replayed for a later call on its object"
         return sorted(found)
 
     def possible(self, planned: Collection[int]) -> dict[int, str]:
         """Return what is computed as well if a planned node of which that is open is, and why."""
         found: dict[int, str] = {}
-        stack = [(place, self.reasons[place]) for place in planned if self.verdicts[place] == MAYBE]
+        stack = [(index, self.reasons[index]) for index in planned if self.verdicts[index] == MAYBE]
         while stack:
-            place, reason = stack.pop()
-            for parent in self._missing(place):
+            index, reason = stack.pop()
+            for parent in self._missing(index):
                 if parent not in planned and parent not in found:
                     found[parent] = reason
                     stack.append((parent, reason))
         return found
 
-    def judge(self, place: int) -> str:
+    def judge(self, index: int) -> str:
         """Decide on a node by what is known of its parents now; return and keep the verdict."""
-        verdict, reason, call = self._judged(place, self.graph.nodes[place])
+        verdict, reason, call = self._judged(index, self.graph.nodes[index])
         if verdict == REUSE:
-            self.digests[place] = self._counts_as(place, self.infos[place])
-            self._calls[place] = call
-        self.verdicts[place], self.reasons[place] = verdict, reason
+            self.digests[index] = self._counts_as(index, self.infos[index])
+            self._calls[index] = call
+        self.verdicts[index], self.reasons[index] = verdict, reason
         return verdict
 
-    def give_up(self, place: int, reason: str) -> None:
+    def give_up(self, index: int, reason: str) -> None:
         """Note that a stored result that was to be reused can't be read."""
-        self.verdicts[place], self.reasons[place] = COMPUTE, reason
-        self.digests[place] = None
-        if self._stands(place):
+        self.verdicts[index], self.reasons[index] = COMPUTE, reason
+        self.digests[index] = None
+        if self._stands(index):
             self._found = None
-        self._useless.add(place)
+        self._useless.add(index)
 
-    def settle(self, place: int, digest: bytes | None, stored: Any = None) -> None:
+    def settle(self, index: int, digest: bytes | None, stored: Any = None) -> None:
         """Note the digest of a result that was computed; None for an object, which has none.
 
         Args:
             stored: what the storage told when it was saved.
         """
         if stored is not None:
-            self._saved[place] = stored
-            digest = self._counts_as(place, stored)
-        self.digests[place] = digest
-        self._call(place, self.graph.nodes[place])
+            self._saved[index] = stored
+            digest = self._counts_as(index, stored)
+        self.digests[index] = digest
+        self._call(index, self.graph.nodes[index])
 
-    def take(self, place: int, info: Any) -> None:
+    def take(self, index: int, info: Any) -> None:
         """Note that another run has stored the very result that was to be computed."""
-        self.infos[place] = info
-        self.verdicts[place], self.reasons[place] = REUSE, ""
-        self.digests[place] = self._counts_as(place, info)
+        self.infos[index] = info
+        self.verdicts[index], self.reasons[index] = REUSE, ""
+        self.digests[index] = self._counts_as(index, info)
 
-    def call(self, place: int) -> bytes | None:
+    def call(self, index: int) -> bytes | None:
         """Return the digest of a node's call, if all that it depends on is known."""
-        return self._calls[place]
+        return self._calls[index]
 
-    def record(self, place: int) -> dict[str, Any]:
+    def record(self, index: int) -> dict[str, Any]:
         """Return a node's fingerprint, for the header of its result; its parents are settled."""
-        node = self.graph.nodes[place]
-        own, call = self._own[place], self._call(place, node)
-        if own is None or call is None or self._untold(place, node):
-            return {"why not": self._untold(place, node)}
+        node = self.graph.nodes[index]
+        own, call = self._own[index], self._call(index, node)
+        if own is None or call is None or self._untold(index, node):
+            return {"why not": self._untold(index, node)}
         changed = self.identities.changed(node) or self._changed_class(node)
         if type(node) is MethodCall and not changed:  # its object may have come from that
-            changed = self.changed.get(self._place(node.before), "")
+            changed = self.changed.get(self._index(node.before), "")
         if changed:
-            self.changed[place] = changed
+            self.changed[index] = changed
             return {"why not": changed_during_run(changed)}
         results, calls = self._recipes()
         parents = []
-        for parent in map(self._place, node.needs):
+        for parent in map(self._index, node.needs):
             made_by = _hex(self._calls[parent])
             if self._stands(parent):
                 made_by = self.infos[parent].call  # what is stored may be of an earlier call
@@ -165,73 +165,73 @@ class Decisions:
             if parent in self.changed or parent in self._tainted:
                 # It will be computed again, and nobody knows what comes out.
                 made_by, recipe = "", ""
-                self._tainted.add(place)
+                self._tainted.add(index)
             held = self._held(parent)
             parents.append([self.graph.names[parent], digest, made_by, recipe, *held])
         before = None
         if type(node) is MethodCall:
-            earlier = self._place(node.before)
+            earlier = self._index(node.before)
             marks = "", _hex(self._calls[earlier]), _hex(calls[earlier])
             before = [self.graph.names[earlier], *marks]
         return {
             "call": call.hex(),
-            "recipe": _hex(calls[place]),
+            "recipe": _hex(calls[index]),
             "parents": parents,
             "before": before,
             **self.identities.parts(node),
         }
 
-    def expected(self, place: int) -> list[tuple[Expected, Any]]:
+    def expected(self, index: int) -> list[tuple[Expected, Any]]:
         """Return what a worker compares before it calls a node; see `Identities.expected`."""
-        node = self.graph.nodes[place]
-        held = [self._held(parent)[1:] for parent in map(self._place, node.needs)]
+        node = self.graph.nodes[index]
+        held = [self._held(parent)[1:] for parent in map(self._index, node.needs)]
         return self.identities.expected(node, [parts for parts in held if parts])
 
     def _changed_class(self, node: Node) -> str:
         """Say what changed of the code in parents' results since the run began; "" for nothing."""
-        for place in map(self._place, node.needs):
-            held = self._held(place)[1:]
+        for index in map(self._index, node.needs):
+            held = self._held(index)[1:]
             if held and (what := self.identities.held_changed(*held)):
-                return f"{what}, which the result of {self.graph.names[place]!r} uses,"
+                return f"{what}, which the result of {self.graph.names[index]!r} uses,"
         return ""
 
-    def stored(self, place: int) -> Any:
+    def stored(self, index: int) -> Any:
         """Return what the storage told of a node's result, when it was planned or saved."""
-        return self._saved.get(place, self.infos[place])
+        return self._saved.get(index, self.infos[index])
 
     def notes(self) -> list[str]:
         """Return hints: which versions of packages stored results were made with."""
         both = zip(self.verdicts, self.infos, strict=True)
         return self._results.notes(info for verdict, info in both if verdict == REUSE)
 
-    def _counts_as(self, place: int, info: Any) -> bytes:
+    def _counts_as(self, index: int, info: Any) -> bytes:
         """Return what a stored result counts as; none counts the same if that can't be told."""
         try:
             return self._results.counts_as(info)
         except FingerprintError as error:
-            self._unclear[place] = str(error)
+            self._unclear[index] = str(error)
             return os.urandom(16)
 
-    def _held(self, place: int) -> tuple[Any, ...]:
+    def _held(self, index: int) -> tuple[Any, ...]:
         """Return a result's value and the code in it: see `Results.held`."""
-        return self._results.held(self.stored(place))
+        return self._results.held(self.stored(index))
 
-    def _untold(self, place: int, node: Node) -> str:
+    def _untold(self, index: int, node: Node) -> str:
         """Return why a node has no fingerprint; "" if it has one."""
-        for parent in map(self._place, node.needs) if self._unclear else ():
+        for parent in map(self._index, node.needs) if self._unclear else ():
             if parent in self._unclear:
                 return f"the result of {self.graph.names[parent]!r} holds {self._unclear[parent]}"
-        return self._why_not.get(place, "")
+        return self._why_not.get(index, "")
 
-    def _place(self, node: Node) -> int:
+    def _index(self, node: Node) -> int:
         return self.graph.positions[node]
 
-    def _identify(self, place: int, node: Node) -> None:
+    def _identify(self, index: int, node: Node) -> None:
         """Find a node's own part and its recipe."""
         try:
-            self._own[place] = self.identities.own(node)
+            self._own[index] = self.identities.own(node)
         except FingerprintError as error:
-            self._why_not[place] = str(error)
+            self._why_not[index] = str(error)
             return
 
     def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
@@ -242,54 +242,54 @@ class Decisions:
         if self._found is None:
             results: list[bytes | None] = []
             calls: list[bytes | None] = []
-            for place, node in enumerate(self.graph.nodes):
-                own, recipe = self._own[place], None
-                if own is not None and not self._volatile(place, node):
-                    parents = [results[self._place(parent)] for parent in node.needs]
+            for index, node in enumerate(self.graph.nodes):
+                own, recipe = self._own[index], None
+                if own is not None and not self._volatile(index, node):
+                    parents = [results[self._index(parent)] for parent in node.needs]
                     if type(node) is MethodCall:
-                        parents.append(calls[self._place(node.before)])
+                        parents.append(calls[self._index(node.before)])
                     if None not in parents:
                         recipe = combined(own, parents)  # type: ignore[arg-type]
                 calls.append(recipe)
-                if self._stands(place):
-                    recipe = combined(b"stored", [self._counts_as(place, self.infos[place])])
+                if self._stands(index):
+                    recipe = combined(b"stored", [self._counts_as(index, self.infos[index])])
                 results.append(recipe)
             self._found = results, calls
         return self._found
 
-    def _stands(self, place: int) -> bool:
+    def _stands(self, index: int) -> bool:
         """Whether a node's stored result is taken, whatever it was computed from."""
-        policy = self._policies.get(self.graph.nodes[place], self._policy)
-        useless = place in self._unsaved or place in self._useless
-        return policy == ALWAYS and not useless and hasattr(self.infos[place], "digest")
+        policy = self._policies.get(self.graph.nodes[index], self._policy)
+        useless = index in self._unsaved or index in self._useless
+        return policy == ALWAYS and not useless and hasattr(self.infos[index], "digest")
 
-    def _volatile(self, place: int, node: Node) -> bool:
+    def _volatile(self, index: int, node: Node) -> bool:
         """Whether a node's result must be seen anew in each run."""
-        return place in self._unsaved or self._policies.get(node, self._policy) == NEVER
+        return index in self._unsaved or self._policies.get(node, self._policy) == NEVER
 
-    def _call(self, place: int, node: Node) -> bytes | None:
+    def _call(self, index: int, node: Node) -> bytes | None:
         """Return the digest of a node's call, as soon as all that it depends on is known."""
-        own = self._own[place]
+        own = self._own[index]
         if own is None:
             return None
         known: list[bytes] = []
         for parent in node.needs:
-            digest = self.digests[self._place(parent)]
+            digest = self.digests[self._index(parent)]
             if digest is None:
                 return None
             known.append(digest)
         if type(node) is MethodCall:
-            before = self._calls[self._place(node.before)]
+            before = self._calls[self._index(node.before)]
             if before is None:
                 return None
             known.append(before)
-        call = self._calls[place] = combined(own, known)
+        call = self._calls[index] = combined(own, known)
         return call
 
-    def _judged(self, place: int, node: Node) -> tuple[str, str, bytes | None]:
-        call, info = self._call(place, node), self.infos[place]
+    def _judged(self, index: int, node: Node) -> tuple[str, str, bytes | None]:
+        call, info = self._call(index, node), self.infos[index]
         policy = self._policies.get(node, self._policy)
-        if place in self._unsaved:
+        if index in self._unsaved:
             return COMPUTE, "runs always, and is not stored", None
         if type(node) is ConstructorCall:
             return COMPUTE, "an object is never stored", None
@@ -301,7 +301,7 @@ class Decisions:
             return COMPUTE, "is never reused", None
         if policy == ALWAYS:
             return REUSE, "", call
-        if untold := self._untold(place, node):
+        if untold := self._untold(index, node):
             return COMPUTE, untold, None
         if call is not None and call.hex() == info.call:
             return REUSE, "", call
@@ -311,7 +311,7 @@ class Decisions:
         if recorded.get("rule") != RULE:
             return COMPUTE, "recorded by an earlier rule", None
         if call is None:
-            supposed, awaited = self._supposed(place, node, recorded)
+            supposed, awaited = self._supposed(index, node, recorded)
             if supposed is not None and supposed.hex() == recorded["call"]:
                 if not awaited:
                     return REUSE, "", supposed
@@ -320,55 +320,55 @@ class Decisions:
         return COMPUTE, self._difference(node, recorded), None
 
     def _supposed(
-        self, place: int, node: Node, recorded: Mapping[str, Any]
+        self, index: int, node: Node, recorded: Mapping[str, Any]
     ) -> tuple[bytes | None, list[int]]:
         """Return the call if all unknown parents were as recorded, and which may not be."""
-        own, parents, awaited = self._own[place], recorded["parents"], []
+        own, parents, awaited = self._own[index], recorded["parents"], []
         if own is None or len(parents) != len(node.needs):
             return None, []
         results, calls = self._recipes()
         known: list[bytes] = []
         for parent_node, (_, digest, *marks) in zip(node.needs, parents, strict=True):
-            parent = self._place(parent_node)
+            parent = self._index(parent_node)
             known.append(self.digests[parent] or self._results.as_recorded(digest, *marks[2:]))
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
         if type(node) is MethodCall:
             if recorded["before"] is None:
                 return None, []
-            parent = self._place(node.before)
+            parent = self._index(node.before)
             _, _, *marks = recorded["before"]
             known.append(self._calls[parent] or bytes.fromhex(marks[0]))
             if self._calls[parent] is None and not self._same(parent, marks, calls):
                 awaited.append(parent)
         return combined(own, known), awaited
 
-    def _same(self, place: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
+    def _same(self, index: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a result would compute what was recorded of it."""
         call, recipe, *_ = marks
-        if self._volatile(place, self.graph.nodes[place]):
+        if self._volatile(index, self.graph.nodes[index]):
             return False
-        now = self._calls[place]
+        now = self._calls[index]
         if now is not None:
             return now.hex() == call
-        recipe_now = recipes[place]
+        recipe_now = recipes[index]
         return recipe_now is not None and recipe_now.hex() == recipe
 
-    def _awaited(self, place: int) -> list[int]:
+    def _awaited(self, index: int) -> list[int]:
         """Return the parents without which a node can't be computed, or judged."""
-        node = self.graph.nodes[place]
-        if self.verdicts[place] == MAYBE:
-            return self._supposed(place, node, self.infos[place].info.fingerprint)[1]
-        return self._missing(place)
+        node = self.graph.nodes[index]
+        if self.verdicts[index] == MAYBE:
+            return self._supposed(index, node, self.infos[index].info.fingerprint)[1]
+        return self._missing(index)
 
-    def _missing(self, place: int) -> list[int]:
+    def _missing(self, index: int) -> list[int]:
         """Return the parents that must be computed for a node to be."""
-        node = self.graph.nodes[place]
+        node = self.graph.nodes[index]
         before = node.before if type(node) is MethodCall else None
         return [
-            self._place(parent)
+            self._index(parent)
             for parent in node.parents
-            if parent is before or self.verdicts[self._place(parent)] != REUSE
+            if parent is before or self.verdicts[self._index(parent)] != REUSE
         ]
 
     def _difference(self, node: Node, recorded: Mapping[str, Any]) -> str:
@@ -377,17 +377,17 @@ class Decisions:
         if reason:
             return reason
         for parent, (_, was, _, _, *held) in zip(node.needs, recorded["parents"], strict=False):
-            place = self._place(parent)
-            digest = self.digests[place]
+            index = self._index(parent)
+            digest = self.digests[index]
             if digest is not None and digest.hex() == was:
                 continue
-            name = self.graph.names[place]
-            if held and digest is not None and held == list(self._held(place)):
+            name = self.graph.names[index]
+            if held and digest is not None and held == list(self._held(index)):
                 names = ", ".join(repr(path.rstrip(":").rpartition(":")[2]) for path in held[1])
                 return f"code of {names} changed, which is in the result of {name!r}"
             return f"parent {name!r} changed"
         if type(node) is MethodCall:
-            before = self.graph.names[self._place(node.before)]
+            before = self.graph.names[self._index(node.before)]
             return f"an earlier call on its object changed: {before!r}"
         return "what it was computed from changed"
 

@@ -180,8 +180,8 @@ def is_importable(name: str, own: Own) -> bool:
         return True  # it may come to be
     if top in own:
         return True
-    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
-    return all(map(is_own_file, places)) and spec.origin not in ("built-in", "frozen")
+    locations = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    return all(map(is_own_file, locations)) and spec.origin not in ("built-in", "frozen")
 
 
 def name_anywhere(value: Any, own: Own) -> str:

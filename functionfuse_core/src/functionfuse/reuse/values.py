@@ -64,9 +64,9 @@ class Writer(Stream):
         options: see `Stream`.
     """
 
-    def __init__(self, place: Callable[[Node], int] | None = None, **options: Any) -> None:
+    def __init__(self, index: Callable[[Node], int] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._place = place
+        self._index = index
         self._open: dict[int, int] = {}  # what is being written: id to depth
         self._lowest = sys.maxsize  # depth of the outermost of those that were met inside
         self._done: dict[tuple[int, bool], bytes] = {}  # what was written of an object
@@ -153,13 +153,13 @@ class Writer(Stream):
 
     def _node(self, value: Any) -> None:
         if isinstance(value, (Node, Pick)):
-            place = -1 if self._place is None else self._place(value.source)
-            if place < 0:
+            index = -1 if self._index is None else self._index(value.source)
+            if index < 0:
                 raise GraphError(
                     f"{value!r} stands inside an object: nodes may stand in lists, tuples, dicts"
                     " and sets only, as arguments of calls"
                 )
-            self.out.append(b"n%d;" % place)
+            self.out.append(b"n%d;" % index)
             if isinstance(value, Pick):
                 self.out.append(b"k")
                 self.write(value.path)
@@ -208,7 +208,7 @@ class Writer(Stream):
 
     def _beside(self) -> Writer:
         """Return a writer that notes what it meets where this one does."""
-        writer = Writer(self._place, own=self.own, ignore=self._ignore, home=self.home)
+        writer = Writer(self._index, own=self.own, ignore=self._ignore, home=self.home)
         for name in ("codes", "variables", "changeable", "constants", "fixed", "packages"):
             setattr(writer, name, getattr(self, name))
         writer.direct, writer._inside, writer._loose = self.direct, self._inside, self._loose

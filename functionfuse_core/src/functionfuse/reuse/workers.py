@@ -224,9 +224,9 @@ def _variables(module: ModuleType | None) -> Iterator[tuple[str, Any]]:
             for attribute, part in list(vars(inner).items()):
                 yield f"{name}.{attribute}", part
         elif isinstance(inner, FunctionType):
-            for place, cell in enumerate(inner.__closure__ or ()):
+            for index, cell in enumerate(inner.__closure__ or ()):
                 with suppress(ValueError):  # it is empty
-                    yield f"{name} {place}", cell.cell_contents
+                    yield f"{name} {index}", cell.cell_contents
 
 
 def _is_imported(code: Any) -> bool:

@@ -10,7 +10,7 @@ from ..plugins.hooks import event_hooks
 from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
 from .report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 
-__all__ = ["Event", "Listener", "Progress"]
+__all__ = ["Event", "Listener", "RunEvents"]
 
 
 class Event(NamedTuple):
@@ -20,7 +20,7 @@ class Event(NamedTuple):
         kind: "planned" (once for each node that is to be computed or judged, before anything
             runs), "started", "reused" (its stored result stands), "saved", "finished" or "failed".
         workflow, node: their names.
-        place: the node's place in the graph.
+        node_index: the node's index in the graph.
         reason: why it is computed, in words; "" if that isn't known.
         seconds: how long the function ran, for "finished".
         size: bytes of the stored result, for "saved".
@@ -30,7 +30,7 @@ class Event(NamedTuple):
     kind: str
     workflow: str
     node: str
-    place: int
+    node_index: int
     reason: str = ""
     seconds: float = 0.0
     size: int = 0
@@ -43,7 +43,7 @@ Listener = Callable[[Event], None]
 _Record = Callable[[int, str], NodeRecord]
 
 
-class Progress:
+class RunEvents:
     """The one stream of events of a run: it is remembered for the report, and goes to listeners.
 
     Attributes:
@@ -68,7 +68,7 @@ class Progress:
     def emit(
         self,
         kind: str,
-        place: int,
+        index: int,
         *,
         seconds: float = 0.0,
         size: int = 0,
@@ -76,16 +76,16 @@ class Progress:
     ) -> None:
         """Put an event into the stream; see `Event`."""
         if kind == "finished":
-            self.seconds[place] = seconds
+            self.seconds[index] = seconds
         elif kind == "saved":
-            self.sizes[place] = size
+            self.sizes[index] = size
         elif kind == "reused":
-            self.reused.add(place)
+            self.reused.add(index)
         elif kind == "failed":
-            self.failed[place] = f"{type(error).__name__}: {error}"
+            self.failed[index] = f"{type(error).__name__}: {error}"
         if self.listeners:
-            names = self.workflow_name, self.names[place]
-            event = Event(kind, *names, place, self._reason(place), seconds, size, error)
+            names = self.workflow_name, self.names[index]
+            event = Event(kind, *names, index, self._reason(index), seconds, size, error)
             for listener in self.listeners:
                 listener(event)
 
@@ -101,44 +101,44 @@ class Progress:
 
     def _each(self, record: _Record) -> list[NodeRecord]:
         self.wanted = frozenset(self.wanted)
-        return [record(place, name) for place, name in enumerate(self.names)]
+        return [record(index, name) for index, name in enumerate(self.names)]
 
-    def _planned(self, place: int, name: str) -> NodeRecord:
+    def _planned(self, index: int, name: str) -> NodeRecord:
         if self.decisions is None:
             return NodeRecord(name, COMPUTE, "nothing is known to be stored")
-        verdict = self.decisions.verdicts[place]
-        if place in self.wanted:
+        verdict = self.decisions.verdicts[index]
+        if index in self.wanted:
             # What is stored, and wanted all the same, is replayed.
-            return NodeRecord(name, COMPUTE if verdict == REUSE else verdict, self._reason(place))
-        if place in self.possible:
-            return NodeRecord(name, MAYBE, self.possible[place])
+            return NodeRecord(name, COMPUTE if verdict == REUSE else verdict, self._reason(index))
+        if index in self.possible:
+            return NodeRecord(name, MAYBE, self.possible[index])
         if verdict == REUSE:
-            return NodeRecord(name, REUSE, "", 0.0, self._stored_size(place))
-        return NodeRecord(name, NOT_NEEDED, self._reason(place))
+            return NodeRecord(name, REUSE, "", 0.0, self._stored_size(index))
+        return NodeRecord(name, NOT_NEEDED, self._reason(index))
 
-    def _done(self, place: int, name: str) -> NodeRecord:
-        if place in self.seconds:
-            size = self.sizes.get(place, 0)
-            return NodeRecord(name, COMPUTED, self._reason(place), self.seconds[place], size)
-        if place in self.failed:
-            return NodeRecord(name, FAILED, self.failed[place])
-        if place in self.reused:
-            return NodeRecord(name, REUSED, "", 0.0, self._stored_size(place))
-        if place in self.wanted:
-            return NodeRecord(name, NOT_RUN, self._reason(place))
+    def _done(self, index: int, name: str) -> NodeRecord:
+        if index in self.seconds:
+            size = self.sizes.get(index, 0)
+            return NodeRecord(name, COMPUTED, self._reason(index), self.seconds[index], size)
+        if index in self.failed:
+            return NodeRecord(name, FAILED, self.failed[index])
+        if index in self.reused:
+            return NodeRecord(name, REUSED, "", 0.0, self._stored_size(index))
+        if index in self.wanted:
+            return NodeRecord(name, NOT_RUN, self._reason(index))
         return NodeRecord(name, NOT_NEEDED)
 
-    def _reason(self, place: int) -> str:
+    def _reason(self, index: int) -> str:
         if self.decisions is None:
             return ""
-        reason, changed = self.decisions.reasons[place], self.decisions.changed.get(place)
+        reason, changed = self.decisions.reasons[index], self.decisions.changed.get(index)
         return f"{reason}; {changed} changed during the run" if changed else reason
 
     def _notes(self) -> list[str]:
         return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
-    def _stored_size(self, place: int) -> int:
-        size: int = self.decisions.infos[place].info.size if self.decisions else 0
+    def _stored_size(self, index: int) -> int:
+        size: int = self.decisions.infos[index].info.size if self.decisions else 0
         return size
 
 

@@ -31,7 +31,7 @@ class Outcome:
         seconds: how long the function ran.
         saved: what the storage told of the saved result.
         read_back: whether what follows is to be given the saved result instead of the value.
-        kept: whether `value` is the result; it is None where nobody wanted it back.
+        returned: whether `value` is the result; it is None where nobody wanted it back.
         changed: the variable that was not as the run saw it, in words; "" for none.
         reused: the header of the result that another run has stored meanwhile, if so; then there is
             no value.
@@ -43,7 +43,7 @@ class Outcome:
     seconds: float = 0.0
     saved: Any = None
     read_back: bool = False
-    kept: bool = True
+    returned: bool = True
     error: BaseException | None = None
     remote_traceback: str = ""
     reused: Any = None
@@ -90,7 +90,7 @@ class Job:
         target: the stateful object whose method is called.
         save: takes the result, the seconds and the variable that changed, and stores it; returns
             what the storage tells, and whether it is to be read back. None: it isn't stored.
-        keep: whether the value is wanted back.
+        wanted: whether the value is wanted back.
         constructs: whether the value is a stateful object, for `target`, and the result None.
         flight: makes one of several runs compute, and the others wait for it.
         expected: what is compared before the call, and of which code; None: what is called.
@@ -102,7 +102,7 @@ class Job:
     prepare: Sequence[Callable[[], Any]] = ()
     target: Any = None
     save: Callable[[Any, float, str], tuple[Any, bool]] | None = None
-    keep: bool = True
+    wanted: bool = True
     constructs: bool = False
     flight: Flight | None = None
     expected: Sequence[tuple[Expected, Any]] = ()
@@ -141,10 +141,10 @@ class Job:
             except Exception:
                 refuse_nodes(value)  # they can't be pickled
                 raise
-        keep = self.keep and not read_back
-        kept = value if keep else None
-        told = saved, read_back, keep
-        return Outcome(kept, self.target, seconds, *told, changed=changed)
+        wanted = self.wanted and not read_back
+        returned = value if wanted else None
+        told = saved, read_back, wanted
+        return Outcome(returned, self.target, seconds, *told, changed=changed)
 
     def _changed(self) -> str:
         """Return what is not as the driver saw it. Raises CodeDiffersError."""

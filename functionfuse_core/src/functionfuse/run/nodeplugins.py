@@ -151,8 +151,8 @@ class PluginCollection(Plugin):
         if not isinstance(plugins, Iterable):
             raise GraphError(f"a PluginCollection is made from a list of plugins, not {plugins!r}")
         self.plugins = tuple(plugins)
-        for place, plugin in enumerate(self.plugins):
-            _checked_plugin(plugin, f"item {place} of a PluginCollection")
+        for index, plugin in enumerate(self.plugins):
+            _checked_plugin(plugin, f"item {index} of a PluginCollection")
 
     def for_node(self, name: str) -> PluginCollection:
         """Return a collection of what the plugins give for the node."""

@@ -18,15 +18,15 @@ from ..reuse.identity import Identities
 from ..reuse.plan import MAYBE, REUSE, Decisions
 from ..reuse.values import digest_of
 from ..reuse.workers import Expected
-from .events import Progress
+from .events import RunEvents
 from .job import Outcome
 from .nodeplugins import counting, made_for
 from .owning import Master, is_shared
 from .report import Report
-from .stored import OF_NO_USE, Kept
+from .stored import OF_NO_USE, StoredResults
 
 if TYPE_CHECKING:
-    from .workflow import KeepingWorkflow
+    from .workflow import ComputingWorkflow
 
 __all__ = ["RUNNING", "SETTLED", "WAITING", "Run"]
 
@@ -51,7 +51,7 @@ class Run(ABC):
         remote: whether functions are called in other processes.
     """
 
-    def __init__(self, workflow: KeepingWorkflow, *, remote: bool = False) -> None:
+    def __init__(self, workflow: ComputingWorkflow, *, remote: bool = False) -> None:
         self.workflow = workflow
         self.remote = remote
         self.graph = workflow.graph()
@@ -69,14 +69,14 @@ class Run(ABC):
         self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
         self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
         names = workflow.workflow_name, self.graph.names
-        self.progress = Progress(workflow.workflow_name, self.graph, workflow.listeners)
-        self.results = None if workflow.storage is None else Kept(workflow.storage, *names)
+        self.events = RunEvents(workflow.workflow_name, self.graph, workflow.listeners)
+        self.results = None if workflow.storage is None else StoredResults(workflow.storage, *names)
         self.decisions: Decisions | None = None
         self.warned: set[str] = set()
         self.started = False  # until then nodes are activated in order, parents first
         positions = self.graph.positions
         self.returned = [positions[node] for node, _ in workflow.leaves]
-        self.kept = set(self.returned)
+        self.needed = set(self.returned)
         self.unsaved = {positions[node] for node in workflow._logged if node in positions}
         self.plugins = {
             node: [made_for(plugin, self.graph.names[positions[node]]) for plugin in plugins]
@@ -88,19 +88,19 @@ class Run(ABC):
         """Run, and return the results of the handed nodes."""
         if self.results:
             self.results.prepare()
-        places = self.progress.wanted = self._decide()
+        indexes = self.events.wanted = self._decide()
         if self.decisions and self.results:
-            for place, info in enumerate(self.decisions.infos):
+            for index, info in enumerate(self.decisions.infos):
                 if isinstance(info, FunctionFuseError):
-                    self.results.give_up(place, info)
-            for place in places:
-                self.progress.emit("planned", place)
-            planned = set(places)
-            for place, verdict in enumerate(self.decisions.verdicts):
-                if verdict == REUSE and place not in planned:
-                    self.progress.emit("reused", place)
-        for place in places:
-            self._activate(place)
+                    self.results.give_up(index, info)
+            for index in indexes:
+                self.events.emit("planned", index)
+            planned = set(indexes)
+            for index, verdict in enumerate(self.decisions.verdicts):
+                if verdict == REUSE and index not in planned:
+                    self.events.emit("reused", index)
+        for index in indexes:
+            self._activate(index)
         self.started = True
         self._work()
         return self._results()
@@ -109,20 +109,20 @@ class Run(ABC):
         """Return the results of the handed nodes."""
         # A stored result can turn out to be damaged when it is loaded; then there is more to do.
         self._load_many(self.returned)
-        while missing := [place for place in self.returned if not self._available(place)]:
-            for place in set(missing):
-                self._activate(place)
+        while missing := [index for index in self.returned if not self._available(index)]:
+            for index in set(missing):
+                self._activate(index)
             self._work()
         return [
-            self.values[place] if pick is None else pick.of(self.values[place])
-            for place, (_, pick) in zip(self.returned, self.workflow.leaves, strict=True)
+            self.values[index] if pick is None else pick.of(self.values[index])
+            for index, (_, pick) in zip(self.returned, self.workflow.leaves, strict=True)
         ]
 
     def plan(self) -> Report:
         """Return what `execute` would do."""
         if self.results is None or self.results.tells:
-            self.progress.wanted = self._decide()
-        return self.progress.plan()
+            self.events.wanted = self._decide()
+        return self.events.plan()
 
     def report(self) -> Report:
         """Return what was done so far, and let go of all values: the run is over."""
@@ -131,7 +131,7 @@ class Run(ABC):
         self.objects.clear()
         if self.results:
             self.results.remember()
-        return self.progress.report()
+        return self.events.report()
 
     # What is to be computed.
 
@@ -149,10 +149,10 @@ class Run(ABC):
         if self.results is None:
             return range(len(graph.nodes))
         # An object's own result is None, so that one is handed over is no reason to make it.
-        returned = [place for place in self.returned if not self._is_constructor(place)]
+        returned = [index for index in self.returned if not self._is_constructor(index)]
         targets = [*graph.last(), *returned, *self.unsaved]
         if self.results.tells:
-            self.decisions = self.progress.decisions = Decisions(
+            self.decisions = self.events.decisions = Decisions(
                 graph,
                 identities,
                 policies=workflow._policies,
@@ -165,37 +165,37 @@ class Run(ABC):
         # A storage that can only be read: look for no more than is needed, and keep what comes.
         found: set[int] = set()
         while targets:
-            place = targets.pop()
-            if place in found:
+            index = targets.pop()
+            if index in found:
                 continue
-            policy = workflow._policies.get(graph.nodes[place], workflow._policy)
-            self.stored[place] = self._has_result(place) and policy != NEVER
-            self.stored[place] = self._available(place)
-            if self.stored[place]:
-                self.progress.emit("reused", place)
+            policy = workflow._policies.get(graph.nodes[index], workflow._policy)
+            self.stored[index] = self._has_result(index) and policy != NEVER
+            self.stored[index] = self._available(index)
+            if self.stored[index]:
+                self.events.emit("reused", index)
             else:
-                found.add(place)
-                targets += [graph.positions[parent] for parent in graph.nodes[place].parents]
+                found.add(index)
+                targets += [graph.positions[parent] for parent in graph.nodes[index].parents]
         return sorted(found)
 
-    def _has_result(self, place: int) -> bool:
+    def _has_result(self, index: int) -> bool:
         """Whether a node's result belongs into a storage."""
-        return place not in self.unsaved and not self._is_constructor(place)
+        return index not in self.unsaved and not self._is_constructor(index)
 
-    def _is_constructor(self, place: int) -> bool:
-        return isinstance(self.graph.nodes[place], ConstructorCall)
+    def _is_constructor(self, index: int) -> bool:
+        return isinstance(self.graph.nodes[index], ConstructorCall)
 
-    def _activate(self, place: int) -> None:
+    def _activate(self, index: int) -> None:
         """Have a node computed, after those of its parents that are to be computed."""
-        state, node = self.state, self.graph.nodes[place]
-        state[place] = WAITING
+        state, node = self.state, self.graph.nodes[index]
+        state[index] = WAITING
         positions, blockers = self.graph.positions, 0
         for parent_node in node.parents:
             parent = positions[parent_node]
             self.users[parent] += 1
             if state[parent] in _PENDING:
                 blockers += 1
-        self.blockers[place] = blockers
+        self.blockers[index] = blockers
         if self.started:
             for child_node in node.children:
                 child = positions.get(child_node)
@@ -204,15 +204,15 @@ class Run(ABC):
         if type(node) in _STATEFUL:
             self.calls_left[node.constructor] += 1
         if not blockers:
-            heapq.heappush(self.ready, place)
+            heapq.heappush(self.ready, index)
 
-    def _turns_out_to_stand(self, place: int, node: Node) -> bool:
+    def _turns_out_to_stand(self, index: int, node: Node) -> bool:
         """Reuse a node's stored result after all, if its parents came out as they were."""
         decisions = self.decisions
-        if decisions and decisions.verdicts[place] == MAYBE and decisions.judge(place) == REUSE:
-            self.stored[place] = True
-            self.progress.emit("reused", place)
-            self._release(place, node)
+        if decisions and decisions.verdicts[index] == MAYBE and decisions.judge(index) == REUSE:
+            self.stored[index] = True
+            self.events.emit("reused", index)
+            self._release(index, node)
             return True
         return False
 
@@ -238,82 +238,82 @@ class Run(ABC):
             prepare.append(plugin.remote_initialize())
         return [call for call in prepare if call is not None]
 
-    def _about(self, place: int, node: Node) -> dict[str, Any]:
+    def _about(self, index: int, node: Node) -> dict[str, Any]:
         """Return what is stored about a node's result beside it; its parents are settled."""
         about: dict[str, Any] = {
             "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
         }
         if self.decisions:
-            about["fingerprint"] = self.decisions.record(place)
+            about["fingerprint"] = self.decisions.record(index)
             about["describe"] = describing(self.decisions.identities.own_packages(node))
-            self._warn(place, self.decisions.changed.get(place, ""))
+            self._warn(index, self.decisions.changed.get(index, ""))
         return about
 
-    def _expected(self, place: int) -> list[tuple[Expected, Any]]:
+    def _expected(self, index: int) -> list[tuple[Expected, Any]]:
         """Return what another process compares before it calls a node."""
-        return self.decisions.expected(place) if self.remote and self.decisions else []
+        return self.decisions.expected(index) if self.remote and self.decisions else []
 
-    def _warn(self, place: int, changed: str) -> None:
+    def _warn(self, index: int, changed: str) -> None:
         """Say once of each variable that it changed while nodes needed it."""
         if changed and changed not in self.warned:
             self.warned.add(changed)
             logger.warning(
                 "%s changed during the run of workflow %r, so the results of node %r, and of those"
                 " that use it later, will be computed again in the next run",
-                *(changed, self.workflow.workflow_name, self.graph.names[place]),
+                *(changed, self.workflow.workflow_name, self.graph.names[index]),
             )
 
     # What was computed.
 
-    def _settle(self, place: int, node: Node, outcome: Outcome) -> None:
+    def _settle(self, index: int, node: Node, outcome: Outcome) -> None:
         """Take over a result, and let go of what nobody needs any more."""
         if outcome.reused is not None and self.decisions:
-            self.decisions.take(place, outcome.reused)
-            self.stored[place] = True
-            self.progress.emit("reused", place)
-            self._release(place, node)
+            self.decisions.take(index, outcome.reused)
+            self.stored[index] = True
+            self.events.emit("reused", index)
+            self._release(index, node)
             return
         if outcome.changed and self.decisions:
-            self.decisions.changed[place] = outcome.changed
-            self._warn(place, outcome.changed)
-        self.progress.emit("finished", place, seconds=outcome.seconds)
+            self.decisions.changed[index] = outcome.changed
+            self._warn(index, outcome.changed)
+        self.events.emit("finished", index, seconds=outcome.seconds)
         digest = None
         if outcome.saved is not None:
-            self.stored[place] = self.saved[place] = True
-            self.progress.emit("saved", place, size=getattr(outcome.saved, "size", 0))
+            self.stored[index] = self.saved[index] = True
+            self.events.emit("saved", index, size=getattr(outcome.saved, "size", 0))
             digest = getattr(outcome.saved, "digest", None)
-        if self.decisions and self.decisions.digests[place] is None:
+        if self.decisions and self.decisions.digests[index] is None:
             saved = outcome.saved if digest is not None else None
-            self.decisions.settle(place, self._digest(place, node, outcome.value, digest), saved)
+            self.decisions.settle(index, self._digest(index, node, outcome.value, digest), saved)
         # A call that was made again for its object has a stored result, which stays the result.
-        replayed = self.stored[place] and outcome.saved is None
-        wanted = not replayed and (self.users[place] or place in self.kept)
+        replayed = self.stored[index] and outcome.saved is None
+        wanted = not replayed and (self.users[index] or index in self.needed)
         # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
-        if wanted and outcome.kept and not self._reads_back(place, outcome):
+        if wanted and outcome.returned and not self._reads_back(index, outcome):
             value = outcome.value
             if self.results and type(node) is MethodCall and not is_shared(value):
-                value = self._copy(place, value)  # the object may have it, and change it
-                self.masters.pop(place, None)
-            self.values[place] = value
+                value = self._copy(index, value)  # the object may have it, and change it
+                self.masters.pop(index, None)
+            self.values[index] = value
         if type(node) in _STATEFUL:
             constructor = node.constructor
             self.objects[constructor] = (outcome.target, node)
             self.calls_left[constructor] -= 1
             if not self.calls_left[constructor]:
                 del self.objects[constructor]
-        self._release(place, node)
+        self._release(index, node)
 
-    def _reads_back(self, place: int, outcome: Outcome) -> bool:
+    def _reads_back(self, index: int, outcome: Outcome) -> bool:
         """Whether what follows is given what the storage gives back, and not the result."""
         if outcome.read_back or self.results is None:
             return outcome.read_back
-        return bool(self.stored[place]) and self.results.read_back
+        return bool(self.stored[index]) and self.results.read_back
 
-    def _digest(self, place: int, node: Node, value: Any, saved: str | None) -> bytes | None:
+    def _digest(self, index: int, node: Node, value: Any, saved: str | None) -> bytes | None:
         """Return the digest of a result for the nodes that are made from it."""
         if saved is not None:
             return bytes.fromhex(saved)
-        if self._is_constructor(place):
+        if self._is_constructor(index):
             return None
         if not node.children:
             return b""
@@ -322,9 +322,9 @@ class Run(ABC):
         except FingerprintError:
             return os.urandom(16)
 
-    def _release(self, place: int, node: Node) -> None:
+    def _release(self, index: int, node: Node) -> None:
         """Let go of what only this node needed, and let those go on that waited for it."""
-        self.state[place] = SETTLED
+        self.state[index] = SETTLED
         self._let_go(node)
         self._unblock(node)
 
@@ -339,7 +339,7 @@ class Run(ABC):
                 takers[parent] -= 1
             if not users[parent]:
                 self.masters.pop(parent, None)
-                if parent not in self.kept:
+                if parent not in self.needed:
                     self.values.pop(parent, None)
 
     def _unblock(self, node: Node) -> None:
@@ -352,78 +352,78 @@ class Run(ABC):
                 if not blockers[child]:
                     heapq.heappush(self.ready, child)
 
-    def _taken(self, place: int, by: int) -> Any:
+    def _taken(self, index: int, by: int) -> Any:
         """Return a node's value for the call of another: a copy, unless nobody takes it later."""
-        value = self.values[place]
+        value = self.values[index]
         if self.results is None or is_shared(value):
             return value
-        self.took.setdefault(by, set()).add(place)
-        self.takers[place] += 1
-        last = place not in self.kept and self.users[place] == self.takers[place]
-        if not last or not self.stored[place]:
-            return self._copy(place, value)
-        del self.values[place]  # it may be changed from here on; the storage has it
+        self.took.setdefault(by, set()).add(index)
+        self.takers[index] += 1
+        last = index not in self.needed and self.users[index] == self.takers[index]
+        if not last or not self.stored[index]:
+            return self._copy(index, value)
+        del self.values[index]  # it may be changed from here on; the storage has it
         return value
 
-    def _copy(self, place: int, value: Any) -> Any:
+    def _copy(self, index: int, value: Any) -> Any:
         """Return a copy of a node's value: mapped again if it is big, else from its bytes."""
-        if self.results and self.decisions and self.stored[place]:
-            found = self.results.again(place, self.decisions.stored(place))
+        if self.results and self.decisions and self.stored[index]:
+            found = self.results.again(index, self.decisions.stored(index))
             if found:
                 return found[0]
         try:
-            if place not in self.masters:
-                self.masters[place] = Master(value)
-            return self.masters[place].copy()
+            if index not in self.masters:
+                self.masters[index] = Master(value)
+            return self.masters[index].copy()
         except Exception:  # noqa: BLE001  # whatever pickling raises: it can't be copied
             return value
 
     # Stored results.
 
-    def _load_many(self, places: Sequence[int]) -> None:
+    def _load_many(self, indexes: Sequence[int]) -> None:
         """Load those of several values that are stored; `_available` tells what can't be had."""
-        if self.results and len(places) > 1:
-            stored = {place for place in places if self.stored[place] and place not in self.values}
+        if self.results and len(indexes) > 1:
+            stored = {index for index in indexes if self.stored[index] and index not in self.values}
             if len(stored) > 1:
-                digests = {place: self._planned(place) for place in sorted(stored)}
+                digests = {index: self._planned(index) for index in sorted(stored)}
                 self.values.update(self.results.load_many(digests))
 
-    def _available(self, place: int) -> bool:
+    def _available(self, index: int) -> bool:
         """Whether a node's value is at hand; a stored one is loaded.
 
         Raises:
             DamagedResultError, ResultNotFoundError: a result saved in this run can't be read back.
         """
-        if place in self.values:
+        if index in self.values:
             return True
-        if not self.stored[place] or self.results is None:
-            if self._is_constructor(place):
-                self.values[place] = None
+        if not self.stored[index] or self.results is None:
+            if self._is_constructor(index):
+                self.values[index] = None
                 return True
             return False
         try:
-            self.values[place] = self.results.load(place, self._planned(place))
+            self.values[index] = self.results.load(index, self._planned(index))
         except OF_NO_USE as error:
-            if self.saved[place]:
+            if self.saved[index]:
                 raise
-            self.results.give_up(place, error)
-            self.stored[place] = False
+            self.results.give_up(index, error)
+            self.stored[index] = False
             if self.decisions:
-                self.decisions.give_up(place, f"stored result is of no use: {error}")
+                self.decisions.give_up(index, f"stored result is of no use: {error}")
             return False
         return True
 
-    def _planned(self, place: int) -> str:
+    def _planned(self, index: int) -> str:
         """Return the digest of the stored value that the plan saw; "" where it saw none."""
-        if self.decisions is None or self.saved[place]:
+        if self.decisions is None or self.saved[index]:
             return ""
-        return getattr(self.decisions.infos[place], "digest", "")
+        return getattr(self.decisions.infos[index], "digest", "")
 
-    def _note(self, place: int, error: BaseException) -> None:
+    def _note(self, index: int, error: BaseException) -> None:
         """Say of an error which node it came from, and tell the listeners."""
-        self.progress.emit("failed", place, error=error)
-        node = self.graph.nodes[place]
+        self.events.emit("failed", index, error=error)
+        node = self.graph.nodes[index]
         error.add_note(
-            f"in node {self.graph.names[place]!r} of workflow {self.workflow.workflow_name!r}:"
+            f"in node {self.graph.names[index]!r} of workflow {self.workflow.workflow_name!r}:"
             f" {node.described()}"
         )

@@ -16,7 +16,7 @@ from ..errors import (
 from ..reuse.plan import changed_during_run
 from .job import Flight, refuse_nodes
 
-__all__ = ["OF_NO_USE", "Kept"]
+__all__ = ["OF_NO_USE", "StoredResults"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ OF_NO_USE = (
 )
 
 
-class Kept:
+class StoredResults:
     """The stored results of one workflow's nodes, by place.
 
     Attributes:
@@ -57,18 +57,18 @@ class Kept:
         """Return for each node what the storage tells; see `Decisions`."""
         return list(self.storage.task_infos(self.workflow_name, self.names))
 
-    def load(self, place: int, digest: str = "") -> Any:
+    def load(self, index: int, digest: str = "") -> Any:
         """Return a stored value. Raises one of OF_NO_USE if there is none to be had.
 
         Args:
             digest: of the value that the plan saw: what others have put in its place is of no use.
         """
         if digest and hasattr(self.storage, "read_unchanged"):
-            names = self.workflow_name, self.names[place]
+            names = self.workflow_name, self.names[index]
             return self.storage.read_unchanged(*names, digest)
-        return self.storage.read_task(self.workflow_name, self.names[place])
+        return self.storage.read_task(self.workflow_name, self.names[index])
 
-    def again(self, place: int, stored: Any) -> tuple[Any, ...]:
+    def again(self, index: int, stored: Any) -> tuple[Any, ...]:
         """Return another copy of a stored value, which this run has had already; () if it costs.
 
         Args:
@@ -76,7 +76,7 @@ class Kept:
         """
         if not hasattr(self.storage, "read_again"):
             return ()
-        names = self.workflow_name, self.names[place]
+        names = self.workflow_name, self.names[index]
         try:
             return (self.storage.read_again(*names, getattr(stored, "info", stored)),)
         except OF_NO_USE:
@@ -90,18 +90,18 @@ class Kept:
         """
         if not hasattr(self.storage, "read_unchanged"):
             return {}
-        names = {self.names[place]: digest for place, digest in digests.items()}
+        names = {self.names[index]: digest for index, digest in digests.items()}
         try:
             values = self.storage.read_tasks(self.workflow_name, names, digests=names)
         except OF_NO_USE:
             return {}  # `load` tells which
-        return {place: values[self.names[place]] for place in digests}
+        return {index: values[self.names[index]] for index in digests}
 
     def saver(
-        self, place: int, about: dict[str, Any]
+        self, index: int, about: dict[str, Any]
     ) -> Callable[[Any, float, str], tuple[Any, bool]]:
         """Return what stores a value wherever it was computed; see `Job.save`."""
-        names = self.storage, self.workflow_name, self.names[place]
+        names = self.storage, self.workflow_name, self.names[index]
         return partial(_save, names, about if self.tells else None)
 
     def remember(self) -> None:
@@ -109,18 +109,18 @@ class Kept:
         if hasattr(self.storage, "remember"):
             self.storage.remember(self.workflow_name)
 
-    def flight(self, place: int, call: bytes | None) -> Flight | None:
+    def flight(self, index: int, call: bytes | None) -> Flight | None:
         """Return what makes one of several runs compute a node, where the storage can."""
         if call is None or not hasattr(self.storage, "lease"):
             return None
-        names = self.workflow_name, self.names[place]
+        names = self.workflow_name, self.names[index]
         return Flight(partial(_look, self.storage, names), call.hex(), self.storage.lease(*names))
 
-    def give_up(self, place: int, error: Exception) -> None:
+    def give_up(self, index: int, error: Exception) -> None:
         """Say that a stored result is of no use, and keep what is damaged for a look at it."""
         if not self.tells:
             return  # reading was how to find out that there is nothing
-        names = self.workflow_name, self.names[place]
+        names = self.workflow_name, self.names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
         aside = broken and self.storage.set_aside(*names)
         logger.warning(

@@ -1,4 +1,4 @@
-"""`KeepingWorkflow`: what the backends that compute share: a storage, a report, and listeners."""
+"""`ComputingWorkflow`: the base of backends that compute: a storage, a report, and listeners."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..graph.workflow import BaseWorkflow
 from .events import Listener
 from .report import Report
 
-__all__ = ["KeepingWorkflow"]
+__all__ = ["ComputingWorkflow"]
 
 
-class KeepingWorkflow(BaseWorkflow):
+class ComputingWorkflow(BaseWorkflow):
     """A workflow that keeps results in a storage; see `BaseWorkflow` for the arguments.
 
     Attributes:

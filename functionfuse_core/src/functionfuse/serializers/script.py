@@ -131,9 +131,9 @@ def own_object(
         planned: whether a run takes the value that its plan saw. Classes count there as they are
             now, so these are taken, whatever their code was.
     """
-    for place in ("__main__", "__mp_main__", script):
-        if place in sys.modules and module_name(place) == script:
-            found = _find(place, name)
+    for module_here in ("__main__", "__mp_main__", script):
+        if module_here in sys.modules and module_name(module_here) == script:
+            found = _find(module_here, name)
             anyway = planned or script != "__main__"
             if found is not None and (anyway or _outline(found) == outline):
                 return found
@@ -148,8 +148,8 @@ def borrowed(names: Iterable[str]) -> dict[tuple[str, str], Any]:
     found = {}
     for module, _, path in (name.partition(":") for name in names):
         first = path.partition(".")[0]
-        place = "__main__" if module == module_name("__main__") else module
-        if (thing := _find(place, first)) is not None:
+        module_here = "__main__" if module == module_name("__main__") else module
+        if (thing := _find(module_here, first)) is not None:
             found[module, first] = thing
     return found
 

@@ -113,13 +113,13 @@ class _Slots:
         # Lanes for all could be quadratic: the shortest edges get them, the others go straight.
         budget = 5_000 + len(breadth) + len(edges)
         spans = [layer[target] - layer[source] - 1 for source, target in edges]
-        for place in sorted(range(len(edges)), key=spans.__getitem__):
-            source, target = edges[place]
-            if spans[place] <= budget:
-                budget -= spans[place]
+        for edge in sorted(range(len(edges)), key=spans.__getitem__):
+            source, target = edges[edge]
+            if spans[edge] <= budget:
+                budget -= spans[edge]
                 for number in range(layer[source] + 1, layer[target]):
                     source = self._add_lane(source, number)
-                    self.lanes[place].append(source)
+                    self.lanes[edge].append(source)
             self.before[target].append(source)
             self.after[source].append(target)
 

@@ -117,16 +117,16 @@ def to_dot(picture: Picture) -> str:
         "method": 'shape=ellipse style="filled"',
     }
     for kind, shape in shapes.items():
-        boxes = [place for place, box in enumerate(picture.boxes) if box.kind == kind]
+        boxes = [index for index, box in enumerate(picture.boxes) if box.kind == kind]
         if not boxes:
             continue
         fill, stroke = COLORS[kind]
         lines.append("  {")
         lines.append(f'    node [{shape} fillcolor="{fill}" color="{stroke}"]')
-        for place in boxes:
-            box = picture.boxes[place]
+        for index in boxes:
+            box = picture.boxes[index]
             label = "\\n".join(_dot(line) for line in (box.name, box.detail) if line)
-            lines.append(f'    n{place} [label="{label}"]')
+            lines.append(f'    n{index} [label="{label}"]')
         lines.append("  }")
     for edge in picture.edges:
         settings = [f'label="{_dot(edge.text)}"'] if edge.text else []
@@ -151,10 +151,10 @@ def to_mermaid(picture: Picture) -> str:
         "constructor": ("{{", "}}"),
         "method": ("([", "])"),
     }
-    for place, box in enumerate(picture.boxes):
+    for index, box in enumerate(picture.boxes):
         label = "<br/>".join(_mermaid(line) for line in (box.name, box.detail) if line)
         begin, end = shapes[box.kind]
-        lines.append(f'  n{place}{begin}"{label}"{end}:::{box.kind}')
+        lines.append(f'  n{index}{begin}"{label}"{end}:::{box.kind}')
     for edge in picture.edges:
         arrow = "==>" if edge.state else "-->"
         text = f'|"{_mermaid(edge.text)}"|' if edge.text else ""

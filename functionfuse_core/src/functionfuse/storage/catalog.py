@@ -21,7 +21,7 @@ from ..errors import (
 from .blobstore import BlobStore, Buffer
 from .header import (
     FIRST_READ,
-    Stored,
+    Summary,
     TaskInfo,
     header_end,
     names_in_header,
@@ -219,7 +219,7 @@ def own_info(store: BlobStore, workflow: str, task: str) -> TaskInfo:
 
 def infos_of_tasks(
     store: BlobStore, workflow: str, tasks: Iterable[str]
-) -> Iterator[Stored | FunctionFuseError | None]:
+) -> Iterator[Summary | FunctionFuseError | None]:
     """Iterate the headers of tasks; see `Storage.task_infos`."""
     folder = folder_of(workflow)
     if store.concurrency > 1:
@@ -232,7 +232,7 @@ def infos_of_tasks(
         try:
             data = store.head(folder + segment_of(task), FIRST_READ)
             stored = read_stored(data, names_in_header(workflow, task))
-            yield stored or Stored.of(own_info(store, workflow, task))
+            yield stored or Summary.of(own_info(store, workflow, task))
         except ResultNotFoundError:
             yield None
         except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
@@ -256,7 +256,7 @@ def refuse_other(info: TaskInfo, workflow: str, task: str) -> None:
     )
 
 
-def _stored(head: Head, workflow: str, task: str) -> Stored | FunctionFuseError | None:
+def _stored(head: Head, workflow: str, task: str) -> Summary | FunctionFuseError | None:
     """Return what a header's bytes tell."""
     if not isinstance(head, bytes):
         return head
@@ -271,7 +271,7 @@ def _stored(head: Head, workflow: str, task: str) -> Stored | FunctionFuseError 
         return None
     except (DamagedResultError, NewerFormatError) as error:
         return error
-    return Stored.of(info)
+    return Summary.of(info)
 
 
 ABANDONED_AFTER = 86400.0  # seconds; what is older and unfinished, nobody is at work on

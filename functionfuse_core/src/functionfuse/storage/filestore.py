@@ -15,7 +15,7 @@ from ..errors import InvalidNameError, ResultNotFoundError, StoragePathError
 from ..serializers import FILE_PROTOCOL
 from .blobstore import BlobInfo, BlobStore, Buffer
 from .disk import FOLDER, SAFELY, flush_and_close, read_all, unlink, write_all
-from .folders import Files, Folders
+from .folders import Folders, PlainFiles
 from .keys import unique
 
 __all__ = ["FileStore"]
@@ -178,7 +178,7 @@ class FileStore(BlobStore):
 
     def protocols(self, folder: str) -> dict[str, Any]:
         """Offer plain files under `folder`; see `BlobStore.protocols`."""
-        return {FILE_PROTOCOL: Files(self._folders, folder)}
+        return {FILE_PROTOCOL: PlainFiles(self._folders, folder)}
 
     def flush(self, keys: Iterable[str]) -> None:
         """Flush files and their folders; see `BlobStore.flush`."""

@@ -10,7 +10,7 @@ from typing import IO, Any
 from ..errors import ResultNotFoundError, StoragePathError
 from .disk import FOLDER, SAFELY, flush_and_close, flush_folder, make_folder, open_safely, unlink
 
-__all__ = ["Files", "Folders"]
+__all__ = ["Folders", "PlainFiles"]
 
 _ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
 _CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
@@ -168,7 +168,7 @@ class Folders:
                 yield from self.walk(folder + name)
 
 
-class Files:
+class PlainFiles:
     """The file protocol over plain files in one folder. File names are key segments."""
 
     def __init__(self, folders: Folders, folder: str) -> None:

@@ -21,7 +21,7 @@ __all__ = [
     "FIRST_READ",
     "IN_PIECES",
     "SideData",
-    "Stored",
+    "Summary",
     "TaskInfo",
     "encoded",
     "header_end",
@@ -277,7 +277,7 @@ def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
     return TaskInfo(**fields, size=size, signed=signed)
 
 
-class Stored:
+class Summary:
     """A checked header of which a plan needs little; the rest is parsed when it is asked for.
 
     Attributes:
@@ -315,13 +315,13 @@ class Stored:
         return self._info
 
     @classmethod
-    def of(cls, info: TaskInfo) -> Stored:
+    def of(cls, info: TaskInfo) -> Summary:
         """Return the same of a header that is parsed already."""
         call = info.fingerprint.get("call", "")
         return cls(info.digest, call, info.value, info.key, info=info)
 
 
-def read_stored(data: Buffer, names: bytes) -> Stored | None:
+def read_stored(data: Buffer, names: bytes) -> Summary | None:
     """Return a header that is sound and as `pack` writes it; None for any other: see `read_info`.
 
     Args:
@@ -342,7 +342,7 @@ def read_stored(data: Buffer, names: bytes) -> Stored | None:
         elif b'"value":' in head or b'"key":' in head:
             return None  # they may be elsewhere in it
     own = head[digest : digest + 32].decode("latin-1")
-    return Stored(own, found, value, key, head)
+    return Summary(own, found, value, key, head)
 
 
 def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | None:

@@ -56,14 +56,14 @@ def names_in(data: bytes) -> Named:
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
     for found in _marked(data):
-        place = found.start() - 1
-        if data[place] == _STACK_GLOBAL:
-            for name, start in _pushed(data, place):
+        offset = found.start() - 1
+        if data[offset] == _STACK_GLOBAL:
+            for name, start in _pushed(data, offset):
                 for module, _ in _pushed(data, start):
                     names[module, name] = None
         elif not unordered:
-            is_set = data[place] == _EMPTY_SET
-            unordered = bool(_items(data, place + 2)) if is_set else _is_behind_item(data, place)
+            is_set = data[offset] == _EMPTY_SET
+            unordered = bool(_items(data, offset + 2)) if is_set else _is_behind_item(data, offset)
     return Named(tuple(names), unordered) if names or unordered else _NOTHING
 
 
@@ -80,14 +80,14 @@ def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str
     return versions
 
 
-def _is_behind_item(data: bytes, place: int) -> bool:
+def _is_behind_item(data: bytes, offset: int) -> bool:
     """Tell whether an item of a set may end at a place."""
-    if _ends_item(data[max(0, place - 9) : place]):
+    if _ends_item(data[max(0, offset - 9) : offset]):
         return True
-    first = max(0, place - 129)  # a number of up to 127 bytes: its opcode, its length
-    start = data.rfind(b"\x8a", first, place - 2)
+    first = max(0, offset - 129)  # a number of up to 127 bytes: its opcode, its length
+    start = data.rfind(b"\x8a", first, offset - 2)
     while start >= 0:
-        if data[start + 1] == place - start - 2:
+        if data[start + 1] == offset - start - 2:
             return True
         start = data.rfind(b"\x8a", first, start)
     return False

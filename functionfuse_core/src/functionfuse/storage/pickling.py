@@ -35,14 +35,14 @@ _PROTOCOL = 5
 Restore = Callable[[str, Any], Any]
 
 
-class Keeper(Protocol):
-    """Keeps some objects of a value beside its pickle."""
+class Extractor(Protocol):
+    """Takes objects out of a value, to be stored beside its pickle."""
 
     def claims(self, kind: type) -> bool:
-        """Tell whether the objects of a type are kept."""
+        """Tell whether the objects of a type are taken out."""
 
-    def keep(self, obj: Any) -> tuple[str, Any]:
-        """Keep an object: return a serializer's name, and what that needs to find it again."""
+    def extract(self, obj: Any) -> tuple[str, Any]:
+        """Store an object; return a serializer's name, and what that needs to find it again."""
 
 
 class Pickled(NamedTuple):
@@ -70,12 +70,12 @@ def restore(name: str, pid: Any) -> Any:
     )
 
 
-def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
+def dumps(value: Any, extractor: Extractor | None = None) -> Pickled:
     """Pickle a value.
 
     Args:
-        keeper: keeps some of the objects that pickle doesn't write natively. It is handed the same
-            object again when cloudpickle takes over.
+        extractor: takes out some of the objects that pickle doesn't write natively. It is handed
+            the same object again when cloudpickle takes over.
 
     Raises:
         UnpicklableResultError: neither pickle nor cloudpickle can; names the culprit's place.
@@ -83,7 +83,7 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
     """
     views: list[memoryview] = []
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < OUT_OF_BAND_FROM:
             return True
@@ -91,12 +91,12 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
         return False
 
     try:
-        if keeper is None:
-            data = pickle.dumps(value, _PROTOCOL, buffer_callback=keep)
+        if extractor is None:
+            data = pickle.dumps(value, _PROTOCOL, buffer_callback=in_band)
         else:
             file = io.BytesIO()
-            pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=keep)
-            pickler.dispatch_table = _Reducers(keeper)
+            pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=in_band)
+            pickler.dispatch_table = _Reducers(extractor)
             pickler.dump(value)
             data = file.getvalue()
         # "__main__" or "__mp_main__". Searched forwards, it takes twice as long.
@@ -109,13 +109,13 @@ def dumps(value: Any, keeper: Keeper | None = None) -> Pickled:
         return Pickled(data, views, by_value=False, named=names_in(data))
     views.clear()
     try:
-        data, code = _pickled_by_value(value, keep, keeper)
+        data, code = _pickled_by_value(value, in_band, extractor)
     except (MemoryError, OSError, PluginError):
         raise
     except Exception as error:
-        place, culprit = _culprit(value, lambda part: _fails(part, keep, keeper))
+        path, culprit = _culprit(value, lambda part: _fails(part, in_band, extractor))
         raise UnpicklableResultError(
-            f"{place} is a {_type_name(culprit)} and can't be pickled: {type(error).__name__}:"
+            f"{path} is a {_type_name(culprit)} and can't be pickled: {type(error).__name__}:"
             f" {error}. Leave it out of the result, give its class a __reduce__ or __getstate__, or"
             " name the node in log_nodes, so that its result is not stored"
         ) from error
@@ -156,12 +156,12 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
     A `reducer_override` would be called for each object, which takes longer than to pickle it.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, extractor: Extractor) -> None:
         super().__init__()
-        self.keeper = keeper
+        self.extractor = extractor
 
     def __missing__(self, kind: type) -> Callable[[Any], Any]:
-        if self.keeper.claims(kind):
+        if self.extractor.claims(kind):
             reducer: Callable[[Any], Any] = self.replaced
         elif issubclass(kind, type):
             raise KeyError(kind)  # classes go by name
@@ -171,14 +171,14 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         return reducer
 
     def replaced(self, obj: Any) -> tuple[Any, ...]:
-        return restore, self.keeper.keep(obj)
+        return restore, self.extractor.extract(obj)
 
 
 _reduce = methodcaller("__reduce_ex__", _PROTOCOL)
 
 
 class _ByValuePickler(PortablePickler):
-    keeper: Keeper | None = None
+    extractor: Extractor | None = None
     stored = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -190,8 +190,8 @@ class _ByValuePickler(PortablePickler):
         """Be asked by pickle for each object that it doesn't write natively."""
         if type(obj) is _Read:
             return self.dispatch_table[ModuleType](obj.module)
-        if self.keeper is not None and self.keeper.claims(type(obj)):
-            return restore, self.keeper.keep(obj)
+        if self.extractor is not None and self.extractor.claims(type(obj)):
+            return restore, self.extractor.extract(obj)
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make a StringIO of it
             raise TypeError(f"cannot pickle the open file {obj.name!r}")
         reduced = super().reducer_override(obj)
@@ -224,11 +224,11 @@ class _Read:
 
 
 def _pickled_by_value(
-    value: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keeper | None
+    value: Any, in_band: Callable[[pickle.PickleBuffer], bool], extractor: Extractor | None
 ) -> tuple[bytes, tuple[Any, ...]]:
     file = io.BytesIO()
-    pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=keep)
-    pickler.keeper = keeper
+    pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=in_band)
+    pickler.extractor = extractor
     pickler.dump(value)
     return file.getvalue(), tuple(pickler.code)
 
@@ -282,9 +282,11 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _fails(part: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keeper | None) -> bool:
+def _fails(
+    part: Any, in_band: Callable[[pickle.PickleBuffer], bool], extractor: Extractor | None
+) -> bool:
     try:
-        _pickled_by_value(part, keep, keeper)
+        _pickled_by_value(part, in_band, extractor)
     except Exception:  # noqa: BLE001  # whatever its __reduce__ raises
         return True
     return False
@@ -292,7 +294,7 @@ def _fails(part: Any, keep: Callable[[pickle.PickleBuffer], bool], keeper: Keepe
 
 def _culprit(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
     """Return the place, as an expression, of the innermost part that can't be pickled, and it."""
-    place, seen = "result", {id(value)}
+    path, seen = "result", {id(value)}
     for _ in range(50):
         parts = [(suffix, part) for suffix, part in _parts(value) if id(part) not in seen]
         while len(parts) > 1:
@@ -300,9 +302,9 @@ def _culprit(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
             parts = half if fails([part for _, part in half]) else parts[len(half) :]
         if not parts or not fails(parts[0][1]):
             break
-        place, value = place + parts[0][0], parts[0][1]
+        path, value = path + parts[0][0], parts[0][1]
         seen.add(id(value))
-    return place, value
+    return path, value
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:

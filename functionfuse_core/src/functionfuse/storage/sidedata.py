@@ -40,7 +40,7 @@ class SideWriter:
         self.registered = {serializer.serializer_class: serializer for serializer in serializers}
         self.by_type: dict[type, Serializer | None] = {}
         self.done: dict[int, tuple[str, Any]] = {}
-        self.kept: list[Any] = []  # so that no id in `done` is given to another object
+        self.extracted: list[Any] = []  # so that no id in `done` is given to another object
         # By the serializer's name; None: write at once.
         self.noted: dict[str, tuple[Serializer, list[Any]]] | None = {}
         self.files: list[tuple[Serializer, SafeFiles]] = []
@@ -49,12 +49,12 @@ class SideWriter:
         """Tell whether a serializer claims a type; see `pickling.dumps`."""
         return self._serializer(kind) is not None
 
-    def keep(self, obj: Any) -> tuple[str, Any]:
+    def extract(self, obj: Any) -> tuple[str, Any]:
         """Write an object of a type that a serializer claims, once; see `pickling.dumps`."""
         if id(obj) not in self.done:
             serializer = self._serializer(type(obj))
             assert serializer is not None
-            self.kept.append(obj)
+            self.extracted.append(obj)
             if self.noted is None or not hasattr(serializer, "pickle_many"):
                 self._write(serializer, [obj])
             else:

@@ -35,7 +35,7 @@ from .catalog import (
     tasks,
     workflows,
 )
-from .header import SideData, Stored, TaskInfo
+from .header import SideData, Summary, TaskInfo
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
 from .resultfile import check
@@ -266,7 +266,7 @@ class Storage:
     def reads_back(self, info: TaskInfo) -> bool:
         """Tell whether what follows in a run is to be given this saved result, read back."""
         return self.always_read or any(
-            getattr(self._keeper_of(side), "always_read", False) for side in info.side_data
+            getattr(self._serializer_of(side), "always_read", False) for side in info.side_data
         )
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
@@ -279,7 +279,7 @@ class Storage:
 
     def task_infos(
         self, workflow_name: str, task_names: Iterable[str]
-    ) -> Iterator[Stored | FunctionFuseError | None]:
+    ) -> Iterator[Summary | FunctionFuseError | None]:
         """Iterate the headers of tasks, in order, for a plan: one read each, nothing else.
 
         Where a read is a request, what is stored is listed, and what was read is remembered. Where
@@ -428,7 +428,7 @@ class Storage:
         error.add_note(note)
         return error
 
-    def _keeper_of(self, side: SideData) -> Serializer | None:
+    def _serializer_of(self, side: SideData) -> Serializer | None:
         """Return the serializer of side data, if it is registered or installed here."""
         registered = self._serializers.get(side.serializer)
         if registered is not None or not side.type:

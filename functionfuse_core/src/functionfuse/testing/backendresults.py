@@ -153,16 +153,16 @@ class BackendResults(Backends):
         assert ["add", "number"] == program.calls()
         assert ["last", "one"] == storage.list_tasks("w")
 
-    @pytest.mark.parametrize("place", [80, -1], ids=["header", "value"])
+    @pytest.mark.parametrize("offset", [80, -1], ids=["header", "value"])
     def test_a_damaged_result(
-        self, backend: Backend, program: Program, storage: Storage, place: int
+        self, backend: Backend, program: Program, storage: Storage, offset: int
     ) -> None:
         """It counts as none, and is replaced."""
         node = program.same(program.big(4096)).set_name("last")
         expected = self.stored(backend, storage, node)
         program.calls()
         data = bytearray(storage.store.get(key_of("w", "last")))
-        data[place] ^= 1
+        data[offset] ^= 1
         storage.store.put(key_of("w", "last"), [data])
         assert expected == self.stored(backend, storage, node)
         assert ["same"] == program.calls()

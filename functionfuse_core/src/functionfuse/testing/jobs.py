@@ -68,14 +68,14 @@ class Parts(Sequence[Any]):
         return len(self.parts)
 
     @overload
-    def __getitem__(self, place: int) -> Any: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self.parts)))]
-        part = self.parts[place]
-        if place in (-1, len(self.parts) - 1) and not self.done:
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[index] for index in range(*index.indices(len(self.parts)))]
+        part = self.parts[index]
+        if index in (-1, len(self.parts) - 1) and not self.done:
             self.done = True
             self.then()
         return part

@@ -29,9 +29,9 @@ SOON = 0.25  # seconds
 VALUES = [[number, bytes([number]) * size] for number, size in enumerate((10, 400_000, 5000))]
 
 
-def _flip(place: float) -> Callable[[bytearray], bytearray]:
+def _flip(offset: float) -> Callable[[bytearray], bytearray]:
     def change(data: bytearray) -> bytearray:
-        data[min(len(data) - 1, int(len(data) * place))] ^= 0x10
+        data[min(len(data) - 1, int(len(data) * offset))] ^= 0x10
         return data
 
     return change

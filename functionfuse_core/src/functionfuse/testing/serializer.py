@@ -113,9 +113,9 @@ class SerializerSuite(Suite):
         """Without that, the other tests tell nothing: equal to themselves, and all different."""
         examples, again = self.examples(), self.examples()
         assert len(examples) > 1, "give two examples at least, that are not equal"
-        for place, example in enumerate(examples):
+        for index, example in enumerate(examples):
             for other, made in enumerate(again):
-                assert (place == other) == self.equal(example, made), f"examples {place}, {other}"
+                assert (index == other) == self.equal(example, made), f"examples {index}, {other}"
 
     def test_pickle_returns_name_and_pid(self, serializer: Serializer, storage: Storage) -> None:
         """It works with the file protocol alone, and `unpickle` finds the value by the pid."""
@@ -264,11 +264,11 @@ class SerializerSuite(Suite):
         """Each thread finds its own values."""
 
         def work(name: int) -> None:
-            place = name % len(self.examples())
+            index = name % len(self.examples())
             for number in range(3):
-                storage.save("w", f"{name} {number}", self.examples()[place])
+                storage.save("w", f"{name} {number}", self.examples()[index])
                 assert self.equal(
-                    self.examples()[place], storage.read_task("w", f"{name} {number}")
+                    self.examples()[index], storage.read_task("w", f"{name} {number}")
                 )
 
         together(*(lambda name=name: work(name) for name in range(4)))

@@ -66,15 +66,15 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
     errors: list[BaseException] = []
     barrier = threading.Barrier(len(actions))
 
-    def act(place: int) -> None:
+    def act(index: int) -> None:
         try:
             barrier.wait(LATE)
-            results[place] = actions[place]()
+            results[index] = actions[index]()
         except BaseException as error:  # noqa: BLE001  # it is raised below
             errors.append(error)
 
     threads = [
-        threading.Thread(target=act, args=(place,), daemon=True) for place in range(len(actions))
+        threading.Thread(target=act, args=(index,), daemon=True) for index in range(len(actions))
     ]
     end = time.monotonic() + LATE
     for thread in threads:

@@ -36,7 +36,7 @@ Chunks = tuple[tuple[int, ...], ...]
 class Target(Protocol):
     """Where the blocks of one array go. It is sent to the workers, so it pickles."""
 
-    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+    def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
         """Keep a block, given its number in C order and its place; return what to know of it."""
 
 
@@ -123,13 +123,13 @@ def part_of(
     Raises:
         IndexError: it is not in one block; dask asks for no others.
     """
-    place: list[int] = []
+    coordinates: list[int] = []
     inner: list[Any] = []
     for part in index:
         if part is None:
             inner.append(None)
             continue
-        begins = ends[len(place)]
+        begins = ends[len(coordinates)]
         wanted = range(begins[-1])[part]
         if isinstance(wanted, int):
             first = last = wanted
@@ -139,9 +139,9 @@ def part_of(
         at = bisect.bisect_right(begins, min(first, last), hi=len(begins) - 1) - 1
         if first != last and max(first, last) >= begins[at + 1]:
             raise IndexError(f"{part} of {name!r} is in more than one chunk")
-        place.append(at)
+        coordinates.append(at)
         inner.append(_moved(wanted, begins[at]))
-    return tuple(place), tuple(inner)
+    return tuple(coordinates), tuple(inner)
 
 
 def _moved(wanted: range | int, start: int) -> slice | int:
@@ -171,9 +171,9 @@ class Spool:
         self.dtype = array.dtype
         self.masked = isinstance(array._meta, np.ma.MaskedArray)
 
-    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+    def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
         """Keep a block; return its shape."""
-        del place
+        del coordinates
         array = sound(block, None, self.dtype, self.masked)
         with open(self._path(number), "wb") as file:
             pickle.dump(array, file, 5)
@@ -181,20 +181,21 @@ class Spool:
 
     def known(self, array: da.Array, shapes: list[tuple[int, ...]]) -> da.Array:
         """Return the array of the kept blocks, of which every size is known."""
-        by_place = np.empty(array.numblocks, dtype=object)
+        by_coordinates = np.empty(array.numblocks, dtype=object)
         for number, shape in enumerate(shapes):
-            by_place[place_of(number, array.numblocks)] = shape
+            by_coordinates[place_of(number, array.numblocks)] = shape
         chunks = tuple(
             tuple(
-                by_place[(0,) * axis + (index,) + (0,) * (array.ndim - axis - 1)][axis]
+                by_coordinates[(0,) * axis + (index,) + (0,) * (array.ndim - axis - 1)][axis]
                 for index in range(count)
             )
             for axis, count in enumerate(array.numblocks)
         )
-        for place in np.ndindex(*array.numblocks):
-            expected = tuple(sizes[index] for sizes, index in zip(chunks, place, strict=True))
-            if by_place[place] != expected:
-                raise ValueError(f"block {place} has shape {by_place[place]} and not {expected}")
+        for coordinates in np.ndindex(*array.numblocks):
+            expected = tuple(sizes[index] for sizes, index in zip(chunks, coordinates, strict=True))
+            if by_coordinates[coordinates] != expected:
+                found = by_coordinates[coordinates]
+                raise ValueError(f"block {coordinates} has shape {found} and not {expected}")
         known: da.Array = da.map_blocks(
             self._load,
             counts=array.numblocks,
@@ -252,8 +253,8 @@ def _write(
         return target.write(block, _number(block_id, counts), tuple(block_id))
 
 
-def _number(place: Sequence[int], counts: Sequence[int]) -> int:
-    return int(np.ravel_multi_index(tuple(place), tuple(counts))) if counts else 0
+def _number(coordinates: Sequence[int], counts: Sequence[int]) -> int:
+    return int(np.ravel_multi_index(tuple(coordinates), tuple(counts))) if counts else 0
 
 
 def _flat(nested: Any, depth: int) -> Iterator[Any]:

@@ -61,18 +61,18 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         return tuple(ends[-1] for ends in self.ends)
 
-    def region(self, place: tuple[int, ...]) -> tuple[slice, ...]:
+    def region(self, coordinates: tuple[int, ...]) -> tuple[slice, ...]:
         """Return where a block is in the array."""
-        both = zip(self.ends, place, strict=True)
+        both = zip(self.ends, coordinates, strict=True)
         return tuple(slice(ends[index], ends[index + 1]) for ends, index in both)
 
-    def runs(self, number: int, place: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    def runs(self, number: int, coordinates: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         """Iterate offset and size of what, one after the other, is a block."""
         item = self.elements.stored.itemsize
         if self.layout == "grid":
             yield self.offset[number], item * math.prod(sizes[0] for sizes in self.chunks)
             return
-        region, shape = self.region(place), self.shape
+        region, shape = self.region(coordinates), self.shape
         sizes = [part.stop - part.start for part in region]
         strides = [item * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         start = self.offset + sum(map(lambda part, stride: part.start * stride, region, strides))
@@ -83,11 +83,11 @@ class Dataset:
         for index in np.ndindex(*sizes[:axis]):
             yield start + sum(map(int.__mul__, index, strides)), size
 
-    def write(self, path: str, block: Block, number: int, place: tuple[int, ...]) -> Any:
+    def write(self, path: str, block: Block, number: int, coordinates: tuple[int, ...]) -> Any:
         """Write an encoded block into the file; return its digest, and it as pieces of the file."""
         if self.layout == "grid":
             block = padded(block, [sizes[0] for sizes in self.chunks])
-        data, runs, position = bytes_of(block), list(self.runs(number, place)), 0
+        data, runs, position = bytes_of(block), list(self.runs(number, coordinates)), 0
         parts = []
         for offset, size in runs:
             parts.append((offset, data[position : position + size]))
@@ -97,17 +97,17 @@ class Dataset:
         return digest, [(*runs[0], digest.hex())] if len(runs) == 1 else []
 
     def read(
-        self, source: LocalFile | StagedFile, number: int, place: tuple[int, ...]
+        self, source: LocalFile | StagedFile, number: int, coordinates: tuple[int, ...]
     ) -> tuple[Block, Block]:
         """Return an encoded block, and what has its digest."""
         stored = self.elements.stored
-        shape = tuple(part.stop - part.start for part in self.region(place))
+        shape = tuple(part.stop - part.start for part in self.region(coordinates))
         if not math.prod(shape):
             return np.empty(shape, stored), np.empty(0, np.uint8)
         if self.layout == "filtered":
-            block = _through_h5py(source, self.name, self.region(place), stored)
+            block = _through_h5py(source, self.name, self.region(coordinates), stored)
             return block, block
-        runs = list(self.runs(number, place))
+        runs = list(self.runs(number, coordinates))
         data = source.bytes_at(*runs[0]) if len(runs) == 1 else source.gathered(runs)
         block = data.view(stored)
         if self.layout != "grid":
@@ -150,8 +150,8 @@ def chunk_offsets(made: Any, dataset: Dataset) -> list[int]:
     offsets = [0] * math.prod(counts)
 
     def note(chunk: Any) -> None:
-        place = [start // size for start, size in zip(chunk.chunk_offset, first, strict=True)]
-        offsets[int(np.ravel_multi_index(place, counts))] = chunk.byte_offset
+        coordinates = [start // size for start, size in zip(chunk.chunk_offset, first, strict=True)]
+        offsets[int(np.ravel_multi_index(coordinates, counts))] = chunk.byte_offset
 
     made.chunk_iter(note)
     return offsets

@@ -58,9 +58,9 @@ class Hdf5File:
         else:
             self.datasets = self._allocated(datasets)
 
-    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+    def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
         """Write a block; return its digests, the pieces of the file, and its fill value."""
-        shape = [sizes[index] for sizes, index in zip(self.chunks, place, strict=True)]
+        shape = [sizes[index] for sizes, index in zip(self.chunks, coordinates, strict=True)]
         array = sound(block, shape, self.dtype, self.masked)
         parts, fill = [array], b""
         if self.masked:
@@ -76,7 +76,7 @@ class Hdf5File:
                 kept = os.path.join(self.folder, f"{dataset.name}-{number}")
                 self.filter.write(kept, encoded, [sizes[0] for sizes in self.chunks])
             else:
-                digest, found = dataset.write(self.path, encoded, number, place)
+                digest, found = dataset.write(self.path, encoded, number, coordinates)
             digests.append(digest)
             pieces += found
         return digests, pieces, fill
@@ -183,10 +183,10 @@ class Hdf5Array:
 
     def __getitem__(self, index: tuple[slice, ...]) -> Any:
         """Return a part of one block; dask asks for no others."""
-        place, inner = part_of(index, self.datasets[0][0].ends, self.name)
-        return self.block(place)[inner]
+        coordinates, inner = part_of(index, self.datasets[0][0].ends, self.name)
+        return self.block(coordinates)[inner]
 
-    def block(self, place: tuple[int, ...]) -> Any:
+    def block(self, coordinates: tuple[int, ...]) -> Any:
         """Return a block; its digest is checked when it is read for the first time.
 
         Raises:
@@ -194,16 +194,16 @@ class Hdf5Array:
             DamagedResultError: it is not what was written.
         """
         counts = [len(sizes) for sizes in self.chunks]
-        number = int(np.ravel_multi_index(place, counts)) if place else 0
+        number = int(np.ravel_multi_index(coordinates, counts)) if coordinates else 0
         parts = []
         for dataset, digests in self.datasets:
-            stored, data = dataset.read(self.source, number, place)
+            stored, data = dataset.read(self.source, number, coordinates)
             if number in self.unchecked:
                 expected = digests[16 * number : 16 * number + 16]
                 if xxh3_128_digest(bytes_of(data)) != expected:
                     raise DamagedResultError(
-                        f"block {place} of dataset {dataset.name!r} in {self.name!r} is not what"
-                        " was written: remove the result, or compute it again"
+                        f"block {coordinates} of dataset {dataset.name!r} in {self.name!r} is not"
+                        " what was written: remove the result, or compute it again"
                     )
             parts.append(dataset.elements.decode(stored))
         self.unchecked.discard(number)

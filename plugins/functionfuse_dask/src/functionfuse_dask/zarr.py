@@ -82,12 +82,12 @@ class ZarrGroup:
             self.metadata[name] = made.metadata.to_dict()
         self.files = noting.files
 
-    def write(self, block: Any, number: int, place: tuple[int, ...]) -> Any:
+    def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
         """Write a block; return the objects that it became, and its fill value."""
         del number
         region = tuple(
             slice(begins[index], begins[index + 1])
-            for begins, index in zip(self.begins, place, strict=True)
+            for begins, index in zip(self.begins, coordinates, strict=True)
         )
         shape = [part.stop - part.start for part in region]
         block = sound(block, shape, self.dtype, self.masked)
@@ -146,10 +146,10 @@ class ZarrArray:
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
         """Return a part of one block; dask asks for no others."""
-        place, inner = part_of(index, self.ends, self.name)
-        return self.block(place)[inner]
+        coordinates, inner = part_of(index, self.ends, self.name)
+        return self.block(coordinates)[inner]
 
-    def block(self, place: tuple[int, ...]) -> Any:
+    def block(self, coordinates: tuple[int, ...]) -> Any:
         """Return a block.
 
         Raises:
@@ -158,7 +158,7 @@ class ZarrArray:
         """
         region = tuple(
             slice(ends[index], ends[index + 1])
-            for ends, index in zip(self.ends, place, strict=True)
+            for ends, index in zip(self.ends, coordinates, strict=True)
         )
         shape = tuple(part.stop - part.start for part in region)
         if not math.prod(shape):

@@ -40,25 +40,25 @@ class Failures:
     def __bool__(self) -> bool:
         return bool(self._known or self._unclear)
 
-    def add(self, place: int, error: BaseException, *, ahead: bool) -> None:
+    def add(self, index: int, error: BaseException, *, ahead: bool) -> None:
         """Take what Ray raised for a node; or for one before it, if they were submitted ahead."""
         where, cause = origin_of(error)
         if isinstance(cause, RayError) and ahead:
             # Ray hands its own errors on to what follows: whose they are shows in the end.
-            self._unclear[place] = cause
-        elif where in (None, -1, place):
-            self._add(place, cause)
+            self._unclear[index] = cause
+        elif where in (None, -1, index):
+            self._add(index, cause)
 
-    def _add(self, place: int, error: BaseException) -> None:
+    def _add(self, index: int, error: BaseException) -> None:
         if isinstance(error, _DIED):
             died = WorkerDiedError(
-                f"the worker of node {self._graph.names[place]!r} died: {error}. All that was"
+                f"the worker of node {self._graph.names[index]!r} died: {error}. All that was"
                 " computed before is stored"
             )
             died.__cause__ = error
             error = died
-        self._note(place, error)
-        self._known[place] = error
+        self._note(index, error)
+        self._known[index] = error
 
     def first(self, stopped: Callable[[int], bool]) -> BaseException:
         """Return the one error of the run: that of the first node that failed.
@@ -67,15 +67,15 @@ class Failures:
             stopped: whether the node of a place failed, or follows one that did.
         """
         graph = self._graph
-        for place in sorted(self._unclear):
-            parents = map(graph.positions.__getitem__, graph.nodes[place].parents)
+        for index in sorted(self._unclear):
+            parents = map(graph.positions.__getitem__, graph.nodes[index].parents)
             if not any(map(stopped, parents)):
-                self._add(place, self._unclear[place])
+                self._add(index, self._unclear[index])
         first, *others = sorted(self._known)
         error = self._known[first]
         left_out = sum(map(stopped, range(len(graph.nodes)))) - len(self._known)
         if others:
-            names = ", ".join(repr(graph.names[place]) for place in others[:10])
+            names = ", ".join(repr(graph.names[index]) for index in others[:10])
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
             error.add_note(f"other nodes failed, too: {names}{more}")
         if left_out:
@@ -92,4 +92,4 @@ def origin_of(error: BaseException) -> tuple[int | None, BaseException]:
     told = outcome.error or error
     if told.__traceback__ is None:
         told.add_note(f"in the worker:\n{outcome.remote_traceback}")
-    return cause.place, told
+    return cause.index, told

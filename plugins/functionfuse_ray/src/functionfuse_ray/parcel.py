@@ -72,25 +72,25 @@ class Task(NamedTuple):
     """What a worker does for a node.
 
     Attributes:
-        place: the node's place in the graph.
+        node_index: the node's index in the graph.
         args, kwargs: the arguments, with slots for the parents' results.
         prepare: what node plugins run before the node.
         method: the name of the method; "" if a function is called.
         save: the names of workflow and task, and what is stored about the result; None: it isn't.
-        keep: whether anything needs the value.
+        wanted: whether anything needs the value.
         constructs: whether the value is an object for later calls.
         digest: whether the digest of the value is wanted although it isn't stored.
         retried: errors after which Ray is to try again.
         expected: see `Job`.
     """
 
-    place: int
+    node_index: int
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     prepare: Sequence[Callable[[], Any]] = ()
     method: str = ""
     save: tuple[str, str, dict[str, Any]] | None = None
-    keep: bool = True
+    wanted: bool = True
     constructs: bool = False
     digest: bool = False
     retried: Sequence[type[BaseException]] = ()
@@ -127,7 +127,7 @@ def pack_task(
 ) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """Return the pickle of a task, with slots for the nodes that it needs, and its buffers."""
     buffers: list[pickle.PickleBuffer] = []
-    slots = {node: (place, names[place]) for place, node in enumerate(needs)}
+    slots = {node: (index, names[index]) for index, node in enumerate(needs)}
     return _dumps(tuple(task), slots, buffers.append), buffers
 
 

@@ -15,14 +15,14 @@ from ray.exceptions import RayTaskError
 from functionfuse.graph.nodes import ConstructorCall, MethodCall, Node
 from functionfuse.run.job import Outcome, Portable
 from functionfuse.run.scheduler import RUNNING, SETTLED, WAITING, Run
-from functionfuse.run.workflow import KeepingWorkflow
+from functionfuse.run.workflow import ComputingWorkflow
 from functionfuse.serializers.portable import dumps
 from functionfuse.serializers.script import borrowed
 
 from .failures import Failures, origin_of
 from .handed import Handed
 from .parcel import Parcel, Sender, Task, pack_task, unpack
-from .tasks import Object, Told, compute, finish, load
+from .tasks import Answer, Object, compute, finish, load
 
 __all__ = ["RayRun"]
 
@@ -48,7 +48,7 @@ class RayRun(Run):
 
     def __init__(
         self,
-        workflow: KeepingWorkflow,
+        workflow: ComputingWorkflow,
         remotes: Mapping[Node, Any],
         retried: Mapping[Node, Sequence[type[BaseException]]],
         *,
@@ -61,7 +61,7 @@ class RayRun(Run):
         self.return_results = return_results
         self.max_pending_tasks = max_pending_tasks
         if not return_results:
-            self.kept = set()
+            self.needed = set()
         self.ahead = self.results is None
         self.handed = Handed()
         self.loads: dict[int, list[int]] = {}
@@ -80,62 +80,62 @@ class RayRun(Run):
         self.handed = Handed()
         return super().report()
 
-    def _activate(self, place: int) -> None:
-        super()._activate(place)
+    def _activate(self, index: int) -> None:
+        super()._activate(index)
         # Now, and in the order of the nodes: a plugin can count them.
         if self.plugins:
             try:
-                self.prepared[place] = self._prepare(self.graph.nodes[place])
+                self.prepared[index] = self._prepare(self.graph.nodes[index])
             except BaseException as error:
-                self._note(place, error)
+                self._note(index, error)
                 raise
 
-    def _release(self, place: int, node: Node) -> None:
+    def _release(self, index: int, node: Node) -> None:
         if self.ahead:  # those that waited for it went on when it was submitted
-            self.state[place] = SETTLED
+            self.state[index] = SETTLED
             self._let_go(node)
         else:
-            super()._release(place, node)
+            super()._release(index, node)
 
     def _results(self) -> list[Any]:
         if not self.return_results:
             return []
-        while missing := [place for place in self.returned if not self._is_here(place)]:
-            for place in set(missing):
-                self._activate(place)
+        while missing := [index for index in self.returned if not self._is_here(index)]:
+            for index in set(missing):
+                self._activate(index)
             self._work()
         return [
-            self.here[place] if pick is None else pick.of(self.here[place])
-            for place, (_, pick) in zip(self.returned, self.workflow.leaves, strict=True)
+            self.here[index] if pick is None else pick.of(self.here[index])
+            for index, (_, pick) in zip(self.returned, self.workflow.leaves, strict=True)
         ]
 
-    def _is_here(self, place: int) -> bool:
+    def _is_here(self, index: int) -> bool:
         """Have a value in this process, if it is computed or stored."""
-        if place in self.here:
+        if index in self.here:
             return True
-        if self._is_constructor(place):
-            self.here[place] = None
+        if self._is_constructor(index):
+            self.here[index] = None
             return True
-        if place in self.values:
-            self.here[place] = unpack(ray.get(self.values.pop(place)))
+        if index in self.values:
+            self.here[index] = unpack(ray.get(self.values.pop(index)))
             return True
-        if super()._available(place):
-            self.here[place] = self.values.pop(place)
+        if super()._available(index):
+            self.here[index] = self.values.pop(index)
             return True
         return False
 
-    def _available(self, place: int) -> bool:
+    def _available(self, index: int) -> bool:
         """Whether a storage that can only be read has a result; it stays with the workers."""
-        if not self.stored[place] or self.results is None:
+        if not self.stored[index] or self.results is None:
             return False
-        value, told = self._load(place)
+        value, told = self._load(index)
         try:
-            self.stored[place] = isinstance(ray.get(told), bytes)
+            self.stored[index] = isinstance(ray.get(told), bytes)
         except RayTaskError as error:
             raise origin_of(error)[1] from error
-        if self.stored[place]:
-            self.values[place] = value
-        return bool(self.stored[place])
+        if self.stored[index]:
+            self.values[index] = value
+        return bool(self.stored[index])
 
     def _work(self) -> None:
         """Compute until nothing waits. After an error, all that doesn't need its node goes on."""
@@ -144,9 +144,9 @@ class RayRun(Run):
         try:
             while ready or handed:
                 while ready and not (most and len(handed) >= most):
-                    place = heapq.heappop(ready)
-                    if self.state[place] == WAITING and not self.blockers[place]:
-                        self._start(place)
+                    index = heapq.heappop(ready)
+                    if self.state[index] == WAITING and not self.blockers[index]:
+                        self._start(index)
                     for key, told in handed.came():
                         self._receive(key, told)
                 if handed:
@@ -156,32 +156,32 @@ class RayRun(Run):
             self._cancel()
             raise
         if self.failures:
-            raise self.failures.first(lambda place: self.state[place] == _FAILED)
+            raise self.failures.first(lambda index: self.state[index] == _FAILED)
         if WAITING in self.state:
             raise AssertionError(f"{self.state.count(WAITING)} nodes were left out: it is a bug")
 
-    def _start(self, place: int) -> None:
+    def _start(self, index: int) -> None:
         """Hand a node over; or have loaded or computed what it lacks first."""
-        node = self.graph.nodes[place]
-        if self._turns_out_to_stand(place, node):
+        node = self.graph.nodes[index]
+        if self._turns_out_to_stand(index, node):
             return
-        self._have_what_it_needs(place, node)
-        if self.blockers[place] or self.state[place] == _FAILED:
+        self._have_what_it_needs(index, node)
+        if self.blockers[index] or self.state[index] == _FAILED:
             return
-        self.state[place] = RUNNING
-        self.progress.emit("started", place)
+        self.state[index] = RUNNING
+        self.events.emit("started", index)
         try:
-            value, answer = self._submit_node(place, node)
+            value, answer = self._submit_node(index, node)
         except Exception as error:  # noqa: BLE001  # noted, and raised when the rest has finished
-            self._fail(place, error)
+            self._fail(index, error)
             return
-        self.handed.add(place, value, answer)
+        self.handed.add(index, value, answer)
         if self.ahead:
             if value is not None:
-                self.values[place] = value
+                self.values[index] = value
             self._unblock(node)
 
-    def _have_what_it_needs(self, place: int, node: Node) -> None:
+    def _have_what_it_needs(self, index: int, node: Node) -> None:
         """Have loaded or computed what a node lacks; until then it is blocked."""
         lacking = []
         for parent_node in node.needs:
@@ -189,7 +189,7 @@ class RayRun(Run):
             if parent in self.values:
                 continue
             if self.stored[parent]:
-                self._load_for(place, parent)
+                self._load_for(index, parent)
             else:
                 lacking.append(parent)
         if isinstance(node, MethodCall):
@@ -197,61 +197,61 @@ class RayRun(Run):
             if last is not node.before:
                 lacking.append(self.graph.positions[node.before])
         if any(self.state[parent] == _FAILED for parent in lacking):
-            self._stop(place)
+            self._stop(index)
             return
         for parent in set(lacking):
             self._activate(parent)
 
-    def _digest(self, place: int, node: Node, value: Any, saved: str | None) -> bytes | None:
+    def _digest(self, index: int, node: Node, value: Any, saved: str | None) -> bytes | None:
         del value  # it is where it was computed
         if saved:
             return bytes.fromhex(saved)
-        if self._is_constructor(place):
+        if self._is_constructor(index):
             return None
-        return self.digests.pop(place, b"") if node.children else b""
+        return self.digests.pop(index, b"") if node.children else b""
 
-    def _reads_back(self, place: int, outcome: Outcome) -> bool:
+    def _reads_back(self, index: int, outcome: Outcome) -> bool:
         # What was saved in this run was read back by the worker that saved it.
         if outcome.value is None:
             return True
-        return bool(self.results and not self.saved[place] and super()._reads_back(place, outcome))
+        return bool(self.results and not self.saved[index] and super()._reads_back(index, outcome))
 
     # Handing over.
 
-    def _submit_node(self, place: int, node: Node) -> tuple[Any, Any]:
+    def _submit_node(self, index: int, node: Node) -> tuple[Any, Any]:
         """Submit a node; return the references of its value, and of what will be told of it."""
-        keep = bool(self.users[place]) or place in self.kept
-        parcel, values = self._parcel(place, node, keep)
+        wanted = bool(self.users[index]) or index in self.needed
+        parcel, values = self._parcel(index, node, wanted)
         if isinstance(node, (ConstructorCall, MethodCall)):
             if isinstance(node, ConstructorCall):
                 made = self.remotes.get(node, Object).remote()
             else:
                 made, _ = self.objects[node.constructor]
             self.objects[node.constructor] = made, node
-            remote = made.compute if keep else made.finish
+            remote = made.compute if wanted else made.finish
         else:
-            remote = self.remotes.get(node, (finish, compute))[keep]
+            remote = self.remotes.get(node, (finish, compute))[wanted]
         given = remote.remote(parcel, *values)
-        return tuple(given) if keep else (None, given)
+        return tuple(given) if wanted else (None, given)
 
-    def _parcel(self, place: int, node: Node, keep: bool) -> tuple[bytes, list[Any]]:
+    def _parcel(self, index: int, node: Node, wanted: bool) -> tuple[bytes, list[Any]]:
         """Return a node's parcel, and the values that go with it."""
         function, save = self._function(node), None
         method = function if isinstance(function, str) else ""
-        if self.results and not self.stored[place] and self._has_result(place):
-            save = self.workflow.workflow_name, self.graph.names[place], self._about(place, node)
+        if self.results and not self.stored[index] and self._has_result(index):
+            save = self.workflow.workflow_name, self.graph.names[index], self._about(index, node)
         task = Task(
-            place,
+            index,
             node.args,
             node.kwargs,
-            self.prepared.get(place, ()),
+            self.prepared.get(index, ()),
             method,
             save,
-            keep,
+            wanted,
             isinstance(node, ConstructorCall),
             bool(self.decisions and not save and node.children),
             self.retried.get(node, ()),
-            self._expected(place) if save or isinstance(node, ConstructorCall) else (),
+            self._expected(index) if save or isinstance(node, ConstructorCall) else (),
         )
         positions, names = self.graph.positions, self.graph.names
         needs = [positions[parent] for parent in node.needs]
@@ -268,48 +268,48 @@ class RayRun(Run):
 
     # Stored results that a computed node needs.
 
-    def _load_for(self, place: int, parent: int) -> None:
+    def _load_for(self, index: int, parent: int) -> None:
         """Have a worker load a stored result, and a node wait for it."""
-        self.blockers[place] += 1
+        self.blockers[index] += 1
         waiting = self.loads.setdefault(parent, [])
-        waiting.append(place)
+        waiting.append(index)
         if len(waiting) == 1:
             self.handed.add(~parent, *self._load(parent))
 
-    def _load(self, place: int) -> tuple[Any, Any]:
-        names = self.workflow.workflow_name, self.graph.names[place]
+    def _load(self, index: int) -> tuple[Any, Any]:
+        names = self.workflow.workflow_name, self.graph.names[index]
         storage = self.sender.pickled(self.workflow.storage)
-        given: Any = load.remote(place, storage, names, self._planned(place), self._borrowed(place))
+        given: Any = load.remote(index, storage, names, self._planned(index), self._borrowed(index))
         return tuple(given)
 
-    def _borrowed(self, place: int) -> bytes:
+    def _borrowed(self, index: int) -> bytes:
         """Return what a worker needs of the script to load a stored result with today's code."""
-        stored: Any = self.decisions.stored(place) if self.decisions else None
+        stored: Any = self.decisions.stored(index) if self.decisions else None
         header: Any = getattr(stored, "info", stored)
         own = header.own if getattr(header, "by_value", False) else ()
         return dumps(borrowed(own)) if own else b""
 
-    def _receive_load(self, place: int, told: Any) -> None:
-        value = self.handed.pop(~place)
-        waiting = self.loads.pop(place)
+    def _receive_load(self, index: int, told: Any) -> None:
+        value = self.handed.pop(~index)
+        waiting = self.loads.pop(index)
         error = None
         if isinstance(told, Portable):
             error = told.content.error
         elif isinstance(told, Exception):
             error = told
-            self.saved[place] = True  # it is there, and what keeps it from being read is no damage
+            self.saved[index] = True  # it is there, and what keeps it from being read is no damage
             with suppress(Exception):
                 ray.get(value)
         if error is None:
-            self.values[place] = value
-        elif self.saved[place]:
+            self.values[index] = value
+        elif self.saved[index]:
             for child in waiting:
                 self._fail(child, error)
         elif self.results:
-            self.results.give_up(place, error)
-            self.stored[place] = False
+            self.results.give_up(index, error)
+            self.stored[index] = False
             if self.decisions:
-                self.decisions.give_up(place, f"stored result is of no use: {error}")
+                self.decisions.give_up(index, f"stored result is of no use: {error}")
         for child in waiting:
             self.blockers[child] -= 1
             if not self.blockers[child] and self.state[child] == WAITING:
@@ -330,7 +330,7 @@ class RayRun(Run):
                     ray.get(value)  # or Ray prints that nobody looked at this error
             self._fail(key, answer)
             return
-        told = Told(*pickle.loads(answer))
+        told = Answer(*pickle.loads(answer))
         if told.digest and not told.saved:
             self.digests[key] = bytes.fromhex(told.digest)
         elif not told.saved and self.decisions and node.children:
@@ -350,16 +350,16 @@ class RayRun(Run):
 
     # Failing.
 
-    def _fail(self, place: int, error: BaseException) -> None:
+    def _fail(self, index: int, error: BaseException) -> None:
         """Note that a node failed, or followed one that did; give up what waits for it."""
-        if self.state[place] == _FAILED:
+        if self.state[index] == _FAILED:
             return
-        self._stop(place)
-        self.failures.add(place, error, ahead=self.ahead)
+        self._stop(index)
+        self.failures.add(index, error, ahead=self.ahead)
 
-    def _stop(self, place: int) -> None:
+    def _stop(self, index: int) -> None:
         """Give up a node, and those that wait for it."""
-        stack = [place]
+        stack = [index]
         while stack:
             stopped = stack.pop()
             if self.state[stopped] == _FAILED:
@@ -379,8 +379,8 @@ class RayRun(Run):
         for made, _ in self.objects.values():
             ray.kill(made)
         nodes = self.graph.nodes
-        places = [key for key in self.handed.values if key >= 0]
-        self.handed.cancel({place for place in places if isinstance(nodes[place], _STATEFUL)})
+        indexes = [key for key in self.handed.values if key >= 0]
+        self.handed.cancel({index for index in indexes if isinstance(nodes[index], _STATEFUL)})
 
 
 _STATEFUL = (ConstructorCall, MethodCall)

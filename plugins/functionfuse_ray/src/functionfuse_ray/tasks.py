@@ -14,12 +14,12 @@ from functionfuse.errors import FingerprintError, OptionsError
 from functionfuse.graph.nodes import ConstructorCall, Node
 from functionfuse.reuse.values import digest_of
 from functionfuse.run.job import Job, Outcome, Portable
-from functionfuse.run.stored import OF_NO_USE, Kept
+from functionfuse.run.stored import OF_NO_USE, StoredResults
 from functionfuse.serializers.script import lend
 
 from .parcel import Packed, Parcel, Task, pack, unpack, unpack_task
 
-__all__ = ["FailedNodeError", "Object", "RetriedNodeError", "Told", "compute", "finish", "load"]
+__all__ = ["Answer", "FailedNodeError", "Object", "RetriedNodeError", "compute", "finish", "load"]
 
 
 class FailedNodeError(Exception):
@@ -30,9 +30,9 @@ class FailedNodeError(Exception):
         outcome: what was raised, in a form that crosses to other processes.
     """
 
-    def __init__(self, place: int, outcome: Portable) -> None:
-        super().__init__(place, outcome)
-        self.place = place
+    def __init__(self, index: int, outcome: Portable) -> None:
+        super().__init__(index, outcome)
+        self.index = index
         self.outcome = outcome
 
 
@@ -43,7 +43,7 @@ class RetriedNodeError(FailedNodeError):
 _NOTHING: Mapping[str, Any] = {}
 
 
-class Told(NamedTuple):
+class Answer(NamedTuple):
     """What a worker tells the driver of a node; small, whatever the result is.
 
     Attributes:
@@ -76,12 +76,12 @@ def _opened(pickled: bytes) -> Any:
 
 def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Packed, bytes, Any]:
     """Do a task; return the packed value, what to tell, and the object of a class."""
-    place = -1
+    index = -1
     task = None
     try:
         pickled, function, storage, count = Parcel(*pickle.loads(parcel))
         task = unpack_task(pickled, values[:count])
-        place, rest = task.place, list(values[count:])
+        index, rest = task.node_index, list(values[count:])
         if function is None:
             function = rest.pop(0)
         if storage is None:
@@ -89,22 +89,22 @@ def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Pac
         outcome = _job(task, function, storage, rest, target).compute()
         digest = _digest(outcome) if task.digest else getattr(outcome.saved, "digest", "")
         value = outcome.value
-        if outcome.read_back and task.keep and task.save is not None:
+        if outcome.read_back and task.wanted and task.save is not None:
             workflow, name, _ = task.save
-            value = Kept(_opened(storage), workflow, (name,)).load(0)
-        packed = pack(value) if task.keep else b""
+            value = StoredResults(_opened(storage), workflow, (name,)).load(0)
+        packed = pack(value) if task.wanted else b""
     except KeyboardInterrupt:
         raise  # the task is cancelled
     except BaseException as error:  # noqa: BLE001  # raised again where the run is
         outcome = Outcome(None, error=error, remote_traceback=traceback.format_exc())
         retried = task.retried if task is not None else ()
         kind = RetriedNodeError if isinstance(error, tuple(retried)) else FailedNodeError
-        raise kind(place, Portable(outcome)) from None
+        raise kind(index, Portable(outcome)) from None
     saved = outcome.saved
-    told = Told(outcome.seconds, saved is not None, digest, getattr(saved, "size", 0))
+    told = Answer(outcome.seconds, saved is not None, digest, getattr(saved, "size", 0))
     if getattr(saved, "value", "") or getattr(saved, "key", ""):
         packages = {"packages": saved.fingerprint.get("packages", {})}
-        told = Told(*told[:4], saved.value, saved.key, saved.own, saved.by_value, packages)
+        told = Answer(*told[:4], saved.value, saved.key, saved.own, saved.by_value, packages)
     told = told._replace(changed=outcome.changed)
     return packed, pickle.dumps(tuple(told)), outcome.target
 
@@ -112,12 +112,12 @@ def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Pac
 def _job(task: Task, function: bytes, storage: bytes, packed: list[Packed], target: Any) -> Job:
     args, kwargs = task.resolved([unpack(value) for value in packed])
     job = Job(task.method or _opened(function), args, kwargs, task.prepare, target)
-    job.keep = True
+    job.wanted = True
     job.constructs = task.constructs
     job.expected = task.expected
     if task.save is not None:
         workflow, name, about = task.save
-        job.save = Kept(_opened(storage), workflow, (name,)).saver(0, about)
+        job.save = StoredResults(_opened(storage), workflow, (name,)).saver(0, about)
     return job
 
 
@@ -143,7 +143,7 @@ def finish(parcel: bytes, *values: Any) -> bytes:
 
 @ray.remote(num_returns=2)
 def load(
-    place: int, storage: bytes, names: tuple[str, str], digest: str, lent: bytes
+    index: int, storage: bytes, names: tuple[str, str], digest: str, lent: bytes
 ) -> tuple[Packed, bytes | Portable]:
     """Load a stored result; return it packed, and the error where it is of no use.
 
@@ -155,12 +155,12 @@ def load(
     try:
         if lent:
             lend(pickle.loads(lent))
-        return pack(Kept(_opened(storage), names[0], names[1:]).load(0, digest)), b""
+        return pack(StoredResults(_opened(storage), names[0], names[1:]).load(0, digest)), b""
     except OF_NO_USE as error:
         return b"", Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
     except Exception as error:  # noqa: BLE001  # raised again where the run is
         outcome = Outcome(None, error=error, remote_traceback=traceback.format_exc())
-        raise FailedNodeError(place, Portable(outcome)) from None
+        raise FailedNodeError(index, Portable(outcome)) from None
 
 
 @ray.remote

@@ -11,7 +11,7 @@ from functionfuse.errors import OptionsError
 from functionfuse.graph.nodes import MethodCall, Node
 from functionfuse.graph.workflow import Query
 from functionfuse.run.report import Report
-from functionfuse.run.workflow import KeepingWorkflow
+from functionfuse.run.workflow import ComputingWorkflow
 
 from .rayrun import RayRun
 from .tasks import RetriedNodeError, remotes_of
@@ -56,7 +56,7 @@ class RayQuery(Query):
         return self
 
 
-class RayWorkflow(KeepingWorkflow):
+class RayWorkflow(ComputingWorkflow):
     """Runs a graph on Ray; see `BaseWorkflow` for the nodes and the name.
 
     Args:

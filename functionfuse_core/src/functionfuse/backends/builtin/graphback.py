@@ -180,9 +180,9 @@ def _file_name(name: str) -> str:
     """Return a name that is one safe part of a path, and another for every other `name`."""
     stem = "".join(
         char
-        if char.isalnum() or char in "-_" or (char in " ." and place)
+        if char.isalnum() or char in "-_" or (char in " ." and index)
         else "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
-        for place, char in enumerate(name)
+        for index, char in enumerate(name)
     )
     if len(stem.encode()) <= 200:
         return stem

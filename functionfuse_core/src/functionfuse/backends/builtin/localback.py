@@ -8,13 +8,13 @@ from typing import Any
 
 from ...errors import GraphError
 from ...run.report import Report
-from ...run.workflow import KeepingWorkflow
+from ...run.workflow import ComputingWorkflow
 from .localrun import LocalRun
 
 __all__ = ["LocalWorkflow"]
 
 
-class LocalWorkflow(KeepingWorkflow):
+class LocalWorkflow(ComputingWorkflow):
     """Runs a graph in process, or on an executor; see `BaseWorkflow` for the arguments.
 
     Attributes:

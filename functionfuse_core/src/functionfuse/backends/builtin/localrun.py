@@ -17,7 +17,7 @@ from ...run.owning import IMMUTABLE, own_literal
 from ...run.scheduler import RUNNING, WAITING, Run
 
 if TYPE_CHECKING:
-    from ...run.workflow import KeepingWorkflow
+    from ...run.workflow import ComputingWorkflow
 
 __all__ = ["LocalRun"]
 
@@ -32,7 +32,7 @@ class LocalRun(Run):
     """
 
     def __init__(
-        self, workflow: KeepingWorkflow, executor: Executor | None, *, single_flight: bool = False
+        self, workflow: ComputingWorkflow, executor: Executor | None, *, single_flight: bool = False
     ) -> None:
         super().__init__(workflow, remote=executor is not None)
         self.single_flight = single_flight
@@ -46,18 +46,18 @@ class LocalRun(Run):
         try:
             while ready or self.futures:
                 while ready:
-                    place = heapq.heappop(ready)
-                    if state[place] == WAITING and not blockers[place]:
-                        self._start(place)
+                    index = heapq.heappop(ready)
+                    if state[index] == WAITING and not blockers[index]:
+                        self._start(index)
                 if self.futures:
                     self._receive(self.done.get())
         finally:
             wait([future for future in self.futures.values() if not future.cancel()])
 
-    def _start(self, place: int) -> None:
+    def _start(self, index: int) -> None:
         """Compute a node, or hand it to the executor; or have computed what it lacks first."""
-        node = self.graph.nodes[place]
-        if self._turns_out_to_stand(place, node):
+        node = self.graph.nodes[index]
+        if self._turns_out_to_stand(index, node):
             return
         values, positions = self.values, self.graph.positions
         missing = [at for parent in node.needs if (at := positions[parent]) not in values]
@@ -71,50 +71,50 @@ class LocalRun(Run):
             for parent in set(lacking):
                 self._activate(parent)
             return
-        self.state[place] = RUNNING
-        self.progress.emit("started", place)
+        self.state[index] = RUNNING
+        self.events.emit("started", index)
         try:
-            job = self._job(place, node)
+            job = self._job(index, node)
             outcome = job.run() if self.executor is None else None
         except BaseException as error:
-            self._note(place, error)
+            self._note(index, error)
             raise
         if outcome is not None:
-            self._settle(place, node, outcome)
+            self._settle(index, node, outcome)
         else:
-            self._submit(place, job)
+            self._submit(index, job)
 
-    def _submit(self, place: int, job: Job) -> None:
+    def _submit(self, index: int, job: Job) -> None:
         try:
             future = cast(Executor, self.executor).submit(Portable(job))
         except BrokenExecutor as error:
-            raise self._died([*self.futures, place]) from error
+            raise self._died([*self.futures, index]) from error
         except BaseException as error:
-            self._note(place, error)
+            self._note(index, error)
             raise
-        self.futures[place] = future
-        future.add_done_callback(lambda _: self.done.put(place))
+        self.futures[index] = future
+        future.add_done_callback(lambda _: self.done.put(index))
 
-    def _job(self, place: int, node: Node) -> Job:
-        args, kwargs = self._arguments(place, node)
+    def _job(self, index: int, node: Node) -> Job:
+        args, kwargs = self._arguments(index, node)
         job = Job(self._function(node), args, kwargs)
         if self.plugins:
             job.prepare = self._prepare(node)
         if type(node) is MethodCall:
             job.target = self.objects[node.constructor][0]
         job.constructs = type(node) is ConstructorCall
-        job.keep = bool(self.users[place]) or place in self.kept
+        job.wanted = bool(self.users[index]) or index in self.needed
         if job.constructs:
-            job.expected = self._expected(place)
-        elif self.results and not self.stored[place] and self._has_result(place):
-            job.save = self.results.saver(place, self._about(place, node))
-            job.expected = self._expected(place)
+            job.expected = self._expected(index)
+        elif self.results and not self.stored[index] and self._has_result(index):
+            job.save = self.results.saver(index, self._about(index, node))
+            job.expected = self._expected(index)
             # A method's object would not have gone through the call of another run.
             if self.single_flight and self.decisions and type(node) is not MethodCall:
-                job.flight = self.results.flight(place, self.decisions.call(place))
+                job.flight = self.results.flight(index, self.decisions.call(index))
         return job
 
-    def _arguments(self, place: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    def _arguments(self, index: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments of a call, which are its own where there is a storage."""
         values, positions = self.values, self.graph.positions
         plain = self.results is None or (
@@ -130,7 +130,7 @@ class LocalRun(Run):
             if plain:
                 return values[positions[parent]]
             if parent not in taken:
-                taken[parent] = self._taken(positions[parent], place)
+                taken[parent] = self._taken(positions[parent], index)
             return taken[parent]
 
         built: dict[Any, Any] = {}
@@ -141,27 +141,27 @@ class LocalRun(Run):
             kwargs = {key: resolve(value, value_of, built, own) for key, value in kwargs.items()}
         return args, kwargs
 
-    def _receive(self, place: int) -> None:
+    def _receive(self, index: int) -> None:
         """Take over what the executor gives for a node."""
-        future = self.futures[place]
+        future = self.futures[index]
         try:
             outcome: Outcome = future.result().content
         except BrokenExecutor as error:
             raise self._died(list(self.futures)) from error
         except BaseException as error:
-            self._note(place, error)
+            self._note(index, error)
             raise
         finally:
-            del self.futures[place]
+            del self.futures[index]
         if outcome.error is not None:
             if outcome.error.__traceback__ is None:
                 outcome.error.add_note(f"in the worker:\n{outcome.remote_traceback}")
-            self._note(place, outcome.error)
+            self._note(index, outcome.error)
             raise outcome.error
-        self._settle(place, self.graph.nodes[place], outcome)
+        self._settle(index, self.graph.nodes[index], outcome)
 
-    def _died(self, places: Sequence[int]) -> WorkerDiedError:
-        names = [self.graph.names[place] for place in places]
+    def _died(self, indexes: Sequence[int]) -> WorkerDiedError:
+        names = [self.graph.names[index] for index in indexes]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         return WorkerDiedError(
             f"a worker of {self.executor!r} died; it was given, in this order, node(s)"

@@ -1,8 +1,12 @@
-"""The documented import paths of what plugins bring, with and without the plugin."""
+"""The documented import paths: where they lead, and those of plugins without the plugin."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
+import pkgutil
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -13,6 +17,7 @@ from types import ModuleType
 import pytest
 
 from functionfuse.errors import PluginError
+from functionfuse.facade import PATHS
 
 FACADES = [
     ("functionfuse.storage.s3storage", "S3FileStorage", "functionfuse_s3"),
@@ -89,3 +94,92 @@ def test_a_missing_plugin_says_what_to_install(
     with pytest.raises(PluginError, match=match) as caught:
         exec(code)
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+OWN = sorted(
+    (module, name, target)
+    for module, names in PATHS.items()
+    for name, target in names.items()
+    if target.startswith("functionfuse.")
+)
+
+
+@pytest.mark.parametrize(("module", "name", "target"), OWN)
+def test_it_leads_to_the_very_object(module: str, name: str, target: str) -> None:
+    """By attribute and by import, and an editor is shown the same."""
+    where, _, attribute = target.partition(":")
+    expected = getattr(importlib.import_module(where), attribute)
+    facade = importlib.import_module(module)
+    assert expected is getattr(facade, name)
+    assert name in facade.__all__
+    assert (where, attribute, name) in _imported_for_editors(facade)
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_a_facade_says_what_it_has(module: str) -> None:
+    """It has no other name, and no module of its own package is spelled like one of its names."""
+    facade = importlib.import_module(module)
+    with pytest.raises(AttributeError, match=rf"module '{module}' has no attribute 'other'"):
+        _ = facade.other
+    modules = {found.name for found in pkgutil.iter_modules(getattr(facade, "__path__", ()))}
+    assert not modules & PATHS[module].keys()
+
+
+def test_each_facade_is_listed() -> None:
+    """Whatever uses a resolver is in the list, so these tests see all of them."""
+    package = Path(importlib.import_module("functionfuse").__path__[0])
+    found = set()
+    for file in package.rglob("*.py"):
+        if "= resolver(__name__)" in file.read_text() and file.name != "facade.py":
+            parts = file.relative_to(package.parent).with_suffix("").parts
+            found.add(".".join(parts).removesuffix(".__init__"))
+    assert found == set(PATHS)
+
+
+def test_what_pickles_name_stays() -> None:
+    """Stored values name these paths, whatever module the code is in."""
+    for path in [
+        "functionfuse.workflow:Settings",
+        "functionfuse.workflow:WorkflowClass",
+        "functionfuse.workflow:WorkflowFunction",
+        "functionfuse.backends.plugins:RandomStatePlugin",
+        "functionfuse.backends.plugins:_seed_random",
+        "functionfuse.report:NodeRecord",
+        "functionfuse.storage.header:TaskInfo",
+        "functionfuse.storage.pickling:restore",
+        "functionfuse.storage.pickling:script_object",
+        "functionfuse.storage.pickling:script_state",
+    ]:
+        module, _, name = path.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        if module not in PATHS:
+            assert (module, name) == (found.__module__, found.__qualname__)
+
+
+def test_a_store_is_written_without_the_rest() -> None:
+    """The contract of stores imports no parser, no model and no graph's machinery."""
+    code = (
+        "import sys\n"
+        "from functionfuse.storage.blobstore import BlobStore\n"
+        "ours = sorted(name for name in sys.modules if name.startswith('functionfuse'))\n"
+        "others = {'cloudpickle', 'json', 'pluggy', 'pydantic', 'tomllib', 'yaml'}\n"
+        "print(len(ours), ours, sorted(others & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    count, _, rest = found.stdout.partition(" ")
+    assert int(count) <= 20, rest
+    assert rest.endswith(" []\n")
+
+
+def _imported_for_editors(facade: ModuleType) -> set[tuple[str, str, str]]:
+    """Return (module, name, name here) of what a facade imports if TYPE_CHECKING."""
+    package = facade.__package__ or ""
+    tree = ast.parse(Path(str(facade.__file__)).read_text())
+    return {
+        (importlib.util.resolve_name("." * node.level + (node.module or ""), package), *names)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for names in ((alias.name, alias.asname or alias.name) for alias in node.names)
+    }

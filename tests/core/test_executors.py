@@ -20,6 +20,7 @@ from concurrent.futures import (
 from pathlib import Path
 from random import Random
 
+import cloudpickle
 import pytest
 from loky import get_reusable_executor
 from recorded import Calls
@@ -568,7 +569,7 @@ def test_a_worker_that_dies(shared, tmp_path, make):
         assert isinstance(caught.value.__cause__, BrokenExecutor)
         assert ["first"] == storage.list_tasks("the workflow")
 
-        with pytest.raises(WorkerDiedError, match="'dying'"):
+        with pytest.raises(WorkerDiedError, match="is broken: make a new one"):
             bound(dying, storage=storage, name="the workflow").run(executor)
         graph = bound(dying, storage=storage, name="the workflow")
         graph.replace_func(dying, lambda x: x + 1)
@@ -592,11 +593,12 @@ class Breaking(Toy):
 
 @pytest.mark.parametrize("at", [0, 2])
 def test_an_executor_that_is_found_broken_when_a_node_is_handed_over(tmp_path, at):
-    """A worker can die between two submissions; the error is the same."""
+    """A worker can die between two submissions; a node that was refused is not to blame."""
     storage = FileStorage(tmp_path)
     nodes = [node(str(number)) for number in range(4)]
-    with pytest.raises(WorkerDiedError, match=f"'{at}'") as caught:
+    with pytest.raises(WorkerDiedError, match="is broken: make a new one") as caught:
         bound(*nodes, storage=storage).run(Breaking(at))
+    assert "node(s)" not in str(caught.value)
     assert isinstance(caught.value.__cause__, BrokenExecutor)
     assert [str(number) for number in range(at)] == storage.list_tasks("w")
 
@@ -752,3 +754,119 @@ def test_what_changes_in_a_worker_is_not_reused(executors, shared, tmp_path, kin
         assert {"why not": why_not} == FileStorage(tmp_path).task_info("w", name).fingerprint
     _, report = run(range(8))
     assert noticed <= {*report.names("computed")}
+
+
+class Remembering(Toy):
+    """Takes calls for pure, as dask's executor does: of two with equal bytes, it makes one."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = {}
+
+    def submit(self, fn, /, *args, **kwargs):
+        key = cloudpickle.dumps((fn, args, kwargs))
+        if key not in self.known:
+            self.known[key] = super().submit(fn, *args, **kwargs)
+        return self.known[key]
+
+
+def test_calls_are_never_taken_for_pure():
+    """Equal nodes are computed once each, and what failed before is tried again."""
+    executor, drawn = Remembering(), []
+    draw = workflow(lambda: drawn.append(len(drawn)) or drawn[-1])
+    assert [0, 1, 2] == LocalWorkflow(*[draw() for _ in range(3)], workflow_name="w").run(executor)
+
+    def fetch():
+        if len(drawn) < 4:
+            drawn.append(3)
+            raise ConnectionError("down for a moment")
+        return "fetched"
+
+    local = LocalWorkflow(workflow(fetch)(), workflow_name="w")
+    with pytest.raises(ConnectionError):
+        local.run(executor)
+    assert "fetched" == local.run(executor)
+
+
+class Uncancellable(Future):
+    """A future as parsl's, which can't be cancelled."""
+
+    def cancel(self):
+        raise NotImplementedError("Cancel not implemented")
+
+
+class Stubborn(Executor):
+    """Runs everything that it was given, in one thread."""
+
+    def __init__(self):
+        self.pool = ThreadPoolExecutor(1)
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Uncancellable()
+
+        def run():
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001  # as an executor does
+                future.set_exception(error)
+
+        self.pool.submit(run)
+        return future
+
+
+def test_what_ran_after_a_failure_is_reported_as_computed(tmp_path):
+    """The node's own error is raised, and the report says of the others what the storage has."""
+    executor = Stubborn()
+
+    @workflow(version="1")
+    def step(number):
+        if number in (0, 3):
+            raise LookupError(f"no {number}")
+        return number
+
+    storage, nodes = FileStorage(tmp_path), [step(i).set_name(f"s{i}") for i in range(5)]
+    local = LocalWorkflow(*nodes, workflow_name="w")
+    local.set_storage(storage)
+    with pytest.raises(LookupError, match="no 0"), executor.pool:
+        local.run(executor)
+    actions = {record.name: record.action for record in local.report.nodes}
+    expected = {"s0": "failed", "s3": "failed", **dict.fromkeys(("s1", "s2", "s4"), "computed")}
+    assert expected == actions
+    assert ["s1", "s2", "s4"] == storage.list_tasks("w")
+
+
+def test_a_node_is_told_of_when_it_begins():
+    """What waits in the executor's queue has not been started."""
+    events, go = [], threading.Event()
+
+    def listen(event):
+        events.append((event.kind, event.node))
+        if event.kind == "finished":
+            go.set()
+
+    def step(number):
+        if number == 1:
+            go.wait(60)  # so that no more than two have begun when the first has finished
+        return number
+
+    nodes = [workflow(step)(number).set_name(f"s{number}") for number in range(5)]
+    local = LocalWorkflow(*nodes, workflow_name="w")
+    local.listeners.append(listen)
+    with ThreadPoolExecutor(1) as pool:
+        assert [0, 1, 2, 3, 4] == local.run(pool)
+    first = events.index(("finished", "s0"))
+    assert events[:first] in ([("started", "s0")], [("started", "s0"), ("started", "s1")])
+    for name in ("s0", "s1", "s2", "s3", "s4"):
+        assert [("started", name), ("finished", name)] == [e for e in events if e[1] == name]
+
+
+def test_an_executor_that_broke_earlier(shared):
+    """No node is to blame, and the cure is named."""
+    with processes(1) as pool:
+        with pytest.raises(WorkerDiedError, match=r"'dies'.* run again with a new executor"):
+            LocalWorkflow(shared.die().set_name("dies"), workflow_name="w").run(pool)
+        local = LocalWorkflow(shared.square(1).set_name("harmless"), workflow_name="w")
+        with pytest.raises(WorkerDiedError, match="is broken: make a new one") as caught:
+            local.run(pool)
+    assert "harmless" not in str(caught.value)
+    assert not hasattr(caught.value, "__notes__")

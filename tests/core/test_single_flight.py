@@ -321,3 +321,54 @@ def test_who_waited_reports_a_reused_result(tmp_path: Path, waited: threading.Ev
         assert 3 == second.run(single_flight=True) == first.result()
     assert second.report is not None
     assert "reused" == second.report["slow"].action
+
+
+class FailingStore(MemoryStore):
+    """Blobs in memory; what is asked of leases fails as long as `failing`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = False
+        self.failed = threading.Event()
+
+    def get(self, key: str) -> Buffer:
+        if self.failing and "/.lease/" in key:
+            self.failed.set()
+            raise OSError(5, "Input/output error")
+        return super().get(key)
+
+
+def test_a_lease_lives_on_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of the store is logged, and the next sign of life is given all the same."""
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    store = FailingStore()
+    held = lease.Lease(store, "w/.lease/node")
+    assert held.acquire()
+    store.failing = True
+    assert store.failed.wait(LATE)
+    given = threading.Event()
+    put = store.put
+    monkeypatch.setattr(store, "put", lambda *args, **named: (put(*args, **named), given.set()))
+    store.failing = False
+    assert given.wait(LATE)
+    held.release()
+    assert "no sign of life for the lease 'w/.lease/node': OSError(5" in caplog.text
+    assert not list(store.list("w/.lease/"))
+
+
+def test_a_lease_that_can_t_be_given_back_fails_no_node(caplog: pytest.LogCaptureFixture) -> None:
+    """The result is stored, and returned; the trouble is in the log."""
+    store = FailingStore()
+    store.failing = True
+
+    @workflow
+    def double(x: int) -> int:
+        return 2 * x
+
+    local = LocalWorkflow(double(21).set_name("node"), workflow_name="w")
+    local.set_storage(Storage(store))
+    assert 42 == local.run(single_flight=True)
+    assert "the lease 'w/.lease/node' can't be given back" in caplog.text
+    assert 42 == Storage(store).read_task("w", "node")

@@ -257,8 +257,7 @@ def test_a_local_workflow_keeps_its_results_there(emptied) -> None:
 def test_importing_the_plugin_does_not_import_ray() -> None:
     """Nor does making a storage from a config's options go further than checking them."""
     program = (
-        "import sys, functionfuse_ray, functionfuse_ray.plugin\n"
-        "assert 'ray' not in sys.modules\n"
+        "import sys, functionfuse_ray, functionfuse_ray.plugin\nassert 'ray' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
 

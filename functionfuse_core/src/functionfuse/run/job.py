@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,10 +174,11 @@ def refuse_nodes(result: Any) -> None:
 class Portable:
     """Something that crosses to another process by cloudpickle, and to another thread as it is.
 
-    It is unpickled when it is used and not when it arrives: an executor breaks if that fails.
+    It is unpickled when it is used and not when it arrives: an executor breaks if that fails. No
+    two have the same pickle, or an executor that looks for equal calls would call only one.
     """
 
-    def __init__(self, content: Any, pickled: bytes | None = None) -> None:
+    def __init__(self, content: Any, pickled: bytes | None = None, _: bytes = b"") -> None:
         self._content = content
         self._pickled = pickled
 
@@ -192,7 +194,7 @@ class Portable:
         content = self.content
         if isinstance(content, Outcome) and content.error is not None:
             content = replace(content, error=_portable_error(content.error))
-        return Portable, (None, dumps(content))
+        return Portable, (None, dumps(content), os.urandom(8))
 
     def __call__(self) -> Portable:
         """Run the job that this holds; what it raises comes back in the outcome."""

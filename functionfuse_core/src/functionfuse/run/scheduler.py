@@ -28,7 +28,7 @@ from .stored import OF_NO_USE, StoredResults
 if TYPE_CHECKING:
     from .workflow import ComputingWorkflow
 
-__all__ = ["RUNNING", "SETTLED", "WAITING", "Run"]
+__all__ = ["RUNNING", "SETTLED", "SUBMITTED", "WAITING", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,9 @@ _IDLE = 0  # not asked for, or reused
 WAITING = 1  # to be computed, after its parents
 RUNNING = 2
 SETTLED = 3  # computed
+SUBMITTED = 5  # to an executor, which begins it when it can
 
-_PENDING = WAITING, RUNNING
+_PENDING = WAITING, SUBMITTED, RUNNING
 _STATEFUL = ConstructorCall, MethodCall
 
 

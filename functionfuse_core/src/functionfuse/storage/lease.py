@@ -6,6 +6,7 @@ the next who asks; at worst a result is computed twice.
 
 from __future__ import annotations
 
+import logging
 import threading
 from os import urandom
 
@@ -13,6 +14,8 @@ from ..errors import ResultNotFoundError
 from .blobstore import BlobStore
 
 __all__ = ["Lease"]
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT = 2.0  # seconds between signs of life
 LOST_AFTER = 10.0  # seconds without one
@@ -54,13 +57,25 @@ class Lease:
         return False
 
     def release(self) -> None:
-        """Give the lease back, if it is still held."""
-        if self._beating is not None:
-            self._ended.set()
-            self._beating.join()  # or its last sign of life could come after the end
-            self._beating = None
+        """Give the lease back, if it is still held.
+
+        An error of the store is logged: others then wait until the lease counts as lost.
+        """
+        if self._beating is None:
+            return
+        self._ended.set()
+        self._beating.join()  # or its last sign of life could come after the end
+        self._beating = None
+        try:
             if self._is_mine(self.token):
                 self.store.delete([self.key])
+        except Exception as error:  # noqa: BLE001  # the result is stored, whatever this is
+            logger.warning(
+                "the lease %r can't be given back, so others wait for %g s: %r",
+                self.key,
+                LOST_AFTER,
+                error,
+            )
 
     def _is_lost(self) -> bool:
         for blob in self.store.list(self.key):
@@ -76,6 +91,9 @@ class Lease:
 
     def _beat(self, token: bytes, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT):
-            if not self._is_mine(token):
-                return  # it was taken for dead; the other one goes on
-            self.store.put(self.key, [token])
+            try:
+                if not self._is_mine(token):
+                    return  # it was taken for dead; the other one goes on
+                self.store.put(self.key, [token])
+            except Exception as error:  # noqa: BLE001  # it may be over the next time
+                logger.warning("no sign of life for the lease %r: %r", self.key, error)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDiedError
 from ...graph.arguments import resolve
 from ...graph.nodes import Call, ConstructorCall, MethodCall, Node, Pick
 from ...run.job import Job, Outcome, Portable
 from ...run.owning import IMMUTABLE, own_literal
-from ...run.scheduler import RUNNING, WAITING, Run
+from ...run.scheduler import RUNNING, SUBMITTED, WAITING, Run
 
 if TYPE_CHECKING:
     from ...run.workflow import ComputingWorkflow
@@ -38,6 +40,7 @@ class LocalRun(Run):
         self.single_flight = single_flight
         self.executor = executor
         self.futures: dict[int, Future[Portable]] = {}
+        self.queued: deque[int] = deque()  # of these, what isn't known to have begun
         self.done: SimpleQueue[int] = SimpleQueue()
 
     def _work(self) -> None:
@@ -50,9 +53,35 @@ class LocalRun(Run):
                     if state[index] == WAITING and not blockers[index]:
                         self._start(index)
                 if self.futures:
-                    self._receive(self.done.get())
-        finally:
-            wait([future for future in self.futures.values() if not future.cancel()])
+                    index = self.done.get()
+                    self._note_begun()
+                    self._receive(index)
+        except BaseException:
+            self._finish()
+            raise
+
+    def _finish(self) -> None:
+        """Begin nothing more, wait for what runs, and take over what it gives."""
+        for index, future in list(self.futures.items()):
+            if _is_cancelled(future):
+                del self.futures[index]
+        wait(self.futures.values())
+        for index in list(self.futures):
+            with suppress(Exception):  # the run has an error already; this one is in the report
+                self._receive(index)
+
+    def _note_begun(self) -> None:
+        """Tell of the nodes that have begun; executors begin them in the order of submission."""
+        while self.queued:
+            future = self.futures.get(self.queued[0])
+            if future is not None and not (future.running() or future.done()):
+                return
+            self._begin(self.queued.popleft())
+
+    def _begin(self, index: int) -> None:
+        if self.state[index] == SUBMITTED:
+            self.state[index] = RUNNING
+            self.events.emit("started", index)
 
     def _start(self, index: int) -> None:
         """Compute a node, or hand it to the executor; or have computed what it lacks first."""
@@ -71,28 +100,28 @@ class LocalRun(Run):
             for parent in set(lacking):
                 self._activate(parent)
             return
-        self.state[index] = RUNNING
-        self.events.emit("started", index)
+        self.state[index] = SUBMITTED
+        outcome = None
+        if self.executor is None:
+            self._begin(index)
         try:
             job = self._job(index, node)
-            outcome = job.run() if self.executor is None else None
+            if self.executor is None:
+                outcome = job.run()
+            else:
+                self._submit(self.executor, index, job)
         except BaseException as error:
+            if isinstance(error, BrokenExecutor) and self.executor is not None:
+                raise self._died() from error
             self._note(index, error)
             raise
         if outcome is not None:
             self._settle(index, node, outcome)
-        else:
-            self._submit(index, job)
 
-    def _submit(self, index: int, job: Job) -> None:
-        try:
-            future = cast(Executor, self.executor).submit(Portable(job))
-        except BrokenExecutor as error:
-            raise self._died([*self.futures, index]) from error
-        except BaseException as error:
-            self._note(index, error)
-            raise
+    def _submit(self, executor: Executor, index: int, job: Job) -> None:
+        future = executor.submit(Portable(job))
         self.futures[index] = future
+        self.queued.append(index)
         future.add_done_callback(lambda _: self.done.put(index))
 
     def _job(self, index: int, node: Node) -> Job:
@@ -147,12 +176,13 @@ class LocalRun(Run):
         try:
             outcome: Outcome = future.result().content
         except BrokenExecutor as error:
-            raise self._died(list(self.futures)) from error
+            raise self._died() from error
         except BaseException as error:
             self._note(index, error)
             raise
         finally:
             del self.futures[index]
+        self._begin(index)
         if outcome.error is not None:
             if outcome.error.__traceback__ is None:
                 outcome.error.add_note(f"in the worker:\n{outcome.remote_traceback}")
@@ -160,11 +190,26 @@ class LocalRun(Run):
             raise outcome.error
         self._settle(index, self.graph.nodes[index], outcome)
 
-    def _died(self, indexes: Sequence[int]) -> WorkerDiedError:
-        names = [self.graph.names[index] for index in indexes]
+    def _died(self) -> WorkerDiedError:
+        """Return the error of a broken executor: it names the nodes that may have broken it."""
+        names = [
+            repr(self.graph.names[index])
+            for index, future in self.futures.items()
+            if not future.done() or future.exception() is not None
+        ]
+        if not names:  # it broke earlier
+            return WorkerDiedError(f"{self.executor!r} is broken: make a new one")
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         return WorkerDiedError(
             f"a worker of {self.executor!r} died; it was given, in this order, node(s)"
-            f" {', '.join(map(repr, names[:10]))}{more} of workflow"
-            f" {self.workflow.workflow_name!r}. All that was computed before is stored"
+            f" {', '.join(names[:10])}{more} of workflow {self.workflow.workflow_name!r}. All that"
+            " was computed before is stored: run again with a new executor"
         )
+
+
+def _is_cancelled(future: Future[Any]) -> bool:
+    """Cancel a future if it hasn't begun; some executors can't, and raise."""
+    try:
+        return future.cancel()
+    except Exception:  # noqa: BLE001  # then it is waited for
+        return False

@@ -240,6 +240,20 @@ def test_several_workflows_over_one_graph():
     assert [5, 11, 5, 11] == [first.run(), second.run(), first.run(), second.run()]
 
 
+def test_a_header_names_the_function_that_was_called(tmp_path: Path) -> None:
+    """Where another one stands in for the node's own, that one."""
+
+    def stand_in(x: int) -> int:
+        return x + 2
+
+    storage, node = FileStorage(tmp_path), workflow(lambda x: x + 1)(1).set_name("node")
+    local = LocalWorkflow(node, workflow_name="w")
+    local.set_storage(storage)
+    local.replace_func(node, stand_in)
+    assert 3 == local.run()
+    assert f"{__name__}.{stand_in.__qualname__}" == storage.task_info("w", "node").function
+
+
 def test_a_graph_that_grows_between_runs(storage):
     """The new node is computed, and the others are reused."""
     a, _, _, d = diamond()

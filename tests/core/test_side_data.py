@@ -367,6 +367,28 @@ def test_the_first_side_data_of_a_workflow_is_removed_when_it_is_replaced(
     assert ["w/other", "w/t"] == keys(storage)
 
 
+def test_the_header_of_what_is_replaced_saves_a_look(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its side data is removed without a listing or a read; without a header, nothing is."""
+    header = storage.save("w", "t", Grid([[1]]))
+    own = side_files(storage)
+    storage.save("w", "other", Grid([[2]]))
+    others = sorted(set(side_files(storage)) - set(own))
+    storage.new_workflow("w")
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise AssertionError("nothing is looked at")
+
+    for name in ("names", "list", "get", "head"):
+        monkeypatch.setattr(storage.store, name, refuse)
+    storage.save("w", "t", 1, replaces=header)
+    storage.save("w", "other", 2, replaces=None)
+    monkeypatch.undo()
+    assert own
+    assert others == side_files(storage)
+
+
 def test_another_value_in_the_place_of_a_planned_one_is_not_found(storage: Storage) -> None:
     """Also when it is put there, and the old files are removed, while the planned one is read."""
 

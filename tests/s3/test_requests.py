@@ -140,6 +140,28 @@ def test_a_plan_lists_and_reads_the_headers_it_needs(
     assert {"ListObjectsV2": 1, "GetObject": 2} == sent
 
 
+def test_a_node_s_save_is_one_put(storage: S3FileStorage, sent: Counter[str]) -> None:
+    """The plan has seen what is replaced, so nothing is looked at, whatever else is stored."""
+    for number in range(20):
+        storage.store.put(f"w/.data/other-{number}", [b"x"])
+
+    @workflow
+    def one(number: int) -> int:
+        return number
+
+    def run(start: int) -> None:
+        nodes = [one(start + number).set_name(f"n{number}") for number in range(3)]
+        flow = LocalWorkflow(*nodes, workflow_name="w")
+        flow.set_storage(S3FileStorage(**dict(storage.store.bucket.options)))
+        flow.run()
+
+    run(0)
+    sent.clear()
+    run(100)  # the plan lists once and reads 3 headers, and one request tries whether to write
+    tried = {"CreateMultipartUpload": 1, "AbortMultipartUpload": 1}
+    assert {"ListObjectsV2": 1, "GetObject": 3, "PutObject": 3, **tried} == sent
+
+
 def test_the_first_plan_lists_and_reads_the_headers(
     storage: S3FileStorage, sent: Counter[str]
 ) -> None:

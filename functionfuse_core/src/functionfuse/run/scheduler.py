@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FingerprintError, FunctionFuseError
 from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import NEVER
+from ..names import label_of
 from ..reuse.described import describing
 from ..reuse.identity import Identities
 from ..reuse.plan import MAYBE, REUSE, Decisions
@@ -241,10 +242,11 @@ class Run(ABC):
 
     def _about(self, index: int, node: Node) -> dict[str, Any]:
         """Return what is stored about a node's result beside it; its parents are settled."""
-        about: dict[str, Any] = {
-            "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
-        }
+        function: Any = self.workflow.function_of(node)
+        label = node.label if function is node.function else label_of(function)
+        about: dict[str, Any] = {"function": f"{getattr(function, '__module__', None)}.{label}"}
         if self.decisions:
+            about["replaces"] = _replaced(self.decisions.infos[index])
             about["fingerprint"] = self.decisions.record(index)
             about["describe"] = describing(self.decisions.identities.own_packages(node))
             self._warn(index, self.decisions.changed.get(index, ""))
@@ -428,3 +430,12 @@ class Run(ABC):
             f"in node {self.graph.names[index]!r} of workflow {self.workflow.workflow_name!r}:"
             f" {node.described()}"
         )
+
+
+def _replaced(info: Any) -> Any:
+    """Return what `Storage.save` is to know of the result that was stored before."""
+    if info is None:
+        return None
+    # A header that can't be read, or that another kind of storage gives, says nothing.
+    side_data = getattr(info, "side_data", None)
+    return ... if side_data is None else info if side_data else None

@@ -21,6 +21,7 @@ from ..errors import (
 from .blobstore import BlobStore, Buffer
 from .header import (
     FIRST_READ,
+    SideData,
     Summary,
     TaskInfo,
     header_end,
@@ -312,6 +313,11 @@ def beside(store: BlobStore, key: str, folder: str) -> list[str]:
         side_data = info_of(store, key).side_data
     except (ResultNotFoundError, DamagedResultError, NewerFormatError):
         return []  # what it refers to can't be told; `gc` will find it
+    return keys_beside(store, folder, side_data)
+
+
+def keys_beside(store: BlobStore, folder: str, side_data: Sequence[SideData]) -> list[str]:
+    """Return the keys of side data that a header lists."""
     names = [name for side in side_data for name, *_ in side.files]
     return side_keys(store, folder, names)
 

@@ -306,6 +306,14 @@ class Summary:
         self._info = info
 
     @property
+    def side_data(self) -> tuple[SideData, ...]:
+        """As in `TaskInfo`."""
+        # A quotation mark inside a JSON string is escaped, so this can't be found in one.
+        if self._info is None and b',"side_data":[],' in bytes(self._data):
+            return ()
+        return self.info.side_data
+
+    @property
     def info(self) -> TaskInfo:
         """All that the header tells."""
         if self._info is None:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
 from typing import Any
 
 from ..errors import FunctionFuseError, ResultNotFoundError, UnreadableResultError
@@ -13,8 +14,8 @@ from ..serializers import Serializer
 from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore, Buffer
-from .catalog import WrittenHeads, beside, may_hold, refuse_other
-from .header import TaskInfo, names_in_header, plain_pickle
+from .catalog import WrittenHeads, beside, keys_beside, may_hold, refuse_other
+from .header import Summary, TaskInfo, names_in_header, plain_pickle
 from .keys import SIDE_DATA, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
 from .resultfile import PYTHON, DigestedAside, check, pack, unchecked
@@ -60,8 +61,8 @@ class Saver:
         self._serializers = serializers
         self._durability = durability
         self._key = key
-        # Folders of workflows without side data: looked at once a run, not before each save.
-        self._without_side_data: set[str] = set()
+        # Whether workflows have side data, by folder: looked at once, not before each save.
+        self._have_side_data: dict[str, bool] = {}
 
     def save(
         self,
@@ -75,6 +76,7 @@ class Saver:
         describe: Describe | None,
         durable: bool,
         if_absent: bool,
+        replaces: TaskInfo | Summary | EllipsisType | None,
     ) -> TaskInfo:
         """Save a result; see `Storage.save`.
 
@@ -119,7 +121,7 @@ class Saver:
                 self.look_again(folder)
                 # Whatever the durability: reading doesn't check it, so it must not be torn.
                 store.flush(writer.keys())
-            replaced = beside(store, key, folder) if self.has_side_data(folder) else []
+            replaced = self._side_data_of(key, folder, replaces)
             token = info.token  # from here on, what fails may fail after the commit
             durable = self._is_durable(seconds, durable)
             etag = store.put(key, parts, if_absent=if_absent, durable=durable)
@@ -136,18 +138,25 @@ class Saver:
             self.heads.note(key, etag, parts)
         return _told(parts, info)
 
+    def _side_data_of(
+        self, key: str, folder: str, header: TaskInfo | Summary | EllipsisType | None
+    ) -> Sequence[str]:
+        """Return the keys of the side data of a result, given its header if that is known."""
+        if isinstance(header, EllipsisType):
+            return beside(self._store, key, folder) if self.has_side_data(folder) else ()
+        return () if header is None else keys_beside(self._store, folder, header.side_data)
+
     def has_side_data(self, folder: str) -> bool:
         """Tell whether anything lies beside a workflow's results, as far as is known here."""
-        if folder in self._without_side_data:
-            return False
-        if next(iter(self._store.names(folder + SIDE_DATA)), None) is not None:
-            return True
-        self._without_side_data.add(folder)
-        return False
+        found = self._have_side_data.get(folder)
+        if found is None:
+            found = next(iter(self._store.names(folder + SIDE_DATA)), None) is not None
+            self._have_side_data[folder] = found
+        return found
 
     def look_again(self, folder: str) -> None:
         """Forget whether anything lies beside a workflow's results."""
-        self._without_side_data.discard(folder)
+        self._have_side_data.pop(folder, None)
 
     def _is_durable(self, seconds: float | None, durable: bool) -> bool:
         if self._durability != "auto":

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import EllipsisType
 from typing import Any, Protocol
 
 from xxhash import xxh3_128_hexdigest
@@ -131,6 +132,7 @@ class Storage:
         describe: Describe | None = None,
         durable: bool = False,
         if_absent: bool = False,
+        replaces: TaskInfo | Summary | EllipsisType | None = ...,
     ) -> TaskInfo:
         """Store a result, replacing an earlier one atomically, and return its header.
 
@@ -147,6 +149,8 @@ class Storage:
             durable: when this returns, the result survives a loss of power (unless the option
                 `durability` is "rename").
             if_absent: leave a result that is there as it is.
+            replaces: the header of the result that is replaced, whose side data is removed then;
+                None if there is none. Left out: it is read, if the workflow has side data.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
@@ -165,6 +169,7 @@ class Storage:
                 describe=describe,
                 durable=durable,
                 if_absent=if_absent,
+                replaces=replaces,
             )
         except BaseException as error:
             where = self._where(workflow_name, task_name)

@@ -34,6 +34,7 @@ REMEMBERED = f"w/{HEADERS}"
 class RemoteStore(BlobStore):
     """Blobs in memory that counts what it is asked, as a store over a network would be."""
 
+    remote = True
     concurrency = AT_ONCE
 
     def __init__(self) -> None:
@@ -133,6 +134,18 @@ def test_a_plan_lists_and_reads_headers_at_once(store: RemoteStore) -> None:
     assert expected == tokens(store, [*NAMES, "missing"])
     assert {"list": 2, "head": MANY, "get": 1, "put": 1} == store.asked
     assert AT_ONCE == store.most
+
+
+def test_a_store_of_one_request_at_a_time_is_remote_all_the_same(
+    store: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many requests are worth it says nothing about what one costs."""
+    monkeypatch.setattr(RemoteStore, "concurrency", 1)
+    expected = true_tokens(store)
+    for asked in ({"list": 2, "head": MANY, "get": 1, "put": 1}, {"list": 1, "get": 1}):
+        assert expected == tokens(store)
+        assert asked == store.asked
+        store.asked.clear()
 
 
 def test_planned_again_it_costs_two_requests(store: RemoteStore) -> None:

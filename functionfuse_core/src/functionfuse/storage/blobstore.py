@@ -80,10 +80,12 @@ class BlobStore(ABC):
     are made on first use, once per process.
 
     Attributes:
-        concurrency: how many reads at once are worth it: 1 where a read takes microseconds, more
-            where each is a request over a network. Such a store's listings give etags.
+        remote: whether each read is a request over a network. The listings of such a store give
+            etags, and `put` returns one where it is known.
+        concurrency: how many reads at once are worth it.
     """
 
+    remote = False
     concurrency = 1
 
     @abstractmethod

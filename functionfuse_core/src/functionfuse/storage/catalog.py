@@ -156,7 +156,7 @@ class WrittenHeads:
 
     def note(self, key: str, etag: str, parts: Sequence[Buffer]) -> None:
         """Take a result that was put, and the etag that it was given."""
-        if self.store.concurrency > 1:
+        if self.store.remote:
             folder, slash, segment = key.rpartition("/")
             first = memoryview(parts[0])
             head = bytes(first[: header_end(first)])
@@ -223,7 +223,7 @@ def infos_of_tasks(
 ) -> Iterator[Summary | FunctionFuseError | None]:
     """Iterate the headers of tasks; see `Storage.task_infos`."""
     folder = folder_of(workflow)
-    if store.concurrency > 1:
+    if store.remote:
         tasks = list(tasks)
         heads = remembered_heads(store, folder, [segment_of(task) for task in tasks])
         for task, head in zip(tasks, heads, strict=True):

@@ -246,7 +246,7 @@ class Reader:
 
     def again(self, workflow: str, task: str, info: TaskInfo) -> Any:
         """Return another copy of a result; see `Storage.read_again`."""
-        cheap = info.size >= _MAPPED_FROM and self._store.concurrency == 1 and not info.side_data
+        cheap = info.size >= _MAPPED_FROM and not self._store.remote and not info.side_data
         if cheap and self._key is None:
             data = self._store.get(key_of(workflow, task))
             found, contents = unchecked(data)

@@ -29,6 +29,7 @@ class RayStore(BlobStore):
         address: of the cluster; "" for the one that `ray.init` finds or starts.
     """
 
+    remote = True
     concurrency = 16
 
     def __init__(

@@ -36,6 +36,8 @@ class S3Store(BlobStore):
     secrets included; each process makes a client of its own.
     """
 
+    remote = True
+
     def __init__(self, options: S3Options) -> None:
         self.bucket = Bucket(options)
         self.concurrency = options.concurrency

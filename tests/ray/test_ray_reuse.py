@@ -41,7 +41,7 @@ KINDS = [
     "a class attribute",
     "an object as argument: its class",
     "an enum's member as argument",
-    "a class, of whose objects a result is one",
+    "the class of an object in a result",
     "the version of a package that counts",
 ]
 

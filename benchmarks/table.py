@@ -9,7 +9,7 @@ from pairs import Pair
 
 __all__ = ["Row", "amount", "as_markdown", "as_text", "at_least", "at_most"]
 
-COLUMNS = ("what", "ours", "peer", "ratio", "bound", "")
+COLUMNS = ("measure", "ours", "peer", "ratio", "bound", "")
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,10 @@ Install = Callable[..., None]
 HEAD = """\
 # Errors
 
-What goes wrong with graphs, configs, plugins and workers, and what is said of it. This page is made
-from the errors that are really raised, by `tests/core/test_errors_page.py`, which also compares
-them. All are in `functionfuse.errors`; each is also the builtin exception in brackets.
+This page shows the errors of graphs, configs, plugins and workers. All classes are in
+`functionfuse.errors`. Each is also the builtin exception in brackets: `except ValueError` catches
+an `OptionsError`. `tests/core/test_errors_page.py` raises every error, writes this page, and
+compares the two.
 """
 
 STORAGE = """
@@ -159,23 +160,23 @@ def graphs(page: Page) -> None:
         function.__qualname__ = function.__name__
     page.section(
         "Graphs",
-        "Arguments that don't fit are Python's own `TypeError`: see [The graph](graph.md).",
+        "Arguments that don't fit raise Python's own `TypeError`: see [The graph](graph.md).",
     )
     page.shown("A node is used as a value.", lambda: node() > 3)
-    page.shown("So is an item of one.", lambda: f"{node()['a']}.csv")
+    page.shown("An item of a node is used as a value.", lambda: f"{node()['a']}.csv")
     page.shown("A function returns a node.", lambda: run(workflow(lambda: [node()])()))
-    page.shown("A node is a default value.", workflow(late))
+    page.shown("A node is the default value of a parameter.", workflow(late))
     page.shown("A generator function is decorated.", lambda: workflow(rows))
     page.shown("A coroutine function is decorated.", lambda: workflow(answer))
     page.shown("A generator method is called.", lambda: Account().payments())
     page.shown(
-        "A node stands too deep.", lambda: double(functools.reduce(_listed, range(101), node()))
+        "A node is nested too deep.", lambda: double(functools.reduce(_listed, range(101), node()))
     )
-    page.shown("Something else is to be run.", lambda: run([node()]))
+    page.shown("A workflow gets a list in place of nodes.", lambda: run([node()]))
     flow = LocalWorkflow(node(), workflow_name="w")
     config = {"kind": "file", "options": {"path": "storage"}}
     page.shown("A config is set as the storage.", lambda: flow.set_storage(config))
-    page.shown("A plan or a report has no such node.", lambda: flow.plan()["for"])
+    page.shown("A plan or a report has no node of that name.", lambda: flow.plan()["for"])
     reuse(page)
 
 
@@ -190,16 +191,21 @@ def reuse(page: Page) -> None:
         return seed
 
     train.__qualname__ = "train"
-    page.section("Reuse", "What is set for reuse is checked before anything runs, and in a plan.")
+    page.section(
+        "Reuse", "`run()` checks these settings before it computes; `plan()` checks them too."
+    )
     page.shown(
-        "`ignore` names neither an argument nor a global that is read.",
+        "`ignore` has a name that is no argument, and no global that the function reads.",
         lambda: run(workflow(ignore=["sead"])(train)),
     )
     page.shown(
-        "`packages` of a function names what is not installed.",
+        "`packages` of a function names a package that is not installed.",
         lambda: run(workflow(packages=["pydentic"])(train)),
     )
-    page.shown("So do `packages` of a workflow.", lambda: run(double, packages=["cloudpikle"]))
+    page.shown(
+        "`packages` of a workflow names a package that is not installed.",
+        lambda: run(double, packages=["cloudpikle"]),
+    )
 
 
 def _listed(thing: Any, _: int) -> list[Any]:
@@ -216,27 +222,30 @@ def configs(page: Page) -> None:
 
         page.shown(sentence, call, file=text)
 
-    page.section("Config files", "Every error names line and column.")
-    page.shown("The file is not there.", lambda: storage_factory("nowhere.yaml"))
-    page.shown("It is of another format.", lambda: storage_factory("config.ini"))
-    page.shown("It is neither a dictionary nor a file.", lambda: storage_factory(3))  # type: ignore[arg-type]
-    wrong("It is no YAML.", "storage:\n  kind: file\n\toptions: {}\n")
-    wrong("A key stands twice.", "storage: {kind: file}\nstorage: {kind: S3}\n")
-    wrong("There is nothing in it.", "# to be done\n")
-    wrong("It is a list.", "- kind: file\n")
+    page.section("Config files", "An error in the text of a file names line and column.")
+    page.shown("The file does not exist.", lambda: storage_factory("nowhere.yaml"))
+    page.shown("The file name has an unknown ending.", lambda: storage_factory("config.ini"))
+    page.shown(
+        "The config is neither a dictionary nor a path.",
+        lambda: storage_factory(3),  # type: ignore[arg-type]
+    )
+    wrong("The file is not valid YAML.", "storage:\n  kind: file\n\toptions: {}\n")
+    wrong("A key occurs twice.", "storage: {kind: file}\nstorage: {kind: S3}\n")
+    wrong("The file is empty.", "# to be done\n")
+    wrong("The file holds a list.", "- kind: file\n")
     wrong("A field is misspelt.", "storge:\n  kind: file\n")
     wrong("A field of a section is misspelt.", "storage:\n  kind: file\n  option: {path: x}\n")
     wrong("The kind is missing.", "storage:\n  options: {path: results}\n")
-    wrong("The options are no mapping.", "storage:\n  kind: file\n  options: results\n")
-    wrong("There is no such policy.", "reuse: allways\n")
-    wrong("Serializers are no list.", "serializers: my_project:Frames\n")
+    wrong("The options are not a mapping.", "storage:\n  kind: file\n  options: results\n")
+    wrong("The policy for reuse does not exist.", "reuse: allways\n")
+    wrong("`serializers` is not a list.", "serializers: my_project:Frames\n")
     wrong(
         "A serializer can't be imported.",
         "storage: {kind: file, options: {path: x}}\nserializers: ['my_projct:Frames']\n",
     )
-    page.section("Options", "All problems are told at once.")
+    page.section("Options", "One error shows all problems.")
     wrong(
-        "One is unknown, one is wrong, one is missing.",
+        "One option is unknown, one is wrong, one is missing.",
         """
         storage:
           kind: file
@@ -245,15 +254,15 @@ def configs(page: Page) -> None:
             private: perhaps
         """,
     )
-    wrong("One is out of range.", "backend:\n  kind: local\n  options: {workers: 0}\n")
+    wrong("An option is out of range.", "backend:\n  kind: local\n  options: {workers: 0}\n")
     page.shown(
-        'In a dictionary: `{"kind": "file", "options": {"pth": "results"}}`.',
+        'The config is a dictionary: `{"kind": "file", "options": {"pth": "results"}}`.',
         lambda: storage_factory({"kind": "file", "options": {"pth": "results"}}),
     )
     page.section("Environment variables")
-    wrong("It isn't set.", "kind: file\noptions: {path: '${REEL}/results'}\n")
+    wrong("The variable is not set.", "kind: file\noptions: {path: '${REEL}/results'}\n")
     wrong(
-        "It isn't set, and the config says what to do.",
+        "The variable is not set, and the config has a message for this.",
         "kind: file\noptions: {path: '${REEL:?say which reel}/results'}\n",
     )
     wrong("The braces are missing.", "kind: file\noptions: {path: $REEL/results}\n")
@@ -268,20 +277,20 @@ def kinds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
 
     page.section("Kinds")
     page.shown("The kind is misspelt.", of("fille"))
-    page.shown("Nobody brings it.", of("tape"))
+    page.shown("No known package brings the kind.", of("tape"))
     with monkeypatch.context() as patch:
         patch.setattr(metadata, "version", missing)
-        page.shown("We bring it, and it is not installed.", of("S3"))
+        page.shown("The kind comes with one of our plugins, which is not installed.", of("S3"))
         page.shown(
-            "The same of a documented import: "
+            "A documented import needs a plugin that is not installed: "
             "`from functionfuse.storage.s3storage import S3FileStorage`.",
             lambda: exec("from functionfuse.storage.s3storage import S3FileStorage"),
         )
         patch.setattr(metadata, "version", lambda _: "0.0.1")
-        page.shown("What is installed is too old.", of("S3"))
+        page.shown("The installed plugin is too old.", of("S3"))
     Path("functionfuse.yaml").write_text("backend:\n  kind: loca\n")
     page.shown(
-        "In a file.",
+        "The kind is misspelt in a file.",
         lambda: workflow_factory("functionfuse.yaml", double(1), workflow_name="w"),
         file="backend:\n  kind: loca",
     )
@@ -301,36 +310,39 @@ def plugins(page: Page, install: Install, monkeypatch: pytest.MonkeyPatch) -> No
         page.shown(sentence, lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}))
 
     page.section("Plugins", "Every error names kind, module, distribution, version and cause.")
-    broken("Its module can't be imported.", "from pydantic", "import tape_robot  #")
-    broken("Its entry point names a class.", "tape", "tape", module="tape{}:Plugin")
-    broken("It has no hook implementation.", "@hookimpl", "")
+    broken("The plugin's module can't be imported.", "from pydantic", "import tape_robot  #")
+    broken("The entry point names a class.", "tape", "tape", module="tape{}:Plugin")
+    broken("The module implements no hook.", "@hookimpl", "")
     broken("A hook is misspelt.", "functionfuse_storages", "functionfuse_storage")
-    broken("A hook has an argument that it is not given.", "storages()", "storages(config)")
-    broken("A hook raises.", "return [", "return unknown + [")
-    broken("It returns what is no record.", "return [", "return [{}] or [")
-    broken("It returns a record of another kind.", '"tape"', '"cassette"')
-    broken("It was made for a later plugin API.", "api_version=1", "api_version=2")
-    broken("It was made for an earlier plugin API.", "api_version=1", "api_version=0")
-    broken("It says of no plugin API.", ", api_version=1", "")
+    broken("A hook implementation has an unknown argument.", "storages()", "storages(config)")
+    broken("A hook implementation raises an error.", "return [", "return unknown + [")
+    broken("A hook implementation returns no record.", "return [", "return [{}] or [")
+    broken("A hook implementation returns a record of another kind.", '"tape"', '"cassette"')
+    broken("The plugin was made for a later plugin API.", "api_version=1", "api_version=2")
+    broken("The plugin was made for an earlier plugin API.", "api_version=1", "api_version=0")
+    broken("The record does not name a version of the plugin API.", ", api_version=1", "")
     build = "lambda options: __import__('tape_robot')"
-    broken("What its build imports is not installed.", "lambda options: options", build)
+    broken("`build` imports a module that is not installed.", "lambda options: options", build)
     uninstall_all()
     registry._state = registry.State()
     install("tape-plugin", "tape", "tapes", STORAGE)
     install("other-plugin", "tape", "other_tapes", STORAGE)
     page.shown(
-        "Two distributions bring one kind.",
+        "Two distributions bring the same kind.",
         lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}),
     )
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "tape")
-    page.shown("It is blocked.", lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}))
+    page.shown(
+        "The kind is blocked.",
+        lambda: storage_factory({"kind": "tape", "options": {"reel": 1}}),
+    )
     monkeypatch.delenv("FUNCTIONFUSE_BLOCK")
     (Path("site") / "other_plugin-1.2.dist-info" / "entry_points.txt").write_text("")
     with (Path("site") / "tape_plugin-1.2.dist-info" / "entry_points.txt").open("a") as file:
         file.write("cassette = tapes\n")
     entrypoints.forget()
     storage_factory({"kind": "tape", "options": {"reel": 1}})
-    page.shown("Two of its kinds share a module.", lambda: storage_factory({"kind": "cassette"}))
+    page.shown("Two kinds share a module.", lambda: storage_factory({"kind": "cassette"}))
 
 
 def code_of_workers(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,9 +363,9 @@ def code_of_workers(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
         ((expected, _),) = pickle.loads(sent)
         page.shown(sentence, lambda: expected(module.scaled.func))
 
-    page.section("Workers", "See [What is computed again](reuse.md#workers).")
+    page.section("Workers", "See [Workers](reuse.md#workers).")
     differing("A worker has an older copy of a module.", 3, 2)
-    differing("A constant is read from its environment.", 5, 1000)
+    differing("A worker reads another constant from its environment.", 5, 1000)
 
 
 def uninstall_all() -> None:
@@ -376,32 +388,45 @@ def serializers(page: Page, install: Install, monkeypatch: pytest.MonkeyPatch) -
 
     page.section("Serializers")
     page.shown(
-        "Something is registered that is none.",
+        "A registered object is not a serializer.",
         lambda: storage.register_persistent_serializers(frames.Frame),
     )
     strict = Storage(storage.store, StorageOptions(trust=Allow(allow=["numpy"])))
-    page.shown("The reader does not allow its type.", lambda: strict.read_task("w", "t"))
+    page.shown(
+        "The option `trust` of the storage does not allow the type.",
+        lambda: strict.read_task("w", "t"),
+    )
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "frames-plugin")
     entrypoints.forget()
-    page.shown("What kept a part of a result is blocked.", read)
+    page.shown("The serializer of a part of a result is blocked.", read)
     monkeypatch.delenv("FUNCTIONFUSE_BLOCK")
     points = Path("site/frames_plugin-1.2.dist-info/entry_points.txt")
     text = points.read_text()
     points.write_text("")
     entrypoints.forget()
-    page.shown("What kept a part of a result is not installed.", read)
+    page.shown("The serializer of a part of a result is not installed.", read)
     other = SERIALIZER.replace('"parquet"', '"arrow"')
     install("other-plugin", "frames.Frame", "other_frames", other, group=group)
-    page.shown("What is installed for the type is another one.", read)
+    page.shown("Another serializer is installed for the type.", read)
     points.write_text(text)
     entrypoints.forget()
-    page.shown("Two distributions claim one type.", lambda: storage.save("w", "t", frames.Frame()))
+    page.shown(
+        "Two distributions claim the same type.", lambda: storage.save("w", "t", frames.Frame())
+    )
     (Path("site") / "other_plugin-1.2.dist-info" / "entry_points.txt").write_text("")
     for old, new, sentence in (
-        ("import frames\n", "import pyarow\n", "It can't be made."),
-        ("        return Frames()", "        return None", "It makes what is no serializer."),
-        ("frames.Frame\n", "dict\n", "It claims a type that pickle always writes itself."),
-        ("frames.Frame\n", "Page\n", "It claims another type than its entry point says."),
+        ("import frames\n", "import pyarow\n", "The serializer can't be made."),
+        ("        return Frames()", "        return None", "`build` does not return a serializer."),
+        (
+            "frames.Frame\n",
+            "dict\n",
+            "The serializer claims a type that pickle always writes itself.",
+        ),
+        (
+            "frames.Frame\n",
+            "Page\n",
+            "The serializer claims another type than its entry point names.",
+        ),
     ):
         assert old in SERIALIZER
         code = SERIALIZER.replace(old, new).replace("Page\n", "type('Page', (), {})\n")

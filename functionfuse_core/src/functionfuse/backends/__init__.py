@@ -1,4 +1,4 @@
-"""Backends: what runs workflows. `workflow_factory` makes one from a config."""
+"""Backends, which run workflows. `workflow_factory` makes one from a config."""
 
 from __future__ import annotations
 

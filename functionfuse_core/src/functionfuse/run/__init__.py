@@ -1,1 +1,1 @@
-"""Nodes are computed: the scheduler, one node's job, its results in a storage, events, report."""
+"""A run computes nodes: the scheduler, the job of one node, stored results, events, the report."""

@@ -1,4 +1,4 @@
-"""The events of one run, which listeners and plugins are called with; its plan and its report."""
+"""The events of one run, which go to listeners and plugins; the run's plan and report."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["Event", "Listener", "RunEvents"]
 
 
 class Event(NamedTuple):
-    """Something that happened to a node; listeners are called in the process of the workflow.
+    """One event of a node; listeners are called in the process of the workflow.
 
     Attributes:
-        kind: "planned" (once for each node that is to be computed or judged, before anything
-            runs), "started", "reused" (its stored result stands), "saved", "finished" or "failed".
+        kind: "planned" (once for each node to compute or to judge, before anything runs),
+            "started", "reused" (the stored result is still right), "saved", "finished" or "failed".
         workflow, node: their names.
         node_index: the node's index in the graph.
-        reason: why it is computed, in words; "" if that isn't known.
+        reason: why the node is computed, as text; "" if that isn't known.
         seconds: how long the function ran, for "finished".
         size: bytes of the stored result, for "saved".
-        error: what was raised, for "failed".
+        error: the exception, for "failed".
     """
 
     kind: str
@@ -44,12 +44,12 @@ _Record = Callable[[int, str], NodeRecord]
 
 
 class RunEvents:
-    """The one stream of events of a run: it is remembered for the report, and goes to listeners.
+    """All events of a run: they go to listeners, and are remembered for the report.
 
     Attributes:
-        decisions: what was decided from the storage; None where nothing could be.
-        wanted: places of the nodes that were to be computed, or judged again.
-        possible: why other nodes may have to be computed too, by place; of a plan only.
+        decisions: made from the stored headers; None without a storage that returns headers.
+        wanted: indexes of the nodes to compute, or to judge again.
+        possible: why other nodes may have to be computed too, by index; in a plan only.
     """
 
     def __init__(self, workflow_name: str, graph: Graph, listeners: Iterable[Listener]) -> None:
@@ -74,7 +74,7 @@ class RunEvents:
         size: int = 0,
         error: BaseException | None = None,
     ) -> None:
-        """Put an event into the stream; see `Event`."""
+        """Remember an event, and call the listeners with it; see `Event`."""
         if kind == "finished":
             self.seconds[index] = seconds
         elif kind == "saved":
@@ -90,13 +90,13 @@ class RunEvents:
                 listener(event)
 
     def plan(self) -> Report:
-        """Return what is to be done with each node."""
+        """Return the plan: the action for each node."""
         if self.decisions:
             self.possible = self.decisions.possible(frozenset(self.wanted))
         return Report(self.workflow_name, lambda: self._each(self._planned), self._notes)
 
     def report(self) -> Report:
-        """Return what was done with each node."""
+        """Return the report: the action that each node had."""
         return Report(self.workflow_name, lambda: self._each(self._done), self._notes)
 
     def _each(self, record: _Record) -> list[NodeRecord]:
@@ -108,7 +108,7 @@ class RunEvents:
             return NodeRecord(name, COMPUTE, "nothing is known to be stored")
         verdict = self.decisions.verdicts[index]
         if index in self.wanted:
-            # What is stored, and wanted all the same, is replayed.
+            # A stored node that is wanted anyway is a call to replay on its object.
             return NodeRecord(name, COMPUTE if verdict == REUSE else verdict, self._reason(index))
         if index in self.possible:
             return NodeRecord(name, MAYBE, self.possible[index])
@@ -143,7 +143,7 @@ class RunEvents:
 
 
 def _plugins_listener() -> Listener | None:
-    """Return what tells the plugins of the events of a run; None if there are none."""
+    """Return a listener that calls the event hooks of plugins; None if there are no plugins."""
     hooks = event_hooks()
     if hooks is None:
         return None

@@ -1,4 +1,11 @@
-"""One node's work as an object that can go to where it is done, and what comes back from there."""
+"""The job of one node: an object that crosses to a worker, and the outcome that comes back.
+
+A `Job` holds the function, its arguments and a callable that saves the result. `Job.run` compares
+the worker's code and variables with those of the driver, prepares the node, calls the function,
+saves the result where it is computed, and returns an `Outcome`. With a `Flight`, one of several
+runs that want the same result computes it, under a lease; the others wait for the stored result.
+`Portable` carries jobs and outcomes to other processes.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +26,25 @@ from ..serializers.portable import dumps
 
 __all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
 
-POLL = 0.05  # seconds between looks at what another run is computing
+POLL = 0.05  # seconds between two looks for the result of another run
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What computing a node gave.
+    """The outcome of a node's job.
 
     Attributes:
-        value: the result; None if `error`, or if it is to be read from the storage.
-        target: the stateful object after the call, for a class's nodes.
+        value: the result; None after an error, or if the result must be read from the storage.
+        target: the stateful object after the call, for nodes of a decorated class.
         seconds: how long the function ran.
-        saved: what the storage told of the saved result.
-        read_back: whether what follows is to be given the saved result instead of the value.
-        returned: whether `value` is the result; it is None where nobody wanted it back.
-        changed: the variable that was not as the run saw it, in words; "" for none.
-        reused: the header of the result that another run has stored meanwhile, if so; then there is
-            no value.
-        error: what was raised, with the traceback's text where it comes from another process.
+        saved: the header of the saved result, or True from a storage without headers; None if the
+            result was not saved.
+        read_back: whether later nodes get the result as the storage reads it, not `value`.
+        returned: whether `value` is the result; if False, nobody wanted it and `value` is None.
+        changed: the variable that differs from the one that the run saw, as text; "" for none.
+        reused: the header of the result, if another run stored it meanwhile. Then there is no
+            value.
+        error: the exception; from another process, the text of its traceback comes with it.
     """
 
     value: Any
@@ -53,12 +61,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Flight:
-    """One computation that several runs want at once, so that one of them does it.
+    """One computation that several runs want at the same time; one of them does it.
 
     Attributes:
-        look: returns the header of what is stored for the node, or what has no `call`.
-        call: what the stored result must have been computed by, to be the one that is wanted.
-        lease: who has it computes.
+        look: returns the header of the node's stored result, or an object without `call`.
+        call: the fingerprint of the call; a stored result with another one is not the wanted one.
+        lease: the run that holds it computes.
     """
 
     look: Callable[[], Any]
@@ -69,7 +77,7 @@ class Flight:
         """Wait for the stored result and return its header; or return None, with the lease."""
         while (found := self._found()) is None:
             if self.lease.acquire():
-                found = self._found()  # it may have been stored just before
+                found = self._found()  # stored just before we got the lease
                 if found is not None:
                     self.lease.release()
                 return found
@@ -83,18 +91,19 @@ class Flight:
 
 @dataclass(slots=True)
 class Job:
-    """What computes a node, and saves its result right there.
+    """The computation of one node, which saves the result where it is computed.
 
     Attributes:
         function: the callable, or the name of a method of `target`.
-        prepare: what node plugins run before the node.
+        prepare: calls of initializers and seeds, to make before the node.
         target: the stateful object whose method is called.
-        save: takes the result, the seconds and the variable that changed, and stores it; returns
-            what the storage tells, and whether it is to be read back. None: it isn't stored.
-        wanted: whether the value is wanted back.
-        constructs: whether the value is a stateful object, for `target`, and the result None.
-        flight: makes one of several runs compute, and the others wait for it.
-        expected: what is compared before the call, and of which code; None: what is called.
+        save: stores the result, given the result, the seconds and the variable that changed.
+            Returns the header, and whether the result must be read back. None: store nothing.
+        wanted: whether the value is needed back.
+        constructs: whether the value is a stateful object, for `target`; then the result is None.
+        flight: lets one of several runs compute, while the others wait for it.
+        expected: pairs of a comparison to make before the call, and the code that it takes; None
+            stands for the function of this job.
     """
 
     function: Callable[..., Any] | str
@@ -109,7 +118,7 @@ class Job:
     expected: Sequence[tuple[Expected, Any]] = ()
 
     def run(self) -> Outcome:
-        """Compute and save; raises what the function or the storage raises."""
+        """Compute and save, or take another run's result. Raises what function or storage raise."""
         if self.flight is None:
             return self.compute()
         reused = self.flight.board()
@@ -121,7 +130,7 @@ class Job:
             self.flight.lease.release()
 
     def compute(self) -> Outcome:
-        """Compute and save, whoever else does the same."""
+        """Compute and save, whether or not others do the same."""
         changed = self._changed() if self.expected else ""
         for prepare in self.prepare:
             prepare()
@@ -140,15 +149,15 @@ class Job:
             try:
                 saved, read_back = self.save(value, seconds, changed)
             except Exception:
-                refuse_nodes(value)  # they can't be pickled
+                refuse_nodes(value)  # nodes can't be pickled: that may be the cause
                 raise
         wanted = self.wanted and not read_back
         returned = value if wanted else None
-        told = saved, read_back, wanted
-        return Outcome(returned, self.target, seconds, *told, changed=changed)
+        storing = saved, read_back, wanted
+        return Outcome(returned, self.target, seconds, *storing, changed=changed)
 
     def _changed(self) -> str:
-        """Return what is not as the driver saw it. Raises CodeDiffersError."""
+        """Return the variable that differs from the driver's, as text. Raises CodeDiffersError."""
         called: Any = self.function
         holder = getattr(called, "__self__", None)
         if isinstance(called, str):
@@ -160,7 +169,7 @@ class Job:
 
 
 def refuse_nodes(result: Any) -> None:
-    """Raise a GraphError if a result is a node, or holds one in containers at any depth."""
+    """Raise GraphError if a result is a node, or holds one at any depth of its containers."""
     node = reference_in(result)
     if node is not None:
         verb = "is" if node is result else "holds"
@@ -172,10 +181,11 @@ def refuse_nodes(result: Any) -> None:
 
 
 class Portable:
-    """Something that crosses to another process by cloudpickle, and to another thread as it is.
+    """A job or an outcome that crosses to another process by cloudpickle, or to a thread as it is.
 
-    It is unpickled when it is used and not when it arrives: an executor breaks if that fails. No
-    two have the same pickle, or an executor that looks for equal calls would call only one.
+    It is unpickled on first use, not on arrival: an executor breaks if unpickling fails there.
+
+    No two jobs have the same pickle: an executor that looks for equal calls would run only one.
     """
 
     def __init__(self, content: Any, pickled: bytes | None = None, _: bytes = b"") -> None:
@@ -184,7 +194,7 @@ class Portable:
 
     @property
     def content(self) -> Any:
-        """What crosses; raises what unpickling raises."""
+        """The job or outcome. Raises what unpickling raises."""
         if self._pickled is not None:
             self._content = cloudpickle.loads(self._pickled)
             self._pickled = None
@@ -197,17 +207,17 @@ class Portable:
         return Portable, (None, dumps(content), os.urandom(8))
 
     def __call__(self) -> Portable:
-        """Run the job that this holds; what it raises comes back in the outcome."""
+        """Run the job inside, and return its outcome; an exception comes back in the outcome."""
         try:
             job = self.content
             look_around()
             return Portable(job.run())
-        except BaseException as error:  # noqa: BLE001  # raised again where the run is
+        except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
             return Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
 
 
 class _ErrorParts:
-    """Pickles as an exception that isn't made by its `__init__`, which may take what it likes."""
+    """Pickles an exception without its `__init__`, whose parameters aren't known."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -226,12 +236,12 @@ def _error_of(
 
 
 def _portable_error(error: BaseException) -> Any:
-    """Return what unpickles as `error`, or as a RuntimeError if nothing does."""
+    """Return an object that unpickles as `error`, or as a RuntimeError if none does."""
     for form in (error, _ErrorParts(error)):
         try:
             if type(cloudpickle.loads(dumps(form))) is type(error):
                 return form
-        except Exception:  # noqa: BLE001, S112  # in this form it can't travel
+        except Exception:  # noqa: BLE001, S112  # this form can't be pickled
             continue
     replaced = RuntimeError(f"{type(error).__name__}: {error}")
     for note in getattr(error, "__notes__", ()):

@@ -1,6 +1,6 @@
-"""Node plugins. What `remote_initialize` returns pickles when the functions in it do.
+"""Initializers and seeds of nodes. A call from `remote_initialize` pickles if its functions do.
 
-Stored results and pickles name what is in here by its documented path, whatever file it is in.
+Stored results and pickles name these classes by the documented path, not by this file.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ _PATH = "functionfuse.backends.plugins"
 
 
 class Plugin:
-    """Base of node plugins: a subclass overrides the half that it needs.
+    """Base of initializers; a subclass overrides the half that it needs.
 
-    A plugin can prepare several nodes: all methods are called once for each of them, `for_node`
-    also in each plan. One that changes itself meanwhile makes its nodes run every time.
+    One plugin can prepare several nodes. All methods are called once for each node, `for_node` also
+    in each plan. If a plugin changes its own state meanwhile, its nodes run every time.
 
     Attributes:
-        changes_results: whether results depend on the plugin; if they do, it counts as an
-            argument does, by its class and its state.
+        changes_results: whether results depend on the plugin. If so, its class and state count
+            like an argument.
     """
 
     __module__ = _PATH
     changes_results = True
 
     def for_node(self, name: str) -> NodePlugin:
-        """Return the plugin that prepares the node of a name: this one, or one made for it."""
+        """Return the plugin that prepares the node of this name: itself, or one made for it."""
         del name
         return self
 
     def local_initialize(self) -> None:
-        """Run in the process of the workflow, before a node is handed over to be computed."""
+        """Run in the process of the workflow, before a node is sent to be computed."""
 
     def remote_initialize(self) -> Callable[[], Any] | None:
-        """Return what runs just before the node, where the node runs; None for nothing."""
+        """Return a call to make just before the node, in the node's process; None for no call."""
         return None
 
 
 class InitializerPlugin(Plugin):
-    """Call `func()` before each node, where the node runs.
+    """Call `func()` before each node, in the process where the node runs.
 
     Args:
-        changes_results: False for a function that no result depends on: timers, logs. Otherwise
-            the nodes are computed again when the function is edited.
+        changes_results: False if no result depends on the function: timers, logs. Otherwise the
+            nodes are computed again when the function is edited.
 
     Raises:
         GraphError: `func` can't be called, or is decorated with `@workflow`.
@@ -81,25 +81,25 @@ class InitializerPlugin(Plugin):
 
 
 class RandomStatePlugin(Plugin):
-    """Call `seed_func` with another seed before each node, where the node runs.
+    """Call `seed_func` with another seed before each node, in the process where the node runs.
 
-    A node's seed is made of `seed` and its name. So it makes no difference which other nodes are
-    computed, where, and in what order. Two nodes can get the same seed: among `n` nodes, about
+    A node's seed depends on `seed` and the node's name only: not on which other nodes are computed,
+    where, or in which order. Two nodes can get the same seed: among `n` nodes, about
     `n * n / 2 / (max - min + 1)` pairs do.
 
     Attributes:
-        seed: the seed that was given; in what `for_node` returns, that of the node.
+        seed: the given seed; in a plugin from `for_node`, the seed of the node.
 
     Raises:
         GraphError: `min`, `max` or `seed` is not a whole number; `seed_func` can't be called, or
             is decorated with `@workflow`.
-        OptionsError: `min` is above `max`, or `seed` is outside of the two.
+        OptionsError: `min` is above `max`, or `seed` is not between them.
     """
 
     __module__ = _PATH
     _counts = True
 
-    # The names are the documented ones.
+    # The documented names, so they can shadow builtins.
     def __init__(
         self,
         min: int,  # noqa: A002
@@ -112,7 +112,7 @@ class RandomStatePlugin(Plugin):
         self.seed = _whole(seed, "seed")
         self.seed_func = _checked(seed_func, "seed_func")
         if seed_func == random.seed:
-            # A method of a hidden object: pickled, it would seed a copy of that object.
+            # `random.seed` is a method of a hidden object; pickled, it would seed a copy of it.
             self.seed_func = _seed_random
         if self.min > self.max:
             raise OptionsError(f"min={min!r} is above max={max!r}: no seed is left between them")
@@ -120,7 +120,7 @@ class RandomStatePlugin(Plugin):
             raise OptionsError(f"seed={seed!r} is not between min={min!r} and max={max!r}")
 
     def for_node(self, name: str) -> RandomStatePlugin:
-        """Return a plugin with the node's seed: the hash of seed and name, within the two."""
+        """Return a plugin with the node's seed: a hash of seed and name, from `min` to `max`."""
         made = copy.copy(self)
         digest = xxh3_64_intdigest(f"{self.seed}/{name}".encode("utf-8", "surrogatepass"))
         made.seed = self.min + digest % (self.max - self.min + 1)
@@ -129,7 +129,7 @@ class RandomStatePlugin(Plugin):
 
     def local_initialize(self) -> None:
         """Go on to the next seed, unless this is the plugin of one node."""
-        # A plugin that calls this one may not know `for_node`. One seed for all its nodes is worse.
+        # A plugin that wraps this one may not call `for_node`; one seed for all nodes is worse.
         if self._counts:
             self.seed = self.min if self.seed >= self.max else self.seed + 1
 
@@ -142,7 +142,7 @@ class PluginCollection(Plugin):
     """Let several plugins prepare the same nodes, in the order given.
 
     Raises:
-        GraphError: `plugins` is no list of plugins; the message names what is none.
+        GraphError: `plugins` is no list of plugins; the message names the wrong item.
     """
 
     __module__ = _PATH
@@ -155,7 +155,7 @@ class PluginCollection(Plugin):
             _checked_plugin(plugin, f"item {index} of a PluginCollection")
 
     def for_node(self, name: str) -> PluginCollection:
-        """Return a collection of what the plugins give for the node."""
+        """Return a collection of the plugins that these return for the node."""
         made = copy.copy(self)
         made.plugins = tuple(made_for(plugin, name) for plugin in self.plugins)
         return made
@@ -166,7 +166,7 @@ class PluginCollection(Plugin):
             plugin.local_initialize()
 
     def remote_initialize(self) -> Callable[[], Any] | None:
-        """Return one call of all that the plugins return; None when they all return None.
+        """Return one call that makes all calls of the plugins; None if there are none.
 
         Raises:
             GraphError: a plugin returned something that can't be called.
@@ -180,7 +180,7 @@ class PluginCollection(Plugin):
 
 
 def made_for(plugin: NodePlugin, name: str) -> NodePlugin:
-    """Return the plugin that prepares the node of a name.
+    """Return the plugin that prepares the node of this name.
 
     Raises:
         GraphError: `for_node` of `plugin` returned no plugin.
@@ -192,7 +192,7 @@ def made_for(plugin: NodePlugin, name: str) -> NodePlugin:
 
 
 def counting(plugins: Iterable[NodePlugin]) -> Iterator[NodePlugin]:
-    """Iterate over the plugins that results depend on; in place of a collection, over its own."""
+    """Iterate the plugins that results depend on; a collection is replaced by its plugins."""
     for plugin in plugins:
         if not getattr(plugin, "changes_results", True):
             continue
@@ -214,31 +214,31 @@ def _seed_random(seed: int) -> None:
 _seed_random.__module__ = _PATH
 
 
-def _checked_plugin(plugin: NodePlugin, what: str) -> NodePlugin:
+def _checked_plugin(plugin: NodePlugin, label: str) -> NodePlugin:
     if isinstance(plugin, type) or not all(
         callable(getattr(plugin, method, None))
         for method in ("local_initialize", "remote_initialize")
     ):
         raise GraphError(
-            f"{what} is {plugin!r}, which is no plugin: a plugin is an object with"
+            f"{label} is {plugin!r}, which is no plugin: a plugin is an object with"
             " local_initialize() and remote_initialize()"
         )
     return plugin
 
 
-def _checked(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+def _checked(function: Callable[..., Any], label: str) -> Callable[..., Any]:
     if not callable(function) or isinstance(function, Reference):
-        raise GraphError(f"{what} is {function!r}, which can't be called")
+        raise GraphError(f"{label} is {function!r}, which can't be called")
     if isinstance(function, (WorkflowFunction, WorkflowClass)):
         raise GraphError(
-            f"{what} is {function!r}: calling it would make a node and run nothing."
+            f"{label} is {function!r}: calling it would make a node and run nothing."
             " Hand over a function that is not decorated with @workflow"
         )
     return function
 
 
-def _whole(value: int, what: str) -> int:
+def _whole(value: int, label: str) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise GraphError(f"{what} is a whole number, not {value!r}") from None
+        raise GraphError(f"{label} is a whole number, not {value!r}") from None

@@ -1,4 +1,4 @@
-"""What a plan or a run looks like to a person: one record for each node, as a table."""
+"""Plans and reports of runs for people: one record for each node, shown as a table."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """What a plan says of a node, or what a run did with it.
+    """The line of one node in a plan or a report.
 
     Attributes:
         name: the node's name.
-        action: in a plan "compute", "maybe" (the reason says if what changes), "reuse" or "not
-            needed"; in a
-            report "computed", "reused" (the stored result stands), "not needed", and in a run that
-            was ended by an error "failed" or "not run".
-        reason: why it is computed; "" if it isn't.
-        seconds: how long its function ran in this run.
-        bytes: size of the stored result; 0 where there is none.
+        action: in a plan "compute", "maybe" (the reason names the condition), "reuse" or "not
+            needed". In a report "computed", "reused" (the stored result is still right) or "not
+            needed"; after an error also "failed" or "not run".
+        reason: why the node is computed; "" if it isn't.
+        seconds: how long the function ran in this run.
+        bytes: size of the stored result; 0 if nothing is stored.
     """
 
     name: str
@@ -43,13 +42,12 @@ class NodeRecord:
 
 
 class Report:
-    """A plan, or what a run did; prints as a table, and shows as one in a notebook.
+    """The plan or the report of a run; prints as a table, also in a notebook.
 
     Attributes:
         workflow_name: the workflow's name.
         nodes: one record for each node of the graph, parents first.
-        notes: hints about the whole, such as results that were made with another version of a
-            package.
+        notes: hints about the whole run, such as results made with another version of a package.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class Report:
         return self._records()
 
     def __getitem__(self, name: str) -> NodeRecord:
-        """Return the record of a node. Raises NoMatchError if there is no node of that name."""
+        """Return the record of a node. Raises NoMatchError if no node has that name."""
         if name not in self._by_name:
             raise NoMatchError(
                 f"workflow {self.workflow_name!r} has no node"
@@ -85,16 +83,16 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """How long all functions ran, together."""
+        """The sum of the times that all functions ran."""
         return sum(node.seconds for node in self.nodes)
 
     @property
     def bytes(self) -> int:
-        """Size of all stored results, together."""
+        """The sum of the sizes of all stored results."""
         return sum(node.bytes for node in self.nodes)
 
     def summary(self) -> str:
-        """Return how many nodes there are of each action, and the totals."""
+        """Return the number of nodes with each action, and the totals."""
         counts = Counter(node.action for node in self.nodes)
         parts = [f"{count} {action}" for action, count in counts.items()]
         if self.seconds:
@@ -104,11 +102,11 @@ class Report:
         return f"workflow {self.workflow_name!r}: {', '.join(parts)}"
 
     def __str__(self) -> str:
-        width = max((len(row[0]) for row in self._rows), default=0)
-        action = max((len(row[1]) for row in self._rows), default=0)
+        first = max((len(row[0]) for row in self._rows), default=0)
+        second = max((len(row[1]) for row in self._rows), default=0)
         lines = [
-            f"{name:<{width}}  {what:<{action}}  {seconds:>9}  {size:>14}  {reason}".rstrip()
-            for name, what, seconds, size, reason in self._rows
+            f"{name:<{first}}  {action:<{second}}  {seconds:>9}  {size:>14}  {reason}".rstrip()
+            for name, action, seconds, size, reason in self._rows
         ]
         return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
 

@@ -1,4 +1,11 @@
-"""One run of a workflow: which nodes are computed, in what order, and where results are."""
+"""One run of a workflow: which nodes are computed, in which order, and where their results are.
+
+A run decides from the storage which nodes to compute, and makes these WAITING. A node is ready when
+none of its parents is WAITING or RUNNING (`blockers`); the heap `ready` gives the lowest index
+first. A backend's `_work` takes ready nodes, computes them, and passes each outcome to `_settle`,
+which unblocks the children and releases values that no other node uses (`users`). If a stored
+result can't be read when it is needed, its node becomes WAITING after all.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +40,8 @@ __all__ = ["RUNNING", "SETTLED", "SUBMITTED", "WAITING", "Run"]
 
 logger = logging.getLogger(__name__)
 
-_IDLE = 0  # not asked for, or reused
-WAITING = 1  # to be computed, after its parents
+_IDLE = 0  # not needed, or reused
+WAITING = 1  # will be computed, after its parents
 RUNNING = 2
 SETTLED = 3  # computed
 SUBMITTED = 5  # to an executor, which begins it when it can
@@ -44,10 +51,10 @@ _STATEFUL = ConstructorCall, MethodCall
 
 
 class Run(ABC):
-    """The state of one run. A place is a node's index in the graph; parents have lower ones.
+    """The state of one run. A node is known by its index in the graph; parents have lower ones.
 
-    Where and how nodes are computed is for those who inherit it: `_work` takes what is `ready`, and
-    gives the outcomes to `_settle`, until nothing waits.
+    A subclass decides where and how nodes are computed: its `_work` takes nodes from `ready`, and
+    passes the outcomes to `_settle`, until no node waits.
 
     Args:
         remote: whether functions are called in other processes.
@@ -60,22 +67,22 @@ class Run(ABC):
         count = len(self.graph.nodes)
         self.state = bytearray(count)
         self.stored = bytearray(count)  # whether the storage holds the node's present result
-        self.saved = bytearray(count)  # whether this run put it there
+        self.saved = bytearray(count)  # whether this run saved it
         self.blockers = [0] * count  # parents that are WAITING or RUNNING
         self.users = [0] * count  # children that are WAITING or RUNNING
-        self.ready: list[int] = []  # heap: WAITING, without blockers when they came in
+        self.ready: list[int] = []  # heap: WAITING nodes that had no blockers when pushed
         self.values: dict[int, Any] = {}
-        self.masters: dict[int, Master] = {}  # of values that several calls take
-        self.took: dict[int, set[int]] = {}  # of a RUNNING node: the places whose values it has
-        self.takers = Counter[int]()  # of a place: how many of these have its value
-        self.objects: dict[Node, tuple[Any, Node]] = {}  # of a constructor: object, call made last
-        self.calls_left: Counter[Node] = Counter()  # of a constructor: WAITING or RUNNING calls
+        self.masters: dict[int, Master] = {}  # pickles of values that several calls take
+        self.took: dict[int, set[int]] = {}  # by RUNNING node: the nodes whose values it has
+        self.takers = Counter[int]()  # by node: how many RUNNING nodes have its value
+        self.objects: dict[Node, tuple[Any, Node]] = {}  # by constructor: object and last call
+        self.calls_left: Counter[Node] = Counter()  # by constructor: WAITING or RUNNING calls
         names = workflow.workflow_name, self.graph.names
         self.events = RunEvents(workflow.workflow_name, self.graph, workflow.listeners)
         self.results = None if workflow.storage is None else StoredResults(workflow.storage, *names)
         self.decisions: Decisions | None = None
         self.warned: set[str] = set()
-        self.started = False  # until then nodes are activated in order, parents first
+        self.started = False  # before, nodes are activated in order, parents first
         positions = self.graph.positions
         self.returned = [positions[node] for node, _ in workflow.leaves]
         self.needed = set(self.returned)
@@ -87,7 +94,7 @@ class Run(ABC):
         }
 
     def execute(self) -> list[Any]:
-        """Run, and return the results of the handed nodes."""
+        """Run, and return the results of the given nodes."""
         if self.results:
             self.results.prepare()
         indexes = self.events.wanted = self._decide()
@@ -108,8 +115,8 @@ class Run(ABC):
         return self._results()
 
     def _results(self) -> list[Any]:
-        """Return the results of the handed nodes."""
-        # A stored result can turn out to be damaged when it is loaded; then there is more to do.
+        """Return the results of the given nodes."""
+        # A stored result can prove damaged when it is loaded; then its node must be computed.
         self._load_many(self.returned)
         while missing := [index for index in self.returned if not self._available(index)]:
             for index in set(missing):
@@ -121,13 +128,13 @@ class Run(ABC):
         ]
 
     def plan(self) -> Report:
-        """Return what `execute` would do."""
+        """Return the plan of `execute`."""
         if self.results is None or self.results.tells:
             self.events.wanted = self._decide()
         return self.events.plan()
 
     def report(self) -> Report:
-        """Return what was done so far, and let go of all values: the run is over."""
+        """Return the report, and release all values: the run is over."""
         self.values.clear()
         self.masters.clear()
         self.objects.clear()
@@ -135,10 +142,10 @@ class Run(ABC):
             self.results.remember()
         return self.events.report()
 
-    # What is to be computed.
+    # Decide which nodes to compute.
 
     def _decide(self) -> Sequence[int]:
-        """Find what is stored, and return the places of what is to be computed, ascending."""
+        """Find the stored results; return the indexes of the nodes to compute, ascending."""
         graph, workflow = self.graph, self.workflow
         identities = Identities(
             workflow._functions,
@@ -147,10 +154,10 @@ class Run(ABC):
             plugins={node: list(counting(found)) for node, found in self.plugins.items()},
         )
         if self.results is None or not self.results.tells:
-            identities.check(graph.nodes)  # what decides looks at all nodes
+            identities.check(graph.nodes)  # `Decisions` checks all nodes itself
         if self.results is None:
             return range(len(graph.nodes))
-        # An object's own result is None, so that one is handed over is no reason to make it.
+        # The result of a constructor is None, so there is no reason to make the object for it.
         returned = [index for index in self.returned if not self._is_constructor(index)]
         targets = [*graph.last(), *returned, *self.unsaved]
         if self.results.tells:
@@ -164,7 +171,7 @@ class Run(ABC):
             )
             self.stored = bytearray(verdict == REUSE for verdict in self.decisions.verdicts)
             return self.decisions.needed(targets)
-        # A storage that can only be read: look for no more than is needed, and keep what comes.
+        # A storage without headers: read only the results that are needed, and keep their values.
         found: set[int] = set()
         while targets:
             index = targets.pop()
@@ -181,14 +188,14 @@ class Run(ABC):
         return sorted(found)
 
     def _has_result(self, index: int) -> bool:
-        """Whether a node's result belongs into a storage."""
+        """Return whether a node's result is to be stored."""
         return index not in self.unsaved and not self._is_constructor(index)
 
     def _is_constructor(self, index: int) -> bool:
         return isinstance(self.graph.nodes[index], ConstructorCall)
 
     def _activate(self, index: int) -> None:
-        """Have a node computed, after those of its parents that are to be computed."""
+        """Make a node WAITING, blocked by those of its parents that are WAITING or RUNNING."""
         state, node = self.state, self.graph.nodes[index]
         state[index] = WAITING
         positions, blockers = self.graph.positions, 0
@@ -209,7 +216,7 @@ class Run(ABC):
             heapq.heappush(self.ready, index)
 
     def _turns_out_to_stand(self, index: int, node: Node) -> bool:
-        """Reuse a node's stored result after all, if its parents came out as they were."""
+        """Reuse a node's stored result after all, if the results of its parents did not change."""
         decisions = self.decisions
         if decisions and decisions.verdicts[index] == MAYBE and decisions.judge(index) == REUSE:
             self.stored[index] = True
@@ -218,14 +225,14 @@ class Run(ABC):
             return True
         return False
 
-    # What computing takes.
+    # Prepare a computation.
 
     @abstractmethod
     def _work(self) -> None:
         """Compute until nothing waits."""
 
     def _function(self, node: Node) -> Callable[..., Any] | str:
-        """Return what is called for a node; the name of a method."""
+        """Return the function to call for a node, or the name of the method."""
         replaced = self.workflow._functions
         if replaced and node in replaced:
             return replaced[node]
@@ -233,7 +240,7 @@ class Run(ABC):
         return node.portable_function if remote else node.function
 
     def _prepare(self, node: Node) -> list[Callable[[], Any]]:
-        """Ask the node's plugins for what runs before it."""
+        """Return the calls that the node's initializers make before it."""
         prepare = []
         for plugin in self.plugins.get(node, ()):
             plugin.local_initialize()
@@ -241,7 +248,7 @@ class Run(ABC):
         return [call for call in prepare if call is not None]
 
     def _about(self, index: int, node: Node) -> dict[str, Any]:
-        """Return what is stored about a node's result beside it; its parents are settled."""
+        """Return the fields to store beside a node's result. The parents must be settled."""
         function: Any = self.workflow.function_of(node)
         label = node.label if function is node.function else label_of(function)
         about: dict[str, Any] = {"function": f"{getattr(function, '__module__', None)}.{label}"}
@@ -253,11 +260,11 @@ class Run(ABC):
         return about
 
     def _expected(self, index: int) -> list[tuple[Expected, Any]]:
-        """Return what another process compares before it calls a node."""
+        """Return the comparisons that another process makes before it calls a node."""
         return self.decisions.expected(index) if self.remote and self.decisions else []
 
     def _warn(self, index: int, changed: str) -> None:
-        """Say once of each variable that it changed while nodes needed it."""
+        """Warn that a variable changed while nodes needed it, once for each variable."""
         if changed and changed not in self.warned:
             self.warned.add(changed)
             logger.warning(
@@ -266,10 +273,10 @@ class Run(ABC):
                 *(changed, self.workflow.workflow_name, self.graph.names[index]),
             )
 
-    # What was computed.
+    # Take over an outcome.
 
     def _settle(self, index: int, node: Node, outcome: Outcome) -> None:
-        """Take over a result, and let go of what nobody needs any more."""
+        """Take over an outcome, and release the values that no node needs any more."""
         if outcome.reused is not None and self.decisions:
             self.decisions.take(index, outcome.reused)
             self.stored[index] = True
@@ -288,14 +295,14 @@ class Run(ABC):
         if self.decisions and self.decisions.digests[index] is None:
             saved = outcome.saved if digest is not None else None
             self.decisions.settle(index, self._digest(index, node, outcome.value, digest), saved)
-        # A call that was made again for its object has a stored result, which stays the result.
+        # A call replayed for its object already has a stored result, which stays the result.
         replayed = self.stored[index] and outcome.saved is None
         wanted = not replayed and (self.users[index] or index in self.needed)
-        # Somebody may want what nobody wanted when it began: it is loaded then, or computed again.
+        # A node may need a value that none needed when the job began: load or compute it then.
         if wanted and outcome.returned and not self._reads_back(index, outcome):
             value = outcome.value
             if self.results and type(node) is MethodCall and not is_shared(value):
-                value = self._copy(index, value)  # the object may have it, and change it
+                value = self._copy(index, value)  # the object may hold the value and change it
                 self.masters.pop(index, None)
             self.values[index] = value
         if type(node) in _STATEFUL:
@@ -307,13 +314,13 @@ class Run(ABC):
         self._release(index, node)
 
     def _reads_back(self, index: int, outcome: Outcome) -> bool:
-        """Whether what follows is given what the storage gives back, and not the result."""
+        """Return whether later nodes get the result as read from the storage."""
         if outcome.read_back or self.results is None:
             return outcome.read_back
         return bool(self.stored[index]) and self.results.read_back
 
     def _digest(self, index: int, node: Node, value: Any, saved: str | None) -> bytes | None:
-        """Return the digest of a result for the nodes that are made from it."""
+        """Return the digest of a result, for the nodes that use it."""
         if saved is not None:
             return bytes.fromhex(saved)
         if self._is_constructor(index):
@@ -321,18 +328,18 @@ class Run(ABC):
         if not node.children:
             return b""
         try:
-            return digest_of(value)  # of a node that is never stored
+            return digest_of(value)  # a node that is never stored
         except FingerprintError:
             return os.urandom(16)
 
     def _release(self, index: int, node: Node) -> None:
-        """Let go of what only this node needed, and let those go on that waited for it."""
+        """Mark a node SETTLED, release its arguments, and unblock its children."""
         self.state[index] = SETTLED
         self._let_go(node)
         self._unblock(node)
 
     def _let_go(self, node: Node) -> None:
-        """Release what a node needed, as far as no other does."""
+        """Release the values that a node used, unless another node uses them."""
         positions, users, takers = self.graph.positions, self.users, self.takers
         took = self.took.pop(positions[node], ()) if self.took else ()
         for parent_node in node.parents:
@@ -346,7 +353,7 @@ class Run(ABC):
                     self.values.pop(parent, None)
 
     def _unblock(self, node: Node) -> None:
-        """Let those go on that waited for a node."""
+        """Remove a node from the blockers of its children."""
         positions, state, blockers = self.graph.positions, self.state, self.blockers
         for child_node in node.children:
             child = positions.get(child_node)
@@ -356,7 +363,7 @@ class Run(ABC):
                     heapq.heappush(self.ready, child)
 
     def _taken(self, index: int, by: int) -> Any:
-        """Return a node's value for the call of another: a copy, unless nobody takes it later."""
+        """Return a node's value for another node's call: a copy, unless this is the last use."""
         value = self.values[index]
         if self.results is None or is_shared(value):
             return value
@@ -365,11 +372,11 @@ class Run(ABC):
         last = index not in self.needed and self.users[index] == self.takers[index]
         if not last or not self.stored[index]:
             return self._copy(index, value)
-        del self.values[index]  # it may be changed from here on; the storage has it
+        del self.values[index]  # the call may change it; the storage has the result
         return value
 
     def _copy(self, index: int, value: Any) -> Any:
-        """Return a copy of a node's value: mapped again if it is big, else from its bytes."""
+        """Return a copy of a node's value: a new memory map if it is big, else from its pickle."""
         if self.results and self.decisions and self.stored[index]:
             found = self.results.again(index, self.decisions.stored(index))
             if found:
@@ -378,13 +385,13 @@ class Run(ABC):
             if index not in self.masters:
                 self.masters[index] = Master(value)
             return self.masters[index].copy()
-        except Exception:  # noqa: BLE001  # whatever pickling raises: it can't be copied
+        except Exception:  # noqa: BLE001  # pickling can raise anything; share the value then
             return value
 
     # Stored results.
 
     def _load_many(self, indexes: Sequence[int]) -> None:
-        """Load those of several values that are stored; `_available` tells what can't be had."""
+        """Load the stored ones of several values; `_available` handles unreadable ones."""
         if self.results and len(indexes) > 1:
             stored = {index for index in indexes if self.stored[index] and index not in self.values}
             if len(stored) > 1:
@@ -392,7 +399,7 @@ class Run(ABC):
                 self.values.update(self.results.load_many(digests))
 
     def _available(self, index: int) -> bool:
-        """Whether a node's value is at hand; a stored one is loaded.
+        """Load a node's value if it is stored; return whether the value is in memory.
 
         Raises:
             DamagedResultError, ResultNotFoundError: a result saved in this run can't be read back.
@@ -423,7 +430,7 @@ class Run(ABC):
         return getattr(self.decisions.infos[index], "digest", "")
 
     def _note(self, index: int, error: BaseException) -> None:
-        """Say of an error which node it came from, and tell the listeners."""
+        """Add a note with the node's name to an error, and emit "failed"."""
         self.events.emit("failed", index, error=error)
         node = self.graph.nodes[index]
         error.add_note(
@@ -433,7 +440,7 @@ class Run(ABC):
 
 
 def _replaced(info: Any) -> Any:
-    """Return what `Storage.save` is to know of the result that was stored before."""
+    """Return the header of the stored result for `Storage.save`, if side data lies beside it."""
     if info is None:
         return None
     # A header that can't be read, or that another kind of storage gives, says nothing.

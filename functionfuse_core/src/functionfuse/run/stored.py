@@ -1,4 +1,4 @@
-"""What a run asks of its storage: what there is, to load it, and to keep what was computed."""
+"""The stored results of a run's nodes: find them, load them, save new ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["OF_NO_USE", "StoredResults"]
 
 logger = logging.getLogger(__name__)
 
-# What reading raises when a stored result can't be had, so that it is computed again.
+# The errors of a stored result that can't be read, so that it is computed again.
 OF_NO_USE = (
     DamagedResultError,
     NewerFormatError,
@@ -31,11 +31,11 @@ OF_NO_USE = (
 
 
 class StoredResults:
-    """The stored results of one workflow's nodes, by place.
+    """The stored results of one workflow's nodes, by index of the node.
 
     Attributes:
-        tells: whether the storage tells what it has without reading it, as a `Storage` does. Others
-            have `new_workflow`, `save`, `read_task` and `always_read`, and no more.
+        tells: whether the storage returns headers without reading values, as a `Storage` does.
+            Others have `new_workflow`, `save`, `read_task` and `always_read`, and no more.
     """
 
     def __init__(self, storage: Any, workflow_name: str, names: Sequence[str]) -> None:
@@ -46,22 +46,22 @@ class StoredResults:
 
     @property
     def read_back(self) -> bool:
-        """Whether what follows a saved node is given what is read back."""
+        """Whether the nodes after a saved node get its result as it is read back."""
         return bool(self.storage.always_read)
 
     def prepare(self) -> None:
-        """Raise now if nothing could be saved."""
+        """Raise now if saving can't work."""
         self.storage.new_workflow(self.workflow_name)
 
     def infos(self) -> list[Any]:
-        """Return for each node what the storage tells; see `Decisions`."""
+        """Return the header of each node's stored result, None or an error; see `Decisions`."""
         return list(self.storage.task_infos(self.workflow_name, self.names))
 
     def load(self, index: int, digest: str = "") -> Any:
-        """Return a stored value. Raises one of OF_NO_USE if there is none to be had.
+        """Return a stored value. Raises one of OF_NO_USE if it can't be read.
 
         Args:
-            digest: of the value that the plan saw: what others have put in its place is of no use.
+            digest: of the value that the plan saw; a value with another digest can't be used.
         """
         if digest and hasattr(self.storage, "read_unchanged"):
             names = self.workflow_name, self.names[index]
@@ -69,10 +69,10 @@ class StoredResults:
         return self.storage.read_task(self.workflow_name, self.names[index])
 
     def again(self, index: int, stored: Any) -> tuple[Any, ...]:
-        """Return another copy of a stored value, which this run has had already; () if it costs.
+        """Return another copy of a stored value that this run had already; () if that is slow.
 
         Args:
-            stored: what the storage told of it.
+            stored: the header of the stored value.
         """
         if not hasattr(self.storage, "read_again"):
             return ()
@@ -83,10 +83,10 @@ class StoredResults:
             return ()
 
     def load_many(self, digests: Mapping[int, str]) -> dict[int, Any]:
-        """Return stored values, read at once where that is quicker; none if one can't be had.
+        """Return stored values, read together where that is quicker; none if one can't be read.
 
         Args:
-            digests: for each place, as `load` takes it.
+            digests: for each node, as for `load`.
         """
         if not hasattr(self.storage, "read_unchanged"):
             return {}
@@ -94,32 +94,32 @@ class StoredResults:
         try:
             values = self.storage.read_tasks(self.workflow_name, names, digests=names)
         except OF_NO_USE:
-            return {}  # `load` tells which
+            return {}  # `load` finds out which one
         return {index: values[self.names[index]] for index in digests}
 
     def saver(
         self, index: int, about: dict[str, Any]
     ) -> Callable[[Any, float, str], tuple[Any, bool]]:
-        """Return what stores a value wherever it was computed; see `Job.save`."""
+        """Return a callable that stores a value where it is computed; see `Job.save`."""
         names = self.storage, self.workflow_name, self.names[index]
         return partial(_save, names, about if self.tells else None)
 
     def remember(self) -> None:
-        """Have later plans know what this run has saved, where the storage can."""
+        """Let later plans know what this run saved, if the storage can."""
         if hasattr(self.storage, "remember"):
             self.storage.remember(self.workflow_name)
 
     def flight(self, index: int, call: bytes | None) -> Flight | None:
-        """Return what makes one of several runs compute a node, where the storage can."""
+        """Return the flight that lets one of several runs compute a node; None if unsupported."""
         if call is None or not hasattr(self.storage, "lease"):
             return None
         names = self.workflow_name, self.names[index]
         return Flight(partial(_look, self.storage, names), call.hex(), self.storage.lease(*names))
 
     def give_up(self, index: int, error: Exception) -> None:
-        """Say that a stored result is of no use, and keep what is damaged for a look at it."""
+        """Warn that a stored result can't be used; set a damaged one aside until the next gc."""
         if not self.tells:
-            return  # reading was how to find out that there is nothing
+            return  # reading is the only way to find out that nothing is stored: no warning
         names = self.workflow_name, self.names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
         aside = broken and self.storage.set_aside(*names)
@@ -140,14 +140,14 @@ def _save(
     seconds: float,
     changed: str,
 ) -> tuple[Any, bool]:
-    """Store a result; return what the storage tells, or True, and whether it is to be read back.
+    """Store a result; return its header, or True, and whether the result must be read back.
 
     Args:
         names: the storage, and the names of workflow and task.
     """
     storage, *task = names
     if about is None:
-        refuse_nodes(value)  # it need not be pickled
+        refuse_nodes(value)  # such a storage may not pickle, so nothing else refuses nodes
         storage.save(*task, value)
         return True, bool(storage.always_read)
     if changed:
@@ -158,5 +158,5 @@ def _save(
 
 
 def _look(storage: Any, names: tuple[str, str]) -> Any:
-    """Return the header of what is stored under a task's names now."""
+    """Return the header that is stored under these names now."""
     return next(iter(storage.task_infos(names[0], [names[1]])))

@@ -1,4 +1,4 @@
-"""`ComputingWorkflow`: the base of backends that compute: a storage, a report, and listeners."""
+"""`ComputingWorkflow`: the base of backends that compute, with storage, report and listeners."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["ComputingWorkflow"]
 
 
 class ComputingWorkflow(BaseWorkflow):
-    """A workflow that keeps results in a storage; see `BaseWorkflow` for the arguments.
+    """A workflow that stores results in a storage; see `BaseWorkflow` for the arguments.
 
     Attributes:
-        report: what the last run did with each node; None before the first.
+        report: the report of the last run; None before the first.
         listeners: functions that are called with each `Event` of a run, in this process.
     """
 
@@ -31,10 +31,10 @@ class ComputingWorkflow(BaseWorkflow):
         self._logged: set[Node] = set()
 
     def set_storage(self, storage: Any) -> None:
-        """Keep every node's result in `storage`, and reuse what is stored there; None to stop.
+        """Store every node's result in `storage`, and reuse results from it; None to stop.
 
-        Besides a `Storage`, any object with `new_workflow`, `save`, `read_task` (a
-        FileNotFoundError says that nothing is stored) and `always_read` will do.
+        Any object with `new_workflow`, `save`, `read_task` (it raises FileNotFoundError if nothing
+        is stored) and `always_read` works in place of a `Storage`.
 
         Raises:
             GraphError: `storage` lacks one of these, or is a config and no storage.
@@ -54,7 +54,8 @@ class ComputingWorkflow(BaseWorkflow):
     def log_nodes(self, pattern: str | None) -> None:
         """Run the matching nodes in every run, and never store their results.
 
-        For nodes that are called for what they do, such as printing. See `query` for `pattern`.
+        For nodes that are called for their side effects, such as printing. See `query` for
+        `pattern`.
 
         Raises:
             NoMatchError: no name matches.
@@ -62,5 +63,5 @@ class ComputingWorkflow(BaseWorkflow):
         self._logged.update(self._matched(pattern))
 
     def function_of(self, node: Node) -> Callable[..., Any]:
-        """Return what this workflow calls for a node: see `replace_func`."""
+        """Return the function that this workflow calls for a node; see `replace_func`."""
         return self._functions.get(node, node.function)

@@ -1,1 +1,1 @@
-"""Drawings of plain data; nothing of the project is imported here."""
+"""Drawings of plain data; nothing else of the project is imported here."""

@@ -1,7 +1,10 @@
-"""Where boxes and edges of a layered drawing go.
+"""The layout of a layered drawing: coordinates of boxes and edges.
 
-Directions are relative to the flow: "along" it, from layer to layer, and "across" it, within a
-layer. Time is linear in boxes and edges, but for sorting.
+`layers` gives each box a layer, by its longest path from a box without parents. An edge that
+crosses layers gets a lane in each, so that boxes make room for it. `place` then orders boxes and
+lanes within their layers, and moves each near its neighbours. Directions are relative to the flow:
+"along" it, from layer to layer, and "across" it, within a layer. Time is linear in boxes and edges,
+except for sorting.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ __all__ = ["Placement", "layers", "place"]
 Point = tuple[float, float]
 
 _BESIDE = 18.0  # between two boxes of one layer
-_LANE = 10.0  # what an edge takes up where it passes a layer
+_LANE = 10.0  # room of an edge that passes a layer
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Placement:
 
     Attributes:
         centers: each box's centre, (along, across).
-        routes: for each edge the points that it passes, (along, across): from the border of its
-            source to that of its target, and in between two for every layer that it crosses.
+        routes: the points of each edge, (along, across): from the border of its source to the
+            border of its target, with two points for each layer that it crosses.
         along, across: the extent of the whole.
     """
 
@@ -35,10 +38,10 @@ class Placement:
 
 
 def layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """Return each box's layer: as far on as its longest path from a box that has no parents.
+    """Return each box's layer: the length of its longest path from a box without parents.
 
-    Boxes that have more children than parents are moved on, up to their first child. The source
-    of every edge must come before its target, as positions in creation order do.
+    Boxes with more children than parents are moved on, up to their first child. The source of every
+    edge must have a lower number than its target, as in creation order.
     """
     before: list[list[int]] = [[] for _ in range(count)]
     after: list[list[int]] = [[] for _ in range(count)]
@@ -62,7 +65,7 @@ def place(
     layer: Sequence[int],
     gaps: Sequence[float],
 ) -> Placement:
-    """Return where boxes of these sizes (along, across the flow) and edges go.
+    """Return the layout of boxes and edges, given the sizes of the boxes along and across the flow.
 
     Args:
         gaps: the room in front of each layer.
@@ -95,7 +98,7 @@ def place(
 
 
 class _Slots:
-    """What stands side by side in layers: boxes, and lanes of edges that cross a layer."""
+    """The slots of the layers, side by side: boxes, and lanes of edges that cross a layer."""
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class _Slots:
         self.before: list[list[int]] = [[] for _ in breadth]
         self.after: list[list[int]] = [[] for _ in breadth]
 
-        # Lanes for all could be quadratic: the shortest edges get them, the others go straight.
+        # Lanes for all edges could be quadratic: the shortest get lanes, the others go straight.
         budget = 5_000 + len(breadth) + len(edges)
         spans = [layer[target] - layer[source] - 1 for source, target in edges]
         for edge in sorted(range(len(edges)), key=spans.__getitem__):
@@ -140,8 +143,8 @@ class _Slots:
         """Return the centre of each slot, across the flow.
 
         Sweeps over the layers pull every slot to the mean of its neighbours (the barycenter
-        heuristic of Sugiyama, Tagawa and Toda, 1981): at first with the neighbours on one side,
-        and slots change places; then with all of them, and the order stays.
+        heuristic of Sugiyama, Tagawa and Toda, 1981). The first sweeps use the neighbours on one
+        side, and reorder the slots. The later ones use all neighbours, and leave the order.
         """
         small = len(self.layer) <= 20_000
         at = [0.0] * len(self.layer)
@@ -174,8 +177,8 @@ class _Slots:
     def _spread(self, row: list[int], wanted: list[float]) -> Iterator[float]:
         """Iterate the centres that are nearest to `wanted`, in order and without overlap.
 
-        Less the room that the slots need, that is isotonic regression by least squares: pool
-        neighbours that are out of order, and give them their mean.
+        After the room of the slots is subtracted, this is isotonic regression by least squares:
+        pool neighbours that are out of order, and give them their mean.
         """
         rooms: list[float] = []
         pools: list[tuple[float, int]] = []

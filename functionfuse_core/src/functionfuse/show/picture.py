@@ -1,4 +1,4 @@
-"""Pictures of graphs as boxes and arrows, and as the texts that Graphviz and Mermaid draw."""
+"""Pictures of graphs: boxes and arrows, and their texts for Graphviz and Mermaid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ __all__ = [
 
 Kind = Literal["function", "constructor", "method"]
 
-# Of boxes: fill and border. Of text, secondary text, arrows, arrows between calls on one object.
+# Colours of boxes: fill and border. Then of text, of secondary text, of arrows, and of arrows
+# between calls on one object.
 COLORS: dict[Kind, tuple[str, str]] = {
     "function": ("#eaf2fd", "#5a8fd6"),
     "constructor": ("#ffe3b8", "#d98a1f"),
@@ -40,7 +41,7 @@ INK, GREY, LINE, STATE = "#1f2933", "#5d6875", "#8795a6", "#d98a1f"
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A node: its name, a second line or nothing, and what is called."""
+    """A node: its name, a second line or "", and the kind of call."""
 
     name: str
     detail: str
@@ -49,11 +50,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """From the box at place `source` to the later one at `target`.
+    """An arrow from the box of index `source` to the later one of index `target`.
 
     Attributes:
-        text: what is picked from the source's result; empty when all of it is used.
-        state: the two are calls on one object, in this order.
+        text: the items used of the source's result; empty if all of it is used.
+        state: whether the two are calls on one object, in this order.
     """
 
     source: int
@@ -64,7 +65,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn. Boxes are in topological order."""
+    """A graph to draw. Boxes are in topological order."""
 
     title: str
     boxes: list[Box]
@@ -77,7 +78,7 @@ class Picture:
 
     @cached_property
     def rightward(self) -> bool:
-        """Whether the flow goes to the right: where that fits a page, or is less wide than down."""
+        """Whether the flow goes right, not down: if that fits a page, or is narrower than down."""
         counts = [0] * (1 + max(self.layer, default=0))
         for layer in self.layer:
             counts[layer] += 1
@@ -85,9 +86,9 @@ class Picture:
 
 
 def printable(text: str) -> str:
-    """Return `text` with the escapes of Python's `repr` for whatever has no glyph.
+    """Return `text`, with the escapes of Python's `repr` for characters that have no glyph.
 
-    That leaves nothing in it that could not stand in a line, in XML, or in UTF-8.
+    The result is valid in one line, in XML and in UTF-8.
     """
     if text.isprintable():
         return text
@@ -95,9 +96,9 @@ def printable(text: str) -> str:
 
 
 def shown(text: str, *, limit: int = 48) -> str:
-    """Return `text` as labels show it: printable, and with the middle left out of a long one."""
+    """Return `text` for a label: printable, without the middle if it is long."""
     text = printable(text)
-    # Names differ at their ends.
+    # Leave out the middle, because names differ at their ends.
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
 
 
@@ -169,8 +170,8 @@ def _dot(text: str) -> str:
 
 _DOT = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;"})
 
-# Mermaid reads Markdown in labels; `#42;` is a character by number. What means nothing within a
-# word stays legible.
+# Mermaid reads Markdown in labels; `#42;` is a character by number. Characters that have no
+# meaning within a word are not escaped there, so that the text stays legible.
 _SPECIAL = re.compile(
     r"(?<![A-Za-z0-9])[-_.,:]|[-_.,:](?![A-Za-z0-9])|^ | $|  |[!-&(-+/;-@\\^`{-~]"
 )

@@ -19,7 +19,7 @@ _BROAD = frozenset("ABCDEFGHKMNOPQRUVWXYmw%@&<>+=~")
 
 
 def to_svg(picture: Picture) -> str:
-    """Return an SVG document that can stand in HTML as it is. Whole names are tooltips."""
+    """Return an SVG document that can be pasted into HTML. Tooltips show whole names."""
     return "\n".join(_svg(picture)) + "\n"
 
 
@@ -116,7 +116,7 @@ def _svg_box(box: Box, size: tuple[float, float], center: tuple[float, float]) -
 
 
 def _curve(points: list[tuple[float, float]], turn: int) -> str:
-    """Return the path through `points` that is parallel to the flow in each, and an arrowhead."""
+    """Return a path with an arrowhead through `points`, parallel to the flow in each of them."""
     x, y = points[0]
     parts = [f"M{x:.1f} {y:.1f}"]
     for number, (to_x, to_y) in enumerate(points[1:]):
@@ -129,7 +129,7 @@ def _curve(points: list[tuple[float, float]], turn: int) -> str:
             middle = (y + to_y) / 2
             parts.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
         x, y = to_x, to_y
-    # From the tip back to one barb, over the tip to the other.
+    # The arrowhead: from the tip back to one barb, over the tip to the other.
     back, side = _TIP, _TIP / 2
     if turn == 1:
         parts.append(f"m{-back:g} {-side:g}l{back:g} {side:g}l{-back:g} {side:g}")
@@ -141,7 +141,7 @@ def _curve(points: list[tuple[float, float]], turn: int) -> str:
 def _label_at(
     points: list[tuple[float, float]], turn: int, *, alone: bool, lane: bool
 ) -> tuple[float, float]:
-    """Return the point of the last curve that is least crowded: away from where others meet it."""
+    """Return the least crowded point of the last curve: away from where other curves meet it."""
     x, y = points[0]
     to_x, to_y = points[1]
     along, across = (0.7, 0.84) if alone else (0.3, 0.16) if lane else (0.5, 0.5)
@@ -156,7 +156,7 @@ def _box_size(box: Box) -> tuple[float, float]:
 
 
 def _width(text: str, size: float) -> float:
-    """Return about how wide `text` is: no font is at hand to ask."""
+    """Return the approximate width of `text`, since no font is loaded to measure it."""
     ems = 0.0
     for char in text:
         if char in _NARROW:

@@ -16,6 +16,6 @@ _MODULES = {"FileStorage": ".plugin", "RayWorkflow": ".workflow"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:  # importing Ray takes more than a second
+    if name in _MODULES:  # late, because importing Ray takes more than a second
         return getattr(importlib.import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""How the server of a `RayStore` is found, or started, and asked."""
+"""The connection to the server of a `RayStore`: find or start it, and send requests."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "functionfuse"
 PATIENCE = 120.0  # seconds for a lost server to come back
 _HEAD_NODE = {"resources": {"node:__internal_head__": 0.001}}
-_TOLD_EVERY = 30.0  # seconds
-# Of the options of `ray.init`, those that hold for a cluster that is up.
+_WARN_EVERY = 30.0  # seconds
+# The options of `ray.init` that are allowed for a cluster that is up.
 _FOR_ANY_CLUSTER = ("log_to_driver", "logging_level", "namespace", "runtime_env")
 
 
 class Connection:
     """One process's connection to the server of a path.
 
-    The server is found by its name, and started by whoever first needs it. It outlives the program
-    that started it (its lifetime is "detached"), and Ray restarts it when its node comes back.
+    The server has a name, and is started by the first process that needs it. It outlives the
+    program that started it (its lifetime is "detached"). Ray restarts it when its node comes back.
 
     Args:
         remote_args, ray_init_args, address: see `RayStore`.
@@ -65,7 +65,11 @@ class Connection:
         buffers: Sequence[Buffer] = (),
         patience: float = PATIENCE,
     ) -> Any:
-        """Return what the server answers; asked again, where it died, until it is back."""
+        """Return the server's answer; if the server died, ask again until it is back.
+
+        Raises:
+            StorageConnectionError: it is not back after `patience` seconds.
+        """
         deadline = monotonic() + patience
         while True:
             try:
@@ -79,7 +83,7 @@ class Connection:
                 sleep(0.2)
 
     def server(self) -> Any:
-        """Find the server, or start it; once per process, and per life of Ray in it."""
+        """Find the server, or start it: once per process, and again after Ray was restarted."""
         if _process.forked:
             raise StoragePathError(
                 f"{self!r} can't be used in a forked process: Ray's client does not survive a fork."
@@ -97,7 +101,7 @@ class Connection:
             here = _here()
             if self._connected == here:
                 return self._server
-            from .server import Server  # Ray's client refuses its definition
+            from .server import Server  # late: Ray's client refuses the definition of this actor
 
             made_with = json.dumps(self.remote_args, sort_keys=True, default=repr)
             options = {"num_cpus": 0, **(self.remote_args or _HEAD_NODE)}
@@ -114,12 +118,12 @@ class Connection:
             return server
 
     def _check(self, server: Any, made_with: str) -> None:
-        """Wait for the server, and refuse one on another node than the options pick."""
+        """Wait for the server, and refuse one that was started with other `remoteArgs`."""
         hello = server.hello.remote()
         while True:
             try:
                 with explained(self.path):
-                    its = ray.get(hello, timeout=_TOLD_EVERY)
+                    found = ray.get(hello, timeout=_WARN_EVERY)
                 break
             except GetTimeoutError:
                 logger.warning(
@@ -127,9 +131,9 @@ class Connection:
                     self,
                     self.remote_args or _HEAD_NODE,
                 )
-        if self.remote_args and its != made_with:
+        if self.remote_args and found != made_with:
             raise OptionsError(
-                f"storage 'ray': the server of {self.path!r} was started with 'remoteArgs' {its},"
+                f"storage 'ray': the server of {self.path!r} was started with 'remoteArgs' {found},"
                 f" not {made_with}: it may be on another node. Use the same, or none"
             )
 
@@ -152,22 +156,22 @@ def _refuse_client(connected: bool) -> None:
 
 
 def submit(method: Any, args: Sequence[Any], buffers: Sequence[Buffer]) -> Any:
-    """Call a method of the server with arguments and buffers; return the reference of its answer.
+    """Call a method of the server with arguments and buffers; return a reference to its answer.
 
-    Ray has copied the buffers into shared memory when this returns.
+    When this returns, Ray has copied the buffers into shared memory.
     """
     sent = [pickle.PickleBuffer(buffer) for buffer in buffers]
     try:
         return method.remote(*args, *sent)
     finally:
-        # Python before 3.11.9 crashes when it collects a memory view that is still exported.
+        # Python before 3.11.9 crashes when it frees a memory view that is still exported.
         for buffer in sent:
             buffer.release()
 
 
 @contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Raise what the server raised, and StorageConnectionError where there is no answer."""
+    """Raise the server's error as it is, and StorageConnectionError if the server is gone."""
     cause = None
     try:
         yield
@@ -179,7 +183,7 @@ def explained(path: str) -> Iterator[None]:
         raise StorageConnectionError(f"the server of {path!r} is gone: {error}") from error
     if cause is not None:
         try:
-            raise cause  # not while the other is handled, which refers to this one
+            raise cause  # outside of `except`: its context would be the error that refers to it
         finally:
             del cause
 
@@ -198,7 +202,7 @@ class _Process:
             os.register_at_fork(after_in_child=self.note)
 
     def note(self) -> None:
-        """Be called in a forked process."""
+        """Note that this process was forked."""
         self.forked = True
 
 

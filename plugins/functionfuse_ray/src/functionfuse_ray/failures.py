@@ -1,4 +1,4 @@
-"""The errors of a run's nodes, which are raised when all else has finished."""
+"""The errors of a run's nodes, one of which is raised when all other nodes have finished."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 
 
 class Failures:
-    """The errors of the nodes that failed, by place.
+    """The errors of the nodes that failed, by index of the node.
 
     Args:
-        note: notes a node's failure where the run's progress is kept.
+        note: adds a node's failure to the events of the run.
     """
 
     def __init__(self, graph: Graph, note: Callable[[int, BaseException], object]) -> None:
@@ -41,10 +41,15 @@ class Failures:
         return bool(self._known or self._unclear)
 
     def add(self, index: int, error: BaseException, *, ahead: bool) -> None:
-        """Take what Ray raised for a node; or for one before it, if they were submitted ahead."""
+        """Add the error that Ray raised for a node.
+
+        Args:
+            ahead: whether nodes are submitted before their parents finish. Then the error may be
+                that of a parent.
+        """
         where, cause = origin_of(error)
         if isinstance(cause, RayError) and ahead:
-            # Ray hands its own errors on to what follows: whose they are shows in the end.
+            # Ray passes its own errors on to later tasks. `first` finds the node that failed.
             self._unclear[index] = cause
         elif where in (None, -1, index):
             self._add(index, cause)
@@ -61,10 +66,10 @@ class Failures:
         self._known[index] = error
 
     def first(self, stopped: Callable[[int], bool]) -> BaseException:
-        """Return the one error of the run: that of the first node that failed.
+        """Return the error of the run: that of the first node that failed.
 
         Args:
-            stopped: whether the node of a place failed, or follows one that did.
+            stopped: returns whether the node of an index failed, or uses one that did.
         """
         graph = self._graph
         for index in sorted(self._unclear):
@@ -84,12 +89,12 @@ class Failures:
 
 
 def origin_of(error: BaseException) -> tuple[int | None, BaseException]:
-    """Return where an error comes from, if a worker told, and the error of the user's function."""
+    """Return the index of the node that failed, None if unknown, and the function's own error."""
     cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
     if not isinstance(cause, FailedNodeError):
         return None, error
     outcome: Outcome = cause.outcome.content
-    told = outcome.error or error
-    if told.__traceback__ is None:
-        told.add_note(f"in the worker:\n{outcome.remote_traceback}")
-    return cause.index, told
+    raised = outcome.error or error
+    if raised.__traceback__ is None:
+        raised.add_note(f"in the worker:\n{outcome.remote_traceback}")
+    return cause.index, raised

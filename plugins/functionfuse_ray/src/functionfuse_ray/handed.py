@@ -1,4 +1,4 @@
-"""What a run has handed to Ray: which answers have come, and how to end it all."""
+"""The tasks that a run has submitted to Ray: wait for their answers, or cancel them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import ray
 
 __all__ = ["Handed"]
 
-_LOOK = 0.05  # seconds in which answers gather; to wait for each by itself costs more than a node
-_AT_ONCE = 4096  # of the oldest, asked for first: each takes a microsecond or two
-_SHARE = 16  # one in so many is enough to go on with
+_LOOK = 0.05  # seconds to collect answers; waiting for each alone costs more than a small node
+_AT_ONCE = 4096  # wait for this many of the oldest first: each takes one or two microseconds
+_SHARE = 16  # go on when one in 16 of them has come
 _GRACE = 5.0  # seconds for cancelled tasks to end
 
 
 class Handed:
-    """References of what is at Ray's, by key, in the order in which they were handed over.
+    """References to the values and answers of submitted tasks, by key, in order of submission.
 
     Attributes:
-        values: of the values; None where nothing needs one.
+        values: references to the values; None if no node needs the value.
     """
 
     def __init__(self) -> None:
@@ -33,23 +33,23 @@ class Handed:
         return len(self._answers)
 
     def add(self, key: int, value: Any, answer: Any) -> None:
-        """Note what was handed over: the references of its value, and of what will be told."""
+        """Add a submitted task: the references of its value and of its answer."""
         self.values[key] = value
         self._answers[key] = answer
 
     def pop(self, key: int) -> Any:
-        """Let go of what has been answered; return the reference of its value."""
+        """Remove an answered task; return the reference of its value."""
         del self._answers[key]
         return self.values.pop(key)
 
     def came(self) -> list[tuple[int, Any]]:
-        """Return keys and answers that have come, without waiting; now and then, or nothing."""
+        """Return the keys and answers that have come, without waiting; [] if called too soon."""
         if monotonic() - self._looked < _LOOK:
             return []
         return self._look(1, 0)
 
     def next(self) -> list[tuple[int, Any]]:
-        """Wait for answers; return their keys, and what was told or the error that was raised."""
+        """Wait for answers; return their keys, each with the answer or the error."""
         while True:
             few = min(len(self), _AT_ONCE)
             found = self._look(max(1, few // _SHARE), _LOOK) or self._look(1, 1.0, every=True)
@@ -65,38 +65,41 @@ class Handed:
             return []
         waited = list(keys)
         ready, _ = ray.wait(waited, num_returns=enough, timeout=seconds, fetch_local=False)
-        if len(ready) == enough < len(waited):  # there may be more by now
+        if len(ready) == enough < len(waited):  # more may have come by now
             ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0, fetch_local=False)
         self._looked = monotonic()
-        return [(keys[answer], told) for answer, told in zip(ready, _told(ready), strict=True)]
+        return [(keys[each], answer) for each, answer in zip(ready, _fetched(ready), strict=True)]
 
     def cancel(self, spared: Collection[int]) -> None:
-        """End all but the spared keys, and wait until they have ended, if they do soon."""
+        """Cancel all tasks but the spared ones, and wait a few seconds until they have ended.
+
+        A second round kills the workers of those that have not.
+        """
         answers = list(self._answers.values())
         for force in (False, True):
-            running = _without(answers)
+            running = _pending(answers)
             for key, answer in self._answers.items():
                 if key not in spared and answer in running:
                     ray.cancel(answer, force=force)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=_GRACE, fetch_local=False)
-            if not _without(answers):
+            if not _pending(answers):
                 break
 
 
-def _told(answers: Sequence[Any]) -> list[Any]:
-    """Return what was told, or raised, for each."""
+def _fetched(answers: Sequence[Any]) -> list[Any]:
+    """Return the answer of each reference, or its error."""
     try:
         return list(ray.get(list(answers)))
-    except Exception as error:  # noqa: BLE001  # it stands for its answer
+    except Exception as error:  # noqa: BLE001  # the error is the answer
         if len(answers) == 1:
             return [error]
     half = len(answers) // 2
-    return _told(answers[:half]) + _told(answers[half:])
+    return _fetched(answers[:half]) + _fetched(answers[half:])
 
 
-def _without(answers: Sequence[Any]) -> set[Any]:
-    """Return those that have not come."""
+def _pending(answers: Sequence[Any]) -> set[Any]:
+    """Return the answers that have not come."""
     if not answers:
         return set()
     _, missing = ray.wait(list(answers), num_returns=len(answers), timeout=0, fetch_local=False)

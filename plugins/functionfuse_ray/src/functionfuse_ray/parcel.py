@@ -1,8 +1,8 @@
-"""What crosses between the driver and the workers, as bytes and buffers that Ray does not copy.
+"""Parcels between driver and workers: bytes and buffers, which Ray does not pickle again.
 
 Ray moves bytes as they are, and big buffers through shared memory. Everything else is pickled here,
-as executors get it, and unpickled where it is used and not where it arrives: a value that can't be
-unpickled is an error of the node that needs it.
+as for executors. It is unpickled on use, not on arrival: so a value that can't be unpickled is an
+error of the node that needs it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """Return the value; buffers are used where they are, and can't be written."""
+    """Return the value. Its buffers stay in shared memory, and are read-only."""
     if isinstance(packed, bytes):
         return pickle.loads(packed)
     pickled, *buffers = packed
@@ -52,7 +52,7 @@ def unpack(packed: Packed) -> Any:
 
 
 class Slot(Reference):
-    """Stands in a node's arguments for the result of a parent."""
+    """A placeholder in a node's arguments for the result of a parent."""
 
     __slots__ = ("index", "name")
 
@@ -69,18 +69,19 @@ class Slot(Reference):
 
 
 class Task(NamedTuple):
-    """What a worker does for a node.
+    """A worker's task for one node.
 
     Attributes:
         node_index: the node's index in the graph.
         args, kwargs: the arguments, with slots for the parents' results.
-        prepare: what node plugins run before the node.
-        method: the name of the method; "" if a function is called.
-        save: the names of workflow and task, and what is stored about the result; None: it isn't.
-        wanted: whether anything needs the value.
+        prepare: calls of initializers and seeds, to make before the node.
+        method: the name of the method; "" to call a function.
+        save: names of workflow and task, and the fields to store beside the result; None: store
+            nothing.
+        wanted: whether any node needs the value.
         constructs: whether the value is an object for later calls.
-        digest: whether the digest of the value is wanted although it isn't stored.
-        retried: errors after which Ray is to try again.
+        digest: whether the digest is needed of a value that isn't stored.
+        retried: errors after which Ray tries again.
         expected: see `Job`.
     """
 
@@ -97,7 +98,7 @@ class Task(NamedTuple):
     expected: Sequence[tuple[Expected, Any]] = ()
 
     def resolved(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments with results in the slots."""
+        """Return the arguments, with results in place of the slots."""
         built: dict[Nested, Any] = {}
 
         def result_of(slot: Any) -> Any:
@@ -108,12 +109,12 @@ class Task(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A task on its way. Where a pickle is None, it is among the values that go with it.
+    """A pickled task. A pickle that is None is among the values that are sent with the parcel.
 
     Attributes:
-        task: its pickle.
-        function, storage: theirs; b"" if there is none.
-        buffers: how many buffers of the task's pickle go first among the values.
+        task: the pickle of the task.
+        function, storage: their pickles; b"" if there is none.
+        buffers: the number of buffers of the task's pickle, which are the first of the values.
     """
 
     task: bytes
@@ -137,7 +138,7 @@ def unpack_task(pickled: bytes, buffers: Sequence[Any]) -> Task:
 
 
 class _Pickler(PortablePickler):
-    """Writes slots in the places of nodes."""
+    """Replaces nodes by slots."""
 
     slots: Mapping[Node, tuple[int, str]] = {}
 
@@ -159,19 +160,19 @@ def _dumps(
     return file.getvalue()
 
 
-_BIG = 64 << 10  # bytes; what is bigger, and the same for several nodes, is put where all see it
+_BIG = 64 << 10  # bytes; bigger parts that several nodes share go into Ray's object store
 
 
 class Sender:
-    """Remembers what was pickled, or put into the object store, by the object that it was."""
+    """Pickles each function, storage and buffer once, and puts big ones into the object store."""
 
     def __init__(self) -> None:
-        self._known: dict[object, tuple[Any, Any]] = {}  # by id, with the object, to keep it alive
+        self._known: dict[object, tuple[Any, Any]] = {}  # by id; the object is held, so ids stay
 
     def pickled(self, thing: Any) -> Any:
-        """Return the pickle of a function or a storage, made once; a reference if it is big."""
+        """Return the pickle of a function or a storage; a reference to it if it is big."""
         key: object = id(thing)
-        if isinstance(thing, MethodType):  # another object whenever it is asked for
+        if isinstance(thing, MethodType):  # a new object at each access
             key = id(thing.__self__), id(thing.__func__)
         _, known = self._known.get(key, (None, None))
         if known is None:
@@ -182,7 +183,7 @@ class Sender:
         return known
 
     def buffer(self, buffer: pickle.PickleBuffer) -> Any:
-        """Return a buffer of an argument; a reference if it is big, put once for all nodes."""
+        """Return a buffer of an argument; if it is big, a reference that all nodes share."""
         view = memoryview(buffer)
         if view.nbytes <= _BIG:
             return buffer

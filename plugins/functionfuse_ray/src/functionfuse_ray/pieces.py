@@ -1,4 +1,4 @@
-"""Big blobs in pieces: how they are cut, and how they are taken in."""
+"""Big blobs in pieces: cut them for sending, and receive them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from functionfuse.storage.blobstore import Buffer
 
 __all__ = ["AHEAD", "CHUNK", "Incoming", "equal", "pieces_of"]
 
-CHUNK = 16 << 20  # bytes; what is bigger goes in pieces
-AHEAD = 3  # pieces that wait to be written, or to be fetched
-_SMALL = 64 << 10  # bytes; what is smaller is joined
-_SILENT = 60.0  # seconds without a piece after which the writer is taken for dead
+CHUNK = 16 << 20  # bytes; bigger blobs are sent in pieces
+AHEAD = 3  # pieces that wait to be written or fetched
+_SMALL = 64 << 10  # bytes; smaller parts are joined
+_SILENT = 60.0  # seconds without a piece, after which the writer counts as dead
 
 
 class Incoming(Sequence[Buffer]):
-    """The pieces of a blob that is being sent, one after the other."""
+    """The pieces of a blob that is being received, in order."""
 
     def __init__(self, count: int) -> None:
         self.total = count
@@ -40,7 +40,7 @@ class Incoming(Sequence[Buffer]):
                 raise StorageConnectionError("who was writing the blob has gone silent") from None
 
     def add(self, piece: Buffer) -> bool:
-        """Take a piece when there is room; tell whether any are still wanted."""
+        """Add a piece as soon as there is room; return False if the blob needs no more pieces."""
         while not self.ended.is_set():
             try:
                 self.pieces.put(piece, timeout=0.1)
@@ -68,7 +68,7 @@ def pieces_of(parts: Sequence[Buffer]) -> Iterator[Buffer]:
 
 
 def equal(data: Buffer, pieces: Sequence[Buffer]) -> bool:
-    """Whether the pieces, one after the other, are the data."""
+    """Return whether the pieces, joined in order, are the data."""
     view, start = memoryview(data), 0
     for piece in pieces:
         if view[start : start + len(piece)] != memoryview(piece):

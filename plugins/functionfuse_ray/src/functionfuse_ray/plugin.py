@@ -1,4 +1,4 @@
-"""The kinds "ray": the storage and the backend, their options and what makes them."""
+"""The kinds "ray" of storage and backend: options and build functions."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class FileStorage(Storage):
     """Results in files below `path` on one node, for every process that reaches the cluster.
 
     Args:
-        opt: the options of the kind, see `RayOptions`. A relative `path` is relative to the
-            present folder, in a config file to the file's; "~" is the home on the node.
+        opt: the options of the kind, see `RayOptions`. A relative `path` is relative to the current
+            folder, or to the folder of the config file; "~" is the home on the node.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:

@@ -1,4 +1,10 @@
-"""One run of a `RayWorkflow`: the driver decides and hands over, the workers do all else."""
+"""One run of a `RayWorkflow`: the driver decides and submits, the workers compute and save.
+
+`_work` submits ready nodes (`_start`), and receives answers (`_receive`). The values of `Run` are
+references: a value stays with the workers, and the driver gets a small `Answer`. A node that needs
+a stored result waits for a task that loads it. If a node fails, its descendants are given up
+(`_stop`); all other nodes finish before the first error is raised.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +32,23 @@ from .tasks import Answer, Object, compute, finish, load
 
 __all__ = ["RayRun"]
 
-_FAILED = 4  # or after one that failed; the other states are those of Run
+_FAILED = 4  # failed, or depends on a failed node; beside the states of Run
 
 
 class RayRun(Run):
-    """The state of one run. The values of `Run` are references to packed ones.
+    """The state of one run. The values of `Run` are references to packed values.
 
-    Without a storage a node is handed over as soon as its parents are, and Ray puts them in order.
-    With one, what a node's result is made from must be known first: the digests of its parents.
+    Without a storage, a node is submitted as soon as its parents are submitted (`ahead`), and Ray
+    orders them. With a storage, it waits for its parents: their digests are part of its record.
 
     Args:
-        remotes: what submits the nodes that have options of their own: see `remotes_of`.
-        retried: errors of nodes after which Ray is to try again.
+        remotes: by node, the actor class or tasks of nodes with options: see `remotes_of`.
+        retried: by node, the errors after which Ray tries again.
 
     Attributes:
-        handed: what is at Ray's, by place. A stored result that is being loaded has a key of its
-            own.
-        loads: places of the nodes that wait for a stored result.
+        handed: the submitted tasks, by index of the node; a task that loads a stored result has the
+            key `~index`.
+        loads: by index of a stored result that is being loaded, the nodes that wait for it.
         failures: the errors of the nodes that failed.
     """
 
@@ -71,10 +77,10 @@ class RayRun(Run):
         self.here: dict[int, Any] = {}
         self.sender = Sender()
 
-    # In the place of Run's own steps.
+    # Overrides of Run's steps.
 
     def report(self) -> Any:
-        """Return what was done so far, and let go of all values."""
+        """Return the report, and release all values."""
         self.here.clear()
         self.sender = Sender()
         self.handed = Handed()
@@ -82,7 +88,7 @@ class RayRun(Run):
 
     def _activate(self, index: int) -> None:
         super()._activate(index)
-        # Now, and in the order of the nodes: a plugin can count them.
+        # Now, in the order of the nodes, because an initializer can count them.
         if self.plugins:
             try:
                 self.prepared[index] = self._prepare(self.graph.nodes[index])
@@ -91,7 +97,7 @@ class RayRun(Run):
                 raise
 
     def _release(self, index: int, node: Node) -> None:
-        if self.ahead:  # those that waited for it went on when it was submitted
+        if self.ahead:  # its children were unblocked when it was submitted
             self.state[index] = SETTLED
             self._let_go(node)
         else:
@@ -110,7 +116,7 @@ class RayRun(Run):
         ]
 
     def _is_here(self, index: int) -> bool:
-        """Have a value in this process, if it is computed or stored."""
+        """Fetch a value to this process if it is computed or stored; return whether it is."""
         if index in self.here:
             return True
         if self._is_constructor(index):
@@ -125,7 +131,7 @@ class RayRun(Run):
         return False
 
     def _available(self, index: int) -> bool:
-        """Whether a storage that can only be read has a result; it stays with the workers."""
+        """Return whether a storage without headers has a result, which stays with the workers."""
         if not self.stored[index] or self.results is None:
             return False
         value, told = self._load(index)
@@ -138,7 +144,7 @@ class RayRun(Run):
         return bool(self.stored[index])
 
     def _work(self) -> None:
-        """Compute until nothing waits. After an error, all that doesn't need its node goes on."""
+        """Compute until no node waits. After an error, all nodes that don't depend on it finish."""
         ready, handed = self.ready, self.handed
         most = self.max_pending_tasks
         try:
@@ -161,7 +167,7 @@ class RayRun(Run):
             raise AssertionError(f"{self.state.count(WAITING)} nodes were left out: it is a bug")
 
     def _start(self, index: int) -> None:
-        """Hand a node over; or have loaded or computed what it lacks first."""
+        """Submit a node; if values that it needs are missing, load or compute these first."""
         node = self.graph.nodes[index]
         if self._turns_out_to_stand(index, node):
             return
@@ -172,7 +178,7 @@ class RayRun(Run):
         self.events.emit("started", index)
         try:
             value, answer = self._submit_node(index, node)
-        except Exception as error:  # noqa: BLE001  # noted, and raised when the rest has finished
+        except Exception as error:  # noqa: BLE001  # raised when the other nodes have finished
             self._fail(index, error)
             return
         self.handed.add(index, value, answer)
@@ -182,7 +188,7 @@ class RayRun(Run):
             self._unblock(node)
 
     def _have_what_it_needs(self, index: int, node: Node) -> None:
-        """Have loaded or computed what a node lacks; until then it is blocked."""
+        """Load or compute the missing values that a node needs, and block it until then."""
         lacking = []
         for parent_node in node.needs:
             parent = self.graph.positions[parent_node]
@@ -203,7 +209,7 @@ class RayRun(Run):
             self._activate(parent)
 
     def _digest(self, index: int, node: Node, value: Any, saved: str | None) -> bytes | None:
-        del value  # it is where it was computed
+        del value  # only a reference: the worker computed the digest
         if saved:
             return bytes.fromhex(saved)
         if self._is_constructor(index):
@@ -211,15 +217,15 @@ class RayRun(Run):
         return self.digests.pop(index, b"") if node.children else b""
 
     def _reads_back(self, index: int, outcome: Outcome) -> bool:
-        # What was saved in this run was read back by the worker that saved it.
+        # The worker that saved a result in this run has read it back.
         if outcome.value is None:
             return True
         return bool(self.results and not self.saved[index] and super()._reads_back(index, outcome))
 
-    # Handing over.
+    # Submit a node.
 
     def _submit_node(self, index: int, node: Node) -> tuple[Any, Any]:
-        """Submit a node; return the references of its value, and of what will be told of it."""
+        """Submit a node; return the references of its value and of its answer."""
         wanted = bool(self.users[index]) or index in self.needed
         parcel, values = self._parcel(index, node, wanted)
         if isinstance(node, (ConstructorCall, MethodCall)):
@@ -235,7 +241,7 @@ class RayRun(Run):
         return tuple(given) if wanted else (None, given)
 
     def _parcel(self, index: int, node: Node, wanted: bool) -> tuple[bytes, list[Any]]:
-        """Return a node's parcel, and the values that go with it."""
+        """Return a node's parcel, and the values to send with it."""
         function, save = self._function(node), None
         method = function if isinstance(function, str) else ""
         if self.results and not self.stored[index] and self._has_result(index):
@@ -269,7 +275,7 @@ class RayRun(Run):
     # Stored results that a computed node needs.
 
     def _load_for(self, index: int, parent: int) -> None:
-        """Have a worker load a stored result, and a node wait for it."""
+        """Let a worker load a stored result, and block a node until then."""
         self.blockers[index] += 1
         waiting = self.loads.setdefault(parent, [])
         waiting.append(index)
@@ -283,7 +289,7 @@ class RayRun(Run):
         return tuple(given)
 
     def _borrowed(self, index: int) -> bytes:
-        """Return what a worker needs of the script to load a stored result with today's code."""
+        """Return the pickled definitions of the script that loading a stored result needs."""
         stored: Any = self.decisions.stored(index) if self.decisions else None
         header: Any = getattr(stored, "info", stored)
         own = header.own if getattr(header, "by_value", False) else ()
@@ -297,7 +303,7 @@ class RayRun(Run):
             error = told.content.error
         elif isinstance(told, Exception):
             error = told
-            self.saved[index] = True  # it is there, and what keeps it from being read is no damage
+            self.saved[index] = True  # the result is not damaged: fail instead of computing again
             with suppress(Exception):
                 ray.get(value)
         if error is None:
@@ -315,10 +321,10 @@ class RayRun(Run):
             if not self.blockers[child] and self.state[child] == WAITING:
                 heapq.heappush(self.ready, child)
 
-    # Taking over.
+    # Take over an answer.
 
     def _receive(self, key: int, answer: Any = None) -> None:
-        """Take over what a worker tells, or the error that was raised."""
+        """Take over the answer of a worker, or the error."""
         if key < 0:
             self._receive_load(~key, answer)
             return
@@ -327,7 +333,7 @@ class RayRun(Run):
         if isinstance(answer, Exception):  # raised when the rest has finished
             if value is not None:
                 with suppress(Exception):
-                    ray.get(value)  # or Ray prints that nobody looked at this error
+                    ray.get(value)  # or Ray prints that nobody retrieved this error
             self._fail(key, answer)
             return
         told = Answer(*pickle.loads(answer))
@@ -340,7 +346,7 @@ class RayRun(Run):
         if isinstance(node, (ConstructorCall, MethodCall)):
             known = self.objects.get(node.constructor)
             self._settle(key, node, outcome)
-            # The last call is the one that was submitted last; after a failure there is no object.
+            # The last call is the one submitted last. After a failure there is no object.
             if known is None:
                 self.objects.pop(node.constructor, None)
             elif node.constructor in self.objects:
@@ -348,10 +354,10 @@ class RayRun(Run):
         else:
             self._settle(key, node, outcome)
 
-    # Failing.
+    # Fail.
 
     def _fail(self, index: int, error: BaseException) -> None:
-        """Note that a node failed, or followed one that did; give up what waits for it."""
+        """Record that a node failed, and give up the nodes that wait for it."""
         if self.state[index] == _FAILED:
             return
         self._stop(index)
@@ -375,7 +381,7 @@ class RayRun(Run):
             ]
 
     def _cancel(self) -> None:
-        """End what runs, and wait until it has ended."""
+        """Cancel running tasks, and wait until they have ended."""
         for made, _ in self.objects.values():
             ray.kill(made)
         nodes = self.graph.nodes

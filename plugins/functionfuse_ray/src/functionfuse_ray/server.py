@@ -1,4 +1,9 @@
-"""The actor that keeps the files of a `RayStore`, on the node where they are."""
+"""The actor that reads and writes the files of a `RayStore`, on the node with the disk.
+
+Small blobs go in one call. A big one is sent by `expect`, then `put_pieces` in parallel with one
+`add` per piece; it is read from the stream `pieces`. Each kind of call has its own concurrency
+group, so that writers waiting for pieces don't block the calls that bring them.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +22,14 @@ from .pieces import AHEAD, CHUNK, Incoming
 
 __all__ = ["PAGE", "Server"]
 
-PAGE = 200  # blobs of a listing that go at once; five pages at most are read ahead
+PAGE = 200  # blobs of a listing that are sent together; at most five pages are read ahead
 
 
 @ray.remote(  # type: ignore[call-overload]
     concurrency_groups={"requests": 16, "writers": 16, "readers": 16, "pieces": 16}
 )
 class Server:
-    """A file store for all that reach the cluster; buffers come and go by reference."""
+    """A file store for all processes that reach the cluster; buffers are passed by reference."""
 
     def __init__(self, path: str, made_with: str) -> None:
         self.store = FileStore(os.path.expanduser(path))
@@ -44,18 +49,18 @@ class Server:
 
     @ray.method(concurrency_group="requests")
     def expect(self, writer: str, count: int) -> None:
-        """Make ready for a blob in pieces."""
+        """Prepare to receive a blob in pieces."""
         self.incoming[writer] = Incoming(count)
 
     @ray.method(concurrency_group="pieces")
     def add(self, writer: str, piece: Any) -> bool:
-        """Take a piece; tell whether any are still wanted."""
+        """Add a piece; return False if the blob needs no more pieces."""
         incoming = self.incoming.get(writer)
         return incoming is not None and incoming.add(memoryview(piece))
 
     @ray.method(concurrency_group="writers")
     def put_pieces(self, key: str, if_absent: bool, durable: bool, writer: str) -> None:
-        """Put a blob whose pieces are added meanwhile; see `BlobStore.put`."""
+        """Put a blob while its pieces are added; see `BlobStore.put`."""
         incoming = self.incoming.get(writer)
         if incoming is None:
             raise StorageConnectionError("the server was started again before the blob came")
@@ -67,7 +72,7 @@ class Server:
 
     @ray.method(concurrency_group="requests")
     def get(self, key: str) -> Any:
-        """Return a blob; None if it is to be read in pieces."""
+        """Return a blob; None if it is too big, and must be read in pieces."""
         data = self.store.get(key)
         return None if len(data) > CHUNK else pickle.PickleBuffer(data)
 
@@ -77,7 +82,7 @@ class Server:
         _generator_backpressure_num_objects=AHEAD,
     )
     def pieces(self, key: str) -> Iterator[Any]:
-        """Iterate the size of a blob, and the blob in pieces."""
+        """Iterate the size of a blob, then its pieces."""
         view = memoryview(self.store.get(key))
         yield len(view)
         for start in range(0, len(view), CHUNK):
@@ -94,7 +99,7 @@ class Server:
         _generator_backpressure_num_objects=AHEAD,
     )
     def pages(self, prefix: str) -> Iterator[list[BlobInfo]]:
-        """Iterate a listing, page by page; the last is not full."""
+        """Iterate a listing by page; the last page is not full, and may be empty."""
         page = []
         for info in self.store.list(prefix):
             page.append(info)

@@ -19,13 +19,13 @@ __all__ = ["RayStore"]
 
 
 class RayStore(BlobStore):
-    """Blobs in files below `path` on a node, behind one server actor for all who use that path.
+    """Blobs in files below `path` on one node, behind one server actor for all users of that path.
 
-    Buffers go through shared memory, in pieces of `CHUNK` if they are bigger.
+    Buffers go through shared memory; bigger ones than `CHUNK` are sent in pieces.
 
     Args:
         remote_args: options of `ray.remote` that pick the node; none: the head node.
-        ray_init_args: what `ray.init` is called with where Ray is not up.
+        ray_init_args: arguments for `ray.init`, if Ray is not up.
         address: of the cluster; "" for the one that `ray.init` finds or starts.
     """
 
@@ -63,7 +63,7 @@ class RayStore(BlobStore):
         try:
             self._put(key, pieces, if_absent=if_absent, durable=durable, patience=0.0)
         except ConnectionError:
-            # The server died, perhaps after the blob was stored.
+            # The server died, perhaps after it stored the blob.
             try:
                 self._put(key, pieces, if_absent=if_absent, durable=durable, patience=PATIENCE)
             except FileExistsError:
@@ -82,7 +82,7 @@ class RayStore(BlobStore):
             server = self._connection.server()
             written = server.put_pieces.remote(key, if_absent, durable, writer)
             for piece in pieces:
-                # One after the other, or they could change places; the last few wait to be written.
+                # One at a time, or they could arrive out of order; a few wait to be written.
                 if not ray.get(submit(server.add, (writer,), (piece,))):
                     break
             ray.get(written)
@@ -101,7 +101,7 @@ class RayStore(BlobStore):
                     raise
 
     def _read(self, key: str) -> Buffer:
-        """Return a big blob. Its pieces are of one moment: the server holds the file."""
+        """Return a big blob. All its pieces are of one version: the server holds the bytes."""
         server = self._connection.server()
         with explained(self.path):
             pieces = server.pieces.remote(key)
@@ -129,7 +129,7 @@ class RayStore(BlobStore):
                 yield from ray.get(page)
 
     def names(self, folder: str) -> Iterator[str]:
-        """Iterate what is in a folder; see `BlobStore.names`."""
+        """Iterate the names in a folder; see `BlobStore.names`."""
         return iter(self._ask("names", folder))
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -152,5 +152,5 @@ class RayStore(BlobStore):
         return time
 
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
-        """Remove what killed writers left; see `BlobStore.sweep`."""
+        """Remove the files that killed writers left; see `BlobStore.sweep`."""
         return iter(self._ask("sweep", older_than, dry_run))

@@ -1,4 +1,4 @@
-"""What runs on Ray's workers: one task for each node that is computed, or loaded."""
+"""The code that runs on Ray's workers: one task for each node that is computed or loaded."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Answer", "FailedNodeError", "Object", "RetriedNodeError", "compute",
 
 
 class FailedNodeError(Exception):
-    """A node failed; Ray hands it on to the nodes that were submitted to follow.
+    """A node failed. Ray passes this error on to submitted nodes that need the node's value.
 
     Attributes:
-        place: the node's place in the graph.
-        outcome: what was raised, in a form that crosses to other processes.
+        index: the node's index in the graph; -1 if the task could not be unpickled.
+        outcome: holds the error, in a form that crosses to other processes.
     """
 
     def __init__(self, index: int, outcome: Portable) -> None:
@@ -37,23 +37,23 @@ class FailedNodeError(Exception):
 
 
 class RetriedNodeError(FailedNodeError):
-    """A node failed in a way after which Ray is to try again."""
+    """A node failed with an error after which Ray tries again."""
 
 
 _NOTHING: Mapping[str, Any] = {}
 
 
 class Answer(NamedTuple):
-    """What a worker tells the driver of a node; small, whatever the result is.
+    """A worker's answer about a node; small, however big the result is.
 
     Attributes:
         seconds: how long the function ran.
         saved: whether the result was stored.
-        digest: of the result, in hexadecimal digits; "" where that isn't known.
-        size: of what was stored, in bytes.
-        value, key, own, by_value, fingerprint: of what was stored, as its header has them, for the
-            nodes that are made from it; of the fingerprint, the versions of packages.
-        changed: the variable that was not as the driver saw it, in words; "" for none.
+        digest: of the result, in hexadecimal digits; "" if unknown.
+        size: of the stored result, in bytes.
+        value, key, own, by_value, fingerprint: fields of the stored header, for the nodes that use
+            the result; of the fingerprint, only the versions of packages.
+        changed: the variable that differs from the one that the driver saw, as text; "" for none.
     """
 
     seconds: float
@@ -70,12 +70,12 @@ class Answer(NamedTuple):
 
 @lru_cache(100)
 def _opened(pickled: bytes) -> Any:
-    """Return a function or a storage; once per process for the same pickle."""
+    """Return a function or a storage; the same pickle is unpickled once per process."""
     return pickle.loads(pickled)
 
 
 def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Packed, bytes, Any]:
-    """Do a task; return the packed value, what to tell, and the object of a class."""
+    """Do a task; return the packed value, the pickled answer, and the object of a class."""
     index = -1
     task = None
     try:
@@ -95,18 +95,18 @@ def _work(parcel: bytes, values: Sequence[Any], target: Any = None) -> tuple[Pac
         packed = pack(value) if task.wanted else b""
     except KeyboardInterrupt:
         raise  # the task is cancelled
-    except BaseException as error:  # noqa: BLE001  # raised again where the run is
+    except BaseException as error:  # noqa: BLE001  # raised again in the driver
         outcome = Outcome(None, error=error, remote_traceback=traceback.format_exc())
         retried = task.retried if task is not None else ()
         kind = RetriedNodeError if isinstance(error, tuple(retried)) else FailedNodeError
         raise kind(index, Portable(outcome)) from None
     saved = outcome.saved
-    told = Answer(outcome.seconds, saved is not None, digest, getattr(saved, "size", 0))
+    answer = Answer(outcome.seconds, saved is not None, digest, getattr(saved, "size", 0))
     if getattr(saved, "value", "") or getattr(saved, "key", ""):
         packages = {"packages": saved.fingerprint.get("packages", {})}
-        told = Answer(*told[:4], saved.value, saved.key, saved.own, saved.by_value, packages)
-    told = told._replace(changed=outcome.changed)
-    return packed, pickle.dumps(tuple(told)), outcome.target
+        answer = Answer(*answer[:4], saved.value, saved.key, saved.own, saved.by_value, packages)
+    answer = answer._replace(changed=outcome.changed)
+    return packed, pickle.dumps(tuple(answer)), outcome.target
 
 
 def _job(task: Task, function: bytes, storage: bytes, packed: list[Packed], target: Any) -> Job:
@@ -122,7 +122,7 @@ def _job(task: Task, function: bytes, storage: bytes, packed: list[Packed], targ
 
 
 def _digest(outcome: Outcome) -> str:
-    """Return the digest of a result that is not stored, or what no other result has."""
+    """Return the digest of a result that is not stored; "" if it has none."""
     try:
         return digest_of(outcome.value).hex()
     except FingerprintError:
@@ -131,13 +131,13 @@ def _digest(outcome: Outcome) -> str:
 
 @ray.remote(num_returns=2)
 def compute(parcel: bytes, *values: Any) -> tuple[Packed, bytes]:
-    """Compute and save a node; return its packed value, and what to tell of it."""
+    """Compute and save a node; return its packed value and the pickled answer."""
     return _work(parcel, values)[:2]
 
 
 @ray.remote(num_returns=1)
 def finish(parcel: bytes, *values: Any) -> bytes:
-    """Compute and save a node whose value nothing needs; return what to tell of it."""
+    """Compute and save a node whose value no node needs; return the pickled answer."""
     return _work(parcel, values)[1]
 
 
@@ -145,12 +145,13 @@ def finish(parcel: bytes, *values: Any) -> bytes:
 def load(
     index: int, storage: bytes, names: tuple[str, str], digest: str, lent: bytes
 ) -> tuple[Packed, bytes | Portable]:
-    """Load a stored result; return it packed, and the error where it is of no use.
+    """Load a stored result; return it packed, with b"" or the error if it can't be used.
 
     Args:
         names: of the workflow and of the node.
-        digest: of the value that the plan saw: what others have put in its place is of no use.
-        lent: the pickle of what the driver's script has, of the classes that are in the value.
+        digest: of the value that the plan saw; a value with another digest can't be used.
+        lent: the pickled definitions of the driver's script that unpickling the value needs; b"" if
+            it needs none.
     """
     try:
         if lent:
@@ -158,14 +159,14 @@ def load(
         return pack(StoredResults(_opened(storage), names[0], names[1:]).load(0, digest)), b""
     except OF_NO_USE as error:
         return b"", Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
-    except Exception as error:  # noqa: BLE001  # raised again where the run is
+    except Exception as error:  # noqa: BLE001  # raised again in the driver
         outcome = Outcome(None, error=error, remote_traceback=traceback.format_exc())
         raise FailedNodeError(index, Portable(outcome)) from None
 
 
 @ray.remote
 class Object:
-    """An object of a decorated class. After a call has failed, no other is made."""
+    """The actor of one object of a decorated class. After a call fails, it makes no other."""
 
     def __init__(self) -> None:
         self.target: Any = None
@@ -184,15 +185,18 @@ class Object:
         if self.failed is not None:
             raise self.failed
         try:
-            packed, told, self.target = _work(parcel, values, self.target)
+            packed, answer, self.target = _work(parcel, values, self.target)
         except FailedNodeError as error:
             self.failed = error
             raise
-        return packed, told
+        return packed, answer
 
 
 def remotes_of(node: Node, options: dict[str, Any]) -> Any:
-    """Return what submits a node with options: a class's actor, or tasks without and with value."""
+    """Return an actor class for a constructor, else the tasks without and with value.
+
+    They submit the node with these options of `ray.remote`.
+    """
     try:
         if isinstance(node, ConstructorCall):
             return Object.options(**options)  # type: ignore[attr-defined]

@@ -20,19 +20,19 @@ __all__ = ["RayQuery", "RayWorkflow"]
 
 
 class RayQuery(Query):
-    """The nodes that a pattern picked; settings made here hold in this workflow."""
+    """The nodes that a pattern matches; settings made here hold in this workflow."""
 
     workflow: RayWorkflow
 
     def set_remote_args(self, args: Mapping[str, Any]) -> RayQuery:
-        """Hand the nodes to Ray with these options of `ray.remote`, not with earlier ones.
+        """Submit the nodes to Ray with these options of `ray.remote`, in place of earlier ones.
 
         For instance `{"num_cpus": 2, "resources": {"disk": 1}, "max_retries": 5, "runtime_env":
-        {...}}`. For an object of a decorated class, the node of its constructor counts: its methods
-        run where the object is, and options are of actors. Returns self.
+        {...}}`. For an object of a decorated class, set the options of actors on the node of its
+        constructor: the methods run where the object is. Returns self.
 
         Raises:
-            OptionsError: Ray refuses the options for one of the nodes; says which.
+            OptionsError: Ray refuses the options for one of the nodes; names the node.
         """
         if not isinstance(args, Mapping) or "num_returns" in args:
             raise OptionsError(
@@ -60,10 +60,10 @@ class RayWorkflow(ComputingWorkflow):
     """Runs a graph on Ray; see `BaseWorkflow` for the nodes and the name.
 
     Args:
-        ray_init_args: what `ray.init` is called with, unless Ray is up already.
+        ray_init_args: arguments for `ray.init`, unless Ray is up already.
 
     Attributes:
-        return_results, max_pending_tasks: of `run`, where it isn't told.
+        return_results, max_pending_tasks: defaults for `run`.
     """
 
     return_results = False
@@ -79,7 +79,7 @@ class RayWorkflow(ComputingWorkflow):
             ray.init(**(ray_init_args or {}))
 
     def query(self, pattern: str | None = None) -> RayQuery:
-        """Return the nodes whose whole name matches, to make settings; see `RayQuery`.
+        """Return the nodes whose whole name matches, to set options on; see `RayQuery`.
 
         Raises:
             NoMatchError: no name matches.
@@ -87,37 +87,37 @@ class RayWorkflow(ComputingWorkflow):
         return RayQuery(self, self._matched(pattern))
 
     def plan(self) -> Report:
-        """Return what a run would do with each node, and why. Runs nothing, and loads no values.
+        """Return the action of a run for each node, and the reason. Runs nothing, loads no values.
 
-        Raises what `run` raises before it computes anything.
+        Raises the errors that `run` raises before it computes.
         """
         return RayRun(self, self._remotes, self._retried).plan()
 
     def run(self, return_results: bool | None = None, max_pending_tasks: int | None = None) -> Any:
-        """Bring the handed nodes and all last nodes up to date; everything is stored then.
+        """Update the given nodes and all last nodes, and store their results.
 
-        A node is one task of Ray. It is computed and saved by the worker, and its value goes from
-        worker to worker: it comes to this process only if it is returned.
+        A node is one task of Ray. A worker computes and saves it, and passes the value to other
+        workers. The value comes to this process only if it is returned.
 
         Args:
-            return_results: return the results of the handed nodes; by default False, or what the
-                config says that the workflow was made from.
-            max_pending_tasks: how many nodes may be at Ray's at once; 0, the default, for any
-                number. A limit has results used, and released, before more of them are made.
+            return_results: return the results of the given nodes. The default is False, or the
+                option in the config that the workflow was made from.
+            max_pending_tasks: the limit of nodes submitted to Ray at once; 0, the default, for
+                none. With a limit, results are used and released before more are computed.
 
         Returns:
-            None; or the result of the node if one was handed over, otherwise a list, in their
-            order. An object of a decorated class gives None.
+            None, unless `return_results`: then the result if the workflow was made from one node,
+            otherwise a list in the order of the nodes. An object of a decorated class gives None.
 
         Raises:
             GraphError: the workflow has no nodes.
             OptionsError: `max_pending_tasks` is negative.
-            DuplicateNameError: two nodes have one name.
+            DuplicateNameError: two nodes have the same name.
             StoragePathError: the storage can't be written. Nothing was run yet.
-            WorkerDiedError: the worker of a node died, more often than Ray tries again.
-            Exception: what the function of the first failing node raised, or the storage when the
-                result was saved, with a note that names node, function and workflow. All nodes
-                that don't follow a failing one were computed and stored.
+            WorkerDiedError: the worker of a node died more often than Ray tries again.
+            Exception: the error of the first failing node, from its function or from saving, with a
+                note that names node, function and workflow. All nodes that don't depend on a
+                failing node were computed and stored.
         """
         if return_results is None:
             return_results = self.return_results

@@ -1,1 +1,1 @@
-"""The backends that core brings, and facades for those that plugins bring."""
+"""The backends of core, and facades for those of plugins."""

@@ -23,18 +23,19 @@ __all__ = ["GraphWorkflow"]
 
 _log = logging.getLogger(__name__)
 
-# Graphviz takes minutes for thousands, and more than linear time.
+# Graphviz takes more than linear time: minutes for thousands of boxes.
 _DOT_BOXES, _DOT_EDGES, _DOT_SECONDS = 1_000, 2_000, 60.0
 
 
 class GraphWorkflow(BaseWorkflow):
     """Draw the graph around some nodes; nothing is run.
 
-    Calls on one object of a decorated class have shapes of their own and are joined by heavier
-    arrows; what is picked from a result stands at the arrow.
+    Calls on one object of a decorated class have shapes of their own and heavier arrows between
+    them. If a node uses only an item of a result, the arrow is labelled with its index or key.
 
     Args:
-        doc_path: the folder that `run` writes to, and makes if need be; None is the current one.
+        doc_path: the folder that `run` writes to, and creates if it is missing; None: the current
+            folder.
 
     Raises:
         GraphError: one of `nodes` is no node, or `doc_path` is no path.
@@ -50,27 +51,26 @@ class GraphWorkflow(BaseWorkflow):
         self.doc_path = doc_path
 
     def dot(self) -> str:
-        """Return the graph in the DOT language of Graphviz. Raises what `graph` does."""
+        """Return the graph in the DOT language of Graphviz. Raises the errors of `graph`."""
         return to_dot(self._picture())
 
     def mermaid(self) -> str:
-        """Return the graph as a Mermaid flowchart, for Markdown. Raises what `graph` does."""
+        """Return the graph as a Mermaid flowchart, for Markdown. Raises the errors of `graph`."""
         return to_mermaid(self._picture())
 
     def svg(self) -> str:
-        """Return a picture of the graph as SVG text, which can stand in HTML as it is.
+        """Return a picture of the graph as SVG text, which can be pasted into HTML.
 
-        Needs no other program. Raises what `graph` does.
+        Needs no other program. Raises the errors of `graph`.
         """
         return to_svg(self._picture())
 
     def run(self) -> Path:
-        """Write `<workflow name>.dot` and `.svg` into `doc_path`; return the path of the latter.
+        """Write `<workflow name>.dot` and `.svg` into `doc_path`; return the path of the SVG.
 
-        Characters that don't belong in a file's name are written as `%` and their code. The
-        program `dot` renders the SVG where it is installed and the graph is not huge; in all
-        other cases, a failing `dot` among them, the SVG is that of `svg`. Each file is replaced
-        atomically.
+        Characters that can't be in a file name are written as `%` and their code. The program `dot`
+        renders the SVG if it is installed and the graph is not huge. Otherwise, or if `dot` fails,
+        the SVG is that of `svg`. Each file is replaced atomically.
 
         Raises:
             GraphError, DuplicateNameError: as `graph` does; nothing is written then.
@@ -123,9 +123,9 @@ def _kind(node: Node) -> Kind:
 
 
 def _uses(node: Node) -> dict[Node, list[str]]:
-    """Return what the arguments of `node` take from each parent: its picks, "" for the result."""
+    """Return the items of each parent's result that `node` uses; "" for the whole result."""
     uses: dict[Node, dict[str, None]] = {}
-    seen: set[int] = set()  # a container that stands in several places is walked once
+    seen: set[int] = set()  # walk a container once, even if it occurs several times
     todo = [*reversed(node.kwargs.values()), *reversed(node.args)]
     while todo:
         value = todo.pop()
@@ -154,7 +154,7 @@ def _key(key: Any) -> str:
 
 
 def _rendered(dot: bytes) -> bytes | None:
-    """Return the SVG that the program `dot` makes; None where there is none, or it fails."""
+    """Return the SVG from the program `dot`; None if it is not installed, or fails."""
     program = shutil.which("dot")
     if program is None:
         return None
@@ -177,7 +177,7 @@ def _rendered(dot: bytes) -> bytes | None:
 
 
 def _file_name(name: str) -> str:
-    """Return a name that is one safe part of a path, and another for every other `name`."""
+    """Return a name that is one safe part of a path, and unique for each `name`."""
     stem = "".join(
         char
         if char.isalnum() or char in "-_" or (char in " ." and index)

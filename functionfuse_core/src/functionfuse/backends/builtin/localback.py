@@ -18,8 +18,8 @@ class LocalWorkflow(ComputingWorkflow):
     """Runs a graph in process, or on an executor; see `BaseWorkflow` for the arguments.
 
     Attributes:
-        make_executor: makes the executor of a run that is given none, and that is shut down after
-            it; None: nodes are computed in this process, one after the other.
+        make_executor: makes an executor for a run that gets none; the run shuts it down at its
+            end. None: nodes are computed in this process, one after the other.
     """
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
@@ -27,38 +27,38 @@ class LocalWorkflow(ComputingWorkflow):
         self.make_executor: Callable[[], Executor] | None = None
 
     def plan(self) -> Report:
-        """Return what a run would do with each node, and why. Runs nothing, and loads no values.
+        """Return the action of a run for each node, and the reason. Runs nothing, loads no values.
 
-        Raises what `run` raises before it computes anything.
+        Raises the errors that `run` raises before it computes.
         """
         return LocalRun(self, None).plan()
 
     def run(self, executor: Executor | None = None, *, single_flight: bool = False) -> Any:
-        """Bring the handed nodes and all last nodes up to date; return the handed nodes' results.
+        """Update the given nodes and all last nodes; return the results of the given nodes.
 
-        Stored results are reused by the policy (see `set_reuse`), and only loaded if they are
-        returned or a computed node needs them. A result is stored as soon as it is computed, and
-        released as soon as no other node
-        needs it. When a node fails, all results computed before stay stored.
+        Stored results are reused by the policy (see `set_reuse`). They are loaded only if they are
+        returned, or if a computed node needs them. A result is stored as soon as it is computed,
+        and released as soon as no other node needs it. If a node fails, the results computed before
+        stay stored.
 
         Args:
-            executor: where to compute; independent nodes run at the same time. None: here, one
-                after the other (or as `make_executor` says). It isn't shut down. With processes,
-                a result is saved in the process that computed it; functions and results cross by
-                cloudpickle.
-            single_flight: where another run is computing the same result for the same storage just
-                now, wait for it instead of computing it too. If it dies, this one takes over.
+            executor: computes the nodes, independent ones at the same time. None: compute in this
+                process, one after the other (or on an executor from `make_executor`). It isn't shut
+                down. In processes, a result is saved by the process that computed it; functions and
+                results cross by cloudpickle.
+            single_flight: if another run is computing the same result for the same storage, wait
+                for that result instead of computing it too. If the other run dies, take over.
 
         Returns:
-            The result of the node if one was handed over, otherwise a list, in their order. An
-            object of a decorated class gives None.
+            The result if the workflow was made from one node, otherwise a list in the order of the
+            nodes. An object of a decorated class gives None.
 
         Raises:
             GraphError: the workflow has no nodes, or `executor` is no executor.
-            DuplicateNameError: two nodes have one name.
+            DuplicateNameError: two nodes have the same name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: a worker of the executor died; names the nodes it may have run.
-            Exception: what a node's function raised, with a note that names node, function and
+            Exception: the error of a node's function, with a note that names node, function and
                 workflow.
         """
         if executor is not None and not hasattr(executor, "submit"):

@@ -1,4 +1,4 @@
-"""One run of a `LocalWorkflow`: nodes are computed in this process, or by an executor."""
+"""One run of a `LocalWorkflow`, which computes nodes in this process or on an executor."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalRun"]
 
-_PLAIN = IMMUTABLE | {Call, MethodCall, Pick}  # of arguments that no call can change
+_PLAIN = IMMUTABLE | {Call, MethodCall, Pick}  # types of arguments that no call can change
 
 
 class LocalRun(Run):
-    """The state of one run, and the executor that computes its nodes; None: they are called here.
+    """The state of one run, with the executor that computes its nodes; None: this process does.
 
     Args:
-        single_flight: whether a node that another run is computing is waited for.
+        single_flight: whether to wait for a node that another run is computing.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LocalRun(Run):
         self.done: SimpleQueue[int] = SimpleQueue()
 
     def _work(self) -> None:
-        """Compute until nothing waits. After an error, what runs is finished, and no more begun."""
+        """Compute until no node waits. After an error, running nodes finish and no other starts."""
         ready, blockers, state = self.ready, self.blockers, self.state
         try:
             while ready or self.futures:
@@ -84,7 +84,7 @@ class LocalRun(Run):
             self.events.emit("started", index)
 
     def _start(self, index: int) -> None:
-        """Compute a node, or hand it to the executor; or have computed what it lacks first."""
+        """Compute a node or submit it; if values that it needs are missing, make these first."""
         node = self.graph.nodes[index]
         if self._turns_out_to_stand(index, node):
             return
@@ -138,13 +138,13 @@ class LocalRun(Run):
         elif self.results and not self.stored[index] and self._has_result(index):
             job.save = self.results.saver(index, self._about(index, node))
             job.expected = self._expected(index)
-            # A method's object would not have gone through the call of another run.
+            # A method changes its object; if another run made the call, ours would be unchanged.
             if self.single_flight and self.decisions and type(node) is not MethodCall:
                 job.flight = self.results.flight(index, self.decisions.call(index))
         return job
 
     def _arguments(self, index: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """Return the arguments of a call, which are its own where there is a storage."""
+        """Return the arguments of a call; with a storage, no other call shares them."""
         values, positions = self.values, self.graph.positions
         plain = self.results is None or (
             _PLAIN.issuperset(map(type, node.args))
@@ -171,7 +171,7 @@ class LocalRun(Run):
         return args, kwargs
 
     def _receive(self, index: int) -> None:
-        """Take over what the executor gives for a node."""
+        """Take over the outcome of a node from the executor."""
         future = self.futures[index]
         try:
             outcome: Outcome = future.result().content

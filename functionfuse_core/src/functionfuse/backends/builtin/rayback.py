@@ -1,4 +1,4 @@
-"""The documented import path of `RayWorkflow`, which functionfuse-ray brings."""
+"""The documented import path of `RayWorkflow`, which is in functionfuse-ray."""
 
 from __future__ import annotations
 

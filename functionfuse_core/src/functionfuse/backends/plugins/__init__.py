@@ -1,4 +1,4 @@
-"""Node plugins: what prepares the place where a node runs."""
+"""Initializers and seeds: they prepare the process where a node runs."""
 
 from __future__ import annotations
 

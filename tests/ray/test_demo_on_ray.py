@@ -8,20 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
-FOLDER = Path(__file__).parents[2] / "examples" / "classifier_comparison"
-# In full as a person starts it; else on one data set of three.
-DEMO = ["demo.py"]
-NODES = "70"
-if not FULL:
-    ONE = "import classifiers as c, demo; c.DATA_SETS.pop('wine'); c.DATA_SETS.pop('breast cancer')"
-    DEMO = ["-c", f"{ONE}; demo.main()"]
-    NODES = "24"
+DEMO = Path(__file__).parents[2] / "examples" / "classifier_comparison" / "demo.py"
 
 
-@pytest.mark.battery
 def test_the_demo_runs_on_ray(tmp_path, ray_folder) -> None:
     """It computes, reuses and recomputes the same nodes as in process, and is quiet about it.
 
@@ -29,8 +18,7 @@ def test_the_demo_runs_on_ray(tmp_path, ray_folder) -> None:
     """
     for number in range(5):
         finished = subprocess.run(
-            [sys.executable, *DEMO, "--backend", "ray", "--path", tmp_path / f"demo {number}"],
-            cwd=FOLDER,
+            [sys.executable, DEMO, "--backend", "ray", "--path", tmp_path / f"demo {number}"],
             capture_output=True,
             text=True,
             check=False,
@@ -41,5 +29,5 @@ def test_the_demo_runs_on_ray(tmp_path, ray_folder) -> None:
             break
     assert ("", 0) == (finished.stderr, finished.returncode)
     counts = re.findall(r"(\d+) computed, (\d+) taken from storage, (\d+) not", finished.stdout)
-    assert [(NODES, "0", "0"), ("0", NODES, "0")] == counts[:2]
+    assert [("70", "0", "0"), ("0", "70", "0")] == counts[:2]
     assert "digits/Gaussian process/fit: compute: argument 'rows' changed" in finished.stdout

@@ -36,6 +36,7 @@ IMPORTABLE = Path(__file__).parent / "importable"
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 KINDS = ["spawn", "fork", "forkserver", "loky", "dask"]
+PRELOADED = ["functionfuse.backends.builtin.localback", "functionfuse.kinds"]
 HOW = {"module": ["-m", "worker_zoo.script"], "script": ["worker_zoo/script.py"]}
 UNKNOWN = "what its code refers to changed during the run"
 
@@ -76,7 +77,7 @@ class Project:
         sys.modules.pop(self.name, None)
         return importlib.import_module(self.name)
 
-    def pool(self, workers: int = 1, kind: str = "spawn") -> Executor:
+    def pool(self, workers: int = 1, kind: str = "forkserver") -> Executor:
         """Return processes that find the workers' copy."""
         find = worker_functions.find_first, (str(self.worker),)
         if kind == "loky":
@@ -87,6 +88,8 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    # Once for all workers; a project's own modules each worker imports itself.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     yield Project(tmp_path, "rates", monkeypatch)
     sys.modules.pop("rates", None)
 
@@ -294,13 +297,9 @@ def test_code_of_every_form(
 @pytest.mark.battery
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [
-        ("spawn", "script"),
-        ("fork", "module"),
-        ("loky", "module"),
-        *(("dask", "script"), ("forkserver", "module")),
-        *[(kind, "module" if kind in ("spawn", "dask") else "script") for kind in KINDS if FULL],
-    ],
+    [(kind, how) for kind in KINDS for how in HOW]
+    if FULL
+    else [("spawn", "script"), ("loky", "module")],
 )
 def test_no_worker_with_the_same_code_is_refused(tmp_path: Path, kind: str, how: str) -> None:
     """Whatever form code has, and whether it goes to the worker by value or is imported there."""
@@ -455,7 +454,7 @@ def test_a_constant_of_the_machine(
     monkeypatch.setenv("FUNCTIONFUSE_TEST_K", "3")
     rates = project.write(SETTING)
     monkeypatch.setenv("FUNCTIONFUSE_TEST_K", "5")
-    with project.pool() as pool:
+    with project.pool(kind="spawn") as pool:  # which has this process's variables
         with pytest.raises(CodeDiffersError) as caught:
             bound(storage, rates.scaled(1)).run(pool)
         assert 5 == bound(storage, rates.ignoring(1)).run(pool)

@@ -79,6 +79,10 @@ LONG = [
     "typing",
     "unittest.mock",
 ]
+# On Python 3.11 these take every step that the others do in `bytecode` and `controlflow`, from each
+# line to the next. Other Pythons compile to other steps.
+SOME = ["contextlib", "csv", "dis", "fractions", "gettext", "heapq", "inspect", "types"]
+TRIED = MODULES + LONG if FULL else MODULES if sys.version_info >= (3, 12) else SOME
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
@@ -145,7 +149,7 @@ def compiled(source: Any) -> CodeType:
 
 
 @pytest.mark.battery
-@pytest.mark.parametrize("name", [*MODULES, *(LONG if FULL else ())])
+@pytest.mark.parametrize("name", TRIED)
 def test_writing_makes_no_difference(name: str) -> None:
     """Every function of a module has the same shape when it is written in another way."""
     source, chance = source_of(name), random.Random(name)

@@ -1,6 +1,6 @@
 """Random graphs under random edits: a run with a storage gives what a run without one gives.
 
-See `importable/random_projects.py` for the graphs and the edits. 150 graphs; 2,000 with
+See `importable/random_projects.py` for the graphs and the edits. 75 graphs; 2,000 with
 FUNCTIONFUSE_BATTERY=full. A node changes only arguments in place that no other node takes.
 """
 
@@ -23,7 +23,7 @@ from functionfuse.storage import BlobStore, Storage
 from functionfuse.storage.blobstore import BlobInfo
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
-GRAPHS = 2000 if FULL else 150
+GRAPHS = 2000 if FULL else 75
 BATCH = 25
 STEPS = 5
 EXACT = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 IMPORTABLE = str(Path(__file__).parent / "importable")
 
 if IMPORTABLE not in sys.path:
@@ -96,9 +98,22 @@ def bucket():
     server.stop()
 
 
-@pytest.fixture(params=["file", "ray", "S3", "sqlite"])
+# Out of the battery, these run on every kind of storage, and the other tests on files.
+ON_EACH = {"test_every_result_is_stored", "test_backends_reuse_each_others_results"}
+ON_EACH |= {"test_a_damaged_result"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests that ask for `each_storage` the kinds."""
+    if "each_storage" in metafunc.fixturenames:
+        others = ["ray", "S3", "sqlite"] if FULL or metafunc.function.__name__ in ON_EACH else []
+        kinds = ["file", *[pytest.param(kind, marks=pytest.mark.battery) for kind in others]]
+        metafunc.parametrize("each_storage", kinds, indirect=True)
+
+
+@pytest.fixture
 def each_storage(request, tmp_path):
-    """An empty storage of each kind."""
+    """An empty storage of one kind."""
     from functionfuse.storage import storage_factory
 
     kind, options = request.param, {"path": str(tmp_path / "store")}

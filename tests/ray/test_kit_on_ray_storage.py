@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.testing import BlobStoreSuite, StorageSuite
 from functionfuse_ray.store import RayStore
+
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 
 class TestRayStore(BlobStoreSuite):
@@ -22,11 +26,13 @@ class TestRayStore(BlobStoreSuite):
         return RayStore(str(emptied))
 
 
+@pytest.mark.battery
 class TestRayStorage(StorageSuite):
     """Results behind a server."""
 
     forks = False
-    many = 200
+    processes = FULL  # one that joins Ray takes seconds; `TestRayStore` has them always
+    many = 200 if FULL else 50
 
     @pytest.fixture
     def storage(self, emptied) -> Storage:

@@ -45,6 +45,11 @@ RATES = """
 """
 
 
+# A module for each test, and what stands in the workers' copy in place of a text.
+COPIES = {"older": ("1000", "2"), "tasks": ("MEMO = {}", "MEMO = {}  # of the worker")}
+COPIES |= {name: ("", "") for name in ("objects", "script", "forms")}
+
+
 class Rates:
     """A module that the driver imports, and the folder of the copy that workers find."""
 
@@ -61,18 +66,28 @@ class Rates:
         return flow
 
 
-@pytest.fixture
-def rates(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The workers' copy has what the test asks for in place of a text."""
-    old, new = getattr(request, "param", ("", ""))
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The driver's and the workers': one of each, so that the tests share their workers."""
+    driver, worker = tmp_path_factory.mktemp("driver"), tmp_path_factory.mktemp("worker")
     text = textwrap.dedent(RATES)
-    assert old in text
-    for folder, written in ("driver", text), ("worker", text.replace(old, new)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "rates.py").write_text(written)
-    monkeypatch.syspath_prepend(tmp_path / "driver")
-    yield Rates(importlib.import_module("rates"), tmp_path / "worker")
-    sys.modules.pop("rates", None)
+    for name, (old, new) in COPIES.items():
+        assert old in text
+        (driver / f"rates_{name}.py").write_text(text)
+        (worker / f"rates_{name}.py").write_text(text.replace(old, new))
+    return driver, worker
+
+
+@pytest.fixture
+def rates(
+    request: pytest.FixtureRequest, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """The module that the test asks for."""
+    driver, worker = folders
+    monkeypatch.syspath_prepend(driver)
+    name = f"rates_{request.param}"
+    yield Rates(importlib.import_module(name), worker)
+    sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -91,7 +106,7 @@ def by_value(text: str, **names: Any) -> Any:
     return workflow(namespace["call"])
 
 
-@pytest.mark.parametrize("rates", [("1000", "2")], indirect=True)
+@pytest.mark.parametrize("rates", ["older"], indirect=True)
 def test_workers_with_older_code(rates: Rates, storage: FileStorage) -> None:
     """It is an error, for tasks and for actors; nothing of it is stored, and the rest is."""
     module = rates.module
@@ -102,16 +117,16 @@ def test_workers_with_older_code(rates: Rates, storage: FileStorage) -> None:
     }
     for name, node in nodes.items():
         flow = rates.flow(storage, node.set_name(name), workflow(lambda: 5)().set_name("fine"))
-        with pytest.raises(CodeDiffersError, match=r"has another rates\.factor") as caught:
+        with pytest.raises(CodeDiffersError, match=r"has another rates_older\.factor") as caught:
             flow.run()
-        assert f"({rates.path / 'rates.py'}) than the driver (" in str(caught.value)
+        assert f"({rates.path / 'rates_older.py'}) than the driver (" in str(caught.value)
         assert ["fine"] == storage.list_tasks("w")
     local = LocalWorkflow(*nodes.values(), workflow_name="w")
     local.set_storage(storage)
     assert [3000] * 3 == local.run()
 
 
-@pytest.mark.parametrize("rates", [("MEMO = {}", "MEMO = {}  # of the worker")], indirect=True)
+@pytest.mark.parametrize("rates", ["tasks"], indirect=True)
 def test_what_tasks_change_in_a_worker(rates: Rates, storage: FileStorage) -> None:
     """A result has a fingerprint if the memo was empty in its worker, and only then."""
     nodes: list[Any] = []
@@ -127,6 +142,7 @@ def test_what_tasks_change_in_a_worker(rates: Rates, storage: FileStorage) -> No
     assert set(computed) <= set(rates.flow(storage, *nodes).plan().names("compute"))
 
 
+@pytest.mark.parametrize("rates", ["objects"], indirect=True)
 def test_what_an_object_changes_in_its_worker(rates: Rates, storage: FileStorage) -> None:
     """The calls that follow have no fingerprint."""
     made = rates.module.Scale(1)
@@ -138,6 +154,7 @@ def test_what_an_object_changes_in_its_worker(rates: Rates, storage: FileStorage
     assert ["nothing stored", changed, changed] == [found[str(x)] for x in range(3)]
 
 
+@pytest.mark.parametrize("rates", ["script"], indirect=True)
 def test_variables_of_a_script(rates: Rates, storage: FileStorage) -> None:
     """They go to a worker with the function, and are compared there before each call, too."""
     call = by_value("""
@@ -156,6 +173,7 @@ def test_variables_of_a_script(rates: Rates, storage: FileStorage) -> None:
     assert "nothing stored" == found[0]
 
 
+@pytest.mark.parametrize("rates", ["forms"], indirect=True)
 def test_code_of_every_form_is_the_same_in_a_worker(
     rates: Rates, storage: FileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from botocore import loaders
 
 IMPORTABLE = str(Path(__file__).parent / "importable")
 
@@ -21,6 +23,15 @@ from functionfuse_s3 import S3FileStorage  # noqa: E402
 
 # A server that is there answers in the end, however busy the machine is.
 PATIENT = {"connect_timeout": 60, "read_timeout": 60, "max_attempts": 3, "concurrency": 4}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_read_once() -> Iterator[None]:
+    """Have all clients share the files that describe S3: to read them takes most of making one."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(loaders.JSONFileLoader().load_file)
+        patch.setattr(loaders.JSONFileLoader, "load_file", lambda _, path: read(path))
+        yield
 
 
 @pytest.fixture(scope="session")

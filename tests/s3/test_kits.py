@@ -18,7 +18,8 @@ THRESHOLD = 5 << 20  # the smallest that S3 allows
 
 
 # On moto in the battery, and where the real server isn't installed.
-BOTH = os.environ.get("FUNCTIONFUSE_BATTERY") == "full" or weed() is None
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
+BOTH = FULL or weed() is None
 MOTO = [pytest.param("moto", marks=pytest.mark.battery)] if BOTH else []
 
 
@@ -81,7 +82,9 @@ class TestS3Store(OnS3, BlobStoreSuite):
         ]
 
 
+@pytest.mark.battery
 class TestS3Storage(OnS3, StorageSuite):
     """The storage."""
 
+    processes = FULL  # `TestS3Store` has them always
     many = 50

@@ -220,10 +220,10 @@ class Project:
     def build(self):
         """Return the nodes and what was handed over, of functions that were compiled anew."""
         source = SOURCE.format(**self.code)
-        library, settings = ModuleType("library"), ModuleType("settings")
-        library.__file__, settings.LIMIT = "/site-packages/library.py", self.code["limit"]
+        library, settings = ModuleType("a_random_library"), ModuleType("settings")
+        library.__file__, settings.LIMIT = "/site-packages/a_random_library.py", self.code["limit"]
         exec(compile(LIBRARY, library.__file__, "exec"), vars(library))
-        sys.modules["library"] = library
+        sys.modules[library.__name__] = library
         names = {"__name__": "project", "workflow": workflow}
         names |= {"library": library, "settings": settings}
         exec(compile(source, "project", "exec"), names)

@@ -53,7 +53,7 @@ def run(folder: Path, config: Any) -> dict[str, object]:
 def main() -> None:
     for name in sys.argv[1:]:
         importlib.import_module(name)
-    storage_factory({"kind": "file", "options": {"path": "results"}})  # imports the kinds, once for all
+    storage_factory({"kind": "file", "options": {"path": "results"}})  # imports the kinds, once
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

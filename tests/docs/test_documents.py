@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "*/README.md", "plugins/*/README.md")
 PATTERNS += ("examples/*/README.md",)
-DOCUMENTS = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
+DOCUMENTS = sorted(
+    {
+        path
+        for pattern in PATTERNS
+        for path in ROOT.glob(pattern)
+        if not path.relative_to(ROOT).parts[0].startswith(".")
+    }
+)
 
 PYTHON_FENCE = re.compile(
     r"^[ >]*(?:```+|~~~+)\s*\{?(?:py|python|python3|pycon)\b", re.IGNORECASE | re.MULTILINE

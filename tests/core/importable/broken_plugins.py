@@ -161,6 +161,26 @@ class LosesWhatDoesNotFit(LocalWorkflow):
             self.storage = _Quiet(storage.store)
 
 
+class SwallowsInterrupts(LocalWorkflow):
+    """Returns None after Ctrl-C."""
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().run(*arguments, **options)
+        except KeyboardInterrupt:
+            return None
+
+
+class TriesAgain(LocalWorkflow):
+    """Calls a function that failed a second time, unasked."""
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().run(*arguments, **options)
+        except LookupError:
+            return super().run(*arguments, **options)
+
+
 class NoPlugins(LocalWorkflow):
     """Doesn't run node plugins where the node runs."""
 
@@ -189,5 +209,7 @@ BACKENDS = [
     TakesWhateverIsThere,
     ReturnsAnyway,
     LosesWhatDoesNotFit,
+    SwallowsInterrupts,
+    TriesAgain,
     NoPlugins,
 ]

@@ -75,6 +75,8 @@ CAUGHT_BY = {
     "TakesWhateverIsThere": "test_a_changed_argument",
     "ReturnsAnyway": "test_a_failing_node",
     "LosesWhatDoesNotFit": "test_a_storage_that_is_full",
+    "SwallowsInterrupts": "test_an_interrupt_in_a_node",
+    "TriesAgain": "test_a_failing_node",
     "NoPlugins": "test_a_node_plugin",
 }
 KINDS = [*broken_stores.kinds(), *broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]

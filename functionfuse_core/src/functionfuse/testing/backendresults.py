@@ -248,6 +248,16 @@ class BackendResults(Backends):
         assert ["one"] == storage.list_tasks("w")
         assert ["fail", "number"] == program.calls()
 
+    def test_an_interrupt_in_a_node(
+        self, backend: Backend, program: Program, storage: Storage
+    ) -> None:
+        """Ctrl-C ends the run with an error; nothing that follows the node is computed."""
+        with pytest.raises(BaseException) as raised:  # noqa: PT011  # backends have their own
+            self.stored(backend, storage, program.add(program.interrupt(), 1))
+        assert not isinstance(raised.value, AssertionError)
+        assert "add" not in program.calls()
+        assert [] == storage.list_tasks("w")
+
     def test_a_run_goes_on_after_a_repair(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:

@@ -72,6 +72,12 @@ def fail(value):
 
 
 @workflow
+def interrupt():
+    note("interrupt")
+    raise KeyboardInterrupt
+
+
+@workflow
 def strange():
     class Strange(ValueError):
         pass

@@ -17,13 +17,13 @@ __all__ = ["Head", "arguments_of", "check_ignored", "check_packages", "parameter
 
 
 class Head(NamedTuple):
-    """What the nodes of one function have in common.
+    """The common properties of all nodes of one function.
 
     Attributes:
-        text: what their own parts begin with.
+        text: the first bytes of their own parts.
         names: the parameters that take arguments by position.
-        keywords: those that take them by keyword.
-        ignored: those that don't count.
+        keywords: the parameters that take arguments by keyword.
+        ignored: the parameters that don't count.
     """
 
     text: bytes
@@ -33,7 +33,7 @@ class Head(NamedTuple):
 
 
 def arguments_of(node: Node, head: Head) -> list[tuple[str, Any]]:
-    """Return (name, value) of a node's arguments: of named parameters sorted, then the others."""
+    """Return (name, value) of a node's arguments: named parameters sorted, then the others."""
     known = len(head.names)
     if known and len(node.args) == 1 and not (node.kwargs or head.ignored):
         return [(head.names[0], node.args[0])]
@@ -57,12 +57,12 @@ def _first(pair: tuple[str, Any]) -> str:
 
 
 def parameters_of(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[str], bool]:
-    """Return the parameters that take arguments by position, by keyword, and any keyword at all.
+    """Return the parameters by position, those by keyword, and whether any keyword is taken.
 
-    They are those of what is called, and not of what that wraps: a wrapper can tell whether an
-    argument came by position or by keyword.
+    They are the parameters of the called function, not of a function that it wraps: a wrapper sees
+    whether an argument came by position or by keyword.
     """
-    if type(function) is FunctionType:  # without the signature that somebody may have given it
+    if type(function) is FunctionType:  # without a `__signature__` that code has set
         function = FunctionType(function.__code__, {}, closure=function.__closure__)
     elif hasattr(function, "__wrapped__") and not isinstance(function, type):
         return (), frozenset(), True
@@ -86,7 +86,7 @@ def parameters_of(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset
 
 
 def check_ignored(node: Node, function: Any, seen: Seen, home: str) -> None:
-    """Raise OptionsError if `ignore` names what the node neither takes nor reads."""
+    """Raise OptionsError if a name in `ignore` is no argument and no global that is read."""
     names, keywords, anything = parameters_of(node.function, node)
     for name in node.settings.ignore:
         if anything or name in names or name in keywords or name in seen.ignored:
@@ -102,7 +102,7 @@ def check_ignored(node: Node, function: Any, seen: Seen, home: str) -> None:
 
 
 def check_packages(packages: Iterable[str], asked: str) -> None:
-    """Raise OptionsError if a name is no installed package with a version; `asked` is where."""
+    """Raise OptionsError if a name is no installed package with a version; `asked`: the option."""
     for package in packages:
         if not version_of(package):
             raise OptionsError(

@@ -1,7 +1,12 @@
-"""What code does, apart from how it is written: bytecode without lines, docstrings and paddings.
+"""The shape of a code object: its bytecode without lines, docstrings and padding.
 
-Equal for code that differs in comments, formatting, docstrings or place, under every patch release
-of one Python minor version: instructions are written in the order in which they can run.
+Code that differs only in comments, formatting, docstrings or location has an equal shape, under
+every patch release of one Python minor version.
+
+1. `Flow` finds the order in which instructions can run, and removes the effects of line breaks.
+2. The reader numbers the instructions in that order, and writes each with its operand.
+3. Jumps are written as these numbers, and constants by value; code in constants is written too.
+4. Names of globals, attributes and imports are noted, for `functions` to write their values.
 """
 
 from __future__ import annotations
@@ -20,13 +25,13 @@ from .controlflow import JUMPS, Flow
 
 __all__ = ["IMPORTED", "Import", "Shape", "shape_of"]
 
-IMPORTED = "import"  # in place of a name: of a module that code imports when it runs
+IMPORTED = "import"  # instead of a name, for a module that code imports at run time
 
 _CONSTANTS = frozenset(dis.hasconst)
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 _GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS"}
 _FLAGS = 0x3AF  # of co_flags: optimized, newlocals, var*, generator, coroutine, async
-# Who reads these names can see types, docstrings and the order of methods.
+# Code that reads these names can see types, docstrings and the order of methods.
 _INSPECTING = frozenset(
     {
         *("__annotations__", "__dict__", "__doc__", "__signature__", "get_annotations"),
@@ -41,14 +46,14 @@ Path = tuple[str, ...]
 
 
 class Import(NamedTuple):
-    """A module, or something of it, that code imports when it runs.
+    """A module, or one of its variables, that code imports at run time.
 
     Attributes:
         level: of a relative import, the number of dots.
         module: its name, without the dots.
-        name: what is taken from it; "" for the module itself, "*" for the package at its top.
-        reads: the attributes that are read from what was imported, each with those that are read
-            from it at once; None where it is also used otherwise.
+        name: the imported variable; "" for the module itself, "*" for its top-level package.
+        reads: paths of attributes that code reads from the imported object; None if code also uses
+            the object in another way.
     """
 
     level: int
@@ -59,17 +64,17 @@ class Import(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a code object, and those inside it, do.
+    """The instructions and names of a code object, with those of code objects inside it.
 
     Attributes:
         text: the instructions and their constants, as bytes.
-        digest: of that text: 16 bytes.
-        names: the global names that are read, each with the attributes read from it at once, as in
-            `("module", "function")`, in order of first use.
-        imports: what is imported within.
+        digest: of that text, 16 bytes.
+        names: the global names that are read, each with the attributes read directly from it, as
+            in `("module", "function")`, in order of first use.
+        imports: the imports at run time.
         attributes: all names of attributes that are read.
-        texts: the names in texts that may be evaluated, in order of first use.
-        inspects: whether types, docstrings and the order of methods may be looked at.
+        texts: the names in strings that may be evaluated, in order of first use.
+        inspects: whether code may look at types, docstrings and the order of methods.
     """
 
     text: bytes
@@ -83,7 +88,7 @@ class Shape:
 
 @functools.lru_cache(maxsize=4096)
 def shape_of(code: CodeType) -> Shape:
-    """Return what a code object does."""
+    """Return the shape of a code object."""
     reader = _Reader()
     reader.code(code)
     text = b"".join(reader.out)
@@ -142,7 +147,7 @@ class _Reader:
         self.out.append(b"}")
 
     def handler(self, handler: tuple[int, int, bool] | None, numbers: dict[int, int]) -> None:
-        """Write where an exception goes."""
+        """Write the handler of an exception."""
         self.out.append(b"\ntry ")
         if handler is not None:
             index, depth, lasti = handler
@@ -163,7 +168,7 @@ class _Reader:
         self.name(flow.instructions, index, code)
 
     def name(self, instructions: list[dis.Instruction], number: int, code: CodeType) -> None:
-        """Note what an instruction reads of what is outside."""
+        """Note the global, attribute or import that an instruction reads."""
         opname, value = instructions[number].opname, instructions[number].argval
         if opname in _GLOBALS:
             self.names[value, *_attributes(instructions, number + 1)] = None
@@ -211,7 +216,7 @@ def _attributes(instructions: list[dis.Instruction], number: int) -> Iterator[st
 def _bindings(
     instructions: list[dis.Instruction], number: int, names: Path | None
 ) -> Iterator[tuple[str, int]]:
-    """Iterate what an import gives names to: see `Import.name`, and the place of the store."""
+    """Iterate the names that an import binds (see `Import.name`), each with its store's index."""
     number += 1
     if names:  # from module import name, ...
         for name in names:
@@ -229,9 +234,9 @@ def _bindings(
 
 
 def _reads(instructions: list[dis.Instruction], store: dis.Instruction) -> tuple[Path, ...] | None:
-    """Return the attributes that are read from a variable; None where it is also used otherwise."""
+    """Return the attributes read from a variable; None if it is also used in another way."""
     if store.opname != "STORE_FAST":
-        return None  # seen by other functions
+        return None  # other functions can read it
     found: dict[Path, None] = {}
     for index, instruction in enumerate(instructions):
         if instruction.argval == store.argval and instruction.opname.startswith("LOAD_FAST"):

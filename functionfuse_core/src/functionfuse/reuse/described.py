@@ -1,7 +1,10 @@
-"""What a result refers to, for its header: the project's classes and functions, and its digest.
+"""The description of a result for its header: the project's names in it, and its digest.
 
-A pickle has only the names of classes, and the bytes of sets differ from process to process. So the
-header tells these names, and where it must be, a digest of the value and not of its bytes.
+A pickle has only the names of classes, so the header lists them: a plan looks at their code now.
+The bytes of sets differ from process to process, so the header then has a digest of the value.
+
+The names are the globals that the pickle refers to. If a global takes its text from the pickle's
+memo, `_resolved` searches for it: any text in the pickle that names a project's module or global.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from .values import digest_of
 
 __all__ = ["described", "describing"]
 
-_DIFFERENT_BYTES = "torch"  # the package whose equal values have other bytes in each process
+_DIFFERENT_BYTES = "torch"  # a package whose equal values have other bytes in each process
 
-# Texts that may be part of a global's name, each behind its length; one may begin inside another.
+# Texts that may be part of a global's name. Each follows its length; matches may overlap.
 _texts = re.compile(rb"\x8c(?=.([\w.]+)\x94)", re.DOTALL).findall
 
 
@@ -37,7 +40,7 @@ class _Names(Protocol):
 
 
 class Pickled(Protocol):
-    """What this module needs of `functionfuse.storage.pickling.Pickled`."""
+    """The part of `functionfuse.storage.pickling.Pickled` that this module needs."""
 
     @property
     def data(self) -> bytes: ...
@@ -50,7 +53,7 @@ class Pickled(Protocol):
 def describing(
     own: frozenset[str] = frozenset(),
 ) -> Callable[[Any, Pickled], tuple[list[str], str]]:
-    """Return `described` as a run hands it to its storage, in whatever process that saves.
+    """Return `described` for a storage to call, in any process that saves a result.
 
     Args:
         own: top-level packages that belong to the project, wherever they are installed.
@@ -61,16 +64,16 @@ def describing(
 def described(
     value: Any, pickled: Pickled, own: frozenset[str] = frozenset(), script: str = ""
 ) -> tuple[list[str], str]:
-    """Return what `Storage.save` asks of a value: the project's names in it, and its digest.
+    """Return a value's description for `Storage.save`: the project's names in it, and its digest.
 
     Args:
         own: see `describing`.
-        script: the name by which the module `__main__` counts; "" for this process's own.
+        script: the name that replaces `__main__`; "" for the name of this process's script.
 
     Returns:
-        names: classes and functions as "module:qualified name", sorted. Where the pickle repeats
-            a text, there may be more of them than it names.
-        digest: of the value, in hexadecimal digits; "" where that of its bytes is as good.
+        names: classes and functions as "module:qualified name", sorted. If the pickle repeats a
+            text, there may be more names than the pickle refers to.
+        digest: of the value, in hexadecimal digits; "" if the digest of its bytes will do.
     """
     if not (pickled.code or pickled.named.names or pickled.named.unordered):
         return [], ""
@@ -93,8 +96,8 @@ def _digest(value: Any, pickled: Pickled, own: frozenset[str]) -> str:
 
 
 def _own_names(pickled: Pickled, own: frozenset[str]) -> set[tuple[str, str]]:
-    """Return module and qualified name of what is the project's."""
-    # What a function has made has no name by which it could be found again.
+    """Return module and qualified name of the project's classes and functions in a pickle."""
+    # A class or function that a function has made can't be found by its name.
     found = {
         (module, name)
         for module, name in _names_of(pickled.code)
@@ -110,10 +113,10 @@ def _own_names(pickled: Pickled, own: frozenset[str]) -> set[tuple[str, str]]:
 
 
 def _names_of(code: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Iterate module and name of code that a pickle holds, and of the variables that it reads.
+    """Iterate module and name of the code in a pickle, and of the variables that it reads.
 
-    A method counts with its class. A module has no name; and one that code imports when it runs
-    has the name `IMPORTED`, where nothing else leads to that code.
+    A method counts as its class. The name of a module is "". A module that code imports at run time
+    has the name `IMPORTED`, but only for code that has no name itself.
     """
     for item in code:
         if isinstance(item, ModuleType):
@@ -135,7 +138,7 @@ def _names_of(code: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _variable(value: Any, path: Path) -> list[tuple[str, str]]:
-    """Return module and name of the variable that code reads by a path, if it is of a module."""
+    """Return module and name of the variable that code reads by a path from a module, if any."""
     found = []
     for name in (*path[1:], ""):
         if not isinstance(value, ModuleType):
@@ -148,10 +151,10 @@ def _variable(value: Any, path: Path) -> list[tuple[str, str]]:
 def _resolved(
     fetched: Iterable[tuple[str | None, str | None]], data: bytes, own: frozenset[str]
 ) -> set[tuple[str, str]]:
-    """Return all that names may be of which a text was fetched from the pickle's memo.
+    """Return all possible names if module or name was fetched from the pickle's memo.
 
-    The text is anywhere in the pickle, and the name is one that a loaded module defines: pickling
-    has just looked it up there.
+    The text is somewhere in the pickle, and a loaded module defines the name: the pickler has just
+    looked it up there.
     """
     modules = _own_modules(len(sys.modules), next(reversed(sys.modules)), own)
     texts: set[str] = set()
@@ -175,23 +178,23 @@ def _texts_in(data: bytes) -> set[str]:
 
 
 def _is_in(name: str, texts: set[str], data: bytes) -> bool:
-    # `texts` has none of these.
+    # The pattern of `texts` finds no such names.
     unusual = not name.isascii() or len(name) > 255
     return name in texts or (unusual and name.encode("utf-8", "replace") in data)
 
 
 @lru_cache(maxsize=8)
 def _own_modules(_count: int, _newest: str, own: frozenset[str]) -> frozenset[str]:
-    """Return the project's modules that are loaded; the first two tell whether these changed."""
+    """Return the project's loaded modules; the first two are the key of the cache."""
     return frozenset(name for name in list(sys.modules) if is_own(name, own))
 
 
 def _defines(module: str, name: str) -> bool:
-    """Tell whether a global is of a module, and not imported by it."""
+    """Return whether a module defines a global itself, and doesn't import it."""
     try:
         found = vars(sys.modules[module])[name.partition(".")[0]]
         return getattr(found, "__module__", None) in (module, None)
     except KeyError:
         return False
-    except Exception:  # noqa: BLE001  # an object that stands for another can raise anything
+    except Exception:  # noqa: BLE001  # a proxy can raise anything
         return True

@@ -1,4 +1,4 @@
-"""How what a node computes differs from what was recorded of its stored result, in words."""
+"""The first difference between a node now and the record of its stored result, as text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["difference"]
 
 
 def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> str:
-    """Say how two of a node's `Identities.parts` differ, in words; "" if they don't.
+    """Return the first difference between two `Identities.parts` of a node; "" for none.
 
     Args:
-        label: the name of what the node calls.
+        label: the name of the function that the node calls.
     """
     if now["function"] != was["function"]:
         return f"function changed ({was['function']} → {now['function']})"

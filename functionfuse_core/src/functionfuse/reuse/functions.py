@@ -1,7 +1,8 @@
-"""Code in a fingerprint: a package's by its name, all other by what it does and refers to.
+"""Code in a fingerprint: a package's code by its name, all other code by its body.
 
-Each `write_...` writes the body of one function, class or module; what that refers to goes to the
-writer of values, which gives code back. See `fingerprint.Writer`.
+A function's body is its bytecode, defaults, closure, attributes, globals and imports. A class's is
+its bases, types, data and methods. Their parts go to `Writer.write`, which returns code to this
+module: see `stream` for the order.
 """
 
 from __future__ import annotations
@@ -51,24 +52,24 @@ _DESCRIPTORS = (
     MethodDescriptorType,
     WrapperDescriptorType,
 )
-# Attributes of a class that are made from others, or say where it is written.
+# Attributes of a class that are made from others, or describe where it is defined.
 _DERIVED = {
     *("__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__"),
     *("__annotations_cache__", "__classcell__", "__dict__", "__doc__", "__firstlineno__"),
     *("__module__", "__parameters__", "__qualname__", "__signature__", "__slotnames__"),
     *("__static_attributes__", "__weakref__", "_abc_impl", "__attrs_base_of_slotted__"),
 }
-# Attributes of a class that are made with it, and not changed later.
+# Attributes that are made with a class, and not changed later.
 _MADE = {"_field_defaults", "model_config"}
-# Variables in closures that only tell what is going on, or are made with a class.
+# Variables in closures that only track a running call, or are made with a class.
 _PASSING = {"repr_running", "sa_attrs"}
 _HEAP_TYPE = 1 << 9  # of a class's flags: it was made at run time
-# Attributes that lead to variables or classes by names that only a run knows.
+# Attributes that give access to variables or classes by names known only at run time.
 _UNFOLLOWABLE = frozenset({"__globals__", "__subclasses__", "f_builtins", "f_globals"})
 
 
 def write_code(writer: Stream, value: Any, kind: type) -> bool:
-    """Write a value that is called or imported; tell whether it was one."""
+    """Write a value if it is code; return whether it is."""
     if kind is FunctionType:
         _write_named(writer, value, _write_function)
     elif issubclass(kind, type):
@@ -105,7 +106,7 @@ def _write_named(writer: Stream, value: Any, body: Callable[[Stream, Any], None]
     elif body is _write_class and not value.__flags__ & _HEAP_TYPE:
         if is_own(value.__module__, writer.own):
             raise FingerprintError(f"{name_of(value)} is compiled code of the project")
-        writer.named(name_of(value))  # hidden
+        writer.named(name_of(value))  # its module hides it
     else:
         writer.code(value, body)
 
@@ -130,7 +131,7 @@ def _write_builtin(writer: Stream, value: Any) -> None:
 
 
 def _write_function(writer: Stream, function: FunctionType) -> None:
-    """Write what a function does, and what it refers to."""
+    """Write a function's bytecode, and all that it refers to."""
     code, namespace = function.__code__, function.__globals__
     module = namespace.get("__name__", function.__module__)
     name = f"{module_name(str(module))}.{function.__qualname__}"
@@ -138,7 +139,7 @@ def _write_function(writer: Stream, function: FunctionType) -> None:
     if not is_own_code(code, module, writer.own):
         with writer.held(str(module)):
             writer.named(f"{module}.{code.co_qualname}")
-            writer.out.append(shape_of(code).digest)  # there can be several of that name
+            writer.out.append(shape_of(code).digest)  # several can have that name
             if isinstance(implementations, MappingProxyType):  # functools.singledispatch
                 for kind in sorted(implementations, key=name_of):
                     writer.write((kind, implementations[kind]))
@@ -146,7 +147,7 @@ def _write_function(writer: Stream, function: FunctionType) -> None:
                 _write_contents(writer, function)
         return
     if code.co_name == "__hash__" and code.co_filename.startswith("<attrs "):
-        # It has a number in it that each process makes anew.
+        # It contains a number that differs in each process.
         code = code.replace(co_consts=tuple(0 if type(c) is int else c for c in code.co_consts))
     shape = shape_of(code)
     writer.describe(name, shape.digest)
@@ -175,15 +176,15 @@ def _write_function(writer: Stream, function: FunctionType) -> None:
 
 
 def _write_contents(writer: Stream, function: FunctionType) -> None:
-    """Write what a function was given when it was made, and what was added to it since."""
+    """Write a function's defaults, closure and attributes."""
     name = _shown(writer, function.__globals__.get("__name__"), function.__qualname__)
     writer.fixed.append((f"function {name!r}", partial(_made_of, function), _made_of(function)))
     defaults: list[tuple[str | int, Any]] = [*enumerate(function.__defaults__ or ())]
     defaults += (function.__kwdefaults__ or {}).items()
     for key, _ in defaults:
         writer.write(key)
-        what = f"default {_defaulted(function, key)!r} of {name!r}"
-        writer.variable(what, partial(dict(defaults).get, key))
+        description = f"default {_defaulted(function, key)!r} of {name!r}"
+        writer.variable(description, partial(dict(defaults).get, key))
     writer.out.append(b";")
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         _write_cell(writer, cell, free, name)
@@ -199,13 +200,13 @@ def _write_contents(writer: Stream, function: FunctionType) -> None:
 
 
 def _shown(writer: Stream, module: object, name: str) -> str:
-    """Return how a function or a class is named: with its module, if that is another one."""
+    """Return the name of a function or class, with its module if that isn't `writer.home`."""
     home = module_name(str(module))
     return name if home == writer.home else f"{home}.{name}"
 
 
 def _defaulted(function: FunctionType, key: str | int) -> str:
-    """Return the parameter that has a default, given its name or the default's place."""
+    """Return the name of the parameter with a default, by that name or the default's index."""
     if isinstance(key, str):
         return key
     code, count = function.__code__, len(function.__defaults__ or ())
@@ -230,7 +231,7 @@ def _write_cell(writer: Stream, cell: CellType, free: str, name: str) -> None:
 
 
 def write_types(writer: Stream, value: Any) -> None:
-    """Write docstring and types of code, and the order of a class's methods."""
+    """Write docstring and types of code, and the order of a class's attributes."""
     described = isinstance(value, (FunctionType, ModuleType, type))
     if described or "__wrapped__" in (getattr(value, "__dict__", None) or ()):
         writer.write(value.__doc__)
@@ -240,12 +241,12 @@ def write_types(writer: Stream, value: Any) -> None:
 
 
 def _write_annotations(writer: Stream, value: Any) -> dict[str, Any]:
-    """Write the types of code, as they are written and as they are meant; return the former."""
+    """Write the types of code, as written and as evaluated; return them as written."""
     annotations = inspect.get_annotations(value)
     writer.write(annotations)
     try:
         found = inspect.get_annotations(value, eval_str=True)
-    except Exception:  # noqa: BLE001  # names that only a type checker has
+    except Exception:  # noqa: BLE001  # names that only a type checker knows
         return annotations
     writer.write(found)
     return annotations
@@ -255,13 +256,13 @@ def _write_annotations(writer: Stream, value: Any) -> dict[str, Any]:
 
 
 def _write_class(writer: Stream, kind: type) -> None:
-    """Write what a class is: its bases, its data and its methods.
+    """Write a class: its bases, types, data and methods, sorted by name.
 
-    Where their order matters, there are data that tell it; a copy in a worker has another one.
+    A copy in a worker has another order. Where the order matters, other data record it.
     """
     name = f"{module_name(kind.__module__)}.{kind.__qualname__}"
     if vars(kind).get("__pydantic_complete__") is False and hasattr(kind, "model_rebuild"):
-        # Types that were not there when it was made are found when it is first used.
+        # pydantic resolves types at the first use if they were unknown when the class was made.
         kind.model_rebuild(raise_errors=False, _parent_namespace_depth=0)
     before = len(writer.out)
     writer.out.append(tagged(b"K", name_in_script(kind)))
@@ -273,7 +274,7 @@ def _write_class(writer: Stream, kind: type) -> None:
         if attribute in _DERIVED or attribute.startswith("__pydantic_"):
             continue
         if attribute == "__hash__" and value is None and "__eq__" in vars(kind):
-            continue  # follows from that
+            continue  # Python sets it because of `__eq__`
         if attribute == "__init__" and _is_from_protocol(kind, value):
             continue
         (methods if _is_method(type(value)) else data).append((attribute, value))
@@ -286,7 +287,7 @@ def _write_class(writer: Stream, kind: type) -> None:
             continue
         if attribute.startswith("__") or attribute in _MADE or _is_of_enum(kind, attribute):
             at = len(writer.out)
-            # A member that code combines from others is put into it; these have another map.
+            # Code that combines flags adds to this map; `_member_map_` has the named ones.
             grows = attribute == "_value2member_map_" and issubclass(kind, Flag)
             writer.write({k: v for k, v in value.items() if type(k) is not int} if grows else value)
             fields += writer.out[at:]
@@ -314,7 +315,7 @@ def _write_class(writer: Stream, kind: type) -> None:
 
 
 def _is_from_protocol(kind: type, init: Any) -> bool:
-    """Tell whether typing has put another class's `__init__` there, when it was first called."""
+    """Return whether `typing` has set another class's `__init__` at its first call."""
     own = getattr(init, "__qualname__", "") == f"{kind.__qualname__}.__init__"
     return not own and any(vars(base).get("_is_protocol") for base in kind.__mro__)
 
@@ -324,7 +325,7 @@ def _is_of_enum(kind: type, attribute: str) -> bool:
 
 
 def _public(kind: type) -> tuple[Any, ...]:
-    """Return a class's attributes, without those that Python adds."""
+    """Return the values of a class's attributes, without those that Python adds."""
     return tuple(value for name, value in vars(kind).items() if not name.startswith("__"))
 
 
@@ -342,8 +343,8 @@ def _registered(kind: type, token: object = None, known: tuple[type, ...] = ()) 
     """Return the classes that are registered with an abstract one.
 
     Args:
-        token, known: Python's mark of what is registered with all classes, and what was returned
-            when it was this one: to ask for the mark is quick.
+        token, known: the ABC cache token of an earlier call, and its result. They save time: the
+            token changes at each registration with any class.
     """
     if get_cache_token() == token:
         return known

@@ -1,7 +1,10 @@
-"""What each node of a graph computes, as digests: its code, its arguments and its parents.
+"""The identity of a node as digests of its code, its arguments and its parents.
 
-A node's *call* is the digest of its code, its arguments and its parents' results; its *recipe*
-is the same with the parents' recipes in place of their results, and so needs nothing stored.
+- The *own part* is the digest of code, arguments and plugins. A parent in it is only a number.
+- The *call* combines the own part with the digests of the parents' results.
+- The *recipe* combines the own part with the parents' recipes, so it needs no result.
+
+An object's method call has one more parent: the earlier call on the object.
 """
 
 from __future__ import annotations
@@ -32,25 +35,25 @@ from .workers import Expected
 __all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-RULE = 2  # of what counts; it goes up whenever equal code would get another digest
+RULE = 2  # version of the digests; it goes up whenever equal code would get another digest
 
 
 def combined(own: bytes, parents: Sequence[bytes]) -> bytes:
-    """Return the digest of a node's own part and of what stands for its parents."""
+    """Return the digest of a node's own part and of the digests of its parents."""
     return xxh3_128_digest(b"".join((own, *parents)))
 
 
 class Identities:
-    """The own parts of nodes: code, arguments and plugins, without what comes from parents.
+    """Compute the own parts of nodes: code, arguments and plugins, without the parents' results.
 
-    Made anew for every plan, because what functions refer to can change in between; what bytecode
-    does is remembered for longer.
+    Each plan needs a new object, because variables that functions read can change between plans.
+    The analysis of bytecode is cached for longer (see `shape_of`).
 
     Args:
         replaced: functions that are called instead of the nodes' own.
         own: packages that belong to the project, wherever they are installed.
         packages: names of packages whose version counts for all nodes.
-        plugins: the plugins that count, of the nodes that have some.
+        plugins: for each node that has some: the node plugins that count.
     """
 
     def __init__(
@@ -74,19 +77,19 @@ class Identities:
         self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, Head] = {}
         self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
-        self._indexes: dict[Node, dict[Node, int]] = {}  # of the parents of nodes with several
-        self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, for a function
+        self._indexes: dict[Node, dict[Node, int]] = {}  # of the parents, for nodes with several
+        self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, per function
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
         self._held: dict[tuple[object, ...], Seen] = {}  # code in results
         self._expected: dict[object, tuple[Expected, Any]] = {}
 
     def own(self, node: Node) -> bytes:
-        """Return the digest of code, arguments and plugins; nodes stand in them by number.
+        """Return the digest of code, arguments and plugins, with parents as numbers.
 
         Raises:
-            FingerprintError: something in them can't be told from another; the message says what.
-            OptionsError: `ignore` names what is neither an argument nor a global that is read.
+            FingerprintError: a part of them has no digest; the message names it.
+            OptionsError: a name in `ignore` is no argument and no global that the code reads.
         """
         head = self._head(node)
         out = [head.text]
@@ -107,7 +110,7 @@ class Identities:
         return xxh3_128_digest(b"".join(out))
 
     def parts(self, node: Node) -> dict[str, Any]:
-        """Return what explains a difference: in function, code, what that uses, or inputs.
+        """Return the parts of a fingerprint that explain a difference; see `difference`.
 
         Raises FingerprintError as `own`.
         """
@@ -136,9 +139,9 @@ class Identities:
         }
 
     def changed(self, node: Node) -> str:
-        """Say what a node computes with that is not as it was when the run began; "" for nothing.
+        """Return the first input of a node that changed since the run began; "" for none.
 
-        That is a variable that its code reads, an argument, or a plugin.
+        An input is an argument, a plugin, or a variable that the code reads.
         """
         given = dict(arguments_of(node, self._head(node)))
         inputs = [
@@ -148,18 +151,18 @@ class Identities:
         inputs += [
             (_described(plugin), plugin, before) for plugin, before in self._of_plugins(node)
         ]
-        for what, value, before in inputs:
+        for description, value, before in inputs:
             try:
-                same = self._stream(node, what, value) == before
+                same = self._stream(node, description, value) == before
             except FingerprintError as error:
                 forget(error)
                 same = False
             if not same:
-                return what
+                return description
         return self._code(node).changed(partial(self._look, node))
 
     def name(self, node: Node) -> str:
-        """Return module and qualified name of what a node calls."""
+        """Return module and qualified name of the function that a node calls."""
         function, label = node.function, node.label
         if node in self._replaced:
             function = self._replaced[node]
@@ -171,11 +174,11 @@ class Identities:
         return self._own | _defined_in(self._function(node))[0]
 
     def held(self, names: Collection[str], by_value: bool) -> Seen:
-        """Return what the classes and functions in a result are and reach, as first looked at.
+        """Return the first look at the classes and functions in a result, and all they refer to.
 
         Args:
-            names: of them, "module:qualified name".
-            by_value: whether the result brings its code along, so that nothing is imported.
+            names: "module:qualified name" of each.
+            by_value: whether the result contains its code, so that nothing is imported.
 
         Raises FingerprintError as `own`.
         """
@@ -186,20 +189,20 @@ class Identities:
         return found
 
     def held_changed(self, names: Collection[str], by_value: bool) -> str:
-        """Say what of `held` is not as it was first looked at; "" for nothing."""
+        """Return the first part of `held` that changed since the first look; "" for none."""
         again = partial(self._look_at, names, by_value)
         return self.held(names, by_value).changed(again)
 
     def expected(
         self, node: Node, held: Sequence[tuple[Collection[str], bool]]
     ) -> list[tuple[Expected, Any]]:
-        """Return what a worker compares before it calls a node: what is expected, and of what.
+        """Return the checks that a worker makes before it calls a node.
 
         Args:
-            held: names and by_value, as for `held`, of the results that it takes.
+            held: names and by_value, as for `held`, of the results that the node takes.
 
         Returns:
-            None stands for what is called.
+            Pairs of the expected state and the code to compare; None is the node's function.
         """
         found = self._direct.get(node, {}).copy()
         try:
@@ -229,7 +232,7 @@ class Identities:
             raise FingerprintError(f"{paths}: {error}") from error
 
     def check(self, nodes: Iterable[Node]) -> None:
-        """Raise OptionsError if `packages` or `ignore` of nodes names what is not there."""
+        """Raise OptionsError if a name in `packages` or `ignore` of the nodes doesn't exist."""
         check_packages(self._packages, "set_reuse(packages=...)")
         for node in nodes:
             if node.settings.ignore or node.settings.packages:
@@ -272,13 +275,13 @@ class Identities:
         return known
 
     def _key(self, node: Node) -> object:
-        """Return what nodes of the same code share; what replaces a function may have no hash."""
+        """Return the key of a node's code; with an id, as a replacement may be unhashable."""
         if self._replaced and node in self._replaced:
             return node.called, id(self._replaced[node])
         return node.called
 
     def _look(self, node: Node) -> Seen:
-        """Return what a node's code is and reaches now."""
+        """Return a new look at a node's code and all that it refers to."""
         function = self._function(node)
         found = self._subject(node).look(function)
         if node not in self._replaced:
@@ -286,7 +289,7 @@ class Identities:
         return found
 
     def _subject(self, node: Node) -> Subject:
-        """Return how a node's code is looked at."""
+        """Return the settings for the look at a node's code."""
         key = self._key(node)
         subject = self._subjects.get(key)
         if subject is None:
@@ -305,7 +308,7 @@ class Identities:
         return subject
 
     def _index(self, node: Node, parent: Node) -> int:
-        """Return by number which of a node's parents one is; -1 for none."""
+        """Return the index of a parent among a node's parents; -1 for any other node."""
         if node.needs and node.needs[0] is parent:
             return 0
         indexes = self._indexes.get(node)
@@ -315,7 +318,7 @@ class Identities:
         return indexes.get(parent, -1)
 
     def _of_plugins(self, node: Node) -> list[tuple[Any, bytes]]:
-        """Return the plugins of a node that count, and what they were when first asked for."""
+        """Return the plugins of a node that count, with their streams from the first look."""
         found = []
         for plugin in self._plugins.get(node, ()):
             key = id(plugin), self._key(node)
@@ -324,7 +327,7 @@ class Identities:
             found.append((plugin, self._prepared[key]))
         return found
 
-    def _stream(self, node: Node, what: str, value: Any) -> bytes:
+    def _stream(self, node: Node, description: str, value: Any) -> bytes:
         if type(value) is Call:
             return b"n%d;" % self._index(node, value)
         inspected = self._code(node).inspected
@@ -334,7 +337,7 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
-            raise FingerprintError(f"{what}: {error}") from None
+            raise FingerprintError(f"{description}: {error}") from None
         if writer.direct:
             self._direct.setdefault(node, {}).update((id(code), code) for code in writer.direct)
         return b"#" + digest
@@ -350,11 +353,11 @@ def _named(name: str) -> bytes:
 
 
 def _defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return how the installed package counts that a function or class is defined in, if it is.
+    """Return how the installed package of a function or class counts, if it is in one.
 
     Returns:
-        The package if its code belongs to the project for this function; else its name if its
-        version counts, because the function is one that others than the package have decorated.
+        The package, if its code belongs to the project for this function. Otherwise its name, if
+        its version counts: other code than the package has decorated the function.
     """
     plain = inspect.unwrap(function)
     for made in (function, plain):
@@ -371,7 +374,7 @@ def _defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _decorates(module: str, function: Any) -> bool:
-    """Tell whether a module itself has made nodes' functions of one of its functions."""
+    """Tell whether a module has itself decorated one of its functions with `@workflow`."""
     found = list(vars(sys.modules[module]).values())
     return any(value.func is function for value in found if issubclass(type(value), _DECORATED))
 
@@ -381,9 +384,9 @@ _NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__
 
 
 def _found(name: str, *, by_value: bool) -> Any:
-    """Return what a name leads to; None if it is gone. A script's module isn't imported for it."""
+    """Return the object of a name; None if it is gone. A script's module isn't imported."""
     module, _, path = name.partition(":")
-    if path == IMPORTED:  # a plan can't: what a script brings along may be another script
+    if path == IMPORTED:  # a plan can't import it: the module may be another script
         raise FingerprintError(f"code that imports {module!r} when it runs")
     found: Any = sys.modules.get(module)
     if module == module_name("__main__"):

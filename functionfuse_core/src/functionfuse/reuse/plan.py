@@ -1,8 +1,11 @@
-"""What a run will do with each node and why: decided from headers and digests, without any value.
+"""Decide for each node whether a run reuses or computes it, from headers and digests only.
 
-A stored result stands when it was computed by the same call (see `identity`). Where a parent's
-result is not stored any more, the fingerprint that the child's header keeps of that parent stands
-in for it. Where a parent is to be computed first, whether the child is depends on what comes out.
+1. A stored result is reused if its header records the same call as now (see `identity`).
+2. The call needs the digests of the parents' results. If a parent's result is no longer stored, the
+   child's header has a record of that parent: digest, call and recipe. It is valid if the parent
+   has the same call or recipe now.
+3. If that parent's call or recipe differs, the verdict is MAYBE: the parent is computed first.
+4. The run passes the new digest to `settle`, and asks `judge` for the child's verdict again.
 """
 
 from __future__ import annotations
@@ -27,19 +30,19 @@ MAYBE = "maybe"
 
 
 class Decisions:
-    """What to do with the nodes of a graph, as far as it is known; `settle` tells more of it.
+    """The verdicts on the nodes of a graph, as far as they are known; `settle` adds to them.
 
     Args:
-        policies, policy: of reuse, of some nodes and of all others.
-        unsaved: places of the nodes that always run and are never stored.
-        infos: for each node what the storage tells: `digest`, `call` and `info`, or None, or the
-            error where what is stored is of no use.
+        policies, policy: reuse policies of single nodes, and of all others.
+        unsaved: indexes of the nodes that always run and are never stored.
+        infos: for each node its stored result with `digest`, `call` and `info`; None if nothing is
+            stored; the error if the stored result can't be used.
 
     Attributes:
         verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
-        reasons: why a node is to be computed, in words; "" for REUSE.
-        digests: of results that are stored and stand, or were computed; else None.
-        changed: what a node computed with that was not as it had been when the run began.
+        reasons: why a node is computed, as text; "" for REUSE.
+        digests: of results that are reused or were computed; else None.
+        changed: by index of a node: the variable, argument or plugin that changed during the run.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Decisions:
         self._policy = policy
         self._why_not: dict[int, str] = {}  # of nodes without a fingerprint
         self._unsaved = unsaved
-        self._useless: set[int] = set()  # places of stored results that turned out to be damaged
+        self._useless: set[int] = set()  # indexes of damaged stored results
         count = len(graph.nodes)
         self.verdicts = [COMPUTE] * count
         self.reasons = [""] * count
@@ -68,17 +71,17 @@ class Decisions:
         self._calls: list[bytes | None] = [None] * count
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
-        self._tainted: set[int] = set()  # places of results that come from these
-        self._saved: dict[int, Any] = {}  # what the storage told of results of this run
+        self._tainted: set[int] = set()  # indexes of nodes computed from these
+        self._saved: dict[int, Any] = {}  # stored results of this run
         self._results = Results(identities)
-        self._unclear: dict[int, str] = {}  # of results with code in them that can't be told
+        self._unclear: dict[int, str] = {}  # why a result's code has no digest
         for index, node in enumerate(graph.nodes):
             self._identify(index, node)
         for index in range(count):
             self.judge(index)
 
     def needed(self, targets: Sequence[int]) -> list[int]:
-        """Return what must be computed, or judged again, to bring targets up to date; sorted."""
+        """Return the indexes of the nodes to compute or judge again for the targets, sorted."""
         found = {index for index in targets if self.verdicts[index] != REUSE}
         stack = list(found)
         while stack:
@@ -93,7 +96,7 @@ class Decisions:
         return sorted(found)
 
     def possible(self, planned: Collection[int]) -> dict[int, str]:
-        """Return what is computed as well if a planned node of which that is open is, and why."""
+        """Return the nodes that are computed only if a planned MAYBE node is, with the reasons."""
         found: dict[int, str] = {}
         stack = [(index, self.reasons[index]) for index in planned if self.verdicts[index] == MAYBE]
         while stack:
@@ -105,7 +108,7 @@ class Decisions:
         return found
 
     def judge(self, index: int) -> str:
-        """Decide on a node by what is known of its parents now; return and keep the verdict."""
+        """Decide on a node from its parents' current digests; store and return the verdict."""
         verdict, reason, call = self._judged(index, self.graph.nodes[index])
         if verdict == REUSE:
             self.digests[index] = self._counts_as(index, self.infos[index])
@@ -114,7 +117,7 @@ class Decisions:
         return verdict
 
     def give_up(self, index: int, reason: str) -> None:
-        """Note that a stored result that was to be reused can't be read."""
+        """Note that a stored result can't be read, so that its node is computed."""
         self.verdicts[index], self.reasons[index] = COMPUTE, reason
         self.digests[index] = None
         if self._stands(index):
@@ -122,10 +125,10 @@ class Decisions:
         self._useless.add(index)
 
     def settle(self, index: int, digest: bytes | None, stored: Any = None) -> None:
-        """Note the digest of a result that was computed; None for an object, which has none.
+        """Note the digest of a computed result; None for an object, which has none.
 
         Args:
-            stored: what the storage told when it was saved.
+            stored: the stored result, as the storage returned it from the save.
         """
         if stored is not None:
             self._saved[index] = stored
@@ -134,23 +137,23 @@ class Decisions:
         self._call(index, self.graph.nodes[index])
 
     def take(self, index: int, info: Any) -> None:
-        """Note that another run has stored the very result that was to be computed."""
+        """Reuse a result that another run has stored since the plan was made."""
         self.infos[index] = info
         self.verdicts[index], self.reasons[index] = REUSE, ""
         self.digests[index] = self._counts_as(index, info)
 
     def call(self, index: int) -> bytes | None:
-        """Return the digest of a node's call, if all that it depends on is known."""
+        """Return the digest of a node's call; None while a part of it is unknown."""
         return self._calls[index]
 
     def record(self, index: int) -> dict[str, Any]:
-        """Return a node's fingerprint, for the header of its result; its parents are settled."""
+        """Return a node's fingerprint for the header of its result; its parents must be settled."""
         node = self.graph.nodes[index]
         own, call = self._own[index], self._call(index, node)
-        if own is None or call is None or self._untold(index, node):
-            return {"why not": self._untold(index, node)}
+        if own is None or call is None or self._no_digest(index, node):
+            return {"why not": self._no_digest(index, node)}
         changed = self.identities.changed(node) or self._changed_class(node)
-        if type(node) is MethodCall and not changed:  # its object may have come from that
+        if type(node) is MethodCall and not changed:  # that call may have changed the object
             changed = self.changed.get(self._index(node.before), "")
         if changed:
             self.changed[index] = changed
@@ -160,10 +163,10 @@ class Decisions:
         for parent in map(self._index, node.needs):
             made_by = _hex(self._calls[parent])
             if self._stands(parent):
-                made_by = self.infos[parent].call  # what is stored may be of an earlier call
+                made_by = self.infos[parent].call  # with ALWAYS, it may be of an earlier call
             digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
             if parent in self.changed or parent in self._tainted:
-                # It will be computed again, and nobody knows what comes out.
+                # The next run computes the parent again, and its result may differ.
                 made_by, recipe = "", ""
                 self._tainted.add(index)
             held = self._held(parent)
@@ -182,30 +185,30 @@ class Decisions:
         }
 
     def expected(self, index: int) -> list[tuple[Expected, Any]]:
-        """Return what a worker compares before it calls a node; see `Identities.expected`."""
+        """Return the checks a worker makes before it calls a node; see `Identities.expected`."""
         node = self.graph.nodes[index]
         held = [self._held(parent)[1:] for parent in map(self._index, node.needs)]
         return self.identities.expected(node, [parts for parts in held if parts])
 
     def _changed_class(self, node: Node) -> str:
-        """Say what changed of the code in parents' results since the run began; "" for nothing."""
+        """Return the code in parents' results that changed since the run began; "" for none."""
         for index in map(self._index, node.needs):
             held = self._held(index)[1:]
-            if held and (what := self.identities.held_changed(*held)):
-                return f"{what}, which the result of {self.graph.names[index]!r} uses,"
+            if held and (changed := self.identities.held_changed(*held)):
+                return f"{changed}, which the result of {self.graph.names[index]!r} uses,"
         return ""
 
     def stored(self, index: int) -> Any:
-        """Return what the storage told of a node's result, when it was planned or saved."""
+        """Return a node's stored result, as the storage returned it for the plan or the save."""
         return self._saved.get(index, self.infos[index])
 
     def notes(self) -> list[str]:
-        """Return hints: which versions of packages stored results were made with."""
+        """Return hints: packages whose version has changed since reused results were made."""
         both = zip(self.verdicts, self.infos, strict=True)
         return self._results.notes(info for verdict, info in both if verdict == REUSE)
 
     def _counts_as(self, index: int, info: Any) -> bytes:
-        """Return what a stored result counts as; none counts the same if that can't be told."""
+        """Return a result's digest; a random one, equal to no other, if its code has none."""
         try:
             return self._results.counts_as(info)
         except FingerprintError as error:
@@ -213,10 +216,10 @@ class Decisions:
             return os.urandom(16)
 
     def _held(self, index: int) -> tuple[Any, ...]:
-        """Return a result's value and the code in it: see `Results.held`."""
+        """Return the digest of a result's value, and the code in it; see `Results.held`."""
         return self._results.held(self.stored(index))
 
-    def _untold(self, index: int, node: Node) -> str:
+    def _no_digest(self, index: int, node: Node) -> str:
         """Return why a node has no fingerprint; "" if it has one."""
         for parent in map(self._index, node.needs) if self._unclear else ():
             if parent in self._unclear:
@@ -227,7 +230,7 @@ class Decisions:
         return self.graph.positions[node]
 
     def _identify(self, index: int, node: Node) -> None:
-        """Find a node's own part and its recipe."""
+        """Compute the digest of a node's own part, or note why it has none."""
         try:
             self._own[index] = self.identities.own(node)
         except FingerprintError as error:
@@ -235,9 +238,9 @@ class Decisions:
             return
 
     def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
-        """Return the recipes of all results, and of all calls; found when first asked for.
+        """Return the recipes of all results, and of all calls; they are made at the first use.
 
-        They differ where what is stored stands for ever: children are made from that.
+        They differ for a result that `_stands`: its children are computed from the stored value.
         """
         if self._found is None:
             results: list[bytes | None] = []
@@ -258,17 +261,17 @@ class Decisions:
         return self._found
 
     def _stands(self, index: int) -> bool:
-        """Whether a node's stored result is taken, whatever it was computed from."""
+        """Whether a node's stored result is reused, whatever it was computed from."""
         policy = self._policies.get(self.graph.nodes[index], self._policy)
         useless = index in self._unsaved or index in self._useless
         return policy == ALWAYS and not useless and hasattr(self.infos[index], "digest")
 
     def _volatile(self, index: int, node: Node) -> bool:
-        """Whether a node's result must be seen anew in each run."""
+        """Whether each run computes a node, so that no record of its result is valid."""
         return index in self._unsaved or self._policies.get(node, self._policy) == NEVER
 
     def _call(self, index: int, node: Node) -> bytes | None:
-        """Return the digest of a node's call, as soon as all that it depends on is known."""
+        """Return and store the digest of a node's call; None while a part of it is unknown."""
         own = self._own[index]
         if own is None:
             return None
@@ -301,8 +304,8 @@ class Decisions:
             return COMPUTE, "is never reused", None
         if policy == ALWAYS:
             return REUSE, "", call
-        if untold := self._untold(index, node):
-            return COMPUTE, untold, None
+        if reason := self._no_digest(index, node):
+            return COMPUTE, reason, None
         if call is not None and call.hex() == info.call:
             return REUSE, "", call
         recorded = info.info.fingerprint
@@ -322,7 +325,7 @@ class Decisions:
     def _supposed(
         self, index: int, node: Node, recorded: Mapping[str, Any]
     ) -> tuple[bytes | None, list[int]]:
-        """Return the call if all unknown parents were as recorded, and which may not be."""
+        """Return the call if unknown parents are as recorded, and the parents that may differ."""
         own, parents, awaited = self._own[index], recorded["parents"], []
         if own is None or len(parents) != len(node.needs):
             return None, []
@@ -344,7 +347,7 @@ class Decisions:
         return combined(own, known), awaited
 
     def _same(self, index: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
-        """Whether a node without a result would compute what was recorded of it."""
+        """Whether a node without a stored result would compute the recorded one."""
         call, recipe, *_ = marks
         if self._volatile(index, self.graph.nodes[index]):
             return False
@@ -355,14 +358,14 @@ class Decisions:
         return recipe_now is not None and recipe_now.hex() == recipe
 
     def _awaited(self, index: int) -> list[int]:
-        """Return the parents without which a node can't be computed, or judged."""
+        """Return the parents that must be computed before a node can be computed or judged."""
         node = self.graph.nodes[index]
         if self.verdicts[index] == MAYBE:
             return self._supposed(index, node, self.infos[index].info.fingerprint)[1]
         return self._missing(index)
 
     def _missing(self, index: int) -> list[int]:
-        """Return the parents that must be computed for a node to be."""
+        """Return the parents that must be computed before a node can be computed."""
         node = self.graph.nodes[index]
         before = node.before if type(node) is MethodCall else None
         return [
@@ -372,7 +375,7 @@ class Decisions:
         ]
 
     def _difference(self, node: Node, recorded: Mapping[str, Any]) -> str:
-        """Say what is different from what was recorded, in words: the first thing that is."""
+        """Return the first difference from the recorded fingerprint, as text."""
         reason = difference(node.label, self.identities.parts(node), recorded)
         if reason:
             return reason
@@ -393,7 +396,7 @@ class Decisions:
 
 
 def changed_during_run(variable: str) -> str:
-    """Return why a result has no fingerprint that was computed with another variable."""
+    """Return why a result has no fingerprint if a variable changed while it was computed."""
     return f"{variable} changed while the run that stored it went on"
 
 

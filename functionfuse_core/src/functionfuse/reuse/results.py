@@ -1,4 +1,4 @@
-"""Results that count: a stored result's value, together with the code in it as that is now."""
+"""Digests of stored results: of the value, and of the code in it as it is now."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Key", "Results"]
 
 
 class Key(NamedTuple):
-    """What results with the same key in their headers have in common.
+    """The common properties of all results with the same key in their headers.
 
     Attributes:
-        own: the classes and functions of the project that are in the value.
-        packages: versions of the packages that the code reaches.
-        by_value: whether code of a script is in it.
+        own: the project's classes and functions in the value, "module:qualified name".
+        packages: versions of the packages that the code uses.
+        by_value: whether the value contains code of a script.
     """
 
     own: tuple[str, ...]
@@ -30,9 +30,9 @@ _NO_KEY = Key((), {}, by_value=False)
 
 
 class Results:
-    """What stored results count as, of which a storage has told `digest`, `value` and `key`.
+    """Compute the digests of stored results from their `digest`, `value` and `key`.
 
-    The header is parsed once for each key.
+    One header is parsed for each key.
     """
 
     def __init__(self, identities: Identities) -> None:
@@ -40,10 +40,10 @@ class Results:
         self._keys: dict[str, Key] = {}
 
     def counts_as(self, info: Any) -> bytes:
-        """Return what a stored result counts as: its value, with the code that is in it now.
+        """Return the digest of a stored result: of its value and of the code in it now.
 
         Raises:
-            FingerprintError: the code can't be told from another.
+            FingerprintError: the code has no digest.
         """
         value = _value_of(info)
         if not getattr(info, "key", ""):
@@ -54,23 +54,23 @@ class Results:
     def as_recorded(
         self, digest: str, value: str = "", own: Sequence[str] = (), by_value: bool = False
     ) -> bytes:
-        """Return what a result counts as now.
+        """Return the digest of a recorded result, with the code in it as it is now.
 
         Args:
-            digest: what it counted as when that was recorded.
-            value, own, by_value: of a result with code in it: see `held`.
+            digest: the digest of the result when it was recorded.
+            value, own, by_value: as from `held`, for a result with code in it.
         """
         if not own:
             return bytes.fromhex(digest)
         return combined(bytes.fromhex(value), [self._identities.held(own, by_value).digest])
 
     def held(self, info: Any) -> tuple[Any, ...]:
-        """Return a result's value and the code in it, for the headers of its children."""
+        """Return a result's value digest, `own` and `by_value`; () if no code is in it."""
         key = self.key(info) if hasattr(info, "digest") else _NO_KEY
         return (_value_of(info), list(key.own), key.by_value) if key.own else ()
 
     def key(self, info: Any) -> Key:
-        """Return what a header's key stands for."""
+        """Return the properties that a result's key stands for."""
         key = getattr(info, "key", "")
         if not key:
             return _NO_KEY
@@ -83,7 +83,7 @@ class Results:
         return found
 
     def notes(self, reused: Iterable[Any]) -> list[str]:
-        """Return hints: which versions of packages stored results were made with."""
+        """Return hints: packages whose version has changed since the results were made."""
         counts: Counter[tuple[str, str, str]] = Counter()
         for info in reused:
             for name, version in self.key(info).packages.items():

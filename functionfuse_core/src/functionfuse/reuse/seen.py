@@ -1,8 +1,8 @@
-"""What code reaches, as it was seen at one time, and what of it is different later or elsewhere.
+"""A look at code and all that it refers to, to be compared later or in another process.
 
-A run looks at code when it plans, and compares before each call. A worker imports code by itself,
-and may find an older copy of a module, another setting or a filled cache: before it calls a
-function for the first time, it compares what it has with what the driver saw.
+A run looks at code when it plans, and compares before each call. A worker imports code itself. It
+may find an older copy of a module, another setting or a filled cache. So before it first calls a
+function, it compares its own look with the driver's (see `workers`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ UNKNOWN = "what its code refers to"
 
 
 class Subject(NamedTuple):
-    """How some code is looked at: in the driver, and in a worker alike.
+    """The settings for a look at some code, the same in the driver and in a worker.
 
     Attributes:
         label: the name of the code, if it has one.
         own, ignore, home: as for `Writer`.
-        packages: those whose version counts.
-        version: what stands for the code; None: nothing does.
+        packages: names of packages whose version counts.
+        version: the version that counts instead of the code; None if the code counts.
     """
 
     label: str = ""
@@ -40,10 +40,10 @@ class Subject(NamedTuple):
     version: str | None = None
 
     def look(self, code: Any, there: Mapping[str, str] = MappingProxyType({})) -> Seen:
-        """Return what some code is and reaches now. Raises FingerprintError.
+        """Look at some code and all that it refers to now. Raises FingerprintError.
 
         Args:
-            there: `Seen.codes` of the driver: a worker need not have each package that counts.
+            there: `Seen.codes` of the driver, for packages that the worker doesn't have.
         """
         writer = Writer(own=self.own, ignore=self.ignore, home=self.home)
         versions = {
@@ -63,10 +63,10 @@ class Subject(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What some code is and reaches; see `Writer` for all but the first.
+    """The result of a look at some code; for all attributes but the first see `Stream`.
 
     Attributes:
-        digest: of all of it.
+        digest: of the code and of all that it refers to.
     """
 
     digest: bytes
@@ -80,36 +80,36 @@ class Seen(NamedTuple):
     inspected: bool
 
     def changed(self, again: Callable[[], Seen]) -> str:
-        """Return the first thing that is not as it was seen, in words; "" if all is.
+        """Return the first difference from the state of this look, as text; "" for none.
 
         Args:
             again: looks at the same code once more.
         """
-        for what, look, value in self.fixed:
+        for description, look, value in self.fixed:
             if not _same(look(), value):
-                return what
+                return description
         if self.changeable:
             try:
                 now = again()
             except FingerprintError as error:
                 return untold(error)
-            for what, digest in self.changeable.items():
-                if now.changeable.get(what) != digest:
-                    return what
-            if now.digest != self.digest:  # a variable holds other code than it did
+            for description, digest in self.changeable.items():
+                if now.changeable.get(description) != digest:
+                    return description
+            if now.digest != self.digest:  # a variable has other code now
                 return UNKNOWN
         return ""
 
 
 def untold(error: FingerprintError) -> str:
-    """Return what can't be told from another any more, in words."""
+    """Return the global that has no digest any more, as text; else `UNKNOWN`."""
     forget(error)
     found = re.search(r"global '[^']+'", str(error))
     return found.group() if found else UNKNOWN
 
 
 def forget(error: BaseException) -> None:
-    """Let go of where an error was raised: the frames hold values that a run wants to release."""
+    """Drop the traceback of an error: its frames hold values that a run wants to release."""
     found: BaseException | None = error
     while found is not None:
         found.__traceback__ = None
@@ -117,9 +117,9 @@ def forget(error: BaseException) -> None:
 
 
 def _same(now: Any, before: Any) -> bool:
-    """Tell whether a variable of a type that doesn't change in place is what it was.
+    """Return whether a variable of an immutable type has the same value as before.
 
-    It may be another object: what comes back from a worker gives its class its methods anew.
+    It may be another object: a result from a worker can replace the methods of its class.
     """
     if now is before:
         return True

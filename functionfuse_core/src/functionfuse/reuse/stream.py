@@ -1,6 +1,11 @@
-"""The stream of a fingerprint, and all that is noted of it: code and variables by name.
+"""The stream of bytes that a fingerprint hashes, with notes on code and variables by name.
 
-`values` writes values into it, `functions` and `variables` what code does and reads.
+`values` writes values, `functions` writes code, and `variables` writes the globals that code reads.
+
+1. `code` writes a function, class or module as a number, and appends its body to a queue.
+2. `digest` writes the bodies in the order of the queue. A body can add more code to the queue.
+3. Each object gets one number, so recursive code ends.
+4. `variable` writes a value, and notes its digest by name, so that a later look can name a change.
 """
 
 from __future__ import annotations
@@ -54,26 +59,25 @@ _SENTINELS = {object, type(MISSING), type(getattr(dataclasses, "_HAS_DEFAULT_FAC
 
 
 class Stream(ABC):
-    """Typed bytes of values and of the code that they lead to, to be hashed.
+    """Typed bytes of values and of the code that they refer to, to be hashed.
 
     Args:
         own: packages that belong to the project, wherever they are installed.
         ignore: globals that don't count: a `name` in the module `home`, or `module.name`.
-        home: the module of the function that is asked about.
-        inspected: whether types and docstrings count, as code that was met can look at them.
+        home: the module of the function that the fingerprint is for.
+        inspected: whether types and docstrings count, because code can look at them.
 
     Attributes:
         out: the stream so far.
-        codes: of each function, class and module of the project that was met: its name, and a
-            digest of what it does itself.
-        variables: of each global that is read: its name, and the value where it is short, else a
-            digest of it.
-        changeable: of each variable that can change in place: what it is, in words, and a digest.
-        constants: the same of each other one.
-        fixed: of these: what it is, a function that looks at it, and its value.
-        packages: names of the installed packages that were met.
-        ignored: those of `ignore` that were met.
-        direct: the functions, classes and modules that the values themselves hold.
+        codes: name of each function, class and module of the project, to the digest of its body.
+        variables: name of each global that code reads, to its value as text if that is short, else
+            to a digest.
+        changeable: description of each variable that can change in place, to a digest.
+        constants: the same for all other variables.
+        fixed: for these: description, a function that returns the value, and the value.
+        packages: names of the installed packages in the stream.
+        ignored: the items of `ignore` that code reads.
+        direct: the functions, classes and modules that are in the values themselves.
     """
 
     def __init__(
@@ -97,38 +101,38 @@ class Stream(ABC):
         self.direct: list[Any] = []
         self.home = home
         self._ignore = ignore
-        self._held = False  # by an installed package, which may look at types
-        self._inside = False  # of the body of some code
-        self._named: list[str] = []  # the code that was met
-        self._loose = False  # only a variable that can change leads there
+        self._held = False  # inside an installed package's object, which may look at types
+        self._inside = False  # the body of some code is being written
+        self._named: list[str] = []  # names of the code that was written
+        self._loose = False  # the code is only reached from a variable that can change
         self._numbers: dict[tuple[int, Body], int] = {}
         self._pending: deque[tuple[Body, Any, bool]] = deque()
-        self._alive: list[Any] = []  # what was met, so that no id is given again
+        self._alive: list[Any] = []  # all written objects, so that no id is reused
         self._streams = [self]  # this one, and those of the items of sets
 
     @abstractmethod
     def write(self, value: Any) -> None:
-        """Write a value. Raises FingerprintError where it can't be told from another."""
+        """Write a value. Raises FingerprintError if its state can't be read."""
 
     @abstractmethod
     def write_types(self, value: Any) -> None:
         """Write types and docstrings of some code."""
 
     def digest(self) -> bytes:
-        """Return the digest of all that was written and of the code that it leads to: 16 bytes.
+        """Return the digest of the written values and of their code: 16 bytes.
 
-        Called once, in the end.
+        Call it once, at the end.
         """
         first = self is self._streams[0]
         try:
             self._write_bodies()
             written = self.out
             if first and self.inspected:
-                # What was seen of a set's items before it was known that types count.
+                # Items of sets were written before it was known that types count.
                 written = written + sorted(stream.digest() for stream in self._streams[1:])
             return xxh3_128_digest(b"".join(written))
         finally:
-            if first:  # it is done: nothing that was met is held any longer
+            if first:  # release all written objects
                 for stream in self._streams:
                     stream._alive.clear()
                 self._streams.clear()
@@ -151,7 +155,7 @@ class Stream(ABC):
     # For code: see `functions`.
 
     def code(self, value: Any, body: Body) -> None:
-        """Write the number of some code; what `body` writes of it follows later."""
+        """Write the number of some code; `body` writes the code itself later."""
         key = id(value), body
         number = self._numbers.get(key)
         if number is None:
@@ -173,18 +177,18 @@ class Stream(ABC):
         self.out.append(tagged(b"G", name))
 
     def inspect(self) -> None:
-        """Let types and docstrings count, of all code that was met and will be."""
+        """Let types and docstrings count, of all code before and after this call."""
         if not self.inspected:
             for stream in self._streams:
                 stream.inspected = True
                 for value in stream._alive[:]:
                     stream.code(value, _types)
 
-    def variable(self, what: str, look: Callable[[], Any]) -> None:
-        """Write a variable, and note it, as it can change while a run goes on.
+    def variable(self, description: str, look: Callable[[], Any]) -> None:
+        """Write a variable, and note it, because it can change during a run.
 
         Args:
-            what: which variable it is, in words.
+            description: names the variable, as text.
             look: returns its value.
         """
         value, start, loose = look(), len(self.out), self._loose
@@ -196,27 +200,27 @@ class Stream(ABC):
         finally:
             self._loose = loose
         if not changes:
-            self.fixed.append((what, look, value))
+            self.fixed.append((description, look, value))
         stream, names = b"".join(self.out[start:]), "".join(self._named[named:]).encode()
         if changes or loose:
-            _note(self.changeable, what, stream + names)
+            _note(self.changeable, description, stream + names)
             return
-        # Code is written by a number, which another process may not give it.
-        _note(self.constants, what, repr(outline(value)).encode())
+        # The number of code can differ between processes, so the outline is noted instead.
+        _note(self.constants, description, repr(outline(value)).encode())
 
     def describe(self, name: str, does: bytes) -> None:
-        """Note the name of some code, and what it does itself."""
+        """Note the name of some code, and the bytes of its body."""
         _note(self.codes, name, does)
 
     def made_of(self, name: str, plain: Any, fields: bytes) -> None:
-        """Note of a class what is plain, and the stream of its fields and other special data."""
+        """Note the plain data of a class, and the stream of its fields and other special data."""
         noted = self.changeable if self._loose else self.constants
         _note(noted, f"class {name!r}", repr(plain).encode())
         _note(noted, f"the fields of {name!r}", fields)
 
     @contextmanager
     def held(self, holder: str) -> Iterator[None]:
-        """Write what a package's object or function holds."""
+        """Write the contents of a package's object or function inside this block."""
         before = self._held
         top = top_level(holder)
         looks = top not in sys.stdlib_module_names and top != "functionfuse"
@@ -228,7 +232,7 @@ class Stream(ABC):
             self._held = before
 
     def ignores(self, module: str, path: str) -> bool:
-        """Tell whether a global doesn't count."""
+        """Return whether a global doesn't count, and note that."""
         for name in (f"{module}.{path}", path if module == self.home else ""):
             if name and name in self._ignore:
                 self.ignored.add(name)
@@ -237,7 +241,7 @@ class Stream(ABC):
 
 
 def _note(into: dict[str, str], name: str, stream: bytes) -> None:
-    """Note a digest under a name that others can have too, such as that of a lambda."""
+    """Note a digest under a name that several objects can have, such as a lambda's."""
     into[name] = xxh3_64_hexdigest(into.get(name, "").encode() + stream)
 
 
@@ -246,12 +250,12 @@ def _types(stream: Stream, value: Any) -> None:
 
 
 def is_code(kind: type) -> bool:
-    """Tell whether objects of a type are code, or stand for some."""
+    """Return whether objects of a type are code, or wrap code."""
     return issubclass(kind, _CODE)
 
 
 def can_change(value: Any) -> bool:
-    """Tell whether a variable's value may change in place while a run goes on."""
+    """Return whether a variable's value may change in place during a run."""
     kind = type(value)
     if kind in LITERAL_TYPES or kind in _SENTINELS or isinstance(value, _CONSTANT):
         return False
@@ -266,7 +270,7 @@ def can_change(value: Any) -> bool:
 
 
 def outline(value: Any) -> Any:
-    """Return what a constant is, as far as its text is the same in each process."""
+    """Return a description of a constant with the same text in each process."""
     if isinstance(value, partial):
         return "partial", *map(outline, (value.func, *value.args, *value.keywords.items()))
     if isinstance(value, Enum):

@@ -1,10 +1,13 @@
-"""Values and code as digests: equal for what is equal, different for what differs.
+"""Digests of values and of the code in them: equal values and code have equal digests.
 
-A value is written as a stream of typed bytes, each part with its length, that is hashed with
-XXH3-128. Code in it is written as a number, and what the code does follows after the values, in
-the order in which it was met (see `functions`). So code that refers to itself has an end. A part
-that is long is hashed by itself, so an object that is met again costs nothing, and it makes no
-difference whether two equal values are one object. `docs/reuse.md` says what counts.
+1. A value becomes a stream of typed bytes, each part with its length, hashed with XXH3-128.
+2. Code in a value becomes a number. The bodies of the code follow the values (see `stream`).
+3. A long part is replaced by its own digest. So an object that is met again costs nothing. Two
+   equal objects have the same stream as one object met twice.
+4. An object inside itself is written as the distance to its outer occurrence.
+5. Each item of a set is written by its own writer, and the results are sorted.
+
+`docs/reuse.md` has the rules on what counts.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ from .stream import Stream
 __all__ = ["Writer", "digest_of"]
 
 _AT_ONCE = 32  # items; a longer list of literals is pickled, which is as exact
-_LONG = 64  # bytes of a part that stands in the stream itself; of a longer one, its digest does
-_VISITS = 32  # times that an object which is inside itself is written in full
+_LONG = 64  # bytes; a longer part is replaced by its digest
+_VISITS = 32  # times that an object inside itself is written in full
 
 
 def digest_of(value: Any, own: frozenset[str] = frozenset()) -> bytes:
@@ -48,7 +51,7 @@ def digest_of(value: Any, own: frozenset[str] = frozenset()) -> bytes:
         own: packages that belong to the project, wherever they are installed.
 
     Raises:
-        FingerprintError: the value has no state that could be told, such as an open file.
+        FingerprintError: the value has no readable state, such as an open file.
     """
     writer = Writer(own=own)
     writer.write(value)
@@ -59,18 +62,17 @@ class Writer(Stream):
     """Writes values into a stream.
 
     Args:
-        place: gives the number of a node, -1 for one that must not be there; without it, no node
-            may.
+        index: returns the number of a node, -1 if it isn't allowed; if None, no node is allowed.
         options: see `Stream`.
     """
 
     def __init__(self, index: Callable[[Node], int] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._index = index
-        self._open: dict[int, int] = {}  # what is being written: id to depth
-        self._lowest = sys.maxsize  # depth of the outermost of those that were met inside
-        self._done: dict[tuple[int, bool], bytes] = {}  # what was written of an object
-        self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and times
+        self._open: dict[int, int] = {}  # objects being written: id to depth
+        self._lowest = sys.maxsize  # smallest depth of an object met inside itself
+        self._done: dict[tuple[int, bool], bytes] = {}  # stream of each written object
+        self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and count
         self._singles: dict[type, dict[int, str]] = {}
 
     def write_types(self, value: Any) -> None:
@@ -126,7 +128,7 @@ class Writer(Stream):
         outer.append(stream)
         if inner >= depth:
             self._done[key, self._held] = stream
-        else:  # what surrounds it is inside it, so elsewhere it may be written otherwise
+        else:  # it contains an object around it, so elsewhere its stream may differ
             self._lowest = min(lowest, inner)
             self._visits[key] = number, times + 1
 
@@ -149,7 +151,7 @@ class Writer(Stream):
         elif not write_code(self, value, kind):
             self._object(value, kind)
 
-    # Nodes: where they stand, and by number which of the parents they are.
+    # Nodes: each as its number among the parents.
 
     def _node(self, value: Any) -> None:
         if isinstance(value, (Node, Pick)):
@@ -199,15 +201,14 @@ class Writer(Stream):
                 stream = literal(item)
                 written.append(stream if len(stream) <= _LONG else xxh3_128_digest(stream))
             else:
-                # What one item makes known must not be told by another: which comes first is by
-                # chance.
+                # The order of items is random, so no item may refer to the stream of another.
                 writer = self._beside()
                 writer.write(item)
                 written.append(b"#" + writer.digest())
         self.out.append(b"%s%d[%s]" % (tag, len(written), b"".join(sorted(written))))
 
     def _beside(self) -> Writer:
-        """Return a writer that notes what it meets where this one does."""
+        """Return a writer for an item of a set, which shares the notes of this one."""
         writer = Writer(self._index, own=self.own, ignore=self._ignore, home=self.home)
         for name in ("codes", "variables", "changeable", "constants", "fixed", "packages"):
             setattr(writer, name, getattr(self, name))
@@ -253,13 +254,13 @@ class Writer(Stream):
             self.write(attributes_of(value, self.own))
 
     def _state(self, value: Any, kind: type) -> None:
-        """Write an object's class, and the state that pickle stores."""
+        """Write an object's class, and the state that pickle would store."""
         exception = isinstance(value, BaseException)
         # Some packages change how all exceptions are pickled.
         registered = None if exception else copyreg.dispatch_table.get(kind)
         reduced = registered(value) if registered else value.__reduce_ex__(4)
         if exception and reduced[2:] == ({},):
-            reduced = reduced[:2]  # somebody has only looked at its attributes
+            reduced = reduced[:2]  # reading `__dict__` has made an empty one
         if isinstance(reduced, str):
             self.out.append(tagged(b"g", f"{getattr(value, '__module__', '')}.{reduced}"))
             self.write(kind)

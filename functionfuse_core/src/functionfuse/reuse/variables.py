@@ -1,7 +1,7 @@
 """Variables in a fingerprint: globals that code reads, and modules that it imports.
 
-A variable of the project counts by its value. One of a package counts by its name, unless it is a
-plain value, or something of the project that was put there.
+A variable of the project counts by its value. A variable of a package counts by its name, unless
+it is a plain value, or an object of the project that was assigned to it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "write_variable",
 ]
 
-# What leads to code or variables by names that only a run knows.
+# Names that give access to code or variables by names known only at run time.
 _UNFOLLOWABLE = {
     *("builtins.__import__", "builtins.eval", "builtins.exec", "builtins.globals"),
     *("importlib.__import__", "importlib.import_module", "importlib.reload"),
@@ -45,23 +45,23 @@ _UNFOLLOWABLE = {
     *("inspect.getmodule", "inspect.getsource", "inspect.getsourcelines"),
     "sys.modules",
 }
-# Variables of a module that say where it is from; its docstring counts as that of a function.
+# Variables that describe a module. Its docstring counts as a function's does: see `write_types`.
 _ABOUT = {
     *("__annotations__", "__builtins__", "__cached__", "__doc__", "__file__", "__loader__"),
     *("__name__", "__package__", "__path__", "__spec__", "__warningregistry__"),
 }
 _MISSING = object()
-_DEEP = 20  # levels of containers; below, a package's variable counts by its name
+_DEEP = 20  # levels of containers that are searched
 
 
 def refuse(name: str) -> None:
-    """Raise FingerprintError if a name of a package leads to code that only a run knows."""
+    """Raise FingerprintError if a package's name gives access to code known only at run time."""
     if name in _UNFOLLOWABLE:
         raise FingerprintError(f"{name.removeprefix('builtins.')} can't be followed")
 
 
 def write_variable(writer: Stream, namespace: dict[str, Any], path: Path) -> None:
-    """Write what a function reads by a global name and the attributes that follow it."""
+    """Write the value of a global name and of the attributes that a function reads from it."""
     root = path[0]
     module = namespace.get("__name__")
     home = module_name(module) if isinstance(module, str) else ""
@@ -78,7 +78,7 @@ def write_variable(writer: Stream, namespace: dict[str, Any], path: Path) -> Non
 
 
 def write_builtin(writer: Stream, name: str) -> None:
-    """Write what a function reads by a name that no global has, if the project has put it there."""
+    """Write a builtin that a function reads, if the project has set it."""
     value = vars(builtins).get(name, _MISSING)
     if value is _MISSING:
         return
@@ -89,10 +89,10 @@ def write_builtin(writer: Stream, name: str) -> None:
 
 
 def _write_path(writer: Stream, value: Any, path: Path) -> None:
-    """Write what a function reads of a module: attributes, each from the one before.
+    """Write the value at the end of a path of attributes that starts at a module.
 
-    A module that its package loads when it is first used counts the same before and after: by its
-    name, but for what the project has put there.
+    A package may load a module at its first use. Such a module counts by its name, before and
+    after; only variables that the project has set in it count by value.
     """
     names, lazy = list(path), ""
     while names and isinstance(value, ModuleType):
@@ -105,7 +105,7 @@ def _write_path(writer: Stream, value: Any, path: Path) -> None:
                     lazy = full
             elif found is _MISSING or not _counts(writer, found, plain=not lazy):
                 refuse(f"{module.__name__}.{names[0]}")
-                writer.named(full)  # whether it is loaded already makes no difference
+                writer.named(full)  # the same whether it is loaded yet or not
                 return
             else:
                 writer.named(full)
@@ -128,7 +128,7 @@ def _write_path(writer: Stream, value: Any, path: Path) -> None:
 
 
 def _variable(writer: Stream, module: ModuleType, name: str) -> Any:
-    """Return a variable of a module, which one of the project may load when it is first used."""
+    """Return a variable of a module; a module of the project may load it at its first use."""
     if name not in vars(module) and hasattr(module, "__getattr__"):
         loaded = getattr(module, name, None) if is_own(module.__name__, writer.own) else None
         if isinstance(loaded, ModuleType):
@@ -137,13 +137,13 @@ def _variable(writer: Stream, module: ModuleType, name: str) -> Any:
 
 
 def _counts(writer: Stream, value: Any, *, plain: bool = True) -> bool:
-    """Tell whether a package's variable counts by value: it holds the project's, or is plain."""
+    """Return whether a package's variable counts by value: with project objects in it, or plain."""
     parts = list(_parts(value))
     return any(_is_own(writer, part) for part in parts) or (plain and all(map(_is_plain, parts)))
 
 
 def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Iterate what a container holds in the end, or the value itself."""
+    """Iterate the items of nested containers down to `_DEEP` levels, or the value itself."""
     kind = type(value)
     if kind in (dict, list, tuple, set, frozenset) and depth < _DEEP:
         for item in (*value, *value.values()) if kind is dict else value:
@@ -171,7 +171,7 @@ def _is_own(writer: Stream, value: Any) -> bool:
 
 
 def _write_global(writer: Stream, namespace: dict[str, Any], module: str, name: str) -> None:
-    """Write a global of a namespace, which is that of a module, and note it."""
+    """Write a global of a module's namespace, and note it."""
     if writer.ignores(module, name):
         writer.out.append(b"*")
         return
@@ -205,11 +205,11 @@ def _names_in(module: ModuleType) -> tuple[str, ...]:
 
 
 def write_import(writer: Stream, imported: Import, package: str) -> None:
-    """Write what code imports when it runs."""
+    """Write a module, or its variables, that code imports at run time."""
     try:
         name = importlib.util.resolve_name("." * imported.level + imported.module, package)
     except ImportError:
-        return  # it fails when it runs, too
+        return  # the import fails at run time too
     writer.out.append(tagged(b"I", f"{name} {imported.name}"))
     module = _imported(writer, name)
     if module is None:
@@ -236,10 +236,10 @@ def write_import(writer: Stream, imported: Import, package: str) -> None:
 
 
 def _imported(writer: Stream, name: str) -> ModuleType | None:
-    """Return a module of the project, imported if it isn't yet; None for any other.
+    """Import and return a module of the project; None for any other, or if it doesn't exist.
 
     Raises:
-        FingerprintError: it is there, and can't be imported.
+        FingerprintError: the module exists, but its import fails.
     """
     if not is_importable(name, writer.own):
         return None

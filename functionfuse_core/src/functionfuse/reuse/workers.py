@@ -1,8 +1,12 @@
-"""Whether a worker process has the code and the variables that the driver saw.
+"""Check that a worker process has the code and the variables that the driver saw.
 
-Scripts and notebooks go to workers by value. All else a worker imports by itself, and may find an
-older copy of a module, another setting or a filled cache. So before it calls a function for the
-first time it looks at the function as the driver did, and compares.
+Scripts and notebooks go to workers by value. A worker imports all other code itself. It may find an
+older copy of a module, another setting or a filled cache. So before it first calls a function:
+
+1. It looks at the function as the driver did (see `seen`). If the digests are equal, all is well.
+2. Otherwise it compares code by name, then variables. If code or a constant differs, it raises. A
+   constant that this process has changed since `look_around` counts as a changed variable.
+3. It returns the first changed variable, as text.
 """
 
 from __future__ import annotations
@@ -35,11 +39,10 @@ _SHIP = (
 
 
 class Expected:
-    """What the driver saw of some code, for the process that is to use it.
+    """The driver's look at some code, to compare with in the process that calls the code.
 
-    Called with the code, it returns the first thing that is not as the driver saw it, in words; ""
-    if all is. In another process, imported code is compared as a whole the first time, and later
-    only where it can change.
+    A call with the code returns the first difference as text; "" for none. In another process, the
+    first call compares imported code as a whole, and later calls only its variables.
 
     Raises:
         CodeDiffersError: the process has other code, or another constant.
@@ -53,13 +56,13 @@ class Expected:
         self._files = files  # of the driver's modules; None: this is the driver's process
         self._script = script
         self._sent = b""
-        self._before: str | None = None  # what was not alike the first time
+        self._before: str | None = None  # the result of the first comparison
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._sent:
             subject, seen = self._subject, self._seen
             modules = {_module_of(name) for name in (*seen.codes, *seen.variables)}
-            # What belongs to the project here does so there, even if it is installed.
+            # A module of the project here is one in the worker too, even if it is installed there.
             own = {top_level(module) for module in modules if is_own(module, subject.own)}
             subject = subject._replace(own=subject.own | own)
             plain = seen._replace(fixed=[])
@@ -75,19 +78,19 @@ class Expected:
             return self._before or self._seen.changed(again)
         work_for(self._script)
         for package in self._subject.packages:
-            with suppress(Exception):  # of a distribution that has another name, metadata tell
-                importlib.import_module(package)  # its version may stand in it alone
+            with suppress(Exception):  # a distribution may have no module of its name
+                importlib.import_module(package)  # the version may only be in `__version__`
         try:
             here = self._subject.look(code, self._seen.codes)
         except FingerprintError as error:
             return untold(error)
         self._before = self._compared(code, here)
-        if imported:  # what can change is compared with what is there, and the rest with this
+        if imported:  # from now on, fixed variables are compared with this look
             self._seen = self._seen._replace(fixed=here.fixed)
         return self._before
 
     def _compared(self, code: Any, here: Seen) -> str:
-        """Say what is not here as it is there. Raises CodeDiffersError."""
+        """Return the first difference between `here` and the driver. Raises CodeDiffersError."""
         look_around(self._subject.own)
         there = self._seen
         if here.digest == there.digest:
@@ -95,50 +98,54 @@ class Expected:
             return ""
         packages = there.packages.difference(map(top_level, there.codes))
         if not packages.isdisjoint(map(top_level, here.codes)):
-            return UNKNOWN  # a package of the driver is a checkout here, and counts otherwise
+            return UNKNOWN  # the driver's installed package is a checkout here
         noted = *there.constants, *there.changeable
-        classes = {what[len(_CLASS) : -1] for what in noted if what.startswith(_CLASS)}
+        classes = {
+            description[len(_CLASS) : -1] for description in noted if description.startswith(_CLASS)
+        }
         for name, does in there.codes.items():
-            if name in classes or self._came_along(name):
+            if name in classes or self._is_of_script(name):
                 continue
             if here.codes.get(name, does) != does:
                 raise self._differs(name, here)
-        changed = [what for what in there.changeable if self._is_another(what, here)]
-        for what, digest in there.constants.items():
-            name = self._name_of(what)
-            if what in here.changeable and what not in there.changeable:
-                changed.append(what)
+        changed = [
+            description for description in there.changeable if self._is_another(description, here)
+        ]
+        for description, digest in there.constants.items():
+            name = self._name_of(description)
+            if description in here.changeable and description not in there.changeable:
+                changed.append(description)
                 continue
-            if here.constants.get(what, digest) == digest or self._came_along(name):
+            if here.constants.get(description, digest) == digest or self._is_of_script(name):
                 continue
-            # Fields are found out when a class is first used, and hold code by its number.
-            fields = what.startswith("the fields of ")
-            known = what.startswith(("global ", _CLASS))
+            # Fields are made at the first use of a class, and contain the numbers of code.
+            fields = description.startswith("the fields of ")
+            known = description.startswith(("global ", _CLASS))
             if not known and not is_own(_module_of(name), self._subject.own):
-                continue  # of a package's decorator
+                continue  # it belongs to a package's decorator
             if not fields and not _has_changed(name if known else ""):
-                raise self._differs(name, here, what)
-            changed.append(what)
+                raise self._differs(name, here, description)
+            changed.append(description)
         lacking = [name for name in there.codes if name not in here.codes and _lacks(name)]
         if lacking and not changed:
             raise self._differs(lacking[0], here)
         if changed:
             return changed[0]
-        # What came along is the driver's, however the copy that was made of it looks.
+        # Code by value is the driver's, even if its copy looks different.
         return UNKNOWN if _is_imported(code) else ""
 
-    def _is_another(self, what: str, here: Seen) -> bool:
-        """Tell whether something that can change is not as it is there."""
-        if self._came_along(self._name_of(what)) and not what.startswith("global "):
+    def _is_another(self, description: str, here: Seen) -> bool:
+        """Return whether a variable that can change differs from the driver's."""
+        if self._is_of_script(self._name_of(description)) and not description.startswith("global "):
             return False
-        return here.changeable.get(what) != self._seen.changeable[what]
+        return here.changeable.get(description) != self._seen.changeable[description]
 
-    def _came_along(self, name: str) -> bool:
-        """Tell whether something is of the driver's script, which workers don't import."""
+    def _is_of_script(self, name: str) -> bool:
+        """Return whether a name is of the driver's script, which workers don't import."""
         return name.startswith(f"{self._script}.")
 
     def _compare_version(self, code: Any, here: Seen) -> None:
-        """Raise CodeDiffersError if another version stands for a function's code here."""
+        """Raise CodeDiffersError if a decorated function has another version here."""
         found = _find(code)
         version = self._subject.version
         if version is not None and isinstance(found, (WorkflowFunction, WorkflowClass)):
@@ -146,18 +153,18 @@ class Expected:
             if found.settings.version != version:
                 raise self._differs(f"version of {name}", here)
 
-    def _name_of(self, what: str) -> str:
-        """Return the full name of a variable, or of the class or function that has it."""
-        name = what.rstrip("'").rpartition("'")[2]
+    def _name_of(self, description: str) -> str:
+        """Return the full name of a described variable, or of its class or function."""
+        name = description.rstrip("'").rpartition("'")[2]
         if _module_of(name) or not self._subject.home or name.startswith(f"{self._script}."):
             return name
         return f"{self._subject.home}.{name}"
 
-    def _differs(self, name: str, here: Seen, what: str = "") -> CodeDiffersError:
-        """Return the error that names what differs, both places or values, and the cure."""
+    def _differs(self, name: str, here: Seen, description: str = "") -> CodeDiffersError:
+        """Return the error with the name that differs, both files or values, and the cure."""
         module, cure = _module_of(name), f"S{_SHIP}"
         found, there = _file_of(module), (self._files or {}).get(module, "no file")
-        if what.startswith("global "):
+        if description.startswith("global "):
             found, there = (_text(seen.variables.get(name, "")) for seen in (here, self._seen))
             cure = "Hand it over as an argument, or set it alike on both. If it changes no result:"
             cure += f" @workflow(ignore=[{name!r}])"
@@ -166,12 +173,12 @@ class Expected:
             cure = "Install the same version on both"
         elif not module:
             found = there = ""
-        elif found == there and what:
+        elif found == there and description:
             cure = "Set its attributes alike on both"
         elif found == there:
             cure = "The file was edited after the driver had imported it: start the driver again"
-        if what and not what.startswith(("global ", _CLASS)):
-            name = what
+        if description and not description.startswith(("global ", _CLASS)):
+            name = description
         found, there = (f" ({text})" if text else "" for text in (found, there))
         return CodeDiffersError(
             f"{_worker()} has another {name}{found} than the driver{there}; nothing was stored."
@@ -189,20 +196,20 @@ def _expected(sent: bytes) -> Expected:
     return Expected(Subject(*subject), Seen(*seen), *rest)
 
 
-_first: dict[str, dict[str, Any]] = {}  # by module: its plain variables when they were first seen
+_first: dict[str, dict[str, Any]] = {}  # by module: its variables when it was first seen
 
 
 def look_around(own: frozenset[str] = frozenset()) -> None:
-    """Remember the variables of modules that have come, before a node can change them."""
+    """Remember the variables of newly loaded modules, before a node can change them."""
     for name in sys.modules.keys() - _first.keys():
         module, _first[name] = sys.modules.get(name), {}
-        standard = top_level(name) in sys.stdlib_module_names  # most are; and it is quick to ask
+        standard = top_level(name) in sys.stdlib_module_names  # most are, and this is fast
         if isinstance(module, ModuleType) and not standard and is_own(name, own):
             _first[name] = dict(_variables(module))
 
 
 def _has_changed(name: str) -> bool:
-    """Tell whether a global or a class is another here than at first; any, without a name."""
+    """Return whether a global or class has changed here since `look_around`; any, if no name."""
     home = _module_of(name)
     for module in [home] if name else list(_first):
         now, path = dict(_variables(sys.modules.get(module))), name[len(home) + 1 :]
@@ -230,12 +237,12 @@ def _variables(module: ModuleType | None) -> Iterator[tuple[str, Any]]:
 
 
 def _is_imported(code: Any) -> bool:
-    """Tell whether this process has imported code, and not been given it by value."""
+    """Return whether this process imported the code, and didn't get it by value."""
     return all(map(_find, code)) if isinstance(code, tuple) else _find(code) is not None
 
 
 def _find(code: Any) -> Any:
-    """Return what stands where a function, class or module can be imported; None: it can't."""
+    """Return the code, or its decorated form, from its import path; None if it isn't there."""
     module, name = getattr(code, "__module__", None), getattr(code, "__qualname__", None)
     if isinstance(code, ModuleType):
         return sys.modules.get(code.__name__)
@@ -248,7 +255,7 @@ def _find(code: Any) -> Any:
 
 
 def _module_of(name: str) -> str:
-    """Return the module that a full name begins with."""
+    """Return the loaded module that a full name begins with."""
     name = name.rpartition(" ")[2]
     while name and name not in sys.modules:
         name = name.rpartition(".")[0]
@@ -256,7 +263,7 @@ def _module_of(name: str) -> str:
 
 
 def _lacks(name: str) -> bool:
-    """Tell whether the module of a function or class is here, and that is not in it."""
+    """Return whether the module of a function or class is loaded, but lacks it."""
     module = _module_of(name)
     found: Any = sys.modules.get(module)
     for part in name[len(module) + 1 :].split(".") if module and " " not in name else ():
@@ -270,5 +277,5 @@ def _file_of(module: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a variable's value, "" for a digest of it."""
+    """Return a variable's value as text; "" for a digest."""
     return "" if re.fullmatch("[0-9a-f]{16}", value) else value

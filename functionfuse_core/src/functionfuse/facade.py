@@ -1,6 +1,6 @@
-"""Documented import paths whose code lives elsewhere: it is imported when it is asked for.
+"""Documented import paths whose code is in another module, which is imported on first use.
 
-A facade is a module with `__getattr__ = resolver(__name__)`; all that they lead to is in `PATHS`.
+A facade is a module with `__getattr__ = resolver(__name__)`. `PATHS` lists all facades.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .errors import PluginError
 
 __all__ = ["PATHS", "resolver"]
 
-# Module to names, and each name to "module:name" where its code is.
+# Facade to its names, and each name to the "module:name" of its code.
 PATHS: dict[str, dict[str, str]] = {
     "functionfuse.backends": {
         "workflow_factory": "functionfuse.config.factories:workflow_factory",
@@ -60,10 +60,10 @@ PATHS: dict[str, dict[str, str]] = {
 
 
 def resolver(facade: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a facade: it imports what a name leads to.
+    """Return the `__getattr__` of a facade, which imports the code of a name.
 
-    It raises AttributeError for a name that `PATHS` lacks, and PluginError where a plugin's code
-    is meant that is not installed, too old, or can't be imported.
+    It raises AttributeError if `PATHS` lacks the name. It raises PluginError if the code belongs
+    to a plugin that is not installed, is too old, or can't be imported.
     """
     paths = PATHS[facade]
 
@@ -79,7 +79,7 @@ def resolver(facade: str) -> Callable[[str], Any]:
 
 
 def _of_plugin(package: str, name: str) -> Any:
-    """Return a name of a plugin's package; its distribution is named alike, with hyphens."""
+    """Import a name from a plugin's package; the distribution has the same name, with hyphens."""
     distribution = package.replace("_", "-")
     try:
         version = metadata.version(distribution)

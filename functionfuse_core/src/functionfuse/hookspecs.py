@@ -1,4 +1,4 @@
-"""What plugins implement: the hook specs, and the records that the hooks return."""
+"""The hook specs that plugins implement, and the records that the hooks return."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class StorageKind:
     """A kind of storage.
 
     Attributes:
-        kind: what users write as "kind"; the name of the entry point, to the letter.
-        options: the pydantic model (`extra="forbid"`) that checks what users write as "options".
-        build: makes the storage from a checked model. The SDK that it needs is imported here.
+        kind: the "kind" in a config; exactly the name of the entry point.
+        options: the pydantic model (`extra="forbid"`) that checks the "options" in a config.
+        build: makes the storage from a checked model. Import the SDK here.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
@@ -59,12 +59,12 @@ class StorageKind:
 
 @dataclass(frozen=True)
 class SerializerKind:
-    """A serializer that storages find by themselves when they meet a value of its type.
+    """A serializer that storages find by the type of a value, without registration.
 
     Attributes:
-        kind: module and qualified name of the type, such as "dask.array.core.Array"; the name of
-            the entry point, to the letter.
-        build: makes the `Serializer`. What it needs is imported here.
+        kind: module and qualified name of the type, such as "dask.array.core.Array"; exactly the
+            name of the entry point.
+        build: makes the `Serializer`. Import its dependencies here.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
@@ -79,10 +79,10 @@ class BackendKind:
     """A kind of backend.
 
     Attributes:
-        kind: what users write as "kind"; the name of the entry point, to the letter.
-        options: the pydantic model (`extra="forbid"`) that checks what users write as "options".
-        build: makes the workflow from a checked model, the nodes and the workflow's name; it is
-            handed its storage afterwards. The SDK that it needs is imported here.
+        kind: the "kind" in a config; exactly the name of the entry point.
+        options: the pydantic model (`extra="forbid"`) that checks the "options" in a config.
+        build: makes the workflow from a checked model, the nodes and the workflow's name. Its
+            storage is set afterwards. Import the SDK here.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
@@ -98,10 +98,10 @@ class CliCommand:
     """A command of the command line.
 
     Attributes:
-        name: what users type after `functionfuse`.
-        help: one line on what it does.
+        name: the word that users type after `functionfuse`.
+        help: a one-line description.
         configure: adds its arguments to a parser.
-        run: does it, given the parsed arguments; returns the exit status.
+        run: runs the command with the parsed arguments; returns the exit status.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
@@ -115,9 +115,9 @@ class CliCommand:
 
 @hookspec
 def functionfuse_storages() -> Sequence[StorageKind]:
-    """Return the kinds of storage that this module brings.
+    """Return the kinds of storage that this module provides.
 
-    The module is named by an entry point of the group `functionfuse.storages`, whose name is the
+    An entry point of the group `functionfuse.storages` refers to the module. Its name is the
     kind::
 
         # pyproject.toml
@@ -147,10 +147,10 @@ def functionfuse_storages() -> Sequence[StorageKind]:
 
 @hookspec
 def functionfuse_serializers() -> Sequence[SerializerKind]:
-    """Return the serializer that this module brings.
+    """Return the serializer that this module provides.
 
-    The module is named by an entry point of the group `functionfuse.serializers`, whose name is
-    the module and the qualified name of the type::
+    An entry point of the group `functionfuse.serializers` refers to the module. Its name is the
+    module and the qualified name of the type::
 
         # pyproject.toml
         [project.entry-points."functionfuse.serializers"]
@@ -173,9 +173,9 @@ def functionfuse_serializers() -> Sequence[SerializerKind]:
 
 @hookspec
 def functionfuse_backends() -> Sequence[BackendKind]:
-    """Return the kinds of backend that this module brings.
+    """Return the kinds of backend that this module provides.
 
-    The module is named by an entry point of the group `functionfuse.backends`, whose name is the
+    An entry point of the group `functionfuse.backends` refers to the module. Its name is the
     kind::
 
         # pyproject.toml
@@ -202,18 +202,18 @@ def functionfuse_backends() -> Sequence[BackendKind]:
     return ()
 
 
-# The hooks below are of modules that entry points of the group `functionfuse.hooks` name; the names
-# of these entry points are free. Their implementations are called in the process in which the event
-# happens, one after the other, and take the arguments that they need, by name. What one raises is
-# logged with the plugin's name, and the run goes on. What a hook itself reads, saves or removes
-# calls no hooks.
+# Entry points of the group `functionfuse.hooks` refer to the modules that implement these hooks.
+# Such entry points may have any name. Implementations are called in the process of the event, one
+# after the other. Each takes the arguments that it needs, by name. If one raises, the error is
+# logged with the plugin's name, and the run goes on. Reads, saves and removals by a hook call no
+# hooks.
 
 
 @hookspec
 def functionfuse_node_started(workflow: str, node: str, reason: str) -> None:
-    """Be told that a node begins to be computed.
+    """Handle the start of a node's computation.
 
-    `reason` says why, as in a plan. Called in the process of the workflow::
+    `reason` is the reason in the plan. Called in the process of the workflow::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]
@@ -230,7 +230,7 @@ def functionfuse_node_started(workflow: str, node: str, reason: str) -> None:
 
 @hookspec
 def functionfuse_node_reused(workflow: str, node: str) -> None:
-    """Be told that a node is not computed, because its stored result stands.
+    """Handle the reuse of a node's stored result: the node is not computed.
 
     Called in the process of the workflow::
 
@@ -249,9 +249,9 @@ def functionfuse_node_reused(workflow: str, node: str) -> None:
 
 @hookspec
 def functionfuse_node_finished(workflow: str, node: str, seconds: float) -> None:
-    """Be told that a node was computed, and, if there is a storage, that its result is stored.
+    """Handle the end of a node's computation; if there is a storage, the result is stored.
 
-    `seconds` is how long its function ran. Called in the process of the workflow::
+    `seconds` is the run time of its function. Called in the process of the workflow::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]
@@ -269,10 +269,9 @@ def functionfuse_node_finished(workflow: str, node: str, seconds: float) -> None
 
 @hookspec
 def functionfuse_node_failed(workflow: str, node: str, error: BaseException) -> None:
-    """Be told that computing a node, or storing its result, raised; `error` is what.
+    """Handle an exception from computing a node or storing its result.
 
-    It is raised to the caller of the run whatever this does. Called in the process of the
-    workflow::
+    The run raises `error` to its caller in any case. Called in the process of the workflow::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]
@@ -291,9 +290,9 @@ def functionfuse_node_failed(workflow: str, node: str, error: BaseException) -> 
 
 @hookspec
 def functionfuse_result_saved(storage: object, workflow: str, task: str, info: object) -> None:
-    """Be told that a result is stored, by a `Storage`; `info` is its header, a `TaskInfo`.
+    """Handle a result that a `Storage` has stored; `info` is its header, a `TaskInfo`.
 
-    Called where the result was computed, which may be a worker::
+    Called in the process that computed the result, which may be a worker::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]
@@ -310,7 +309,7 @@ def functionfuse_result_saved(storage: object, workflow: str, task: str, info: o
 
 @hookspec
 def functionfuse_result_read(storage: object, workflow: str, task: str) -> None:
-    """Be told that a stored result was read from a `Storage`, by a run or by `read_task`.
+    """Handle a stored result that a run or `read_task` has read from a `Storage`.
 
     Called in the process that read it::
 
@@ -331,10 +330,9 @@ def functionfuse_result_read(storage: object, workflow: str, task: str) -> None:
 
 @hookspec
 def functionfuse_result_removed(storage: object, workflow: str, task: str) -> None:
-    """Be told that a result was removed from a `Storage`: by name, pattern or with its workflow.
+    """Handle the removal of a result from a `Storage`, by name, pattern or with its workflow.
 
-    A result that another one replaces is not removed, but saved. Called in the process that removed
-    it::
+    Replacing a result is a save, not a removal. Called in the process that removed it::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]
@@ -353,8 +351,8 @@ def functionfuse_result_removed(storage: object, workflow: str, task: str) -> No
 def functionfuse_cli_commands() -> Sequence[CliCommand]:
     """Return commands for the command line.
 
-    The module is imported whenever the command line starts, so what it needs is imported when a
-    command runs::
+    The module is imported whenever the command line starts, so import a command's dependencies
+    when it runs::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]

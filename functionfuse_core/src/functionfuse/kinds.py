@@ -1,4 +1,4 @@
-"""The kinds of core: the storage "file" and the backend "local", as a config names them."""
+"""Core's own kinds for configs: the storage "file" and the backend "local"."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FileStorage(Storage):
     """Results in files below `path`. `storage_factory` makes one from a config.
 
     Args:
-        path: the folder; it is made when the first workflow or result is.
+        path: the folder; created with the first workflow or result.
         options: the other options of the kind, see `FileOptions`.
     """
 
@@ -81,11 +81,11 @@ def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str
 
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
-    """Bring the kind "file"."""
+    """Return the kind "file"."""
     return [StorageKind("file", FileOptions, _build_file, api_version=1)]
 
 
 @hookimpl
 def functionfuse_backends() -> list[BackendKind]:
-    """Bring the kind "local"."""
+    """Return the kind "local"."""
     return [BackendKind("local", LocalOptions, _build_local, api_version=1)]

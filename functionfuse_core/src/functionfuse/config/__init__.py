@@ -1,4 +1,4 @@
-"""Configs: reading one, checking options, and their JSON Schema."""
+"""Read configs, check options, and describe both as JSON Schema."""
 
 from __future__ import annotations
 

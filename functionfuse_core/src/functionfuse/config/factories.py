@@ -1,4 +1,4 @@
-"""The factories: from a config to a storage, or to a workflow with its backend and storage."""
+"""Make a storage, or a workflow with its backend and storage, from a config."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
     """Return the storage that a config describes: `{"kind": "file", "options": {"path": "…"}}`.
 
     A config is a dictionary, or the path of a YAML, TOML or JSON file: see
-    `functionfuse.config.read`.
-    Nothing but the kind's own plugin is imported, and nothing is read or written yet.
+    `functionfuse.config.read`. Only the kind's own plugin is imported, and the store is not read
+    or written yet.
 
     Raises:
         OptionsError: the config is not of this form, or an option is unknown, missing or wrong.
-        UnknownKindError: no installed distribution brings the kind; tells which do and what to
-            install.
+        UnknownKindError: no installed distribution provides the kind; the message lists the
+            installed kinds, and the package to install if it is known.
         PluginError: the kind's plugin can't be used.
     """
     return _storage(read(opt))
@@ -36,23 +36,23 @@ def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
 def workflow_factory(
     config: Mapping[str, Any] | str | os.PathLike[str], *nodes: object, workflow_name: str
 ) -> Any:
-    """Return a workflow of the backend that a config names, with its storage and policy of reuse.
+    """Return a workflow with the backend, the storage and the reuse policy of a config.
 
-    Without a `backend`, it is a `LocalWorkflow`; without a `storage`, nothing is kept. See
-    `functionfuse.config.read` for what a config may be.
+    Without a `backend`, it is a `LocalWorkflow`. Without a `storage`, no result is stored. See
+    `functionfuse.config.read` for the forms of a config.
 
     Args:
         nodes, workflow_name: see `BaseWorkflow`.
 
     Raises:
         OptionsError: the config is not of its form, or an option is unknown, missing or wrong.
-        UnknownKindError: no installed distribution brings a kind.
+        UnknownKindError: no installed distribution provides a kind.
         PluginError: a kind's plugin can't be used.
         GraphError, InvalidNameError: as the backend's own class.
     """
     found = read(config)
     section = found.backend or Section("local", {}, ())
-    workflow = _made(found.source, BACKENDS, section, nodes, workflow_name)
+    workflow = _build(found.source, BACKENDS, section, nodes, workflow_name)
     if found.storage is not None:
         workflow.set_storage(_storage(found))
     if found.reuse is not None:
@@ -61,19 +61,19 @@ def workflow_factory(
 
 
 def _storage(config: Config) -> Any:
-    """Return the storage of a config that was read."""
+    """Return the storage of a parsed config."""
     if config.storage is None:
         source = config.source
         raise OptionsError(f"{source.where(())}the config has no storage")
-    storage = _made(config.source, STORAGES, config.storage)
+    storage = _build(config.source, STORAGES, config.storage)
     for index, name in enumerate(config.serializers):
         serializer = _serializer(config.source, name, ("serializers", index))
         storage.register_persistent_serializers(serializer)
     return storage
 
 
-def _made(source: Source, group: str, section: Section, *arguments: Any) -> Any:
-    """Return what a kind's `build` makes of its checked options and the arguments."""
+def _build(source: Source, group: str, section: Section, *arguments: Any) -> Any:
+    """Call a kind's `build` with its checked options and the arguments, and return the result."""
     noun, path = NOUNS[group], section.path
     try:
         entry = find_entry(group, section.kind)
@@ -93,8 +93,8 @@ def _made(source: Source, group: str, section: Section, *arguments: Any) -> Any:
     except FunctionFuseError:
         raise
     except ImportError as error:
-        what = f"the {entry} can't be made: {type(error).__name__}: {error}"
-        raise _located(PluginError(what), source, (*path, "kind")) from error
+        problem = f"the {entry} can't be made: {type(error).__name__}: {error}"
+        raise _located(PluginError(problem), source, (*path, "kind")) from error
 
 
 def _serializer(source: Source, name: str, path: tuple[str | int, ...]) -> Any:

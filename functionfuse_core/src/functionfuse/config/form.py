@@ -1,4 +1,4 @@
-"""The form of a config: its fields, their sections, and the error where one is wrong."""
+"""The form of a config: its fields and sections, and the errors in them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXAMPLES = {"storage": _EXAMPLE, "backend": '{"kind": "local", "options": {}}'}
 
 
 class Section(NamedTuple):
-    """A kind and its options; `path` is where they stand in the config."""
+    """A kind and its options; `path` leads to them in the config."""
 
     kind: str
     options: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Section(NamedTuple):
 
 
 class Config(NamedTuple):
-    """A config whose form is checked; kinds and options are looked at when they are used."""
+    """A config whose form is checked; its kinds and options are checked on use."""
 
     source: Source
     storage: Section | None
@@ -47,10 +47,10 @@ class Config(NamedTuple):
 
 
 def read(config: ConfigLike) -> Config:
-    """Return a config, given as a dictionary or as the path of a YAML, TOML or JSON file.
+    """Read a config from a dictionary, or from a YAML, TOML or JSON file with this path.
 
-    It has the fields `storage`, `serializers`, `backend` and `reuse`; or, for a storage alone,
-    `kind` and `options`. In a file, `${NAME}` in a text stands for an environment variable.
+    Its fields are `storage`, `serializers`, `backend` and `reuse`; or, for a storage only, `kind`
+    and `options`. In a file, `${NAME}` in a string stands for an environment variable.
 
     Raises:
         OptionsError: the file can't be read, or the config is not of this form.
@@ -108,7 +108,7 @@ def _refuse_unknown(
     source: Source,
     data: Mapping[Any, Any],
     path: tuple[str | int, ...],
-    what: str,
+    noun: str,
     known: Sequence[str],
     *,
     close: Sequence[str] = (),
@@ -119,7 +119,7 @@ def _refuse_unknown(
             where = source.where((*path, key), key=True)
             suggestion = close_to(str(key), close or known)
             raise OptionsError(
-                f"{where}{what} has no field {key!r}{suggestion}; it has {', '.join(known)}, as in"
+                f"{where}{noun} has no field {key!r}{suggestion}; it has {', '.join(known)}, as in"
                 f" {example}"
             )
 

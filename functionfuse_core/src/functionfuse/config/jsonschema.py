@@ -1,4 +1,4 @@
-"""The JSON Schema of configs, over the installed plugins, for editors."""
+"""The JSON Schema of configs with the kinds of the installed plugins, for editors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LIMITS = ("enum", "const", "pattern", "maxLength")
 
 
 def schema() -> Schema:
-    """Return the JSON Schema (draft-07) of configs, over the installed plugins.
+    """Return the JSON Schema (draft-07) of configs with the kinds of the installed plugins.
 
-    This imports every plugin that brings a storage or a backend; one that can't be used is left
-    out, with a warning in the log.
+    This imports every plugin that provides a storage or a backend. A plugin that can't be used is
+    left out, with a warning in the log.
     """
     definitions: dict[str, Any] = {
         "variable": {
@@ -82,7 +82,7 @@ def schema() -> Schema:
 
 
 def _kinds(group: str, definitions: Schema) -> Iterator[Schema]:
-    """Iterate the schemas of a group's kinds; what their options refer to goes to `definitions`."""
+    """Iterate over the schemas of a group's kinds; add nested models to `definitions`."""
     for kind in sorted({entry.kind for entry in entries(group)}):
         try:
             record = find(group, kind)
@@ -107,7 +107,7 @@ def _kinds(group: str, definitions: Schema) -> Iterator[Schema]:
 
 
 def _options(model: type[BaseModel], prefix: str, definitions: Schema) -> Schema:
-    """Return the schema of a model in draft-07, in which variables may stand for scalars."""
+    """Return the schema of a model in draft-07 that accepts a variable for each scalar."""
     found = model.model_json_schema(ref_template=f"#/definitions/{prefix}{{model}}")
     for name, definition in found.pop("$defs", {}).items():
         definitions[prefix + name] = _open(definition)
@@ -116,7 +116,7 @@ def _options(model: type[BaseModel], prefix: str, definitions: Schema) -> Schema
 
 
 def _open(schema: Any) -> Any:
-    """Return a schema in which `${NAME}` may stand for every value that is no free text."""
+    """Return a schema that accepts `${NAME}` for every value that is not free text."""
     if not isinstance(schema, dict):
         return schema
     node: Schema = dict(schema)
@@ -149,7 +149,7 @@ def _values(node: dict[str, Any]) -> dict[str, Any]:
     return {name: _open(item) for name, item in node.items()}
 
 
-# The words under which schemas of values stand.
+# Keywords with schemas of values, and the functions that open these schemas.
 _WITHIN: dict[str, Callable[[Any], Any]] = {
     "properties": _values,
     "patternProperties": _values,

@@ -1,4 +1,4 @@
-"""Options: those that every kind of storage has, and the check of the options of a kind."""
+"""The options of every kind of storage, and the check of a kind's options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Allow(BaseModel):
-    """What a result may name."""
+    """The modules and names that a result may use."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class StorageOptions(BaseModel):
     )
     key: SecretStr | None = Field(
         default=None,
-        min_length=1,  # a variable that is set to nothing must not mean that nothing is checked
+        min_length=1,  # an empty environment variable must not switch the check off
         description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
     )
 
@@ -65,13 +65,13 @@ def check_options(
     source: Source | None = None,
     path: Sequence[str | int] = (),
 ) -> Model:
-    """Return the checked model of the options of a kind.
+    """Check the options of a kind, and return its model of them.
 
-    In a config file, a relative path (an option whose type is `pathlib.Path`) starts at the folder
-    of the file.
+    In a config file, a relative path (an option of type `pathlib.Path`) starts at the folder of
+    the file.
 
     Args:
-        source, path: where the options stand, for errors.
+        source, path: the config and the location of the options in it, for errors.
 
     Raises:
         OptionsError: an option is unknown, missing or wrong; secrets are not in the message.
@@ -107,7 +107,7 @@ def check_options(
 
 
 def _option(steps: Sequence[str | int], options: Any, *, missing: bool) -> str:
-    """Return the name of an option, without the names of types that pydantic puts between."""
+    """Return the dotted name of an option, without the type names that pydantic inserts."""
     names, value = [], options
     for number, step in enumerate(steps):
         try:

@@ -1,4 +1,4 @@
-"""Where a config comes from: a dictionary, or a file with positions and environment variables."""
+"""The source of a config: a dictionary, or a file with positions and environment variables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _variable = re.compile(
 
 
 class _Expanded(str):
-    """A text with the values of variables in it; shows the text that the file has."""
+    """A string with the values of variables; its repr shows the text of the file instead."""
 
     __slots__ = ("written",)
     written: str
@@ -34,11 +34,11 @@ class _Expanded(str):
 
 
 class Source:
-    """A config as it was given.
+    """A config before its form is checked.
 
     Attributes:
-        data: what it holds, with the values of environment variables.
-        name: the path of the file, as it was given; "" for a dictionary.
+        data: its content, with the values of environment variables.
+        name: the path of the file, as passed in; "" for a dictionary.
         folder: the folder of the file; None for a dictionary.
     """
 
@@ -59,8 +59,8 @@ class Source:
     def where(self, path: Sequence[str | int], *, key: bool = False) -> str:
         """Return "file:line:column: " of a value, or of its key; "" for a dictionary.
 
-        Of what isn't there, it is that of the key that it would be under. Steps that the file does
-        not have are left out.
+        For a missing value, it is the position of the key above it. Steps that the file does not
+        have are left out.
         """
         if not self._marks:
             return ""
@@ -73,9 +73,9 @@ class Source:
         return f"{self.name}:{line}:{column}: "
 
     def hidden(self, message: str) -> str:
-        """Return a message with `${NAME}` in place of the values of environment variables."""
+        """Replace the values of environment variables in a message by `${NAME}`."""
         for value in sorted(self._expanded, key=len, reverse=True):
-            # One or two letters are also a part of other words.
+            # A short value can be part of another word.
             edge = r"\b" if len(value) < 4 and value.isalnum() else ""
             written = self._expanded[value].replace("\\", r"\\")
             message = re.sub(f"{edge}{re.escape(value)}{edge}", written, message)

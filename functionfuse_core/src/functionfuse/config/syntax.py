@@ -1,4 +1,10 @@
-"""Texts of JSON, YAML and TOML as data, with the position of every key and value."""
+"""Parse JSON, YAML and TOML into data, with the position of every key and value.
+
+The parsers of JSON and TOML in the standard library give no positions. They check the text first.
+Then `_Json` and `_Toml` walk through the valid text and record the positions, so they need not
+check the syntax. PyYAML's events have positions: `_Yaml` builds the data from them, with the
+scalars of YAML 1.2. `_Json` and `_Yaml` also refuse duplicate keys, as TOML does itself.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +31,20 @@ __all__ = [
 
 Path = tuple[str | int, ...]  # keys and indices that lead to a value
 Mark = tuple[int, int]  # line and column, both from 1
-Marks = dict[Path, tuple[Mark, Mark]]  # of the key, or of an item itself, and of the value
+Marks = dict[Path, tuple[Mark, Mark]]  # of the key (or the item itself), and of the value
 
 DEEPEST = 100  # nested containers
 
 
 class Parsed(NamedTuple):
-    """What a text holds, and where each part of it stands."""
+    """The data of a text, and the positions of its parts."""
 
     data: Any
     marks: Marks
 
 
 class SyntaxProblem(Exception):  # noqa: N818  # never leaves `source`
-    """A text is not of its format. The message quotes nothing but keys."""
+    """A text is not valid in its format. The message quotes only keys."""
 
     def __init__(self, message: str, mark: Mark) -> None:
         super().__init__(message)
@@ -47,7 +53,7 @@ class SyntaxProblem(Exception):  # noqa: N818  # never leaves `source`
 
 
 def add_key(marks: Marks, found: dict[str, Any], path: Path, mark: Mark) -> None:
-    """Note where a key stands. Raises SyntaxProblem: it was `found` before."""
+    """Record the position of a key. Raises SyntaxProblem if `found` has the key already."""
     key = path[-1]
     if key in found:
         line = marks[path][0][0]
@@ -56,13 +62,13 @@ def add_key(marks: Marks, found: dict[str, Any], path: Path, mark: Mark) -> None
 
 
 def position(text: str, offset: int) -> Mark:
-    """Return line and column of a place in a text."""
+    """Return the line and column of an offset in a text."""
     before = text[:offset]
     return before.count("\n") + 1, offset - before.rfind("\n")
 
 
 def parse_json(text: str) -> Parsed:
-    """Parse JSON (RFC 8259). Raises SyntaxProblem: it is none, or has a key twice."""
+    """Parse JSON (RFC 8259). Raises SyntaxProblem if it is invalid or has a key twice."""
     try:
         json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -81,7 +87,7 @@ def _refuse_constant(_: str) -> NoReturn:
 
 
 class _Json:
-    """Goes through a text that is known to be JSON, for the positions."""
+    """Builds the data of valid JSON, and records the positions."""
 
     space = re.compile(r"[ \t\n\r]*")
     scalar = re.compile(r"[^\s,\]}]+")
@@ -132,14 +138,14 @@ class _Json:
 def parse_yaml(text: str) -> Parsed:
     """Parse YAML with the scalars of its core schema 1.2: https://yaml.org/spec/1.2.2/#103.
 
-    `on`, `010` and `22:22` are not what YAML 1.1 made of them. Keys are texts, and different.
+    So `on` and `22:22` are strings and `010` is 10, unlike in YAML 1.1. Keys are unique strings.
 
     Raises:
-        SyntaxProblem: it is no YAML, or has what no config needs: tags, several documents.
+        SyntaxProblem: it is invalid, or has parts that no config needs: tags, several documents.
     """
     import yaml
 
-    # The events have all that is needed; the composer's recursion in C has no limit.
+    # The events are enough, and the composer's recursion in C has no limit.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return _Yaml(yaml.parse(text, Loader=loader)).document()
@@ -244,7 +250,7 @@ def _yaml_scalar(text: str, mark: Mark) -> Any:
             return int(text)
         if _is_yaml_based(text):
             return int(text, 0)
-    except ValueError:  # more digits than Python takes
+    except ValueError:  # more digits than `int` accepts
         raise SyntaxProblem("a number with too many digits", mark) from None
     return float(text) if _is_yaml_float(text) else text
 
@@ -254,7 +260,7 @@ def _mark(mark: Any) -> Mark:
 
 
 def parse_toml(text: str) -> Parsed:
-    """Parse TOML 1.0. Raises SyntaxProblem: it is none."""
+    """Parse TOML 1.0. Raises SyntaxProblem if it is invalid."""
     import tomllib
 
     try:
@@ -267,13 +273,13 @@ def parse_toml(text: str) -> Parsed:
     except (RecursionError, ValueError):
         problem = SyntaxProblem("nested too deeply, or a number with too many digits", (1, 1))
     else:
-        # tomllib joins "\r\n"; in the text, it is white space like any other.
+        # tomllib turns "\r\n" into "\n". `_Toml` skips both as white space.
         return Parsed(data, _Toml(text).document())
     raise problem
 
 
 class _Toml:
-    """Goes through a text that is known to be TOML, for the positions: https://toml.io/en/v1.0.0."""
+    """Records the positions in valid TOML: https://toml.io/en/v1.0.0."""
 
     blank = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
     spaces = re.compile(r"[ \t]*")
@@ -324,7 +330,7 @@ class _Toml:
         return base, self.after(self.spaces, offset) + 1 + several
 
     def keys(self, offset: int) -> tuple[list[str], int]:
-        """Read a dotted key; return its parts, and where it ends."""
+        """Read a dotted key; return its parts and its end offset."""
         import tomllib
 
         keys = []

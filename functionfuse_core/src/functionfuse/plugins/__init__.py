@@ -1,4 +1,4 @@
-"""Which plugins are installed, whose they are, and whether they can be used."""
+"""The installed plugins: their distributions, and any problems that prevent their use."""
 
 from __future__ import annotations
 

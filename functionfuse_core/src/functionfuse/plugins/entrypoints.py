@@ -1,4 +1,4 @@
-"""The entry points of our groups that installed distributions have; imports none of them."""
+"""Find the entry points of our groups in installed distributions, without importing them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOOKS = "functionfuse.hooks"
 
 BLOCK = "FUNCTIONFUSE_BLOCK"
 
-# What an entry point of each group brings.
+# A noun for the kinds of each group.
 NOUNS = {
     STORAGES: "storage",
     SERIALIZERS: "serializer",
@@ -72,53 +72,53 @@ class Entry(NamedTuple):
         return f"{NOUNS[self.group]} {self.kind!r} (module {self.value!r} from {self.owner})"
 
 
-# By group; None until the installed distributions have been looked through.
+# By group; None until the installed distributions are scanned.
 _found: dict[str, list[Entry]] | None = None
-generation = 0  # of what was found
+generation = 0  # increased by each `forget`
 
 
 def entries(group: str) -> list[Entry]:
-    """Return the entry points of a group, blocked and doubled ones included.
+    """Return the entry points of a group, including blocked and duplicate ones.
 
-    The installed distributions are looked through once per process; see `forget`.
+    The installed distributions are scanned once per process; see `forget`.
     """
     global _found  # noqa: PLW0603  # once per process
-    found = _found  # another thread may forget it meanwhile
+    found = _found  # another thread may call `forget` meanwhile
     if found is None:
         found = _found = _scan()
     return found[group]
 
 
 def forget() -> None:
-    """Have the installed distributions be looked through again, when a kind is asked for next.
+    """Scan the installed distributions again at the next lookup of a kind.
 
-    For who installs a plugin while the process runs. What is loaded stays.
+    Call it after you install a plugin into a running process. Loaded plugins stay loaded.
     """
-    global _found, generation  # noqa: PLW0603  # who keeps what it made of them compares it
+    global _found, generation  # noqa: PLW0603  # caches of the entries compare the generation
     generation += 1
     _found = None
 
 
 def visible(found: Iterable[Entry]) -> list[Entry]:
-    """Leave out what an earlier distribution of the same name on the path hides."""
+    """Drop the entry points that an earlier distribution of the same name on the path hides."""
     found = [*found]
     if len(found) < 2:
-        return found  # without reading its metadata
-    kept: dict[tuple[str, str], Entry] = {}
+        return found  # saves reading the metadata
+    visible_entries: dict[tuple[str, str], Entry] = {}
     for entry in found:
         name = _canonical(entry.name)
         if name:
             first = metadata.distribution(entry.name)
             if str(first.locate_file("")) != str(entry.distribution.locate_file("")):
                 continue
-        kept.setdefault((name or entry.value, f"{entry.kind} {entry.value}"), entry)
-    return list(kept.values())
+        visible_entries.setdefault((name or entry.value, f"{entry.kind} {entry.value}"), entry)
+    return list(visible_entries.values())
 
 
 def blocked_by(entry: Entry) -> str:
-    """Return what of the environment variable FUNCTIONFUSE_BLOCK blocks an entry point, or "".
+    """Return the word in the environment variable FUNCTIONFUSE_BLOCK that blocks an entry point.
 
-    The variable holds kinds and names of distributions, separated by commas.
+    Returns "" if no word does. The variable has kinds and distribution names, separated by commas.
     """
     for word in filter(None, map(str.strip, os.environ.get(BLOCK, "").split(","))):
         if word.lower() == entry.kind.lower() or _canonical(word) == _canonical(entry.name):
@@ -127,9 +127,9 @@ def blocked_by(entry: Entry) -> str:
 
 
 def _scan() -> dict[str, list[Entry]]:
-    """Look for our groups in the metadata of every distribution.
+    """Find the entry points of our groups in the metadata of every distribution.
 
-    `metadata.entry_points` parses those of all groups, which takes three times as long.
+    `metadata.entry_points` parses all groups, which takes three times as long.
     """
     found: dict[str, list[Entry]] = {group: [] for group in NOUNS}
     for distribution in metadata.distributions():
@@ -142,7 +142,7 @@ def _scan() -> dict[str, list[Entry]]:
 
 
 def _parsed(lines: Sequence[str]) -> Iterable[tuple[str, str, str]]:
-    """Iterate (group, name, value): https://packaging.python.org/specifications/entry-points/."""
+    """Yield (group, name, value): https://packaging.python.org/specifications/entry-points/."""
     group = ""
     for line in map(str.strip, lines):
         if line.startswith("["):
@@ -156,7 +156,7 @@ def _field(distribution: metadata.Distribution, field: str) -> str:
     try:
         found = distribution.metadata
         known = field in found
-    except (TypeError, FileNotFoundError):  # no METADATA, as importlib_metadata says it
+    except (TypeError, FileNotFoundError):  # raised if METADATA is missing
         return ""
     return found[field] if known else ""
 
@@ -167,15 +167,15 @@ def _canonical(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """One kind that an installed distribution brings.
+    """One kind that an installed distribution provides.
 
     Attributes:
         brings: "storage", "serializer", "backend" or "event hook".
-        kind: what it is found by.
-        module: what is imported when it is asked for.
-        distribution, version: whose it is; "" where its metadata doesn't say.
-        problem: why it can't be used, in words; "" if nothing is known against it. What only shows
-            when the module runs is not known before.
+        kind: the name by which it is found.
+        module: the module that is imported on first use.
+        distribution, version: the distribution that provides it; "" if its metadata lacks them.
+        problem: the reason why it can't be used, as text; "" if none is known. The module is not
+            imported, so errors in it are not known.
     """
 
     brings: str
@@ -187,7 +187,7 @@ class Plugin:
 
 
 def installed() -> Sequence[Plugin]:
-    """Return every installed kind, sorted; the installed distributions are looked through anew."""
+    """Return every installed kind, sorted; scans the installed distributions again."""
     forget()
     found = []
     for group, noun in NOUNS.items():
@@ -217,7 +217,7 @@ def _problem(entry: Entry, free: Sequence[Entry]) -> str:
 
 
 def _is_there(module: str) -> bool:
-    """Tell whether a module can be found, without importing the packages that it is in."""
+    """Return whether a module can be found, without importing its parent packages."""
     top, *rest = module.split(".")
     try:
         spec = sys.modules[top].__spec__ if top in sys.modules else importlib.util.find_spec(top)

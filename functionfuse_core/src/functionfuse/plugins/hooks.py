@@ -1,6 +1,6 @@
-"""Event hooks: installed plugins are told what happens in runs and storages.
+"""Event hooks: they notify installed plugins of events in runs and storages.
 
-Without such a plugin, all that this costs is one look at the installed distributions per process.
+Without such a plugin, the only cost is one scan of the installed distributions per process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class EventHooks:
     """The hook implementations of the installed plugins that can be used.
 
-    A plugin that can't be loaded, or that raises, is named in the log, and nothing else happens.
+    The log names a plugin that can't be loaded or that raises; nothing else happens.
     """
 
     def __init__(self, found: Sequence[Entry]) -> None:
@@ -44,12 +44,12 @@ class EventHooks:
     def call(self, hook: str, **arguments: Any) -> None:
         """Call a hook of every plugin that implements it."""
         if getattr(self._here, "calling", False):
-            return  # a hook that uses a storage would be told of it, and so on
+            return  # a hook that uses a storage would call itself again and again
         for entry, caller in self._of(hook):
             self._here.calling = True
             try:
                 caller(**arguments)
-            except Exception as error:  # a bystander does not end a run
+            except Exception as error:  # a hook must not end a run
                 again = (hook, entry) in self._failed
                 self._failed.add((hook, entry))
                 logger.log(
@@ -66,7 +66,7 @@ class EventHooks:
                 self._here.calling = False
 
     def commands(self) -> Sequence[CliCommand]:
-        """Return the commands of the plugins; what can't be used is named in the log."""
+        """Return the commands of the plugins; the log names those that can't be used."""
         from ..hookspecs import CliCommand
         from .registry import check_version
 
@@ -80,7 +80,7 @@ class EventHooks:
                     other, _ = found.setdefault(command.name, (entry, command))
                     if other != entry:
                         raise PluginError(f"command {command.name!r} is brought by the {other}")
-            except Exception as error:  # noqa: BLE001  # whatever it is, the others work
+            except Exception as error:  # noqa: BLE001  # the other plugins still work
                 logger.error(  # noqa: TRY400
                     "commands of the %s are left out: %s: %s", entry, type(error).__name__, error
                 )
@@ -118,11 +118,11 @@ def commands() -> Sequence[CliCommand]:
 
 
 def _look() -> None:
-    global _hooks, _generation  # noqa: PLW0603  # looked up at every event
+    global _hooks, _generation  # noqa: PLW0603  # read at every event
     with _looking:
         if _generation == entrypoints.generation:
             return
         found = visible(entry for entry in entries(HOOKS) if not blocked_by(entry))
-        # Before the plugins are imported: what they do meanwhile calls no hooks.
+        # Set before the plugins are imported: events during the import call no hooks.
         _hooks, _generation = None, entrypoints.generation
         _hooks = EventHooks(found) if found else None

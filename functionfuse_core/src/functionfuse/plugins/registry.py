@@ -1,4 +1,4 @@
-"""Find one plugin by its kind and load it, and nothing else; explain every failure."""
+"""Find one plugin by its kind and load only that; explain every failure."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ __all__ = [
 
 
 class Group(NamedTuple):
-    """What the modules of a group of entry points return.
+    """The hook and the records of one group of entry points.
 
     Attributes:
         hook: the hook that returns records.
         record: the type of the records.
-        published: kinds of distributions that we publish ourselves, to tell what to install.
+        published: kind to the distribution of ours that provides it, for advice on installing.
     """
 
     hook: str
@@ -73,10 +73,11 @@ GROUPS = {
 
 
 class State:
-    """What this process has found and loaded so far."""
+    """The plugins that this process has loaded so far."""
 
     def __init__(self) -> None:
-        self.managers: dict[str, pluggy.PluginManager] = {}  # names are apart per manager only
+        # One per group: two groups may have the same name.
+        self.managers: dict[str, pluggy.PluginManager] = {}
         self.records: dict[tuple[str, str, str], Any] = {}
 
 
@@ -90,18 +91,18 @@ def find(group: str, kind: str) -> Any:
     Only the module that the entry point names is imported, once per process.
 
     Raises:
-        UnknownKindError: no installed distribution brings the kind.
-        PluginError: two distributions bring it, it is blocked, it was made for another version of
-            the plugin API, or it can't be loaded.
+        UnknownKindError: no installed distribution provides the kind.
+        PluginError: two distributions provide it, it is blocked, it was made for another version
+            of the plugin API, or it can't be loaded.
     """
     return record_of(find_entry(group, kind))
 
 
 def find_entry(group: str, kind: str) -> Entry:
-    """Return the one entry point of a kind; imports nothing. Raises as `find`."""
+    """Return the only entry point of a kind, without importing it. Raises as `find`."""
     found = _named(group, kind)
     if not found:
-        forget()  # it may have been installed since
+        forget()  # the plugin may have been installed after the scan
         found = _named(group, kind)
     if not found:
         raise UnknownKindError(_unknown(group, kind))
@@ -120,7 +121,7 @@ def find_entry(group: str, kind: str) -> Entry:
 
 
 def record_of(entry: Entry) -> Any:
-    """Load what an entry point names, and return its one record. Raises PluginError."""
+    """Load the module of an entry point, and return its only record. Raises PluginError."""
     known = entry.group, entry.kind, entry.value
     if known not in _state.records:
         with _loading:
@@ -130,12 +131,12 @@ def record_of(entry: Entry) -> Any:
 
 
 def register(entry: Entry) -> pluggy.PluginManager:
-    """Import the module that an entry point names, and register it, once per process.
+    """Import the module of an entry point and register it, once per process.
 
-    Returns the manager of its group; `hook_caller` calls the hooks of this module alone.
+    Returns the manager of its group; `hook_caller` calls the hooks of this module only.
 
     Raises:
-        PluginError: that fails, or the module has what is no hook.
+        PluginError: the import or registration fails, or the module implements an unknown hook.
     """
     manager = _state.managers.get(entry.group)
     if manager is None:
@@ -156,14 +157,14 @@ def register(entry: Entry) -> pluggy.PluginManager:
 
 
 def hook_caller(manager: pluggy.PluginManager, entry: Entry, hook: str) -> Any:
-    """Return what calls a hook of one registered module, and of no other."""
+    """Return a caller for the hook of one registered module only."""
     name = _name(entry)
     others = [plugin for other, plugin in manager.list_name_plugin() if other != name]
     return manager.subset_hook_caller(hook, others)
 
 
 def _name(entry: Entry) -> str:
-    # Not the kind alone: another module may bring it later, when this one is blocked.
+    # The kind is not enough: another module may provide it later, when this one is blocked.
     return f"{entry.kind} = {entry.value}"
 
 
@@ -180,8 +181,8 @@ def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> Non
         unknown = [caller.name for caller in callers if not caller.has_spec()]
     except pluggy.PluginValidationError as error:
         manager.unregister(name=name)
-        what = "; ".join(str(error).splitlines())
-        raise PluginError(f"the {entry} has a wrong hook implementation: {what}") from error
+        problems = "; ".join(str(error).splitlines())
+        raise PluginError(f"the {entry} has a wrong hook implementation: {problems}") from error
     if unknown:
         manager.unregister(name=name)
         known = [name for name in dir(hookspecs) if name.startswith("functionfuse_")]
@@ -237,11 +238,11 @@ def check_version(entry: Entry, version: int) -> None:
 
 
 def _named(group: str, kind: str) -> list[Entry]:
-    """Return the entry points of a kind; of one that differs in case if there is none."""
+    """Return the entry points of a kind; if there are none, ignore case."""
     found = [entry for entry in entries(group) if entry.kind == kind]
     if not found:
         found = [entry for entry in entries(group) if entry.kind.lower() == kind.lower()]
-    # By name, so that an error is the same everywhere; one alone needs no metadata for that.
+    # Sorted, so that an error is the same everywhere. A single one needs no read of metadata.
     found = visible(found)
     return sorted(found, key=lambda entry: (entry.name, entry.value)) if found[1:] else found
 

@@ -1,4 +1,4 @@
-"""The import path that users of the original know for damaged results."""
+"""The import path of the error for damaged results in the original Function Fuse."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """What a listing tells of a blob.
+    """The entry of a blob in a listing.
 
     Attributes:
         key: the blob's key.
         size: in bytes.
-        modified: when it was last put, in seconds since the epoch, on the store's clock.
-        etag: differs whenever the bytes differ; "" where the store has none.
+        modified: the time of its last put, in seconds since the epoch, on the store's clock.
+        etag: differs whenever the bytes differ; "" if the store has none.
     """
 
     key: str
@@ -39,13 +39,13 @@ class BlobInfo:
 
 
 class FirstPartLast(Sequence[Buffer]):
-    """Parts of a blob whose first part tells of the others, and is ready last.
+    """Parts of a blob whose first part depends on the others, and is ready last.
 
-    To take them in order is right, and waits at the first. A store that writes at offsets need not
-    wait: `first_size` is known at once.
+    A store may take the parts in order, and then waits for the first. A store that writes at
+    offsets need not wait: `first_size` is known from the start.
 
     Attributes:
-        first_size: of the first part, in bytes.
+        first_size: the size of the first part, in bytes.
         rest: the other parts.
     """
 
@@ -71,18 +71,19 @@ class FirstPartLast(Sequence[Buffer]):
 class BlobStore(ABC):
     """Blobs under keys. Implement `put`, `get`, `list` and `delete`; the rest has defaults.
 
-    A key is segments joined by "/"; a segment is ASCII letters, digits and `._-, =+@()%`, at most
-    200 bytes, and never "." or "..". Keys come from `functionfuse.storage.keys`: a store never
-    sees a name that a user chose. Segments that begin with a dot belong to Function Fuse, those
-    that begin with ".tmp-" to the store itself: they are in no listing.
+    A key is one or more segments, joined by "/". A segment has ASCII letters, digits and
+    `._-, =+@()%`, at most 200 bytes, and is never "." or "..". Keys come from
+    `functionfuse.storage.keys`, so a store never sees a name that a user chose. Segments that
+    begin with a dot belong to Function Fuse. Those that begin with ".tmp-" belong to the store
+    itself, and are in no listing.
 
-    A store is used by several threads at once, and pickles by its options: clients and connections
-    are made on first use, once per process.
+    Several threads use a store at once. A pickle of it has its options only: it makes clients and
+    connections on first use, once per process.
 
     Attributes:
-        remote: whether each read is a request over a network. The listings of such a store give
-            etags, and `put` returns one where it is known.
-        concurrency: how many reads at once are worth it.
+        remote: whether each read is a request over a network. Listings of such a store have etags,
+            and `put` returns one if it is known.
+        concurrency: the useful number of reads at once.
     """
 
     remote = False
@@ -94,22 +95,24 @@ class BlobStore(ABC):
     ) -> str | None:
         """Store the concatenation of `parts` under `key`, all or nothing.
 
-        The parts are written one after the other; they are not joined first (see `FirstPartLast`
-        for those whose first part can be written last). Parts that are no list and no tuple are
-        iterated once: a store that can writes each before it takes the next. When this returns,
-        every reader sees the new blob; until then, and if it raises or the process is killed, every
-        reader sees the blob that was there before, whole, or none. Of two writers, one wins.
+        The parts are written one after the other, and are not joined first. (For a first part that
+        can be written last, see `FirstPartLast`.) Parts that are neither list nor tuple are
+        iterated once: write each before you take the next, if the store can.
 
-        Returns the etag that listings will give for this very blob, if the store is told it.
+        When this returns, every reader sees the new blob. Until then, and if it raises or the
+        process is killed, every reader sees the earlier blob, whole, or none. Of two writers, one
+        wins.
+
+        Returns the etag that listings will give for exactly this blob, if the store knows it.
 
         Args:
-            if_absent: leave a blob that is there as it is, and raise FileExistsError.
+            if_absent: leave an existing blob as it is, and raise FileExistsError.
             durable: when this returns, the blob survives a loss of power.
         """
 
     @abstractmethod
     def get(self, key: str) -> Buffer:
-        """Return the whole blob, as one contiguous, preferably writable, buffer of its own.
+        """Return the whole blob as one contiguous buffer of its own, preferably writable.
 
         Changing the buffer never changes the blob.
 
@@ -119,13 +122,13 @@ class BlobStore(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """Iterate the blobs whose keys begin with `prefix`, in the order of their keys."""
+        """Iterate over the blobs whose keys begin with `prefix`, in the order of their keys."""
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove blobs. A key without a blob is no error, so it can be done again.
+        """Remove blobs. A key without a blob is no error, so a call can be repeated.
 
-        A key that ends in "/" is a folder that `prepare` made; it goes if nothing is in it.
+        A key that ends in "/" is a folder that `prepare` made; it is removed if it is empty.
         """
 
     def head(self, key: str, size: int) -> Buffer:
@@ -133,24 +136,27 @@ class BlobStore(ABC):
         return memoryview(self.get(key))[:size]
 
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
-        """Iterate a blob from its beginning, in blocks of at most `size` bytes. Raises as `get`.
+        """Iterate over a blob from its start in blocks of at most `size` bytes. Raises as `get`.
 
-        A block may be overwritten by the next. Implement it where a big blob need not be held. The
-        blocks are of one blob: where that is replaced meanwhile, StorageError may be raised.
+        The next block may overwrite a block. Implement it if the store need not hold a big blob in
+        memory. All blocks are of one blob: if it is replaced meanwhile, StorageError may be raised.
         """
         view = memoryview(self.get(key))
         for start in range(0, len(view), size):
             yield view[start : start + size]
 
     def blobs(self, folder: str) -> Iterator[BlobInfo]:
-        """Iterate the blobs directly in `folder`, as `list` does, and none that are deeper."""
+        """Iterate over the blobs directly in `folder`, as `list` does, but over no deeper ones."""
         return (info for info in self.list(folder) if "/" not in info.key[len(folder) :])
 
     def names(self, folder: str) -> Iterator[str]:
-        """Iterate what is directly in `folder` ("" or a key prefix that ends in "/"), in any order.
+        """Iterate over the names directly in `folder`, in any order, each once.
 
-        A blob gives the rest of its key, without a "/"; several deeper blobs give the segment that
-        they share once, with a "/" at its end.
+        The name of a blob is the rest of its key, without a "/". The name of a subfolder is its
+        segment, with a "/" at its end.
+
+        Args:
+            folder: "", or a key prefix that ends in "/".
         """
         seen = ""
         for info in self.list(folder):
@@ -162,21 +168,22 @@ class BlobStore(ABC):
                 yield f"{name}/"
 
     def prepare(self, folder: str) -> None:
-        """Raise StoragePathError now if nothing could be put under `folder` later."""
+        """Check that blobs can be put under `folder` later; raise StoragePathError if not."""
         del folder
 
     def protocols(self, folder: str) -> dict[str, Any]:
-        """Return what serializers are handed to keep data under `folder`, by protocol.
+        """Return the protocols by which serializers store data under `folder`.
 
         `FILE_PROTOCOL` is always among them: an object with `open(filename, mode)` and
-        `remove(filename)`. By default a file is staged locally and put when it is closed. A store
-        of plain local files opens them: the `name` of an opened file is its path; and it has
-        `folder(filename, mode="r")`, which returns the path of a folder, and makes it for "w".
+        `remove(filename)`. By default a file is staged locally, and put when it is closed. A store
+        of plain local files opens them directly: the `name` of an opened file is its path. Its
+        object also has `folder(filename, mode="r")`: it returns the path of a folder, and makes it
+        for "w".
         """
         return {FILE_PROTOCOL: StagedFiles(self, folder)}
 
     def flush(self, keys: Iterable[str]) -> None:
-        """Have what `protocols` wrote under these keys survive a loss of power."""
+        """Make data that `protocols` wrote under these keys survive a loss of power."""
         del keys
 
     def now(self) -> float:
@@ -184,10 +191,10 @@ class BlobStore(ABC):
         return time.time()
 
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
-        """Remove what killed writers left inside the store, and iterate what it was.
+        """Remove the leftovers of killed writers from the store, and iterate over them.
 
         Args:
-            older_than: in seconds, on the store's own clock; what is younger may be in use.
+            older_than: in seconds, on the store's own clock; a younger blob may be in use.
             dry_run: remove nothing.
         """
         del older_than, dry_run
@@ -210,7 +217,7 @@ class StagedFiles:
         self.digests: dict[str, tuple[int, str]] = {}
 
     def open(self, filename: str, mode: str = "rb") -> IO[Any]:
-        """Open a file, as the builtin `open` does, for reading or for writing anew.
+        """Open a file for reading or for writing a new one, as the builtin `open` does.
 
         Raises:
             ResultNotFoundError: there is no such file to read.
@@ -227,7 +234,7 @@ class StagedFiles:
         return file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8")
 
     def remove(self, filename: str) -> None:
-        """Remove a file; one that isn't there is no error."""
+        """Remove a file; a missing one is no error."""
         self.store.delete([self.prefix + filename])
 
 

@@ -1,4 +1,10 @@
-"""What is in a store, and what the headers of its results say."""
+"""The contents of a store: workflows, tasks, side data, and the headers of results.
+
+A plan needs the headers of all its tasks. If a read is a request, that takes many requests, so a
+workflow's headers are also remembered in one blob, `HEADERS`, each with the etag of its result. A
+plan lists the results, takes the remembered headers whose etags are unchanged, reads the others,
+and writes the blob again. The blob is a cache: if it is missing or damaged, all headers are read.
+"""
 
 from __future__ import annotations
 
@@ -55,24 +61,24 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _DIGEST = 32  # hexadecimal digits
-_MOST_WRITTEN = 20_000  # of one workflow; those of a process that saves for ever must not add up
-_ALWAYS_READ = 3  # so few headers that are new are not worth a memory that is written anew
+_MOST_WRITTEN = 20_000  # headers of one workflow: a limit for a process that saves for ever
+_ALWAYS_READ = 3  # so few new headers are not worth writing the blob again
 
-# A header's bytes with the prefix; None where nothing is stored; or why it is of no use.
+# A header's bytes with the prefix; None if nothing is stored; or the error, if it is of no use.
 Head = bytes | DamagedResultError | NewerFormatError | None
 
 
 def head_of(store: BlobStore, key: str) -> Buffer:
-    """Return a result's prefix and header: one read, or more where it is unusually long.
+    """Return a result's prefix and header: one read, or more if it is unusually long.
 
     Raises:
         ResultNotFoundError: there is no such blob.
-        DamagedResultError: it is no result, or it is cut.
+        DamagedResultError: the blob is no result, or it is cut.
         NewerFormatError: a later version of Function Fuse wrote it.
     """
     data = store.head(key, FIRST_READ)
     while (end := header_end(data)) > len(data):
-        # Step by step: a damaged length must not ask for gigabytes.
+        # Step by step: a damaged length must not request gigabytes.
         had, data = len(data), store.head(key, min(end, FIRST_READ + 64 * len(data)))
         if len(data) <= had:
             raise DamagedResultError(f"the blob is cut within its header, at byte {had}")
@@ -80,11 +86,11 @@ def head_of(store: BlobStore, key: str) -> Buffer:
 
 
 def info_of(store: BlobStore, key: str) -> TaskInfo:
-    """Return a result's header: one read, or two where it is unusually long.
+    """Return the fields of a result's header. Reads as `head_of`.
 
     Raises:
         ResultNotFoundError: there is no such blob.
-        DamagedResultError: it is no result, or its header was changed or cut.
+        DamagedResultError: the blob is no result, or its header was changed or cut.
         NewerFormatError: a later version of Function Fuse wrote it.
     """
     info = read_info(head_of(store, key))
@@ -93,7 +99,7 @@ def info_of(store: BlobStore, key: str) -> TaskInfo:
 
 
 def read_heads(store: BlobStore, keys: Sequence[str]) -> list[Head]:
-    """Return the headers of results, in order; where a read is a request, many are made at once."""
+    """Return the headers of results, in order; if a read is a request, many run at once."""
     workers = min(store.concurrency, len(keys))
     if workers <= 1:
         return [_head(store, key) for key in keys]
@@ -102,13 +108,14 @@ def read_heads(store: BlobStore, keys: Sequence[str]) -> list[Head]:
 
 
 def remembered_heads(store: BlobStore, folder: str, segments: Sequence[str]) -> list[Head]:
-    """Return the headers of tasks of one workflow: one listing, and what that calls for.
+    """Return the headers of one workflow's tasks: one listing, and reads of the new headers.
 
-    Where more of them are stored than the store takes requests at once, they are remembered.
+    Headers are remembered if the stored tasks are more than the requests that the store takes at
+    once. A single task is read without a listing.
 
     Args:
-        folder: the workflow's.
-        segments: of the tasks.
+        folder: the workflow's folder.
+        segments: the key segments of the tasks.
     """
     if len(segments) == 1:
         return read_heads(store, [folder + segments[0]])
@@ -121,7 +128,7 @@ def remembered_heads(store: BlobStore, folder: str, segments: Sequence[str]) -> 
     found: dict[str, Head] = {name: head for name, (_, head) in known.items()}
     found |= zip(new, read_heads(store, [folder + name for name in new]), strict=True)
     if remembers and len(new) > max(_ALWAYS_READ, len(known) // 1000):
-        # One that was replaced between the listing and its reading must not be remembered.
+        # A result that was replaced between the listing and its read must not be remembered.
         again = _etags(store, folder)
         for name in new:
             head = found[name]
@@ -132,7 +139,7 @@ def remembered_heads(store: BlobStore, folder: str, segments: Sequence[str]) -> 
 
 
 def may_hold(store: BlobStore, key: str, token: str) -> bool:
-    """Tell whether a blob is the write that has this token, or that can't be told."""
+    """Return whether a blob is the write with this token; True also if that is unknown."""
     try:
         return info_of(store, key).token == token
     except ResultNotFoundError:
@@ -144,7 +151,7 @@ def may_hold(store: BlobStore, key: str, token: str) -> bool:
 class WrittenHeads:
     """The headers of results that a storage has written, until they are remembered.
 
-    They stay in the process that wrote them: a copy for another one begins without any.
+    They stay in the process that wrote them: a copy for another process is empty.
     """
 
     def __init__(self, store: BlobStore) -> None:
@@ -155,7 +162,7 @@ class WrittenHeads:
         return type(self), (self.store,)
 
     def note(self, key: str, etag: str, parts: Sequence[Buffer]) -> None:
-        """Take a result that was put, and the etag that it was given."""
+        """Record the header of a result that was put, and its etag."""
         if self.store.remote:
             folder, slash, segment = key.rpartition("/")
             first = memoryview(parts[0])
@@ -190,7 +197,7 @@ def _head(store: BlobStore, key: str) -> Head:
 
 
 def _recalled(store: BlobStore, folder: str) -> dict[str, tuple[str, bytes]]:
-    """Return what is remembered: etag and header by segment; nothing if that can't be used."""
+    """Return the remembered etags and headers by segment; nothing if the blob can't be used."""
     try:
         data = bytes(store.get(folder + HEADERS))
     except ResultNotFoundError:
@@ -207,7 +214,7 @@ def _remember(store: BlobStore, folder: str, entries: Mapping[str, tuple[str, by
     try:
         store.put(folder + HEADERS, [xxh3_128_hexdigest(data).encode(), data])
     except OSError as error:
-        # Whoever can only read plans as well, with more requests.
+        # A user who can't write here can still plan, with more requests.
         logger.info("the headers of %r are not remembered: %s", folder, error)
 
 
@@ -221,7 +228,7 @@ def own_info(store: BlobStore, workflow: str, task: str) -> TaskInfo:
 def infos_of_tasks(
     store: BlobStore, workflow: str, tasks: Iterable[str]
 ) -> Iterator[Summary | FunctionFuseError | None]:
-    """Iterate the headers of tasks; see `Storage.task_infos`."""
+    """Iterate over the headers of tasks; see `Storage.task_infos`."""
     folder = folder_of(workflow)
     if store.remote:
         tasks = list(tasks)
@@ -241,11 +248,10 @@ def infos_of_tasks(
 
 
 def refuse_other(info: TaskInfo, workflow: str, task: str) -> None:
-    """Raise if a header is another task's.
+    """Raise an error if a header belongs to another task.
 
     Raises:
-        ResultNotFoundError: the names differ by upper and lower case: the file system doesn't tell
-            these apart.
+        ResultNotFoundError: the names differ only in case, which the file system ignores.
         DamagedResultError: they differ otherwise.
     """
     if info.task == task and info.workflow == workflow:
@@ -258,7 +264,7 @@ def refuse_other(info: TaskInfo, workflow: str, task: str) -> None:
 
 
 def _stored(head: Head, workflow: str, task: str) -> Summary | FunctionFuseError | None:
-    """Return what a header's bytes tell."""
+    """Return the summary of a header, the error in it, or None if nothing is stored."""
     if not isinstance(head, bytes):
         return head
     stored = read_stored(head, names_in_header(workflow, task))
@@ -275,7 +281,7 @@ def _stored(head: Head, workflow: str, task: str) -> Summary | FunctionFuseError
     return Summary.of(info)
 
 
-ABANDONED_AFTER = 86400.0  # seconds; what is older and unfinished, nobody is at work on
+ABANDONED_AFTER = 86400.0  # seconds; older unfinished data belongs to no running save
 
 
 def workflows(store: BlobStore) -> list[str]:
@@ -298,12 +304,12 @@ def tasks(store: BlobStore, folder: str) -> list[str]:
 
 
 def segments(store: BlobStore, folder: str) -> Iterator[str]:
-    """Iterate the last segments of the results' keys in a workflow's folder."""
+    """Iterate over the last segments of the results' keys in a workflow's folder."""
     return (name for name in store.names(folder) if name[0] != "." and name[-1] != "/")
 
 
 def task_of(store: BlobStore, key: str) -> str:
-    """Return the task of a result's key; reads its header where the name is a long one."""
+    """Return the task name of a result's key; reads the header if the name is too long."""
     return name_of(key.rpartition("/")[2]) or _long_names(store, key)[1]
 
 
@@ -312,7 +318,7 @@ def beside(store: BlobStore, key: str, folder: str) -> list[str]:
     try:
         side_data = info_of(store, key).side_data
     except (ResultNotFoundError, DamagedResultError, NewerFormatError):
-        return []  # what it refers to can't be told; `gc` will find it
+        return []  # its side data is unknown; `gc` will find it
     return keys_beside(store, folder, side_data)
 
 
@@ -323,9 +329,9 @@ def keys_beside(store: BlobStore, folder: str, side_data: Sequence[SideData]) ->
 
 
 def everything(store: BlobStore, folder: str) -> tuple[list[str], list[str]]:
-    """Return the keys of a workflow's results, and of what lies beside them.
+    """Return the keys of a workflow's results, and the keys of its other blobs.
 
-    Side data that no result refers to is left out while it may belong to a save that is under way.
+    Side data that no result refers to is left out while it may belong to a running save.
     """
     blobs = list(store.list(folder))
     results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
@@ -340,7 +346,7 @@ def everything(store: BlobStore, folder: str) -> tuple[list[str], list[str]]:
 
 
 def _long_names(store: BlobStore, key: str) -> tuple[str, str]:
-    """Return the names in a result's header; its key's segments where that is damaged."""
+    """Return the names in a result's header; the segments of its key if that is damaged."""
     try:
         info = info_of(store, key)
     except (DamagedResultError, NewerFormatError):

@@ -1,4 +1,4 @@
-"""Files on a disk: written whole, flushed, read and mapped."""
+"""Files on a disk: write them whole, flush, read and map them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _PARTS_AT_ONCE = 1000  # IOV_MAX is 1024
 
 
 def open_safely(path: str, flags: int) -> int:
-    """Open a file as `open` asks for it, following no symbolic link."""
+    """Open a file without following a symbolic link; an opener for the builtin `open`."""
     return os.open(path, flags | SAFELY)
 
 
 def write_all(file: int, parts: Sequence[Buffer]) -> None:
-    """Write all bytes of all parts; a call may take fewer than it was given."""
+    """Write all bytes of all parts; a single system call may write fewer."""
     if isinstance(parts, (list, tuple)):
         total = sum(map(len, parts))
         if total >= _LAID_OUT_FROM:
@@ -59,10 +59,10 @@ def write_all(file: int, parts: Sequence[Buffer]) -> None:
 
 
 def lay_out(file: int, start: int, size: int) -> None:
-    """Have the file system find room for a big part of a file before it is written.
+    """Reserve space for a big part of a file before it is written.
 
-    A disk lays it out in one piece, and says at once if it is full. In memory it is in huge pages,
-    if the file is open for reading, too. Bytes that are there stay as they are.
+    A disk reserves it in one piece, and reports at once if it is full. A file in memory gets huge
+    pages, if it is open for reading, too. Existing bytes don't change.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -80,7 +80,7 @@ def lay_out(file: int, start: int, size: int) -> None:
 
 
 def on_device(file: int) -> bool:
-    """Tell whether a file is on a device; those in memory and over a network are on none."""
+    """Return whether a file is on a device; those in memory and over a network are not."""
     return hasattr(os, "major") and os.major(os.fstat(file).st_dev) != 0
 
 
@@ -107,7 +107,7 @@ def _write_rest(file: int, parts: Sequence[Buffer], written: int) -> None:
 
 
 def read_all(file: int, size: int) -> bytearray:
-    """Return what a file of a known size has from here on; less if it was cut meanwhile."""
+    """Read `size` bytes from the current position; fewer if the file was cut meanwhile."""
     data = bytearray(size)
     view = memoryview(data)
     done = 0
@@ -128,16 +128,16 @@ def flush_and_close(descriptor: int) -> None:
 
 
 def flush_folder(path: str) -> None:
-    """Flush a folder, so that what was made or renamed in it survives a loss of power."""
+    """Flush a folder, so that files made or renamed in it survive a loss of power."""
     try:
         descriptor = os.open(path, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
     except PermissionError:
-        return  # whoever owns it made it: it was there before the store
+        return  # it belongs to another user, so it is older than the store
     flush_and_close(descriptor)
 
 
 def make_folder(segment: str, mode: int, directory: int) -> None:
-    """Make a folder in an open folder, unless it is there."""
+    """Make a folder in an open folder, unless it exists."""
     try:
         os.mkdir(segment, mode, dir_fd=directory)
     except FileExistsError:
@@ -145,7 +145,7 @@ def make_folder(segment: str, mode: int, directory: int) -> None:
 
 
 def unlink(path: str, directory: int | None = None) -> None:
-    """Remove a file, in an open folder if one is given; one that isn't there is no error."""
+    """Remove a file, in an open folder if one is given; a missing file is no error."""
     try:
         os.unlink(path, dir_fd=directory)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -154,16 +154,16 @@ def unlink(path: str, directory: int | None = None) -> None:
 
 HUGE_PAGE = 2 << 20
 _WINDOW = 8 << 20  # bytes that are mapped at once: address space may be limited
-_POPULATE_READ, _COLLAPSE = 22, 25
+_POPULATE_READ, _COLLAPSE = 22, 25  # advice of madvise(2)
 _MAP_FIXED = 0x10
 
 
 def use_huge_pages(file: int, start: int, end: int) -> None:
-    """Have the bytes of a file in huge pages, as far as it is long; they stay what they are.
+    """Move the bytes of a file into huge pages, up to its end at most, without changing them.
 
-    Where pages are missing they are made, of zeros, before anything is written: that takes half
-    the time, and so does the first read. The file must be open for reading, too. Other threads may
-    write to it meanwhile.
+    Missing pages are made of zeros before anything is written: this halves the time of the write,
+    and of the first read. Window by window, the file is mapped, populated and collapsed into huge
+    pages. The file must be open for reading, too. Other threads may write to it meanwhile.
     """
     first, last = start - start % HUGE_PAGE, end - end % HUGE_PAGE
     if sys.platform != "linux" or first >= last:
@@ -180,7 +180,10 @@ def use_huge_pages(file: int, start: int, end: int) -> None:
 
 
 def _collapse(file: int, offset: int, size: int, room: mmap.mmap) -> bool:
-    """Map a part of the file over a part of `room` where huge pages can begin, and make them."""
+    """Map a part of the file over an aligned part of `room`, and make its pages huge.
+
+    Returns whether the system did it.
+    """
     import ctypes  # its functions let other threads run, those of mmap don't
 
     c = _c_library()
@@ -188,7 +191,7 @@ def _collapse(file: int, offset: int, size: int, room: mmap.mmap) -> bool:
     address = begin + -begin % HUGE_PAGE
     if c.mmap(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file, offset) != address:
         return False
-    for page in range(address, address + size, HUGE_PAGE):  # where nothing is, none are made
+    for page in range(address, address + size, HUGE_PAGE):  # missing pages are not collapsed
         if c.madvise(page, mmap.PAGESIZE, _POPULATE_READ):
             return False
     return not c.madvise(address, size, _COLLAPSE)

@@ -31,9 +31,9 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 class FileStore(BlobStore):
     """Blobs as files below `root`: a key is a path.
 
-    A blob is written to a temporary file beside it, flushed if it is to be durable, and renamed;
-    with `if_absent` it is linked. No symbolic link below `root` is followed in writing, removing
-    and listing. Reads of 1 MiB and more are private, writable memory maps.
+    A blob is written to a temporary file in the same folder, flushed if it must be durable, and
+    renamed; with `if_absent` it is linked. Writing, removing and listing follow no symbolic link
+    below `root`. Reads of 1 MiB and more are private, writable memory maps.
     """
 
     def __init__(self, root: str, *, private: bool = False) -> None:
@@ -85,7 +85,7 @@ class FileStore(BlobStore):
         """Return a blob; see `BlobStore.get`."""
         file = self._open(key)
         try:
-            # What is small is read without asking for its size: a second read proves the end.
+            # A small file is read without asking for its size: a second read proves the end.
             data = bytearray(_READ_AT_ONCE)
             count = os.readv(file, [data])
             if count < _READ_AT_ONCE and not os.read(file, 1):
@@ -97,7 +97,7 @@ class FileStore(BlobStore):
                 try:
                     return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_COPY))
                 except OSError:
-                    # No maps on this file system, or too many open: reading does as well.
+                    # No maps on this file system, or too many open: read it instead.
                     return read_all(file, size)
             return read_all(file, size)
         except IsADirectoryError:
@@ -116,7 +116,7 @@ class FileStore(BlobStore):
             os.close(file)
 
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
-        """Iterate a blob in blocks; see `BlobStore.blocks`. They share one block of memory."""
+        """Iterate over a blob in blocks; see `BlobStore.blocks`. They share one buffer."""
         file = self._open(key)
         try:
             view = memoryview(bytearray(size))
@@ -126,22 +126,22 @@ class FileStore(BlobStore):
             os.close(file)
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """Iterate blobs; see `BlobStore.list`. One folder is read at a time."""
+        """Iterate over blobs; see `BlobStore.list`. One folder is read at a time."""
         folder, _, beginning = prefix.rpartition("/")
         for path, entry in self._folders.walk(f"{folder}/" if folder else "", beginning):
             if not entry.name.startswith(_TEMPORARY):
                 yield from _described(path, entry)
 
     def names(self, folder: str) -> Iterator[str]:
-        """Iterate what is in a folder; see `BlobStore.names`. Opens no file."""
+        """Iterate over the names in a folder; see `BlobStore.names`. Opens no file."""
         if not os.access(f"{self.root}/{folder}", os.F_OK):
-            return  # quicker than to catch the error
+            return  # quicker than catching the error
         for entry in self._folders.scan(folder):
             if not (entry.name.startswith(_TEMPORARY) or entry.is_symlink()):
                 yield entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/"
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove blobs, and folders that are empty then; see `BlobStore.delete`."""
+        """Remove blobs, and folders that become empty; see `BlobStore.delete`."""
         by_folder: dict[str, list[str]] = {}
         for key in keys:
             folder, _, name = key.rpartition("/")
@@ -154,7 +154,10 @@ class FileStore(BlobStore):
                 folder = folder.rpartition("/")[0]
 
     def prepare(self, folder: str) -> None:
-        """Make the folder, or raise StoragePathError if it can't be made or written."""
+        """Make the folder; raise StoragePathError if it can't be made or written.
+
+        Logs a warning, once, if other users may write to root.
+        """
         try:
             os.close(self._folders.enter(folder.rstrip("/")))
         except OSError as error:
@@ -196,7 +199,7 @@ class FileStore(BlobStore):
         try:
             os.close(os.open(path, _NEW | SAFELY, self._folders.file_mode))
         except FileNotFoundError:
-            return time.time()  # there is no root, and so nothing whose age could be asked for
+            return time.time()  # there is no root, so no blob has an age
         try:
             return os.stat(path).st_mtime
         finally:
@@ -220,7 +223,7 @@ class FileStore(BlobStore):
         try:
             return os.open(f"{self.root}/{key}", os.O_RDONLY | SAFELY)
         except OSError as error:
-            # What is a symbolic link is no blob; O_NOFOLLOW gives ELOOP then, or EMLINK.
+            # A symbolic link is no blob; for it, O_NOFOLLOW gives ELOOP or EMLINK.
             absent = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK
             if error.errno not in absent:
                 raise
@@ -230,7 +233,7 @@ class FileStore(BlobStore):
         return ResultNotFoundError(f"no blob {key!r} in {self!r}")
 
     def _refuse_folded(self, folder: str, name: str) -> None:
-        """Where the file system folds case, refuse a second name that differs only in case."""
+        """Refuse a second name that differs only in case, if the file system folds case."""
         if self._folds is None:
             probe = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}-probe"
             file = os.open(probe, _NEW | SAFELY, 0o600)
@@ -254,6 +257,6 @@ def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
-        return  # removed since the folder was read
+        return  # removed after the folder was read
     etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
     yield BlobInfo(key, status.st_size, status.st_mtime, etag)

@@ -1,4 +1,4 @@
-"""Folders of a store, and files made and removed in them, following no symbolic link below root."""
+"""Make, open, read and remove a store's folders and files; follow no symbolic link below root."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .disk import FOLDER, SAFELY, flush_and_close, flush_folder, make_folder, op
 
 __all__ = ["Folders", "PlainFiles"]
 
-_ATTEMPTS = 100  # to use a folder that somebody else removes, while it is empty, again and again
+_ATTEMPTS = 100  # at a folder that another process removes, while it is empty, again and again
 _CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
 
 
 class Folders:
-    """The folders below `root`, which are made when something is to be made in them.
+    """The folders below `root`, which are made when they are needed.
 
-    A folder is named by its path below root; "" is root. What is made with `private` is for the
-    user alone.
+    A folder's name is its path below root; "" is root. With `private`, only the user can access
+    new files and folders.
     """
 
     def __init__(self, root: str, *, private: bool = False) -> None:
@@ -29,11 +29,11 @@ class Folders:
         self._flushed: tuple[int, int] | None = None  # inode and mtime of root
 
     def enter(self, folder: str) -> int:
-        """Open a folder below root, making what is missing; follow no symbolic link below root."""
+        """Open a folder below root, and make missing ones; follow no symbolic link below root."""
         attempts = 1
         while True:
             try:
-                # Quick, and right if only the last segment could be a link.
+                # Quick, and safe if the last segment is the only one: O_NOFOLLOW checks the last.
                 if folder and "/" not in folder:
                     return os.open(f"{self.root}/{folder}", FOLDER)
             except FileNotFoundError:
@@ -46,7 +46,7 @@ class Folders:
             except OSError as error:
                 if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
                     raise self._no_folder(folder, error) from error
-            attempts += 1  # somebody else removes what is made here
+            attempts += 1  # another process removed the new folder
 
     def _descend(self, folder: str, *, make: bool = False) -> int:
         """Open a folder below root; follow no symbolic link below root."""
@@ -66,7 +66,7 @@ class Folders:
         return directory
 
     def create(self, folder: str, name: str, flags: int) -> tuple[int, int]:
-        """Open a file for writing in a folder that is made if need be; return both descriptors."""
+        """Open a file in a folder, which is made if it is missing; return both descriptors."""
         attempts = 1
         while True:
             directory = self.enter(folder)
@@ -74,13 +74,13 @@ class Folders:
                 return directory, os.open(name, flags | SAFELY, self.file_mode, dir_fd=directory)
             except BaseException as error:
                 os.close(directory)
-                # Somebody else may have removed the folder.
+                # Another process may have removed the folder.
                 if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
                     raise
             attempts += 1
 
     def remove(self, folder: str, names: Iterable[str]) -> None:
-        """Remove files of a folder that is not, and is not below, a symbolic link."""
+        """Remove files of a folder; raise StoragePathError for a symbolic link in its path."""
         try:
             directory = self._descend(folder)
         except FileNotFoundError:
@@ -94,7 +94,7 @@ class Folders:
             os.close(directory)
 
     def remove_folder(self, folder: str) -> bool:
-        """Remove a folder if nothing is in it; tell whether that was so."""
+        """Remove a folder if it is empty; return whether it was removed."""
         above, _, segment = folder.rpartition("/")
         try:
             directory = self._descend(above)
@@ -103,15 +103,15 @@ class Folders:
         try:
             os.rmdir(segment, dir_fd=directory)
         except OSError:
-            return False  # something is in it, or somebody else has removed it
+            return False  # it is not empty, or another process has removed it
         finally:
             os.close(directory)
         return True
 
     def flush_above(self, folder: str) -> None:
-        """Have a folder's own name survive a loss of power, and those of the folders above it.
+        """Make the names of a folder and of the folders above it survive a loss of power.
 
-        Root is flushed again only when something has been made in it since this store did so; the
+        Root is flushed again only if something was made in it since its last flush here. The
         folders above root are flushed once.
         """
         above = folder.rpartition("/")[0]
@@ -132,16 +132,16 @@ class Folders:
 
     def _no_folder(self, folder: str, error: OSError) -> StoragePathError:
         path = f"{self.root}/{folder}"
-        what = (
+        problem = (
             "is a symbolic link" if os.path.islink(path) else f"can't be opened: {error.strerror}"
         )
         return StoragePathError(
-            f"the storage at {self.root!r} can't be used: {path!r} {what}."
+            f"the storage at {self.root!r} can't be used: {path!r} {problem}."
             " Its option 'path' must be a folder that you can write, with folders in it"
         )
 
     def scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
-        """Return what is in a folder; nothing where it is a symbolic link, or below one."""
+        """Return the entries of a folder; none if its path has a symbolic link below root."""
         try:
             with os.scandir(f"{self.root}/{folder}") as entries:
                 found = list(entries)
@@ -155,7 +155,7 @@ class Folders:
         return found
 
     def walk(self, folder: str, beginning: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Iterate (key, file) below a folder, in the order of the keys."""
+        """Iterate over (key, file) below a folder, in the order of the keys."""
         found = [
             (entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/", entry)
             for entry in self.scan(folder)
@@ -193,7 +193,7 @@ class PlainFiles:
         return open(path, mode, encoding=encoding, opener=create)
 
     def remove(self, filename: str) -> None:
-        """Remove a file; one that isn't there is no error."""
+        """Remove a file; a missing one is no error."""
         self._folders.remove(self._folder.rstrip("/"), [filename])
 
     def folder(self, filename: str, mode: str = "r") -> str:

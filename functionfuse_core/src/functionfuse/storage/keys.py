@@ -1,9 +1,9 @@
-"""Workflow and task names to keys of a blob store, and back.
+"""Convert workflow and task names to keys of a blob store, and back.
 
 A name of letters, digits and `._-, =+@()` is its own segment. Every other character is
-percent-encoded as UTF-8, and so is a dot in front. A segment longer than 200 bytes keeps its
-beginning and ends in "%-" and the XXH3-128 digest of the name: the whole name is in the header.
-No two names share a segment, and no name leaves its place: "..", "/" and "" can't come out.
+percent-encoded as UTF-8, and so is a leading dot. A segment longer than 200 bytes is cut, and ends
+in "%-" and the XXH3-128 digest of the name; the header has the whole name. No two names share a
+segment, and no name leads out of its folder: a segment is never "..", "/" or "".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 LONGEST = 200
 
-# Folders of ours inside a workflow's: no name's segment begins with a dot.
+# Our own folders inside a workflow's folder: no segment of a name begins with a dot.
 SIDE_DATA = ".data/"
 DAMAGED = ".damaged/"
 LEASES = ".lease/"
@@ -58,7 +58,7 @@ def segment_of(name: str) -> str:
 
 
 def name_of(segment: str) -> str | None:
-    """Return the name of a segment; None if it is too long a name to be told from its segment."""
+    """Return the name of a segment; None if the segment has only the digest of a long name."""
     if "%" not in segment:
         return segment
     if "%-" in segment:
@@ -68,7 +68,7 @@ def name_of(segment: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def folder_of(workflow_name: str) -> str:
-    """Return the key prefix of everything that is stored for a workflow; it ends in "/".
+    """Return the key prefix of all blobs of a workflow; it ends in "/".
 
     Raises:
         InvalidNameError: the name is no string, or empty.
@@ -90,12 +90,12 @@ _process = ""
 
 
 def unique() -> str:
-    """Return a text of letters, digits and hyphens that is given once, by any process anywhere."""
+    """Return a string of letters, digits and hyphens that no other call in any process returns."""
     return f"{_process or _begin()}-{next(_numbers):x}"
 
 
 def _begin() -> str:
-    global _process  # noqa: PLW0603  # made anew after a fork
+    global _process  # noqa: PLW0603  # a new one after a fork
     _process = os.urandom(8).hex()
     return _process
 
@@ -105,5 +105,5 @@ def _forget() -> None:
     _process = ""
 
 
-if hasattr(os, "register_at_fork"):  # asking for the process's number each time costs more
+if hasattr(os, "register_at_fork"):  # cheaper than a look at the process's number in each call
     os.register_at_fork(after_in_child=_forget)

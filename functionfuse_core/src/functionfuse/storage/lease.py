@@ -1,7 +1,9 @@
-"""A lease: who holds it computes a result, and others wait for that instead of doing it as well.
+"""A lease: its holder computes a result, and others wait for that result.
 
-Nothing that must be right depends on it. A lease whose owner has died, or can't be heard, goes to
-the next who asks; at worst a result is computed twice.
+A lease is a blob with a random token, put with `if_absent`. While its holder works, a thread puts
+it again every `HEARTBEAT` seconds. If the blob is older than `LOST_AFTER` seconds, the holder has
+died or can't reach the store, and another process may take the lease. So two may compute a result
+at the same time: a result is never wrong for that, only computed twice.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ LOST_AFTER = 10.0  # seconds without one
 
 
 class Lease:
-    """One blob that says who is at work; it pickles without being held."""
+    """One blob with the token of the holder; an unpickled lease is not held."""
 
     def __init__(self, store: BlobStore, key: str) -> None:
         self.store = store
@@ -35,7 +37,7 @@ class Lease:
         return type(self), (self.store, self.key)
 
     def acquire(self) -> bool:
-        """Take the lease if nobody alive holds it; tell whether that worked. Doesn't wait."""
+        """Take the lease unless it is held; return whether that worked. Doesn't wait."""
         token = urandom(16)
         for _ in range(2):
             try:

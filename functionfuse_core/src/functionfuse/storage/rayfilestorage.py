@@ -1,4 +1,4 @@
-"""The documented import path of the kind "ray", which functionfuse-ray brings."""
+"""The documented import path of the kind "ray", which functionfuse-ray provides."""
 
 from __future__ import annotations
 

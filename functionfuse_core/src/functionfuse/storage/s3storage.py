@@ -1,4 +1,4 @@
-"""The documented import path of `S3FileStorage`, which functionfuse-s3 brings."""
+"""The documented import path of `S3FileStorage`, which functionfuse-s3 provides."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn
+else:
+    Any = object  # what a Reference is at run time
 
 __all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "reference_in", "resolve"]
 
@@ -24,7 +26,7 @@ def _refused(so: str) -> Callable[..., Any]:
     return refuse
 
 
-class Reference:
+class Reference(Any):  # type: ignore[misc]  # so checkers take it for a value of any type
     """Something that stands in an argument for a node's result, or a part of it.
 
     It is no value: what needs one raises a GraphError. Only its `repr` is a text, and it is equal

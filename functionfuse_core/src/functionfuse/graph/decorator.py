@@ -13,23 +13,38 @@ from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, StatefulObject
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, overload
+    from typing import Any, Generic, ParamSpec, overload
+
+    P = ParamSpec("P")
+else:
+    P = None
+
+    class Generic:
+        """Take the place of `typing.Generic`, which would take long to import."""
+
+        def __class_getitem__(cls, _):
+            return cls
+
 
 __all__ = ["Node", "Pick", "Settings", "WorkflowClass", "WorkflowFunction", "workflow"]
 
 
-class WorkflowFunction(Decorated):
+class WorkflowFunction(Decorated, Generic[P]):
     """A decorated function: a call makes a `Call`. `func` is the function itself."""
 
     __module__ = "functionfuse.workflow"
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Call:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
         try:
             self._accept(args, kwargs)
         except TypeError as error:
             error.__traceback__ = None
             raise
         return Call(self, args, kwargs, next(self._count))
+
+    if TYPE_CHECKING:  # the attributes of a decorated class: see `workflow`
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class WorkflowClass(Decorated):
@@ -101,15 +116,14 @@ class WorkflowClass(Decorated):
 
 
 if TYPE_CHECKING:
-
+    # Type checkers see a decorated class as a function: with an overload for classes, pyright would
+    # lose the parameters of the constructor.
     @overload
-    def workflow(func: type) -> WorkflowClass: ...  # type: ignore[overload-overlap]
-    @overload
-    def workflow(func: Callable[..., Any]) -> WorkflowFunction: ...
+    def workflow(func: Callable[P, object]) -> WorkflowFunction[P]: ...
     @overload
     def workflow(
         *, version: str | None = None, ignore: Iterable[str] = (), packages: Iterable[str] = ()
-    ) -> Callable[[Callable[..., Any]], Any]: ...
+    ) -> Callable[[Callable[P, object]], WorkflowFunction[P]]: ...
 
 
 def workflow(
@@ -147,14 +161,16 @@ def workflow(
     return _decorated(func, settings)
 
 
-def _decorated(func: Callable[..., Any], settings: Settings) -> WorkflowFunction | WorkflowClass:
+def _decorated(
+    func: Callable[P, object], settings: Settings
+) -> WorkflowFunction[P] | WorkflowClass:
     if isinstance(func, Decorated):
         raise GraphError(f"{func!r} is decorated with @workflow already")
     if isinstance(func, type):
         return WorkflowClass(func, settings)
     if not callable(func) or isinstance(func, Reference):
         raise GraphError(f"@workflow decorates functions and classes, not {func!r}")
-    made = WorkflowFunction(func, settings)
+    made: WorkflowFunction[P] = WorkflowFunction(func, settings)
     if made._parameters().suspended:
         raise _no_node(made._parameters().suspended, label_of(func))
     return made

@@ -336,7 +336,7 @@ def as_node(leaf: object) -> Node:
     if isinstance(leaf, StatefulObject):
         return leaf._constructor
     if isinstance(leaf, Reference):
-        return leaf.source  # type: ignore[return-value]
+        return leaf.source
     hint = ""
     if hasattr(leaf, "settings"):
         hint = "; it is a function that has not been called"

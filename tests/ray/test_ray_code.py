@@ -47,7 +47,7 @@ RATES = """
 
 # A module for each test, and what stands in the workers' copy in place of a text.
 COPIES = {"older": ("1000", "2"), "tasks": ("MEMO = {}", "MEMO = {}  # of the worker")}
-COPIES |= {name: ("", "") for name in ("objects", "script", "forms")}
+COPIES |= dict.fromkeys(("objects", "script", "forms"), ("", ""))
 
 
 class Rates:

@@ -9,16 +9,21 @@ import pytest
 # What takes longest is handed out first: in the end, one process would be left with it.
 LONGEST = (
     "tests/ray/",
+    "tests/dask/test_kit.py",
     "tests/s3/test_kits.py",
     "tests/packaging/",
-    "tests/s3/",
-    "tests/dask/",
-    "tests/core/battery/",
-    "tests/core/testing/",
-    "examples/",
-    "tests/docs/",
-    "tests/core/test_code_shapes.py",
     "tests/core/test_edits.py",
+    "tests/docs/test_documents.py",
+    "tests/s3/",
+    "tests/core/battery/",
+    "tests/dask/",
+    "tests/core/testing/",
+    "tests/core/test_script_classes.py",
+    "tests/core/test_changes.py",
+    "tests/core/test_reuse_property.py",
+    "tests/core/test_graph.py",
+    "examples/",
+    "tests/examples/",
 )
 
 

@@ -174,7 +174,7 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse_dask import DaskArraySerializer
 
-CHUNK, COUNT = 4 << 20, 40
+CHUNK, COUNT = 4 << 20, 20
 
 def block(block_id):
     return np.full(CHUNK // 8, float(block_id[0]))
@@ -212,7 +212,7 @@ print(run(COUNT, "big") == sum(range(COUNT)) * (CHUNK // 8), [r.problem for r in
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS does nothing elsewhere")
 @pytest.mark.parametrize("options", ["{}", '{"format": "zarr"}', '{"compression": "lzf"}'])
 def test_an_array_that_is_larger_than_memory(tmp_path: Path, options: str) -> None:
-    """160 MiB are made, stored, read, reduced and verified with 48 MiB of address space."""
+    """80 MiB are made, stored, read, reduced and verified with 48 MiB of address space."""
     done = subprocess.run(
         [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path), options],
         check=False,

@@ -11,13 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MakeEnvironment = Callable[[], Any]
 
-# Of each distribution, the files that are run alone in `run.py test`; in the battery, all are.
-FILES = {
-    "core": ["core/test_factory.py", "core/test_registry.py"],
-    "s3": ["s3/test_options.py", "s3/test_requests.py::test_a_read_is_one_get"],
-    "ray": ["ray/test_ray_storage.py::test_a_local_workflow_keeps_its_results_there"],
-    "dask": ["dask/test_files.py::test_other_readers_see_the_numbers"],
-}
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 LOCATION = "import functionfuse, pathlib; print(pathlib.Path(functionfuse.__file__).resolve())"
 ALONE = """
@@ -82,14 +76,8 @@ print(*sorted(name for name in names if name.startswith("functionfuse")))
 """
 
 
-def files_of(folder: str) -> list[str]:
-    """Return what pytest is to run of a distribution's tests."""
-    if os.environ.get("FUNCTIONFUSE_BATTERY") == "full":
-        return [f"tests/{folder}"]
-    return [f"tests/{file}" for file in FILES[folder]]
-
-
 @pytest.mark.battery
+@pytest.mark.skipif(not FULL, reason="minutes: run.py battery has it")
 def test_core_works_alone(
     wheels: Mapping[str, Path],
     libraries: Path,
@@ -112,7 +100,7 @@ def test_core_works_alone(
     assert ["functionfuse-core"] == environment.run("-c", INSTALLED, cwd=copy).split()
     location = Path(environment.run("-c", LOCATION, cwd=copy).strip())
     assert location.is_relative_to(environment.folder.resolve())
-    environment.run("-m", "pytest", *files_of("core"), "-q", "-m", "not battery", cwd=copy)
+    environment.run("-m", "pytest", "tests/core", "-q", "-m", "not battery", cwd=copy)
 
 
 @pytest.mark.battery
@@ -124,7 +112,10 @@ def test_plugin_works_next_to_core_alone(
     make_environment: MakeEnvironment,
     tmp_path: Path,
 ) -> None:
-    """A plugin's wheel with core's, and nothing else of ours: imports, kinds, errors, its tests."""
+    """A plugin's wheel with core's, and nothing else of ours: imports, kinds and errors.
+
+    In full, its tests, too.
+    """
     name, package = f"functionfuse-{plugin}", f"functionfuse_{plugin}"
     environment = make_environment()
     environment.install(wheels["functionfuse-core"], wheels[name])
@@ -140,7 +131,7 @@ def test_plugin_works_next_to_core_alone(
     assert (kinds[plugin] in said) != ("provides nothing yet" in said)
     assert bool(found) != ("provides nothing yet" in said)
 
-    if (ROOT / "tests" / plugin).exists():
+    if FULL:
         copy = tmp_path / "copy"
         leave = shutil.ignore_patterns("__pycache__", "golden", "packaging", "examples")
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=leave)
@@ -148,7 +139,7 @@ def test_plugin_works_next_to_core_alone(
         shutil.copy(ROOT / "pyproject.toml", copy)
         environment.borrow(libraries)
         assert ["functionfuse-core", name] == environment.run("-c", INSTALLED, cwd=copy).split()
-        environment.run("-m", "pytest", *files_of(plugin), "-q", "-m", "not battery", cwd=copy)
+        environment.run("-m", "pytest", f"tests/{plugin}", "-q", "-m", "not battery", cwd=copy)
 
 
 def test_core_alone_says_what_to_install(

@@ -53,7 +53,8 @@ def run(folder: Path, config: Any) -> dict[str, object]:
 def main() -> None:
     for name in sys.argv[1:]:
         importlib.import_module(name)
-    storage_factory({"kind": "file", "options": {"path": "results"}})  # imports the kinds, once
+    # Once for all: it imports the kinds.
+    storage_factory({"kind": "file", "options": {"path": "results"}})
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

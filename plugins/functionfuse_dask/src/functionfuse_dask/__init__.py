@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import dask no sooner than the serializer is wanted."""
+    """Import dask on first use."""
     if name in __all__:
         from . import daskarray
 

@@ -1,4 +1,9 @@
-"""Blocks of dask arrays: computed once and together, and read lazily."""
+"""Blocks of dask arrays: compute those of several arrays together, and read them lazily.
+
+`compute` makes one graph in which each block of each array is written to a target, and runs it with
+the active scheduler. An array with unknown chunk sizes first goes to a `Spool`: its blocks are
+pickled, which makes their shapes known, and the spooled array is computed again into its target.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +39,17 @@ Chunks = tuple[tuple[int, ...], ...]
 
 
 class Target(Protocol):
-    """Where the blocks of one array go. It is sent to the workers, so it pickles."""
+    """The destination of the blocks of one array. It is sent to the workers, so it pickles."""
 
     def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Keep a block, given its number in C order and its place; return what to know of it."""
+        """Write a block, given its number in C order and its coordinates; return a record of it."""
 
 
 def compute(arrays: Sequence[da.Array], targets: Sequence[Target]) -> list[list[Any]]:
-    """Compute all arrays in one pass of the active scheduler, each block into its array's target.
+    """Compute all arrays in one pass of the active scheduler, and write each block to its target.
 
-    What the arrays share is computed once. No block is held longer than its target writes it.
-    Returns for each array what `write` returned, in the C order of the blocks.
+    Shared parts of the arrays are computed once. A block is released when its target has written
+    it. Returns for each array the records that `write` returned, in C order of the blocks.
     """
     going = _Going()
     written = [
@@ -65,22 +70,22 @@ def compute(arrays: Sequence[da.Array], targets: Sequence[Target]) -> list[list[
     try:
         found = compute_as_if_collection(da.Array, graph, keys)
     except BaseException:
-        going.stop()  # or what still runs would write after everything has been cleaned up
+        going.stop()  # or running blocks would write after the clean-up
         raise
     pairs = zip(found, arrays, strict=True)
     return [list(_flat(nested, array.ndim or 1)) for nested, array in pairs]
 
 
 def is_known(array: da.Array) -> bool:
-    """Tell whether the sizes of all chunks are known before they are computed."""
+    """Return whether the sizes of all chunks are known before they are computed."""
     return not any(size != size for sizes in array.chunks for size in sizes)  # noqa: PLR0124  # NaN
 
 
 def sound(block: Any, shape: Sequence[int] | None, dtype: np.dtype[Any], masked: bool) -> Block:
-    """Return a block as a numpy array, if it is what its dask array promises.
+    """Return a block as a numpy array, checked against the declarations of its dask array.
 
     Raises:
-        TypeError, ValueError: it has another type, or another shape.
+        TypeError, ValueError: the block has another type or shape.
     """
     if not isinstance(block, (np.ndarray, np.generic, int, float, complex, bool, str, bytes)):
         raise TypeError(f"a block is a {type(block)} and no numpy array")
@@ -102,26 +107,26 @@ def sound(block: Any, shape: Sequence[int] | None, dtype: np.dtype[Any], masked:
 
 
 def place_of(number: int, counts: Sequence[int]) -> tuple[int, ...]:
-    """Return the place of a block by its number in C order."""
+    """Return the coordinates of a block, given its number in C order."""
     return tuple(int(index) for index in np.unravel_index(number, tuple(counts))) if counts else ()
 
 
 def regions(chunks: Chunks) -> list[list[int]]:
-    """Return, for each axis, where its chunks begin; and at last where they end."""
+    """Return for each axis the offsets at which chunks begin, and the end of the last."""
     return [[0, *itertools.accumulate(sizes)] for sizes in chunks]
 
 
 def part_of(
     index: Sequence[Any], ends: Sequence[Sequence[int]], name: str
 ) -> tuple[tuple[int, ...], tuple[Any, ...]]:
-    """Return the place of the block that an index is in, and the index in that block.
+    """Return the coordinates of the block that an index is in, and the index within that block.
 
     Args:
         index: a slice or an integer for each axis, and None for new axes.
-        ends: what `regions` gives.
+        ends: from `regions`.
 
     Raises:
-        IndexError: it is not in one block; dask asks for no others.
+        IndexError: the index spans several blocks; dask never does that.
     """
     coordinates: list[int] = []
     inner: list[Any] = []
@@ -135,7 +140,7 @@ def part_of(
             first = last = wanted
         else:
             first, last = (wanted[0], wanted[-1]) if wanted else (0, 0)
-        # Of several chunks that begin at one place, all but the last are empty.
+        # Of several chunks that begin at the same offset, all but the last are empty.
         at = bisect.bisect_right(begins, min(first, last), hi=len(begins) - 1) - 1
         if first != last and max(first, last) >= begins[at + 1]:
             raise IndexError(f"{part} of {name!r} is in more than one chunk")
@@ -145,7 +150,7 @@ def part_of(
 
 
 def _moved(wanted: range | int, start: int) -> slice | int:
-    """Return the index of what is wanted, in a block that begins at `start`."""
+    """Return an index relative to a block that begins at `start`."""
     if isinstance(wanted, int):
         return wanted - start
     if not wanted:
@@ -155,7 +160,7 @@ def _moved(wanted: range | int, start: int) -> slice | int:
 
 
 def lazily(stored: Any, chunks: Chunks, name: str, meta: Any) -> da.Array:
-    """Return the lazy array over an object that gives its blocks by slices."""
+    """Return a lazy array over an object whose blocks are read by slices."""
     array: da.Array = da.from_array(
         stored, chunks, name=f"functionfuse-{name}", asarray=False, fancy=False, meta=meta
     )
@@ -163,7 +168,7 @@ def lazily(stored: Any, chunks: Chunks, name: str, meta: Any) -> da.Array:
 
 
 class Spool:
-    """A folder for blocks whose sizes aren't known before they are computed."""
+    """A folder for blocks whose sizes are unknown until they are computed."""
 
     def __init__(self, folder: str, number: int, array: da.Array) -> None:
         self.folder = os.path.join(folder, str(number))
@@ -172,7 +177,7 @@ class Spool:
         self.masked = isinstance(array._meta, np.ma.MaskedArray)
 
     def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Keep a block; return its shape."""
+        """Pickle a block into the folder; return its shape."""
         del coordinates
         array = sound(block, None, self.dtype, self.masked)
         with open(self._path(number), "wb") as file:
@@ -180,7 +185,11 @@ class Spool:
         return array.shape
 
     def known(self, array: da.Array, shapes: list[tuple[int, ...]]) -> da.Array:
-        """Return the array of the kept blocks, of which every size is known."""
+        """Return the array of the spooled blocks, whose sizes are all known.
+
+        Raises:
+            ValueError: the shapes of blocks in a row differ.
+        """
         by_coordinates = np.empty(array.numblocks, dtype=object)
         for number, shape in enumerate(shapes):
             by_coordinates[place_of(number, array.numblocks)] = shape
@@ -208,16 +217,16 @@ class Spool:
 
     def _load(self, counts: tuple[int, ...], block_id: tuple[int, ...]) -> Any:
         with open(self._path(_number(block_id, counts)), "rb") as file:
-            return pickle.load(file)  # our own, of a moment ago
+            return pickle.load(file)  # trusted: written by `write` a moment ago
 
     def _path(self, number: int) -> str:
         return os.path.join(self.folder, str(number))
 
 
 class _Going:
-    """Whether writing goes on. When one block fails, dask leaves others to the threads they are in.
+    """Stops writing after a failure, because dask lets running blocks finish in their threads.
 
-    In another process it knows nothing: what is written there too late is left for `gc`.
+    It works in one process only. Files that another process writes too late are left for `gc`.
     """
 
     def __init__(self) -> None:
@@ -240,7 +249,7 @@ class _Going:
             self.changed.notify_all()
 
     def stop(self) -> None:
-        """Let no write begin any more, and wait for those that have begun."""
+        """Refuse new writes, and wait for running ones."""
         with self.changed:
             self.stopped = True
             self.changed.wait_for(lambda: not self.writing)

@@ -1,4 +1,4 @@
-"""`DaskArraySerializer`: dask arrays of a result, chunk by chunk into HDF5 or zarr."""
+"""`DaskArraySerializer`: write dask arrays of a result to HDF5 or zarr, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["DaskArraySerializer", "read_original"]
 
 
 class DaskArraySerializer:
-    """Keeps dask arrays beside a result; they come back lazy, in the same chunks.
+    """Stores dask arrays beside a result; they are read as lazy arrays with the same chunks.
 
-    All arrays of a result are computed together, by the active dask scheduler, and written chunk
-    by chunk where they are computed.
+    The active dask scheduler computes all arrays of a result together. Each chunk is written by the
+    worker that computes it.
 
     Args:
         format: "hdf5": one file for each array; "zarr": one group, in S3 or in plain files;
@@ -34,8 +34,7 @@ class DaskArraySerializer:
         compression: None, or the name of a filter: for HDF5 "gzip", "lzf" and, with hdf5plugin,
             "bitshuffle", "blosc", "blosc2", "bzip2", "lz4", "zstd"; for zarr "blosc", "gzip",
             "zstd".
-        check: whether the digest of a chunk is checked when it is read for the first time. What
-            zarr reads is always checked.
+        check: whether the digest of a chunk is checked when it is first read. zarr always checks.
     """
 
     name = "dask.array"
@@ -56,7 +55,7 @@ class DaskArraySerializer:
         self.check_digests = check
 
     def check(self, obj: da.Array) -> None:
-        """Raise TypeError for what no file can keep."""
+        """Raise TypeError for an array that can't be stored in a file."""
         refuse(obj)
 
     def pickle(self, obj: da.Array, protocols: dict[str, Any]) -> tuple[str, Any]:
@@ -66,7 +65,7 @@ class DaskArraySerializer:
     def pickle_many(
         self, objs: list[da.Array], protocols: list[dict[str, Any]]
     ) -> list[tuple[str, Any]]:
-        """Compute and write arrays together, so that what they share is computed once."""
+        """Compute and write arrays together, so that shared parts are computed once."""
         for obj in objs:
             refuse(obj)
         pids: list[Any] = [None] * len(objs)
@@ -91,7 +90,7 @@ class DaskArraySerializer:
         return [(self.name, pid) for pid in pids]
 
     def unpickle(self, pid: Any, protocols: dict[str, Any]) -> da.Array:
-        """Return the lazy array; its file is looked at, and nothing is read."""
+        """Return the lazy array. Checks that its file is there, and reads no data."""
         if not isinstance(pid, dict):
             raise DamagedResultError(f"{pid!r} names no array")
         if pid["version"] > 1:
@@ -108,7 +107,7 @@ class DaskArraySerializer:
         return lazily(stored, stored.chunks, pid["name"], stored.meta)
 
     def remove(self, pid: Any, protocols: dict[str, Any]) -> None:
-        """Remove what is behind `pid`."""
+        """Remove the file or group of `pid`."""
         if pid["format"] == "hdf5":
             protocols[FILE_PROTOCOL].remove(pid["name"])
             protocols[FILE_PROTOCOL].remove(f"{pid['name']}.pieces")
@@ -132,11 +131,11 @@ class DaskArraySerializer:
 def read_original(path: str) -> Any:
     """Return a result that the original Function Fuse wrote to a file, with its dask arrays.
 
-    That is a pickle and its SHA-1 digest; arrays are HDF5 files in the folder `bigdata` beside it,
-    each with a dataset "dask_arrays". The pickle can run code: read none that you don't trust.
+    The file is a pickle and its SHA-1 digest. Arrays are HDF5 files in the folder `bigdata` beside
+    it, each with a dataset "dask_arrays". The pickle can run code: read only files that you trust.
 
     Raises:
-        DamagedResultError: the bytes are not what was written.
+        DamagedResultError: the file was changed, or names another kind of object.
     """
     with open(path, "rb") as file:
         data = file.read()

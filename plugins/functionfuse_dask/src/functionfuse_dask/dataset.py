@@ -1,4 +1,10 @@
-"""Where the blocks of an HDF5 dataset are in the file; how they are written and read there."""
+"""The layout of an HDF5 dataset: the offsets of its blocks, and how they are written and read.
+
+Without compression, HDF5 only allocates the space; blocks are written and read at their offsets,
+past HDF5. In the layout "contiguous", a block is one or more runs of the array in C order. In the
+layout "grid", HDF5's chunks are the blocks, padded to the size of the first. In the layout
+"filtered", HDF5 compresses the chunks, and h5py reads them.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +40,16 @@ __all__ = [
 ]
 
 
-_PADDED_UP_TO = 1.25  # times the data; a grid that takes more is kept contiguously
+_PADDED_UP_TO = 1.25  # times the data; an array whose grid is bigger is stored contiguously
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where the blocks of a dataset are in the file.
+    """The location of a dataset's blocks in the file.
 
     Attributes:
-        layout: "contiguous"; "grid": HDF5's chunks are the blocks; "filtered": HDF5 knows.
+        layout: "contiguous"; "grid": HDF5's chunks are the blocks; "filtered": only HDF5 knows the
+            offsets.
         offset: of the data, or, in a grid, of each chunk in C order.
     """
 
@@ -54,7 +61,7 @@ class Dataset:
 
     @cached_property
     def ends(self) -> list[list[int]]:
-        """For each axis, where its chunks begin, and at last where they end."""
+        """For each axis, the offsets at which chunks begin, and the end of the last."""
         return regions(self.chunks)
 
     @cached_property
@@ -62,12 +69,12 @@ class Dataset:
         return tuple(ends[-1] for ends in self.ends)
 
     def region(self, coordinates: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return where a block is in the array."""
+        """Return the slices of a block in the array."""
         both = zip(self.ends, coordinates, strict=True)
         return tuple(slice(ends[index], ends[index + 1]) for ends, index in both)
 
     def runs(self, number: int, coordinates: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        """Iterate offset and size of what, one after the other, is a block."""
+        """Iterate offset and size of the runs of bytes that form a block, in order."""
         item = self.elements.stored.itemsize
         if self.layout == "grid":
             yield self.offset[number], item * math.prod(sizes[0] for sizes in self.chunks)
@@ -76,7 +83,7 @@ class Dataset:
         sizes = [part.stop - part.start for part in region]
         strides = [item * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         start = self.offset + sum(map(lambda part, stride: part.start * stride, region, strides))
-        axis = max(len(shape) - 1, 0)  # the first of those that a run goes along
+        axis = max(len(shape) - 1, 0)  # the first axis within one run
         while axis and sizes[axis] == shape[axis]:
             axis -= 1
         size = item * math.prod(sizes[axis:])
@@ -84,7 +91,10 @@ class Dataset:
             yield start + sum(map(int.__mul__, index, strides)), size
 
     def write(self, path: str, block: Block, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Write an encoded block into the file; return its digest, and it as pieces of the file."""
+        """Write an encoded block into the file; return its digest and its pieces of the file.
+
+        A piece is (offset, size, digest). The list is empty if the block has several runs.
+        """
         if self.layout == "grid":
             block = padded(block, [sizes[0] for sizes in self.chunks])
         data, runs, position = bytes_of(block), list(self.runs(number, coordinates)), 0
@@ -99,7 +109,7 @@ class Dataset:
     def read(
         self, source: LocalFile | StagedFile, number: int, coordinates: tuple[int, ...]
     ) -> tuple[Block, Block]:
-        """Return an encoded block, and what has its digest."""
+        """Return an encoded block, and the bytes that its digest was made from."""
         stored = self.elements.stored
         shape = tuple(part.stop - part.start for part in self.region(coordinates))
         if not math.prod(shape):
@@ -117,7 +127,7 @@ class Dataset:
 
 
 def is_grid(dataset: Dataset) -> bool:
-    """Tell whether the blocks should be HDF5's chunks: if they aren't contiguous runs anyway."""
+    """Return whether HDF5's chunks should be the blocks: if the blocks aren't contiguous anyway."""
     chunks, item = dataset.chunks, dataset.elements.stored.itemsize
     if all(len(sizes) == 1 for sizes in chunks[1:]) or not is_regular(chunks):
         return False
@@ -127,7 +137,7 @@ def is_grid(dataset: Dataset) -> bool:
 
 
 def create(file: Any, dataset: Dataset, grid: bool) -> Any:
-    """Make a dataset of which all space is allocated, and nothing is filled."""
+    """Make a dataset with all its space allocated, and not filled."""
     from h5py import h5d, h5p, h5s, h5t
 
     creation = h5p.create(h5p.DATASET_CREATE)
@@ -144,7 +154,7 @@ def create(file: Any, dataset: Dataset, grid: bool) -> Any:
 
 
 def chunk_offsets(made: Any, dataset: Dataset) -> list[int]:
-    """Return where in the file the chunks are, in C order."""
+    """Return the offsets of the chunks in the file, in C order."""
     counts = [len(sizes) for sizes in dataset.chunks]
     first = [sizes[0] for sizes in dataset.chunks]
     offsets = [0] * math.prod(counts)
@@ -163,7 +173,7 @@ def _through_h5py(
     import h5py
 
     with suppress(ImportError):
-        import hdf5plugin  # noqa: F401  # makes its filters known to HDF5
+        import hdf5plugin  # noqa: F401  # registers its filters with HDF5
     opened = source.opened()
     try:
         with h5py.File(opened, "r") as file:
@@ -183,7 +193,7 @@ def bytes_of(block: Block) -> memoryview:
 
 LARGEST_CHUNK = (4 << 30) - 1  # bytes; HDF5's own limit
 BUILT_IN = ("gzip", "lzf")
-PLUGINS = {  # lossless ones of hdf5plugin
+PLUGINS = {  # the lossless filters of hdf5plugin
     "bitshuffle": "Bitshuffle",
     "blosc": "Blosc",
     "blosc2": "Blosc2",
@@ -197,19 +207,19 @@ _mask = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Filter:
-    """How the chunks of a file are compressed.
+    """The compression of a file's chunks.
 
     Attributes:
-        options: what h5py's `create_dataset` takes.
-        direct: whether HDF5's chunks are the blocks, so that each is compressed where it was
-            computed; else that is done when the file is put together.
+        options: for h5py's `create_dataset`.
+        direct: whether HDF5's chunks are the blocks, so that the worker that computes a block
+            compresses it. If not, blocks are compressed when the file is assembled.
     """
 
     options: tuple[tuple[str, Any], ...]
     direct: bool
 
     def write(self, path: str, block: Block, chunk: list[int]) -> None:
-        """Keep an encoded block in a file of its own, for `move`."""
+        """Write an encoded block into its own file, for `move`."""
         if not self.direct:
             with open(path, "wb") as file:
                 file.write(block.reshape(-1).view(np.uint8).data)
@@ -236,7 +246,7 @@ class Filter:
         return file.create_dataset(name, shape, kind, chunks=chunk, **dict(self.options))
 
     def move(self, path: str, made: Any, region: tuple[slice, ...], stored: np.dtype[Any]) -> None:
-        """Put a kept block where it belongs."""
+        """Move a block from its own file into the dataset."""
         with open(path, "rb") as file:
             data = file.read()
         if self.direct:
@@ -249,10 +259,10 @@ class Filter:
 
 
 def filter_of(name: str, chunks: Chunks, stored: np.dtype[Any]) -> Filter:
-    """Return the filter of an option's name.
+    """Return the filter with this name.
 
     Raises:
-        OptionsError: there is none of that name, or the package that brings it is not installed.
+        OptionsError: the name is unknown, or the package with the filter is not installed.
     """
     size = stored.itemsize * math.prod(sizes[0] for sizes in chunks)
     direct = is_regular(chunks) and size <= LARGEST_CHUNK
@@ -271,14 +281,14 @@ def filter_of(name: str, chunks: Chunks, stored: np.dtype[Any]) -> Filter:
 
 
 def is_regular(chunks: Chunks) -> bool:
-    """Tell whether all chunks of an axis are equal, but for a smaller last one; none is empty."""
+    """Return whether all chunks of an axis are equal, except a smaller last one; none is empty."""
     return all(
         min(sizes) > 0 and sizes[-1] <= sizes[0] and len(set(sizes[:-1])) <= 1 for sizes in chunks
     )
 
 
 def padded(block: Block, shape: list[int]) -> Block:
-    """Return a block filled up with zeros to the shape of a chunk."""
+    """Return a block padded with zeros to the shape of a chunk."""
     if list(block.shape) == list(shape):
         return block
     full = np.zeros(shape, block.dtype)
@@ -287,7 +297,7 @@ def padded(block: Block, shape: list[int]) -> Block:
 
 
 def hdf5_type(stored: np.dtype[Any], text: bool) -> Any:
-    """Return the type for h5py: that of UTF-8 text is not that of bytes."""
+    """Return the type for h5py, which has different types for UTF-8 text and bytes."""
     import h5py
 
     return h5py.string_dtype("utf-8", stored.itemsize) if text else stored

@@ -1,4 +1,4 @@
-"""The elements of an array as a file keeps them, for types that HDF5 and zarr don't know."""
+"""The encoding of array elements in a file, for types that HDF5 and zarr don't have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Elements", "in_hdf5", "in_zarr", "refuse"]
 
 Block = np.ndarray[Any, Any]
 
-_UNITS = {  # of numpy, and as the CF conventions write them, which xarray reads
+_UNITS = {  # numpy's units, and their names in the CF conventions, which xarray reads
     "D": "days",
     "h": "hours",
     "m": "minutes",
@@ -25,12 +25,12 @@ _UNITS = {  # of numpy, and as the CF conventions write them, which xarray reads
 
 @dataclass(frozen=True)
 class Elements:
-    """How the elements of one type are kept.
+    """The encoding of the elements of one type.
 
     Attributes:
         dtype: of the array.
-        stored: of the file. It has the same bytes, but where text is kept as UTF-8.
-        spread: whether the bytes of an element are numbers along one more axis.
+        stored: of the file. The bytes are the same, except for text, which is stored as UTF-8.
+        spread: whether the bytes of an element are stored as numbers along one more axis.
     """
 
     dtype: np.dtype[Any]
@@ -39,12 +39,12 @@ class Elements:
 
     @property
     def is_text(self) -> bool:
-        """Whether text is kept as UTF-8."""
+        """Whether the elements are text, stored as UTF-8."""
         return self.dtype.kind == "U" and self.stored.kind == "S"
 
     def encode(self, block: Block) -> Block:
-        """Return a block as it is stored, in C order."""
-        block = np.ascontiguousarray(block).reshape(block.shape)  # which it makes of 0-d, too
+        """Return a block encoded for the file, in C order."""
+        block = np.ascontiguousarray(block).reshape(block.shape)  # it turns 0-d into 1-d
         if self.spread:
             return block.reshape(*block.shape, 1).view(self.stored)
         if self.is_text:
@@ -52,7 +52,7 @@ class Elements:
         return block if self.stored == self.dtype else block.view(self.stored)
 
     def decode(self, stored: Block) -> Block:
-        """Return a stored block as it was; a view where it can be."""
+        """Return the block of a stored one; a view if possible."""
         if self.spread:
             return np.ascontiguousarray(stored).view(self.dtype)[..., 0]
         if self.is_text:
@@ -60,7 +60,7 @@ class Elements:
         return stored if self.stored == self.dtype else stored.view(self.dtype)
 
     def attributes(self) -> dict[str, Any]:
-        """Return what tells readers of the file about the type."""
+        """Return attributes that describe the type to readers of the file."""
         found: dict[str, Any] = {
             "functionfuse_dtype": str(np.lib.format.dtype_to_descr(self.dtype))
         }
@@ -74,7 +74,7 @@ class Elements:
 
 
 def refuse(array: Any) -> None:
-    """Raise TypeError if the blocks of an array, by its meta, are nothing that a file can keep."""
+    """Raise TypeError if, by its meta, an array has blocks that can't be stored in a file."""
     kind = type(array._meta)
     if kind not in (np.ndarray, np.ma.MaskedArray):
         raise TypeError(
@@ -91,7 +91,7 @@ def refuse(array: Any) -> None:
 
 
 def in_hdf5(dtype: np.dtype[Any]) -> Elements:
-    """Return how HDF5 keeps a type: as its own where it has one, else as opaque bytes."""
+    """Return the encoding of a type in HDF5: as the same type if it has one, else opaque bytes."""
     import h5py
 
     if dtype.kind in "mM":
@@ -107,7 +107,7 @@ def in_hdf5(dtype: np.dtype[Any]) -> Elements:
 
 
 def in_zarr(dtype: np.dtype[Any]) -> Elements:
-    """Return how zarr keeps a type: numbers as they are, else as bytes along one more axis."""
+    """Return the encoding of a type in zarr: numbers as they are, others as bytes on a new axis."""
     if dtype.kind in "mM":
         return Elements(dtype, np.dtype(f"i{dtype.itemsize}").newbyteorder(dtype.byteorder))
     if dtype.itemsize <= {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16}.get(dtype.kind, -1):

@@ -1,8 +1,9 @@
-"""One dask array as one plain HDF5 file; its chunks are written and read past HDF5's lock.
+"""One dask array as one plain HDF5 file, whose chunks are written and read past HDF5's lock.
 
-HDF5 allocates the data early and doesn't fill it; the chunks are then written at the offsets that
-it reports, and read through a map at the same offsets. What is filtered goes through h5py.
-The file has a dataset "data" and, for a masked array, "mask"; `docs/arrays.md` documents them.
+HDF5 allocates the space of the data, and doesn't fill it. Workers then write the chunks at the
+offsets that HDF5 reports; readers map the file and read at the same offsets. With compression,
+h5py writes and reads: each worker compresses its blocks into small files, and `finish` assembles
+them. The file has a dataset "data" and, for a masked array, "mask": see `docs/arrays.md`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LONGEST_ATTRIBUTE = 60_000  # bytes; HDF5's limit is 64 KiB
 
 
 class Hdf5File:
-    """The file that one array is written to; a target of `blocks.compute`."""
+    """The file of one array; a target of `blocks.compute`."""
 
     def __init__(self, array: Any, files: Any, room: Room, compression: str | None) -> None:
         self.name = f"{generate_name()}.h5"
@@ -42,16 +43,16 @@ class Hdf5File:
         self.native = isinstance(path, str)
         self.dtype, self.chunks = array.dtype, array.chunks
         self.masked = isinstance(array._meta, np.ma.MaskedArray)
-        kept = {"data": in_hdf5(array.dtype)}
+        encodings = {"data": in_hdf5(array.dtype)}
         if self.masked:
-            kept["mask"] = Elements(np.dtype(bool), np.dtype(bool))
+            encodings["mask"] = Elements(np.dtype(bool), np.dtype(bool))
         self.filter: Filter | None = None
         if compression and array.ndim and array.size:
-            self.filter = filter_of(compression, self.chunks, kept["data"].stored)
+            self.filter = filter_of(compression, self.chunks, encodings["data"].stored)
         base = os.path.join(room.path, self.name) if self.filter or not self.native else ""
         self.path = os.path.abspath(str(path)) if self.native else base
         self.folder = f"{base}.blocks"
-        datasets = [Dataset(name, elements, "", self.chunks) for name, elements in kept.items()]
+        datasets = [Dataset(name, each, "", self.chunks) for name, each in encodings.items()]
         if self.filter:
             os.mkdir(self.folder)
             self.datasets = [replace(dataset, layout="filtered") for dataset in datasets]
@@ -59,7 +60,7 @@ class Hdf5File:
             self.datasets = self._allocated(datasets)
 
     def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Write a block; return its digests, the pieces of the file, and its fill value."""
+        """Write a block; return its digests, its pieces of the file, and its fill value."""
         shape = [sizes[index] for sizes, index in zip(self.chunks, coordinates, strict=True)]
         array = sound(block, shape, self.dtype, self.masked)
         parts, fill = [array], b""
@@ -73,8 +74,8 @@ class Hdf5File:
                 digest = xxh3_128_digest(b"")
             elif self.filter:
                 digest = xxh3_128_digest(bytes_of(encoded))
-                kept = os.path.join(self.folder, f"{dataset.name}-{number}")
-                self.filter.write(kept, encoded, [sizes[0] for sizes in self.chunks])
+                path = os.path.join(self.folder, f"{dataset.name}-{number}")
+                self.filter.write(path, encoded, [sizes[0] for sizes in self.chunks])
             else:
                 digest, found = dataset.write(self.path, encoded, number, coordinates)
             digests.append(digest)
@@ -82,7 +83,7 @@ class Hdf5File:
         return digests, pieces, fill
 
     def finish(self, records: list[Any], files: Any) -> dict[str, Any]:
-        """Complete the file, have it kept under its name, and return what finds it again."""
+        """Complete the file, store it under its name, and return its pid."""
         if self.filter:
             self._assemble(self.filter)
         size = os.stat(self.path).st_size
@@ -129,7 +130,7 @@ class Hdf5File:
         return found
 
     def _assemble(self, filtered: Filter) -> None:
-        """Write the file from what the filter has made of the blocks."""
+        """Write the file from the filtered blocks."""
         import h5py
 
         counts = [len(sizes) for sizes in self.chunks]
@@ -154,7 +155,7 @@ class Hdf5File:
 
 
 class Hdf5Array:
-    """The blocks of a stored array, by slices; what `dask.array.from_array` is given."""
+    """A stored array that reads one block at a time by slices, for `dask.array.from_array`."""
 
     def __init__(self, pid: dict[str, Any], files: Any, *, check: bool) -> None:
         self.source = source_of(files, pid["name"], pid["size"])
@@ -166,10 +167,10 @@ class Hdf5Array:
         self.fill_value = pid["fill_value"]
         self.datasets = []
         for name, (stored, layout, offset), digests in pid["datasets"]:
-            kept = Elements(self.dtype if name == "data" else np.dtype(bool), np.dtype(stored))
+            coded = Elements(self.dtype if name == "data" else np.dtype(bool), np.dtype(stored))
             if stored.startswith("|V"):
-                kept = in_hdf5(self.dtype)
-            self.datasets.append((Dataset(name, kept, layout, self.chunks, offset), digests))
+                coded = in_hdf5(self.dtype)
+            self.datasets.append((Dataset(name, coded, layout, self.chunks, offset), digests))
         self.unchecked = set(range(math.prod(map(len, self.chunks)))) if check else set()
 
     def __dask_tokenize__(self) -> Any:
@@ -177,21 +178,21 @@ class Hdf5Array:
 
     @property
     def meta(self) -> Any:
-        """An empty array of the type that the blocks have."""
+        """An empty array of the type of the blocks."""
         empty = np.empty((0,) * self.ndim, self.dtype)
         return self._masked(empty, empty.view()) if len(self.datasets) > 1 else empty
 
     def __getitem__(self, index: tuple[slice, ...]) -> Any:
-        """Return a part of one block; dask asks for no others."""
+        """Return a part of one block; dask never reads from several."""
         coordinates, inner = part_of(index, self.datasets[0][0].ends, self.name)
         return self.block(coordinates)[inner]
 
     def block(self, coordinates: tuple[int, ...]) -> Any:
-        """Return a block; its digest is checked when it is read for the first time.
+        """Return a block; its digest is checked when it is first read.
 
         Raises:
             ResultNotFoundError: the file is gone.
-            DamagedResultError: it is not what was written.
+            DamagedResultError: the bytes were changed.
         """
         counts = [len(sizes) for sizes in self.chunks]
         number = int(np.ravel_multi_index(coordinates, counts)) if coordinates else 0
@@ -217,7 +218,7 @@ class Hdf5Array:
 def _other_pieces(
     path: str, size: int, known: list[tuple[int, int, str]]
 ) -> Iterator[tuple[int, int, str]]:
-    """Iterate the pieces of a file that are not known, with their digests."""
+    """Iterate the pieces of a file between the known ones, with their digests."""
     position = 0
     with open(path, "rb", buffering=0) as file:
         for start, length, _ in [*sorted(known), (size, 0, "")]:

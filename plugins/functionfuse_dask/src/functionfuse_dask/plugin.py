@@ -1,4 +1,4 @@
-"""What the entry point names: the serializer of dask arrays."""
+"""The module of the entry point: the serializer of dask arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of files beside results, wherever they are; and room for files that are soon removed."""
+"""Sources of bytes: local or staged files beside results; and a folder for temporary files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ logger = logging.getLogger(__name__)
 _LAID_OUT_FROM = 16 << 20  # bytes
 _MAPPED_FROM = 64 << 10  # bytes; below, a plain read is quicker than page faults
 
-_KEPT = 16  # each takes a file descriptor
+_MOST_MAPS = 16  # each takes a file descriptor
 
 _maps: WeakValueDictionary[tuple[int, int], mmap.mmap] = WeakValueDictionary()
-_kept: deque[ref[LocalFile]] = deque()
+_last_mapped: deque[ref[LocalFile]] = deque()
 _changing = threading.Lock()
 
 
 class LocalFile:
-    """A plain local file that isn't changed any more. It is opened for each read, and closed.
+    """A plain local file that never changes. It is opened for each read, and closed.
 
-    Its map is kept until this object goes, so that a second read finds its pages; but no more than
-    `_KEPT` maps are, those of the files that were mapped last.
+    Its map is held as long as this object, so that a second read finds the pages in memory. At most
+    `_MOST_MAPS` maps are held: those of the files mapped last.
     """
 
     def __init__(self, path: str, size: int) -> None:
@@ -54,8 +54,8 @@ class LocalFile:
     def bytes_at(self, offset: int, size: int) -> Block:
         """Return bytes as a part of a read-only map, which all reads of this process share.
 
-        Where the file can't be mapped as a whole (more than the address space allows, too many
-        maps), or little is asked for, the bytes are read.
+        The bytes are read into memory instead if they are few, or if the file can't be mapped as a
+        whole (too little address space, too many maps).
         """
         with self._open() as file:
             mapped = self._map(file.fileno()) if size >= _MAPPED_FROM else None
@@ -66,7 +66,7 @@ class LocalFile:
         return np.frombuffer(mapped, np.uint8, size, offset)
 
     def gathered(self, runs: list[tuple[int, int]]) -> Block:
-        """Return several runs of bytes, one after the other."""
+        """Return several runs of bytes, joined."""
         data, position = np.empty(sum(size for _, size in runs), np.uint8), 0
         with self._open() as file:
             for offset, size in runs:
@@ -75,7 +75,7 @@ class LocalFile:
         return data
 
     def opened(self) -> IO[bytes] | str:
-        """Return what h5py opens."""
+        """Return the path, for h5py. Checks the file's size first."""
         self._open().close()
         return self.path
 
@@ -103,15 +103,15 @@ class LocalFile:
         if self._mapped is not found:
             self._mapped = found
             with _changing:
-                _kept.append(ref(self))
-                oldest = _kept.popleft()() if len(_kept) > _KEPT else None
+                _last_mapped.append(ref(self))
+                oldest = _last_mapped.popleft()() if len(_last_mapped) > _MOST_MAPS else None
             if oldest is not None:
                 oldest._mapped = None
         return found
 
 
 class StagedFile:
-    """A file that only a storage can open. It is read whole, once per process and array."""
+    """A file that only a storage can open. It is read as a whole, once per process and array."""
 
     def __init__(self, files: Any, name: str, size: int) -> None:
         self.files = files
@@ -128,11 +128,11 @@ class StagedFile:
         return np.frombuffer(self._whole(), np.uint8, size, offset)
 
     def gathered(self, runs: list[tuple[int, int]]) -> Block:
-        """Return several runs of bytes, one after the other."""
+        """Return several runs of bytes, joined."""
         return np.concatenate([self.bytes_at(*run) for run in runs])
 
     def opened(self) -> IO[bytes] | str:
-        """Return what h5py opens."""
+        """Return a file in memory, for h5py."""
         return io.BytesIO(self._whole())
 
     def _whole(self) -> bytes:
@@ -152,10 +152,10 @@ class StagedFile:
 
 
 def source_of(files: Any, name: str, size: int) -> LocalFile | StagedFile:
-    """Return the bytes of a file of the file protocol.
+    """Return the source of a file of the file protocol.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file is missing.
     """
     with files.open(name, "rb") as file:
         path = getattr(file, "name", None)
@@ -165,9 +165,9 @@ def source_of(files: Any, name: str, size: int) -> LocalFile | StagedFile:
 
 
 def find_room(path: str) -> None:
-    """Have a disk lay a big file out in one piece, and say at once if it is full.
+    """Allocate a big file on disk in one piece, which fails at once if the disk is full.
 
-    What is in memory is laid out by `write_at`: by all that write, each for its own bytes.
+    A file in memory is allocated by `write_at`: each writer allocates its own bytes.
     """
     with io.FileIO(path, "r+", opener=open_safely) as file:
         size = os.fstat(file.fileno()).st_size
@@ -176,7 +176,7 @@ def find_room(path: str) -> None:
 
 
 def write_at(path: str, pieces: list[tuple[int, memoryview]]) -> None:
-    """Write bytes into a file that is there, each at its offset."""
+    """Write pieces into an existing file, each at its offset."""
     with io.FileIO(path, "r+", opener=open_safely) as file:
         for start, data in pieces:
             if len(data) >= HUGE_PAGE and not on_device(file.fileno()):
@@ -188,9 +188,9 @@ def write_at(path: str, pieces: list[tuple[int, memoryview]]) -> None:
 
 
 class Room:
-    """A folder for temporary files, made when it is asked for, beside the results if possible.
+    """A folder for temporary files, made on first use, beside the results if possible.
 
-    As the folder of a result's files is shared by all that work on it, and has room for them.
+    The workers share the folder of the result's files, and it has enough space.
     """
 
     def __init__(self, files: Any) -> None:
@@ -221,7 +221,7 @@ class Room:
     def _remove(self, name: str) -> None:
         try:
             shutil.rmtree(self._path)
-        except OSError as error:  # another process may still write into it, after a failure
+        except OSError as error:  # after a failure, another process may still write into it
             logger.warning("temporary files are left for gc: %s", error)
         else:
             self.files.remove(name)

@@ -1,7 +1,8 @@
 """Dask arrays as zarr groups of format 3: natively in S3, and in plain folders.
 
-A group has an array "data" and, for a masked array, "mask"; `docs/arrays.md` documents them.
-Each chunk ends in its CRC32C, which every read checks.
+A group has an array "data" and, for a masked array, "mask": see `docs/arrays.md`. Each chunk ends
+with its CRC32C, which every read checks. Blocks are first rechunked to whole objects of the store
+(chunks, or shards of many small chunks), so that no two workers write the same object.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ __all__ = ["ZarrArray", "ZarrGroup", "remove"]
 
 COMPRESSORS = {"blosc": BloscCodec, "gzip": GzipCodec, "zstd": ZstdCodec}
 
-_SMALL = 1 << 20  # bytes of a chunk; many that are smaller share the objects of shards
+_SMALL = 1 << 20  # bytes of a chunk; many smaller chunks are stored in shards
 _MANY = 16
 _SHARD = 16 << 20
 
 
 class ZarrGroup:
-    """The group that one array is written to; a target of `blocks.compute`.
+    """The group of one array; a target of `blocks.compute`.
 
     Attributes:
-        array: what is to be written: the array, in blocks that are whole objects of the store.
+        array: the array to write, in blocks that are whole objects of the store.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class ZarrGroup:
         self.files = noting.files
 
     def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Write a block; return the objects that it became, and its fill value."""
+        """Write a block; return its objects, with sizes and digests, and its fill value."""
         del number
         region = tuple(
             slice(begins[index], begins[index + 1])
@@ -104,7 +105,7 @@ class ZarrGroup:
         return noting.files, fill
 
     def finish(self, records: list[Any], files: Any) -> dict[str, Any]:
-        """Report the digests of all objects, and return what finds the array again."""
+        """Report the digests of all objects, and return the pid."""
         for written, _ in records:
             self.files.update(written)
         files.digested_folder(self.name, self.files)
@@ -120,7 +121,7 @@ class ZarrGroup:
 
 
 class ZarrArray:
-    """The blocks of a stored array, by slices; what `dask.array.from_array` is given."""
+    """A stored array that reads one block at a time by slices, for `dask.array.from_array`."""
 
     def __init__(self, pid: dict[str, Any], protocols: dict[str, Any]) -> None:
         self.name: str = pid["name"]
@@ -140,12 +141,12 @@ class ZarrArray:
 
     @property
     def meta(self) -> Any:
-        """An empty array of the type that the blocks have."""
+        """An empty array of the type of the blocks."""
         empty = np.empty((0,) * self.ndim, self.dtype)
         return np.ma.array(empty) if "mask" in self.metadata else empty
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
-        """Return a part of one block; dask asks for no others."""
+        """Return a part of one block; dask never reads from several."""
         coordinates, inner = part_of(index, self.ends, self.name)
         return self.block(coordinates)[inner]
 
@@ -154,7 +155,7 @@ class ZarrArray:
 
         Raises:
             ResultNotFoundError: an object of the store is gone.
-            DamagedResultError: it is not what was written.
+            DamagedResultError: an object was changed.
         """
         region = tuple(
             slice(ends[index], ends[index + 1])
@@ -184,16 +185,16 @@ class ZarrArray:
                 " remove the result, or compute it again"
             ) from error
         stored = in_zarr(self.dtype).stored if name == "data" else np.dtype(bool)
-        return found.astype(stored, copy=False)  # which zarr gives in this machine's byte order
+        return found.astype(stored, copy=False)  # zarr returns this machine's byte order
 
 
 def remove(name: str, protocols: dict[str, Any]) -> None:
-    """Remove a group; one that isn't there is no error."""
+    """Remove a group; a missing one is no error."""
     sync(_there(name, protocols, read_only=False).clear())
 
 
 class _Noting(WrapperStore[Any]):
-    """Notes sizes and digests of what is put into a store."""
+    """A store that notes sizes and digests of the objects put into it."""
 
     def __init__(self, store: Any) -> None:
         super().__init__(store)
@@ -209,7 +210,7 @@ class _Noting(WrapperStore[Any]):
 
 
 class _Whole(WrapperStore[Any]):
-    """Raises where zarr would take a missing chunk for zeros: all chunks are written here."""
+    """A store that raises on a missing chunk: we write all chunks; zarr would read it as zeros."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -231,7 +232,7 @@ def _made(name: str, protocols: dict[str, Any]) -> Store:
 
 
 def _there(name: str, protocols: dict[str, Any], *, read_only: bool = True) -> Store:
-    """Return the store of a group that is there."""
+    """Return the store of an existing group."""
     if S3_PROTOCOL in protocols:
         found: Store = protocols[S3_PROTOCOL]["zarr_store"](name)
         return found
@@ -239,14 +240,17 @@ def _there(name: str, protocols: dict[str, Any], *, read_only: bool = True) -> S
 
 
 def _opened(store: Store, name: str, metadata: Any) -> Any:
-    """Return an array without reading its metadata; empty chunks are written like others."""
+    """Return an array without reading its metadata; it also writes chunks of zeros."""
     path = StorePath(store, name)
     inner = zarr.AsyncArray(metadata, path, config={"write_empty_chunks": True})
     return zarr.Array(inner)
 
 
 def _shapes(chunks: Chunks, item: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Return the shapes of zarr's chunks, and of shards if many small chunks call for them."""
+    """Return the shape of zarr's chunks, and that of shards, or None if there are no shards.
+
+    Shards are used for many small chunks.
+    """
     chunk = tuple(max(1, *sizes) for sizes in chunks)
     count = math.prod(map(len, chunks))
     if item * math.prod(chunk) >= _SMALL or count <= _MANY:
@@ -260,7 +264,7 @@ def _shapes(chunks: Chunks, item: int) -> tuple[tuple[int, ...], tuple[int, ...]
 
 
 def _agree(chunks: Chunks, whole: tuple[int, ...]) -> bool:
-    """Tell whether blocks are whole objects of the store."""
+    """Return whether each block is a whole object of the store."""
     return all(
         set(sizes[:-1]) <= {size} and sizes[-1] <= size
         for sizes, size in zip(chunks, whole, strict=True)

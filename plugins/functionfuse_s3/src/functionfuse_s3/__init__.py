@@ -1,4 +1,4 @@
-"""Function Fuse plugin for results in S3 and in servers that speak its protocol."""
+"""Function Fuse plugin for results in S3, or in servers with the same protocol."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the storage no sooner than it is wanted."""
+    """Import the storage on first use."""
     if name == "S3FileStorage":
         from .plugin import S3FileStorage
 

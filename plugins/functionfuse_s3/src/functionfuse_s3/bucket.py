@@ -1,4 +1,4 @@
-"""One bucket below one prefix: its boto3 client, and requests with errors that say what failed."""
+"""One bucket and prefix: its boto3 client, and requests whose errors name the cause."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .options import S3Options, place_of
 __all__ = ["Bucket", "client_for", "etag_of"]
 
 
-# boto3 puts a longer one together for each request, which takes a fourteenth of the whole request.
+# boto3 builds a longer one for each request, which takes 1/14 of the time of the request.
 _USER_AGENT = f"functionfuse-s3 Boto3/{boto3.__version__} Botocore/{botocore_version}"
 
-# Of these options the client is made; storages that share them share it.
+# The client depends on these options; storages with equal ones share a client.
 _FIELDS = (
     "endpoint_url",
     "region",
@@ -45,14 +45,14 @@ _FIELDS = (
     "verify",
 )
 
-# By process id: a connection that two processes write to, after a fork, would mix their requests.
+# By process id and options. After a fork, two processes on one connection would mix requests.
 _clients: dict[tuple[Any, ...], Any] = {}
 
 
 def client_for(options: S3Options) -> Any:
     """Return this process's client for the options.
 
-    Making one sends nothing. Threads that come first at once each make one, and all use the same.
+    Making a client sends nothing. If several threads make the first one, all use the same one.
     """
     key = (os.getpid(), *(getattr(options, name) for name in _FIELDS))
     client = _clients.get(key)
@@ -78,7 +78,7 @@ def _made(options: S3Options) -> Any:
         connect_timeout=options.connect_timeout,
         read_timeout=options.read_timeout,
         retries={"mode": "standard", "total_max_attempts": options.max_attempts},
-        # A pool for reading many results at once, and one for the pieces of one of them.
+        # Many results are read at once; one of them can be read in as many pieces.
         max_pool_connections=2 * options.concurrency,
         request_checksum_calculation=options.checksums,
         response_checksum_validation=options.checksums,
@@ -96,10 +96,10 @@ def _made(options: S3Options) -> Any:
 
 
 def _stay(context: dict[str, Any], **_: Any) -> None:
-    """Have an answer that sends a HeadBucket elsewhere taken as it is.
+    """Don't follow the redirect of a HeadBucket.
 
-    boto3 asks it where a redirected bucket is, and would ask again about the answer to that, until
-    the stack is full.
+    boto3 sends a HeadBucket to find a redirected bucket. If that is redirected too, boto3 would
+    send the next, until the stack overflows.
     """
     context["s3_redirect"]["redirected"] = True
 
@@ -111,7 +111,7 @@ def _verify(verify: bool | Path) -> bool | str | None:
 
 
 def _time_of(value: str | float) -> datetime:
-    """Return the time in an answer; botocore's own guesses at the format, and takes as long."""
+    """Return the time in an answer; faster than botocore, which guesses the format."""
     if isinstance(value, str):
         if value.endswith("GMT"):
             return parsedate_to_datetime(value)
@@ -126,8 +126,8 @@ class Bucket:
 
     Attributes:
         name: the bucket's.
-        prefix: what all keys begin with; empty, or it ends in "/".
-        writing: what the options say of new blobs, as boto3's arguments.
+        prefix: the beginning of all keys; empty, or it ends in "/".
+        writing: the options for new blobs, as arguments of boto3.
     """
 
     def __init__(self, options: S3Options) -> None:
@@ -157,7 +157,7 @@ class Bucket:
         return client_for(self.options)
 
     def call(self, operation: str, key: str = "", **arguments: Any) -> Any:
-        """Send a request, about a key if one is given; raises what `failed` returns."""
+        """Send a request, with a key if one is given. Raises the error that `failed` returns."""
         if key:
             arguments["Key"] = self.prefix + key
         try:
@@ -167,21 +167,21 @@ class Bucket:
             raise problem from problem.__cause__
 
     def send(self, operation: str, **arguments: Any) -> Any:
-        """Send a request, and return the answer; raises what boto3 does."""
+        """Send a request, and return the answer. Raises boto3's errors."""
         return getattr(self.client, operation)(Bucket=self.name, **self.paying, **arguments)
 
     def failed(self, error: BaseException, operation: str, key: str) -> Exception:
-        """Return the error to raise for what boto3 has raised."""
+        """Return our error for an error of boto3; it names operation, key, bucket and endpoint."""
         endpoint = self.options.endpoint_url or "AWS"
         which = f"key {self.prefix + key!r} of " if key else ""
-        what = operation.replace("_", " ")
-        problem = explained(error, f"S3: {what} of {which}bucket {self.name!r} at {endpoint}")
+        action = operation.replace("_", " ")
+        problem = explained(error, f"S3: {action} of {which}bucket {self.name!r} at {endpoint}")
         if not isinstance(problem, ResultNotFoundError):
-            problem.__cause__ = error  # what boto3 says of a blob that isn't there helps nobody
+            problem.__cause__ = error  # boto3's message about a missing blob adds nothing
         return problem
 
     def pages(self, operation: str, prefix: str, **arguments: Any) -> Iterator[Mapping[str, Any]]:
-        """Iterate the answers to a request that lists; one request each."""
+        """Iterate the pages of a listing; each takes one request."""
         arguments["Prefix"] = self.prefix + prefix
         while True:
             try:
@@ -200,5 +200,5 @@ class Bucket:
 
 
 def etag_of(answer: Mapping[str, Any]) -> str:
-    """Return the etag in an answer, or in an entry of a listing; "" where there is none."""
+    """Return the etag in an answer or an entry of a listing; "" if it has none."""
     return str(answer.get("ETag", "")).strip('"')

@@ -1,6 +1,6 @@
-"""What boto3 and a server say, as errors that name bucket, key and endpoint, and the cure.
+"""Turn errors of boto3 and of servers into ours, which name bucket, key, endpoint and the cure.
 
-Nothing here shows a secret: of what a server says, only its code and its sentence are taken.
+No message shows a secret: it takes only the code and the message from a server's answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functionfuse.errors import (
 
 __all__ = ["FAILURES", "code_of", "explained"]
 
-# All that a client raises while it sends a request and receives its answer.
+# All errors that a client can raise while it sends a request and receives the answer.
 FAILURES = (boto.BotoCoreError, boto.ClientError, HTTPError, OSError, ResponseParserError)
 
 _LOG_IN = (
@@ -53,7 +53,7 @@ _ACCESS = {
         " check 'secret_access_key', 'region', and proxies"
     ),
 }
-_PLACE = {
+_LOCATION = {
     "NoSuchBucket": "there is no such bucket; correct the option 'path', or make the bucket",
     "InvalidBucketName": "that can't be a bucket's name; correct the option 'path'",
     "KeyTooLongError": "the key is too long; give a shorter prefix in the option 'path'",
@@ -116,7 +116,7 @@ def explained(error: BaseException, doing: str) -> Exception:
     """Return the error to raise for one of `FAILURES`.
 
     Args:
-        doing: what failed, with bucket, key and endpoint.
+        doing: the failed operation, with bucket, key and endpoint.
     """
     if isinstance(error, boto.ClientError):
         return _answer(error, doing)
@@ -128,7 +128,7 @@ def explained(error: BaseException, doing: str) -> Exception:
     if isinstance(error, _NO_CREDENTIALS):
         return StorageAccessError(f"{doing}: no credentials are found; {_LOG_IN} ({error})")
     if isinstance(error, ResponseParserError):
-        return StoragePathError(f"{doing}: {_PLACE['404']}")
+        return StoragePathError(f"{doing}: {_LOCATION['404']}")
     if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.InvalidRegionError):
         return StoragePathError(f"{doing}: {error}")
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
@@ -145,7 +145,7 @@ def explained(error: BaseException, doing: str) -> Exception:
 
 
 def _answer(error: boto.ClientError, doing: str) -> Exception:
-    """Return the error for what a server answers."""
+    """Return the error for a server's answer."""
     answer = error.response.get("ResponseMetadata", {})
     status = answer.get("HTTPStatusCode", 0)
     code = code_of(error) or str(status)
@@ -154,8 +154,8 @@ def _answer(error: boto.ClientError, doing: str) -> Exception:
         return ResultNotFoundError(f"{doing}: there is no such blob")
     if code in _ACCESS:
         return StorageAccessError(f"{doing}: {_ACCESS[code]} {said}")
-    if code in _PLACE:
-        return StoragePathError(f"{doing}: {_PLACE[code]} {said}")
+    if code in _LOCATION:
+        return StoragePathError(f"{doing}: {_LOCATION[code]} {said}")
     if code in _REGION:
         region, endpoint = _region(error), error.response.get("Error", {}).get("Endpoint")
         cure = "'region', or 'endpoint_url'"
@@ -182,10 +182,10 @@ def _answer(error: boto.ClientError, doing: str) -> Exception:
 
 
 def _region(error: boto.ClientError) -> str:
-    """Return the bucket's own region, where the answer tells it."""
+    """Return the bucket's region, if the answer names it, else ""."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    told = headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region")
-    return str(told or "")
+    found = headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region")
+    return str(found or "")
 
 
 def _skew(answer: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The older spelling of the options, that of the package s3fs, and its newer names."""
+"""The older names of the options, from the package s3fs, and the newer ones for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Older(BaseModel):
 
 
 class S3ClientKeywords(_Older):
-    """`client_kwargs` of the older spelling."""
+    """The older option `client_kwargs`."""
 
     region_name: str | None = None
     endpoint_url: str | None = None
@@ -28,13 +28,13 @@ class S3ClientKeywords(_Older):
 
 
 class S3Addressing(_Older):
-    """`s3` in `config_kwargs` of the older spelling."""
+    """The older option `s3` in `config_kwargs`."""
 
     addressing_style: Literal["auto", "path", "virtual"] | None = None
 
 
 class S3Attempts(_Older):
-    """`retries` in `config_kwargs` of the older spelling."""
+    """The older option `retries` in `config_kwargs`."""
 
     max_attempts: int | None = None
     total_max_attempts: int | None = None
@@ -42,7 +42,7 @@ class S3Attempts(_Older):
 
 
 class S3ConfigKeywords(_Older):
-    """`config_kwargs` of the older spelling."""
+    """The older option `config_kwargs`."""
 
     connect_timeout: float | None = None
     read_timeout: float | None = None
@@ -52,7 +52,7 @@ class S3ConfigKeywords(_Older):
 
 
 class S3UploadKeywords(_Older):
-    """`s3_additional_kwargs` of the older spelling."""
+    """The older option `s3_additional_kwargs`."""
 
     ServerSideEncryption: Literal["AES256", "aws:kms"] | None = None
     SSEKMSKeyId: str | None = None
@@ -61,7 +61,7 @@ class S3UploadKeywords(_Older):
 
 
 class S3fsOptions(_Older):
-    """The older spelling, of the package s3fs."""
+    """The options by their older names, from the package s3fs."""
 
     key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("key", "username"))
     secret: SecretStr | None = Field(
@@ -79,12 +79,16 @@ class S3fsOptions(_Older):
 
 
 def newer_names(older: S3fsOptions) -> dict[str, Any]:
-    """Return what the older spelling gives, by the newer names."""
+    """Return the options that have an older name, by their newer names.
+
+    Raises:
+        OptionsError: two older names give one option different values.
+    """
     client, config = older.client_kwargs, older.config_kwargs
     upload, retries = older.s3_additional_kwargs, older.config_kwargs.retries or S3Attempts()
     attempts = retries.total_max_attempts
     if attempts is None and retries.max_attempts is not None:
-        attempts = retries.max_attempts + 1  # boto3 counts only the further ones
+        attempts = retries.max_attempts + 1  # boto3 doesn't count the first one here
     requester = older.requester_pays or upload.RequestPayer
     given = [
         ("access_key_id", older.key),

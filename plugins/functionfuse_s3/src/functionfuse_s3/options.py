@@ -1,4 +1,4 @@
-"""What users write for the kind "S3", checked."""
+"""The options of the kind "S3", and their checks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .older import S3fsOptions, newer_names
 __all__ = ["S3Options", "checked", "place_of"]
 
 _MIB = 1 << 20
-_SMALLEST_PART = 5 * _MIB  # S3 refuses smaller ones, but for the last
+_SMALLEST_PART = 5 * _MIB  # S3 refuses smaller ones, except for the last
 _is_bucket = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}").fullmatch
-_LONGEST_PREFIX = 300  # bytes; keys below it must stay portable
+_LONGEST_PREFIX = 300  # bytes; leaves room for keys below it that are valid everywhere
 
 
 class S3Options(StorageOptions):
@@ -122,7 +122,7 @@ class S3Options(StorageOptions):
     @field_validator("endpoint_url")
     @classmethod
     def _check_endpoint(cls, url: str | None) -> str | None:
-        # Not urllib's: what is wrong must not be shown, it may hold a password.
+        # Not urllib: a wrong URL may hold a password, so no message may show it.
         if url is None:
             return None
         found = re.fullmatch(r"https?://(?P<host>[^/\s]+)/*", url)
@@ -139,7 +139,7 @@ def place_of(path: str) -> tuple[str, str]:
     """Return bucket and prefix of a path; the prefix is empty or ends in "/".
 
     Raises:
-        ValueError: it has no bucket, or a segment that can't be stored everywhere.
+        ValueError: the path has no bucket, or a segment that not every store accepts.
     """
     scheme, separator, rest = path.partition("://")
     if separator and scheme not in ("s3", "s3a"):
@@ -159,11 +159,10 @@ def place_of(path: str) -> tuple[str, str]:
 
 
 def checked(options: Mapping[str, Any]) -> S3Options:
-    """Return checked options; what was in the older spelling is among them by its newer names.
+    """Return checked options; those with older names are also there by their newer names.
 
     Raises:
-        OptionsError: an option is unknown, missing or wrong, is given twice, or doesn't go with
-            another.
+        OptionsError: an option is unknown, missing, wrong, given twice, or contradicts another.
     """
     given = {name: value for name, value in options.items() if name != "s3fs" or value is not None}
     found = check_options(S3Options, kind="S3", options=given)

@@ -14,13 +14,13 @@ __all__ = ["S3FileStorage", "functionfuse_storages"]
 
 
 class S3FileStorage(Storage):
-    """Results in a bucket of S3, or of a server that speaks its protocol.
+    """Results in a bucket of S3, or of a server with the same protocol.
 
-    Making one sends nothing. It pickles by its options, secrets included.
+    Making a storage sends nothing. It pickles by its options, secrets included.
 
     Args:
         path: bucket and prefix, such as "bucket/prefix" or "s3://bucket/prefix".
-        s3fs: options in the spelling of the package s3fs.
+        s3fs: options by the names of the package s3fs.
         options: the other options of the kind, see `functionfuse_s3.options.S3Options`.
 
     Raises:

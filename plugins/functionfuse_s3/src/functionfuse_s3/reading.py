@@ -1,4 +1,9 @@
-"""Reading a blob: one request for a small one; more, in parallel, for the rest of a large one."""
+"""Read a blob: a small one with one request, the rest of a large one with parallel requests.
+
+The first request asks for `multipart_threshold` bytes; its answer has the blob's size and etag. If
+the blob is larger, the rest is read in parallel chunks. An answer with another etag means that the
+blob was replaced: reading starts again. If a connection breaks, the missing bytes are requested.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from .errors import FAILURES, code_of
 __all__ = ["read", "read_blocks", "read_range"]
 
 _BLOCK = 1 << 20  # bytes
-_TIMES = 100  # that a blob may be replaced while it is read
+_TIMES = 100  # attempts to read a blob that is replaced meanwhile
 
 _content_range = re.compile(r"bytes (\d+)-(\d+)/(\d+)").fullmatch
 
@@ -28,7 +33,7 @@ class _Answer(NamedTuple):
     """An answer whose body is still to be read.
 
     Attributes:
-        start: the place of the body in the blob.
+        start: the offset of the body in the blob.
         size: bytes of the body.
         total: bytes of the blob.
     """
@@ -41,14 +46,14 @@ class _Answer(NamedTuple):
 
 
 class _ReplacedError(Exception):
-    """The blob is no longer the one whose beginning was read."""
+    """The blob was replaced after its beginning was read."""
 
 
 def read(bucket: Bucket, key: str) -> bytearray | memoryview:
-    """Return a whole blob; raises ResultNotFoundError where there is none."""
+    """Return a whole blob. Raises ResultNotFoundError if it is missing."""
     for _ in range(_TIMES):
         answer = _ask(bucket, key, f"bytes=0-{bucket.options.multipart_threshold - 1}")
-        # Memory from the system is filled with zeros when it is used, by the thread that uses it.
+        # mmap: the system fills its pages with zeros on first use, in the thread that uses them.
         large = answer.total > answer.size
         data = memoryview(mmap.mmap(-1, answer.total)) if large else bytearray(answer.total)
         try:
@@ -60,7 +65,7 @@ def read(bucket: Bucket, key: str) -> bytearray | memoryview:
 
 
 def read_range(bucket: Bucket, key: str, wanted: str) -> bytearray:
-    """Return a range of a blob, in the notation of HTTP; nothing where the blob ends before it."""
+    """Return a range of a blob, given in HTTP notation; b"" if the blob ends before it."""
     for _ in range(_TIMES):
         try:
             answer = _ask(bucket, key, wanted)
@@ -77,11 +82,13 @@ def read_range(bucket: Bucket, key: str, wanted: str) -> bytearray:
 
 
 def read_blocks(bucket: Bucket, key: str, size: int) -> Iterator[memoryview]:
-    """Iterate a blob in blocks of at most `size` bytes; one request, in one buffer, for each chunk.
+    """Iterate a blob in blocks of at most `size` bytes.
+
+    Each chunk is read with one request, into the same buffer.
 
     Raises:
-        ResultNotFoundError: there is no such blob, or no more.
-        StorageError: another blob was put in its place meanwhile.
+        ResultNotFoundError: the blob is missing, or was removed meanwhile.
+        StorageError: the blob was replaced meanwhile.
     """
     chunk, buffer = bucket.options.multipart_chunk, bytearray()
     start, total, etag = 0, 1, None
@@ -106,7 +113,7 @@ def read_blocks(bucket: Bucket, key: str, size: int) -> Iterator[memoryview]:
 
 
 def _receive(bucket: Bucket, key: str, view: memoryview, first: _Answer) -> None:
-    """Read a blob into a buffer: the body at hand, and beside it what is not in that."""
+    """Read a blob into a buffer: the body of the first answer, and in parallel the rest."""
     chunk = bucket.options.multipart_chunk
     starts = range(first.size, first.total, chunk)
     if not starts:
@@ -134,9 +141,9 @@ def _receive(bucket: Bucket, key: str, view: memoryview, first: _Answer) -> None
 
 
 def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
-    """Read a body into a buffer; where a connection breaks off, ask for the rest, and go on.
+    """Read a body into a buffer; if the connection breaks, request the rest and go on.
 
-    boto3 sends requests again until an answer begins, but not when its body ends too early.
+    boto3 repeats a request until an answer begins, but not if the body ends too early.
     """
     start, etag, attempts, done = answer.start, answer.etag, 1, 0
     while True:
@@ -161,7 +168,7 @@ def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
 
 
 def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
-    """Ask for a range of a blob; raises _ReplacedError where the blob ends before it."""
+    """Request a range of a blob. Raises _ReplacedError if the blob ends before it."""
     arguments, attempts = {"Key": bucket.prefix + key, "Range": wanted}, 1
     while True:
         try:
@@ -171,7 +178,7 @@ def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
             if _status(error) == 416:
                 if not wanted.startswith("bytes=0-"):
                     raise _ReplacedError from None
-                del arguments["Range"]  # it is empty
+                del arguments["Range"]  # the blob is empty
             elif attempts < bucket.options.max_attempts and _is_cut(error):
                 attempts += 1
             else:
@@ -194,8 +201,8 @@ def _status(error: BaseException) -> int:
 
 
 def _is_cut(error: BaseException) -> bool:
-    """Tell whether an answer ended in the middle of what explains it, which boto3 takes as it is.
+    """Return whether the body of an error answer was cut off, which boto3 does not notice.
 
-    "404" without a server's own code must not count as a missing blob: perhaps it isn't S3.
+    "404" without a server's own code must not count as a missing blob: the server may not be S3.
     """
     return isinstance(error, HTTPError) or code_of(error).isdecimal()

@@ -30,10 +30,10 @@ _BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
 
 
 class S3Store(BlobStore):
-    """Blobs as objects below a prefix of a bucket; a key is what follows the prefix.
+    """Blobs as objects of a bucket below a prefix; the key of a blob is the rest after the prefix.
 
-    What a PUT has acknowledged is durable, and visible to all. The store pickles by its options,
-    secrets included; each process makes a client of its own.
+    A blob is durable and visible to all readers when the server acknowledges its PUT. The store
+    pickles by its options, secrets included; each process makes its own client.
     """
 
     remote = True
@@ -56,7 +56,7 @@ class S3Store(BlobStore):
         """Store a blob; see `BlobStore.put`.
 
         Raises:
-            StorageError: it failed. After a lost connection the blob may be there all the same.
+            StorageError: it failed. After a lost connection, the blob may be stored anyway.
         """
         del durable
         return (write_if_absent if if_absent else write)(self.bucket, key, parts)
@@ -70,18 +70,18 @@ class S3Store(BlobStore):
         return read_range(self.bucket, key, f"bytes=0-{max(size, 1) - 1}")[:size]
 
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
-        """Iterate a blob in blocks; see `BlobStore.blocks`. As much as one piece is held."""
+        """Iterate a blob in blocks; see `BlobStore.blocks`. One chunk at a time is in memory."""
         return read_blocks(self.bucket, key, size)
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """Iterate blobs; see `BlobStore.list`. All are listed before the first is given."""
+        """Iterate blobs; see `BlobStore.list`. All are listed before the first is yielded."""
         found = [
             _described(key, entry)
             for page in self.bucket.pages("list_objects_v2", prefix)
             for entry in page.get("Contents", ())
             if _is_blob(key := entry["Key"][len(self.bucket.prefix) :])
         ]
-        # Not every server's order is that of the keys: some go folder by folder.
+        # Not every server sorts by key: some go folder by folder.
         return iter(sorted(found, key=lambda blob: blob.key))
 
     def blobs(self, folder: str) -> Iterator[BlobInfo]:
@@ -92,7 +92,7 @@ class S3Store(BlobStore):
                     yield _described(key, entry)
 
     def names(self, folder: str) -> Iterator[str]:
-        """Iterate what is in a folder; see `BlobStore.names`."""
+        """Iterate the names in a folder; see `BlobStore.names`."""
         above = len(self.bucket.prefix) + len(folder)
         for page in self.bucket.pages("list_objects_v2", folder, Delimiter="/"):
             for entry in page.get("CommonPrefixes", ()):
@@ -109,15 +109,15 @@ class S3Store(BlobStore):
         for start in range(0, len(found), _AT_ONCE):
             server = self._delete(found[start : start + _AT_ONCE])
         if server.startswith("SeaweedFS"):
-            # It has real folders, and lists those that are empty, until they are removed.
+            # SeaweedFS has real folders, and lists empty ones until they are removed.
             above = sorted({folder for key in found for folder in _above(key)}, reverse=True)
             for start in range(0, len(above), _AT_ONCE):
                 self._delete(above[start : start + _AT_ONCE])
 
     def prepare(self, folder: str) -> None:
-        """Begin an upload and give it up: what forbids that would forbid every save.
+        """Begin an upload and abort it: if that is forbidden, every save would be.
 
-        Done once by each process.
+        Each process does this once.
         """
         if not self._is_prepared:
             key = f"{folder}{TEMPORARY}probe"
@@ -130,7 +130,7 @@ class S3Store(BlobStore):
         where = f"{self.bucket.name}/{self.bucket.prefix}{folder}".rstrip("/")
 
         def zarr_store(name: str) -> ZarrStore:
-            """Return the zarr store below a name, which can be any text, in the folder."""
+            """Return the zarr store of a name, any text, in the folder."""
             return _zarr_store(self, f"{folder}{segment_of(name)}/")
 
         s3: dict[str, Any] = {"folder": where, "zarr_store": zarr_store}
@@ -140,11 +140,11 @@ class S3Store(BlobStore):
         }
 
     def now(self) -> float:
-        """Return the time on the server's clock, which is asked once."""
+        """Return the time on the server's clock, which is read once."""
         if self._clock is None:
             page = next(self.bucket.pages("list_objects_v2", TEMPORARY, MaxKeys=1))
-            told = page["ResponseMetadata"]["HTTPHeaders"]["date"]
-            self._clock = parsedate_to_datetime(told).timestamp() - time.monotonic()
+            date = page["ResponseMetadata"]["HTTPHeaders"]["date"]
+            self._clock = parsedate_to_datetime(date).timestamp() - time.monotonic()
         return self._clock + time.monotonic()
 
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
@@ -168,14 +168,14 @@ class S3Store(BlobStore):
                     yield BlobInfo(key, entry["Size"], modified.timestamp())
 
     def _size_of_upload(self, key: str, upload: str) -> int:
-        """Return the bytes that were received for an upload, or for its first 1,000 pieces."""
+        """Return the number of bytes received for an upload, or for its first 1,000 pieces."""
         answer = self.bucket.call("list_parts", key, UploadId=upload)
         return sum(part["Size"] for part in answer.get("Parts", ()))
 
     def _delete(self, keys: Sequence[str]) -> str:
-        """Remove up to 1,000 blobs; again those for which the server was too busy.
+        """Remove up to 1,000 blobs; retry those for which the server was too busy.
 
-        Returns what the server calls itself.
+        Returns the server's name for itself.
         """
         for attempt in range(1, self.bucket.options.max_attempts + 1):
             objects = [{"Key": self.bucket.prefix + key} for key in keys]
@@ -212,5 +212,5 @@ def _described(key: str, entry: dict[str, Any]) -> BlobInfo:
 
 
 def _is_blob(key: str) -> bool:
-    """Tell whether a key is one of ours: neither a folder's mark nor a store's own."""
+    """Return whether a key is of a blob: not of a folder, nor of a temporary object."""
     return bool(key) and not key.endswith("/") and f"/{TEMPORARY}" not in f"/{key}"

@@ -1,4 +1,9 @@
-"""Writing a blob: one PUT, or a multipart upload of its pieces in parallel."""
+"""Write a blob: with one PUT, or with a multipart upload of parallel pieces.
+
+A client repeats a request if its answer is lost, so a write can fail because it succeeded before:
+a conditional PUT finds its own blob, a completed upload is gone. Therefore such a write marks its
+blob with a unique text in the metadata, and looks for the mark before it reports a failure.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +32,13 @@ TEMPORARY = ".tmp-"
 _MOST_PIECES = 10_000
 _LARGEST_PUT = 5 << 30  # bytes
 _CONFLICTS = 5
-_MARK = "functionfuse-write"  # metadata: which write a blob is of
+_MARK = "functionfuse-write"  # metadata: identifies the write that made a blob
 
 _keeps_conditions: dict[tuple[str | None, str], bool] = {}  # by endpoint and bucket
 
 
 def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
-    """Put a blob, replacing one that is there; return its etag."""
+    """Put a blob, replacing an earlier one; return its etag, or "" if the answer was lost."""
     views = views_of(parts)
     size = sum(map(len, views))
     if size > bucket.options.multipart_threshold:
@@ -42,15 +47,15 @@ def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
 
 
 def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
-    """Put a blob in one conditional request; return its etag, or "" where the answer was lost.
+    """Put a blob with one conditional request; return its etag, or "" if the answer was lost.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: there is a blob already.
         StorageError: the server doesn't know conditional requests, or the blob is too large.
     """
     views = views_of(parts)
     if sum(map(len, views)) > _LARGEST_PUT:
-        # Not every server that knows the condition of a PUT knows that of a multipart upload.
+        # Some servers know the condition of a PUT, but not that of a multipart upload.
         raise StorageError(
             f"S3: what has more than {_LARGEST_PUT >> 30} GiB can't be written with if_absent"
         )
@@ -64,12 +69,12 @@ def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
         except FAILURES as error:
             conflict = code_of(error) in ("ConditionalRequestConflict", "OperationAborted")
             if conflict and attempt < _CONFLICTS:
-                time.sleep(0.05 * attempt)  # another writer is at it, and may fail
+                time.sleep(0.05 * attempt)  # another writer is writing the key, and may fail
                 continue
             if not _is_refused(error):
                 problem = bucket.failed(error, "put_object", key)
                 raise problem from problem.__cause__
-            # A request that was sent twice has lost against itself.
+            # The request may have been sent twice, and lost against itself.
             if _is_marked(bucket, key, mark):
                 return ""
             raise FileExistsError(f"there is a blob {key!r} in {bucket!r} already") from None
@@ -79,23 +84,23 @@ def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
 
 
 def _check_conditions(bucket: Bucket) -> None:
-    """Raise StorageError where the server doesn't know `If-None-Match`; asks it once."""
+    """Raise StorageError if the server ignores `If-None-Match`; tried once per bucket."""
     where = bucket.options.endpoint_url, bucket.name
     if where not in _keeps_conditions:
         key = f"{TEMPORARY}probe-{unique()}"
         arguments = {"IfNoneMatch": "*", "Body": b"", **bucket.writing}
-        kept = False
+        known = False
         try:
             for _ in range(2):
                 bucket.send("put_object", Key=bucket.prefix + key, **arguments)
         except FAILURES as error:
-            kept = _is_refused(error)
-            if not kept and code_of(error) not in ("NotImplemented", "InvalidArgument"):
+            known = _is_refused(error)
+            if not known and code_of(error) not in ("NotImplemented", "InvalidArgument"):
                 problem = bucket.failed(error, "put_object", key)
                 raise problem from problem.__cause__
         finally:
             bucket.call("delete_object", key)
-        _keeps_conditions[where] = kept
+        _keeps_conditions[where] = known
     if not _keeps_conditions[where]:
         raise StorageError(
             f"S3: the server at {bucket.options.endpoint_url or 'AWS'} ignores the condition"
@@ -105,7 +110,7 @@ def _check_conditions(bucket: Bucket) -> None:
 
 
 def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) -> str:
-    """Write a blob in pieces; if that fails, nothing of it is left. Returns its etag if known."""
+    """Write a blob in pieces; return its etag, or "" if unknown. A failed upload is aborted."""
     mark = unique()
     arguments: dict[str, Any] = {"Metadata": {_MARK: mark}, **bucket.writing}
     upload = bucket.call("create_multipart_upload", key, **arguments)["UploadId"]
@@ -116,7 +121,7 @@ def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) ->
                 "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
             )
         except OSError:
-            # The answer to an earlier attempt may have been lost: then there is no upload any more.
+            # If the answer to an earlier attempt was lost, the upload is completed and gone.
             if not _is_marked(bucket, key, mark):
                 raise
             return ""
@@ -132,7 +137,7 @@ def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) ->
 def _send_pieces(
     bucket: Bucket, key: str, upload: str, views: Sequence[memoryview], size: int
 ) -> list[dict[str, Any]]:
-    """Send all pieces; returns what completes the upload. None is under way when this returns."""
+    """Send all pieces; return the list that completes the upload. No request is left running."""
     chunk = max(bucket.options.multipart_chunk, -(-size // _MOST_PIECES))
 
     def send(number: int) -> dict[str, Any]:
@@ -159,14 +164,14 @@ _CHECKSUMS = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumS
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Tell whether a condition was not met."""
+    """Return whether a condition of the request was not met."""
     return isinstance(error, ClientError) and (
         error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412
     )
 
 
 def _is_marked(bucket: Bucket, key: str, mark: str) -> bool:
-    """Tell whether a blob is of this very write."""
+    """Return whether the blob was made by the write with this mark."""
     try:
         answer = bucket.send("head_object", Key=bucket.prefix + key)
     except FAILURES as error:
@@ -177,12 +182,12 @@ def _is_marked(bucket: Bucket, key: str, mark: str) -> bool:
     return bool(answer.get("Metadata", {}).get(_MARK) == mark)
 
 
-_JOINED_UP_TO = 64 << 10  # bytes; sending one small copy is quicker than asking before several
-_BLOCK = 1 << 20  # bytes; urllib3 asks for 16 KiB at a time, which takes a core at 1 GB/s
+_JOINED_UP_TO = 64 << 10  # bytes; a copy is quicker than the 'Expect: 100-continue' of files
+_BLOCK = 1 << 20  # bytes; urllib3 reads 16 KiB at a time, which uses a whole core at 1 GB/s
 
 
 class Parts(io.RawIOBase):
-    """A file to be read whose contents are buffers, one after the other."""
+    """A readable file whose content is a sequence of buffers."""
 
     def __init__(self, views: Sequence[memoryview]) -> None:
         self.views = views
@@ -202,13 +207,13 @@ class Parts(io.RawIOBase):
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to an offset from the beginning, from here, or from the end."""
+        """Set the position, relative to the beginning, the current position or the end."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         self.position = max(0, start + offset)
         return self.position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes; where some, but less than a block, are asked for, a block."""
+        """Return the next `size` bytes; a whole block if `size` is smaller and not 0."""
         if size == 0:
             return b""
         wanted = self.size if size is None or size < 0 else max(size, _BLOCK)
@@ -218,13 +223,13 @@ class Parts(io.RawIOBase):
 
 
 def views_of(parts: Iterable[Buffer]) -> list[memoryview]:
-    """Return the parts that aren't empty as views of bytes."""
+    """Return the parts as views of bytes, without empty ones."""
     views = [memoryview(part) for part in parts]
     return [view.cast("B") for view in views if view.nbytes]
 
 
 def piece_of(views: Iterable[memoryview], start: int, end: int) -> list[memoryview]:
-    """Return what lies between two positions of views that follow each other."""
+    """Return the bytes from `start` to `end` of a sequence of views."""
     found, position = [], 0
     for view in views:
         piece = view[max(0, start - position) : max(0, end - position)]
@@ -237,6 +242,6 @@ def piece_of(views: Iterable[memoryview], start: int, end: int) -> list[memoryvi
 
 
 def body_of(views: Sequence[memoryview]) -> bytes | Parts:
-    """Return what boto3 is to send."""
+    """Return the body for boto3: bytes if it is small, else a file."""
     parts = Parts(views)
     return b"".join(views) if parts.size <= _JOINED_UP_TO else parts

@@ -1,4 +1,4 @@
-"""`ZarrStore`: a store of zarr 3 over the blobs of a bucket."""
+"""`ZarrStore`: a zarr 3 store over the blobs of a bucket."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["ZarrStore"]
 
 Found = TypeVar("Found")
 
-# By process id, as threads don't live on in a fork, and by the number of threads.
+# By process id, because threads don't survive a fork, and by the number of threads.
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 class ZarrStore(Store):
     """The keys of a zarr array or group, as blobs of an `S3Store` below a folder.
 
-    It pickles by the store's options, and several threads and processes can use it at once.
+    It pickles by the store's options. Several threads and processes can use it at once.
 
     Args:
-        store, bucket: the blob store, and its bucket.
-        folder: what the keys begin with; empty, or it ends in "/".
+        store, bucket: the blob store and its bucket.
+        folder: the beginning of the keys; empty, or it ends in "/".
     """
 
     supports_writes = True
@@ -71,10 +71,10 @@ class ZarrStore(Store):
         return f"s3://{bucket.name}/{bucket.prefix}{self.folder}"
 
     def with_read_only(self, read_only: bool = False) -> ZarrStore:
-        """Return a store of the same keys that can, or can't, be written."""
+        """Return a store of the same keys, which is read-only or not."""
         return ZarrStore(self.store, self.bucket, self.folder, read_only=read_only)
 
-    # What zarr calls where it doesn't need to wait for several at once.
+    # zarr calls these when it doesn't wait for several requests at once.
 
     def get_sync(
         self,
@@ -83,7 +83,7 @@ class ZarrStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Return a value or a part of it, with one request; None if there is none."""
+        """Return a value or a part of it, with one request; None if it is missing."""
         self._is_open = True
         where, kind = self.folder + key, (prototype or default_buffer_prototype()).buffer
         try:
@@ -105,12 +105,12 @@ class ZarrStore(Store):
         self._is_open = True
         self.store.delete([self.folder + key])
 
-    # What zarr waits for.
+    # zarr awaits these.
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return a value or a part of it; None if there is none."""
+        """Return a value or a part of it; None if it is missing."""
         return await self._in_thread(
             lambda: self.get_sync(key, prototype=prototype, byte_range=byte_range)
         )
@@ -125,7 +125,7 @@ class ZarrStore(Store):
         return list(await asyncio.gather(*wanted))
 
     async def exists(self, key: str) -> bool:
-        """Tell whether there is a value."""
+        """Return whether there is a value."""
         return await self._in_thread(lambda: self._size_of(key)) is not None
 
     async def getsize(self, key: str) -> int:
@@ -136,7 +136,7 @@ class ZarrStore(Store):
         return size
 
     async def getsize_prefix(self, prefix: str) -> int:
-        """Return the size of all values below a prefix; lists them, and reads none."""
+        """Return the total size of the values below a prefix; lists them, and reads none."""
         below = f"{self.folder}{_folder(prefix)}"
         blobs = await self._in_thread(lambda: list(self.store.list(below)))
         return sum(blob.size for blob in blobs)
@@ -147,7 +147,7 @@ class ZarrStore(Store):
         await self._in_thread(lambda: self.set_sync(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Store a value unless there is one; of several writers, one does."""
+        """Store a value unless there is one; of several writers, exactly one stores."""
         self._check_writable()
         data = [memoryview(value.as_buffer_like())]
         try:
@@ -180,7 +180,7 @@ class ZarrStore(Store):
             yield blob.key[len(self.folder) :]
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Iterate what is directly below a prefix: keys, and the first segments of deeper ones."""
+        """Iterate the names directly below a prefix: keys, and first segments of deeper keys."""
         below = f"{self.folder}{_folder(prefix)}"
         for name in await self._in_thread(lambda: [*self.store.names(below)]):
             yield name.rstrip("/")
@@ -191,7 +191,7 @@ class ZarrStore(Store):
         return next(sizes, None)
 
     async def _in_thread(self, call: Callable[[], Found]) -> Found:
-        """Run what waits for the server, beside what else does."""
+        """Run a blocking call in a thread of the pool."""
         if not self._is_open:
             await self._open()
         concurrency = self.bucket.options.concurrency

@@ -132,7 +132,7 @@ def _names_of(code: Iterable[Any]) -> Iterator[tuple[str, str]]:
             if path[0] in variables:
                 yield from _variable(variables[path[0]], path)
         for level, module, *_ in shape.imports if "<" in name else ():
-            with suppress(ImportError):  # it fails when it runs, too
+            with suppress(ImportError):  # the import fails at run time too
                 package = variables.get("__package__") or ""
                 yield resolve_name("." * level + module, package), IMPORTED
 

@@ -51,7 +51,7 @@ _ABOUT = {
     *("__name__", "__package__", "__path__", "__spec__", "__warningregistry__"),
 }
 _MISSING = object()
-_DEEP = 20  # levels of containers that are searched
+_DEEP = 20  # levels of containers; deeper, a package's variable counts by its name
 
 
 def refuse(name: str) -> None:

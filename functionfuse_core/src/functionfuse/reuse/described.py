@@ -4,7 +4,7 @@ A pickle has only the names of classes, so the header lists them: a plan looks a
 The bytes of sets differ from process to process, so the header then has a digest of the value.
 
 The names are the globals that the pickle refers to. If a global takes its text from the pickle's
-memo, `_resolved` searches for it: any text in the pickle that names a project's module or global.
+memo, `_resolved` takes all texts in the pickle that name a global of a project's module.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The project is every file outside
 
 - the standard library,
 - the folders that packages are installed to, and
-- the packages in a `*.dist-info/RECORD` beside them, as from `pip install --target`.
+- the files that a `*.dist-info/RECORD` in their folder lists, as from `pip install --target`.
 
 Code without a file, such as a notebook's, belongs to the project too. So do the packages in `own`,
 wherever they are installed.

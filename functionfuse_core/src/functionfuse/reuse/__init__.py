@@ -1,1 +1,1 @@
-"""Is a stored result still right: code, values, identities and the plan of a run."""
+"""Decide whether stored results are still right: code, values, identities and the plan."""

@@ -1,8 +1,12 @@
-"""Where the instructions of a code object can go, whatever the lines that they were written on.
+"""The control flow of a code object, without the effects of line breaks.
 
-The compiler looks at line breaks when it decides whether a jump to a jump goes to its end at once,
-whether a short way out is shared or copied, whether a swap on the stack is done by the order of the
-stores that follow, and whether a store goes that the next one replaces; here all of that is done.
+The compiler makes four optimizations, or doesn't, depending on line breaks. `Flow` always does:
+
+1. A jump to another jump goes to the last target (`_landing`, `_threaded`).
+2. A short way out is copied to each jump to it (`_exits`).
+3. A swap on the stack is replaced by another order of the stores after it (`_without_swaps`).
+4. A store that the next one overwrites is dropped (`_without_swaps`).
+
 See the standard library's `dis` for the instructions.
 """
 
@@ -21,50 +25,48 @@ _DROPPED = {"NOP", "CACHE", "EXTENDED_ARG", "RESUME"}
 _ALWAYS_JUMPS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP_ABSOLUTE"}
 _ENDS = {"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"}
 _SWAPPABLE = {"STORE_FAST", "STORE_FAST_MAYBE_NULL", "POP_TOP"}
-_SHORT = 4  # instructions: the compiler may copy so short a way out to each place that goes there
+_SHORT = 4  # instructions; the compiler may copy so short a way out to each jump to it
 _PLAIN = {"LOAD_FAST", "STORE_FAST"}
 _PART = re.compile("LOAD_FAST_AND_CLEAR|LOAD_FAST|STORE_FAST|DELETE_FAST")
-# What a class body stores of how it is written, or of its methods, in an order by chance.
+# Names that a class body stores about its source, or about its methods in a random order.
 _NOT_MEANT = {"__doc__", "__firstlineno__", "__static_attributes__"}
 
 
 class Flow:
-    """The instructions of a code object, and where each can go.
-
-    A place is an index into them.
+    """The instructions of a code object, and the instructions that can follow each.
 
     Attributes:
-        instructions: the instructions.
-        swapped: the same, with stores in the order that makes swaps on the stack needless, and
-            without those that the next ones make needless.
-        steps: for each place, "" or what kind of jump it is, and the places that can be next.
-        handlers: for each place, where an exception goes: place, depth of the stack, and whether
-            the stack gets the place where it was raised; or None.
-        exits: for each place from where it is not far to an end, and without a choice, the way.
+        instructions: the instructions; every index is an index into this list.
+        swapped: the same, with stores reordered so that swaps on the stack are needless, and
+            without stores that the next ones overwrite.
+        steps: for each index: the kind of jump, "" for none, and the indexes that can be next.
+        handlers: for each index: the handler of an exception (index, depth of the stack, and
+            whether the offset of the raising instruction is pushed), or None.
+        exits: for each index with a short way to an end, without a branch: the indexes on the way.
     """
 
     def __init__(self, code: CodeType) -> None:
         self.instructions = _instructions(code)
-        indexes = [instruction.offset for instruction in self.instructions]
+        offsets = [instruction.offset for instruction in self.instructions]
         self._targets = {
-            index: bisect.bisect_left(indexes, instruction.argval)
+            index: bisect.bisect_left(offsets, instruction.argval)
             for index, instruction in enumerate(self.instructions)
             if instruction.opcode in JUMPS
         }
         self.swapped, self._needless = _without_swaps(
             self.instructions, set(self._targets.values())
         )
-        self.handlers: list[tuple[int, int, bool] | None] = [None] * len(indexes)
+        self.handlers: list[tuple[int, int, bool] | None] = [None] * len(offsets)
         for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
-            first, end = (bisect.bisect_left(indexes, at) for at in (entry.start, entry.end))
-            target = self._landing(bisect.bisect_left(indexes, entry.target))
+            first, end = (bisect.bisect_left(offsets, at) for at in (entry.start, entry.end))
+            target = self._landing(bisect.bisect_left(offsets, entry.target))
             self.handlers[first:end] = [(target, entry.depth, entry.lasti)] * (end - first)
         self._handled = any(self.handlers)
-        self.steps = [self._step(index) for index in range(len(indexes))]
+        self.steps = [self._step(index) for index in range(len(offsets))]
         self.exits = self._exits()
 
     def order(self) -> list[int]:
-        """Return the places that can be reached, as they follow each other; without `exits`."""
+        """Return the reachable indexes in the order of the flow, without those of `exits`."""
         found: dict[int, None] = {}
         pending = [self._landing(0)]
         while pending:
@@ -81,7 +83,7 @@ class Flow:
         return list(found)
 
     def _landing(self, index: int) -> int:
-        """Return the first place, from this one on, that does more than to go to another."""
+        """Return the next needed instruction from an index on, along plain jumps."""
         seen = set()
         while index not in seen:
             seen.add(index)
@@ -114,14 +116,14 @@ class Flow:
         return name, (after, target)
 
     def _jump(self, index: int) -> str:
-        """Return what kind of jump stands at a place, whatever its direction; "" for none."""
+        """Return the kind of jump at an index, without its direction; "" for none."""
         instruction = self.instructions[index]
         if instruction.opcode not in JUMPS or instruction.opname in _ALWAYS_JUMPS:
             return instruction.opname if instruction.opname in _ALWAYS_JUMPS else ""
         return instruction.opname.replace("FORWARD_", "").replace("BACKWARD_", "")
 
     def _threaded(self, name: str, target: int) -> tuple[str, int]:
-        """Follow a jump that keeps the value that it tests to where that is tested again."""
+        """Follow a jump that leaves its tested value on the stack to the next test of it."""
         tested, other = ("TRUE", "FALSE") if name == "JUMP_IF_TRUE_OR_POP" else ("FALSE", "TRUE")
         while self._jump(target) == name:
             target = self._landing(self._targets[target])
@@ -134,7 +136,7 @@ class Flow:
     def _exits(self) -> dict[int, list[int]]:
         exits: dict[int, list[int]] = {}
         changed = True
-        while changed:  # once more for a way out that goes back
+        while changed:  # again, because a way out can go back
             changed = False
             for index in range(len(self.steps) - 1, -1, -1):
                 name, after = self.steps[index]
@@ -148,7 +150,7 @@ class Flow:
 
 def _instructions(code: CodeType) -> list[dis.Instruction]:
     instructions: list[dis.Instruction] = []
-    # `dis` writes each constant as text, which takes its time, and fails for a very long int.
+    # `dis` formats each constant as text, which is slow, and fails for a very long int.
     numbered = code.replace(co_consts=tuple(range(len(code.co_consts))))
     for instruction in dis.get_instructions(numbered):
         name, value = instruction.opname, instruction.argval
@@ -159,8 +161,8 @@ def _instructions(code: CodeType) -> list[dis.Instruction]:
         elif name in _PLAIN or "FAST" not in name:
             instructions.append(instruction)
         else:
-            # One for two, which the compiler only takes when both are on one line; and loads that
-            # check, or don't, that there is a value, by the ways to them: copies have fewer.
+            # The compiler joins two instructions only if both are on one line. It picks loads with
+            # or without a check for a value by the ways to them, and a copy has fewer ways.
             values = value if isinstance(value, tuple) else (value,)
             for part, variable in zip(_PART.findall(name), values, strict=True):
                 instructions.append(_other(instruction, part, variable))
@@ -170,12 +172,12 @@ def _instructions(code: CodeType) -> list[dis.Instruction]:
 def _without_swaps(
     instructions: list[dis.Instruction], targets: set[int]
 ) -> tuple[list[dis.Instruction], set[int]]:
-    """Return the instructions with stores reordered, and the places of those to leave out.
+    """Return the instructions with stores reordered, and the indexes of needless ones.
 
-    A value whose variable is stored again at once is dropped: so no store depends on the order.
+    A value is dropped if its variable is stored again at once, so the order of stores is free.
     """
     swapped, needless = instructions.copy(), set[int]()
-    stores: list[int] = []  # those that follow each other from here on, the nearest last
+    stores: list[int] = []  # indexes of the stores directly after this one, the nearest last
     for index in range(len(instructions) - 1, -1, -1):
         name, value = instructions[index].opname, instructions[index].argval
         if name in _SWAPPABLE:

@@ -4,7 +4,7 @@ A pickle has only the names of classes, so the header lists them: a plan looks a
 The bytes of sets differ from process to process, so the header then has a digest of the value.
 
 The names are the globals that the pickle refers to. If a global takes its text from the pickle's
-memo, `_resolved` searches for it: any text in the pickle that names a project's module or global.
+memo, `_resolved` takes all texts in the pickle that name a global of a project's module.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _names_of(code: Iterable[Any]) -> Iterator[tuple[str, str]]:
             if path[0] in variables:
                 yield from _variable(variables[path[0]], path)
         for level, module, *_ in shape.imports if "<" in name else ():
-            with suppress(ImportError):  # it fails when it runs, too
+            with suppress(ImportError):  # the import fails at run time too
                 package = variables.get("__package__") or ""
                 yield resolve_name("." * level + module, package), IMPORTED
 

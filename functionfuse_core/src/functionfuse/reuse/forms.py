@@ -1,7 +1,7 @@
-"""Special forms: types whose pickled state says too little, too much, or nothing.
+"""Special forms of types whose pickled state has too few parts, too many, or none.
 
-Each line gives the parts that count instead. A type that has no state and no line here can't be
-told from another, so a node that takes one runs every time.
+Each line of `_FORMS` gives the parts that count instead. An object of a type without a state and
+without a line has no digest, so a node that takes it runs every time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _nothing(_: Any) -> tuple[()]:
 
 
 def _frame(frame: Any) -> Any:
-    """Return what a frame or a series holds, whatever blocks it is kept in."""
+    """Return the contents of a frame or series, whatever its internal blocks."""
     columns = [frame.array] if frame.ndim == 1 else [column.array for _, column in frame.items()]
     metadata = [getattr(frame, name, None) for name in frame._metadata if name != "_name"]
     named = getattr(frame, "name", None)
@@ -54,7 +54,7 @@ def _multi_index(index: Any) -> Any:
 
 
 def _tensor(tensor: Any) -> Any:
-    """Return what a tensor holds; of a sparse or quantized one, nothing can be told."""
+    """Return a tensor's contents. Raises FingerprintError for a sparse or quantized one."""
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise FingerprintError(f"a tensor of {tensor.layout} can't be told from another")
@@ -66,7 +66,7 @@ def _tensor(tensor: Any) -> Any:
 
 
 def _field(field: Any) -> Any:
-    """Return what a field of a dataclass says; a class variable is an attribute of the class."""
+    """Return a dataclass field; a class variable's default is an attribute of the class."""
     kind = field._field_type.name
     default = None if kind == "_FIELD_CLASSVAR" else (field.default, field.default_factory)
     flags = field.init, field.repr, field.hash, field.compare, field.kw_only is True
@@ -87,7 +87,7 @@ def _proxy(proxy: Any) -> Any:
 
 
 def _members(made: Any) -> Any:
-    """Return what an object that is written in C shows of itself."""
+    """Return the public members of an object of a C type."""
     kinds = (GetSetDescriptorType, MemberDescriptorType)
     names = [name for name, part in vars(type(made)).items() if type(part) in kinds]
     return {name: getattr(made, name) for name in names if not name.startswith("__")}
@@ -131,7 +131,7 @@ _FORMS: dict[str, Parts] = {
     "wrapt.wrappers.ObjectProxy": _proxy,
     "dataclasses.Field": _field,
     "dataclasses._DataclassParams": repr,
-    # what keeps, orders or writes down, and changes no result
+    # locks, loggers and compiled schemas: they change no result
     "_thread.RLock": _nothing,
     "_thread.lock": _nothing,
     "logging.Logger": _nothing,
@@ -171,7 +171,7 @@ _FORMS: dict[str, Parts] = {
 
 @functools.lru_cache(maxsize=1024)
 def form_of(kind: type) -> tuple[type, Parts] | None:
-    """Return the class that has a special form, of a type and its bases, and the form."""
+    """Return the first class with a special form, of a type and its bases, and the form."""
     for base in kind.__mro__:
         parts = _FORMS.get(f"{base.__module__}.{base.__qualname__}")
         if parts is not None:
@@ -180,20 +180,20 @@ def form_of(kind: type) -> tuple[type, Parts] | None:
 
 
 def undescribed(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return attributes without those that `functools.update_wrapper` copies to describe code."""
+    """Return attributes without the descriptions that `functools.update_wrapper` copies."""
     if "__wrapped__" not in attributes:
         return attributes
     return {name: part for name, part in attributes.items() if name not in _DESCRIBING}
 
 
 def attributes_of(value: Any, own: frozenset[str]) -> Any:
-    """Return attributes of an object of the project's class: what its base may not pickle."""
+    """Return the attributes of an object of a project class; its base may not pickle them."""
     kind = type(value)
     if not is_own(kind.__module__, own):
         return None
     internal = getattr(kind, "_internal_names_set", ())  # of pandas' objects
     if issubclass(kind, Flag):
-        internal = {"_inverted_"}  # found out when code asks for it
+        internal = {"_inverted_"}  # computed at the first use
     found = {
         name: part for name, part in getattr(value, "__dict__", {}).items() if name not in internal
     }
@@ -208,7 +208,7 @@ def attributes_of(value: Any, own: frozenset[str]) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def pickles_itself(kind: type, own: frozenset[str]) -> bool:
-    """Tell whether a class of the project says how its objects are pickled."""
+    """Return whether a class of the project defines how its objects are pickled."""
     names = ("__getstate__", "__reduce__", "__reduce_ex__")
     bases = [base for base in kind.__mro__ if is_own(base.__module__, own)]
     return any(name in vars(base) for base in bases for name in names)

@@ -374,7 +374,7 @@ def _defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _decorates(module: str, function: Any) -> bool:
-    """Tell whether a module has itself decorated one of its functions with `@workflow`."""
+    """Return whether a module has itself decorated one of its functions with `@workflow`."""
     found = list(vars(sys.modules[module]).values())
     return any(value.func is function for value in found if issubclass(type(value), _DECORATED))
 
@@ -386,7 +386,7 @@ _NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__
 def _found(name: str, *, by_value: bool) -> Any:
     """Return the object of a name; None if it is gone. A script's module isn't imported."""
     module, _, path = name.partition(":")
-    if path == IMPORTED:  # a plan can't import it: the module may be another script
+    if path == IMPORTED:  # a plan can't follow it: the code may be of another script
         raise FingerprintError(f"code that imports {module!r} when it runs")
     found: Any = sys.modules.get(module)
     if module == module_name("__main__"):

@@ -1,4 +1,4 @@
-"""Literals as typed bytes: each differs from all others, of its own type and of other types."""
+"""Literals as typed bytes, different for each value and each type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LITERAL_TYPES = frozenset(LITERALS)
 literal_of = LITERALS.get  # bound once, as it is called for every value
 
 
-_LONG = 4096  # bytes; of longer texts and bytes, the digest is written
+_LONG = 4096  # bytes; a longer value is written as its digest
 
 
 def _sized(tag: bytes, value: bytes) -> bytes:
@@ -43,13 +43,13 @@ def _sized(tag: bytes, value: bytes) -> bytes:
 
 
 def literal_stream(value: Any) -> bytes | None:
-    """Return what a writer writes for a literal; None for anything else."""
+    """Return the typed bytes of a literal; None for any other value."""
     literal = LITERALS.get(type(value))
     return None if literal is None else literal(value)
 
 
 def shown(value: Any) -> str:
-    """Return a literal as text, if that is short; else ""."""
+    """Return a literal as text if that is short; else ""."""
     if type(value) not in LITERALS or (type(value) is int and value.bit_length() > 200):
         return ""  # an int of thousands of digits has no text
     text = repr(value)
@@ -57,13 +57,13 @@ def shown(value: Any) -> str:
 
 
 def tagged(tag: bytes, text: str) -> bytes:
-    """Return a text as bytes, with what it is and its length before it."""
+    """Return a text as bytes, after a tag and its length."""
     encoded = text.encode("utf-8", "surrogatepass")
     return b"%s%d:%s" % (tag, len(encoded), encoded)
 
 
 def pickled(items: Any) -> bytes:
-    """Return the pickle of a list or tuple of literals; equal for equal ones: it has no memo."""
+    """Return the pickle of a list or tuple of literals, without a memo: equal for equal items."""
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5)
     pickler.fast = True

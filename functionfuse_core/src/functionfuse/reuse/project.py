@@ -1,9 +1,13 @@
-"""What is the user's project: its code counts by what it does, all other code by its name.
+"""Decide which code is the user's project: it counts by content, all other code by its name.
 
-The project is every file outside the standard library, outside the folders that packages are
-installed to, and outside the packages that a `*.dist-info/RECORD` beside them lists (as
-`pip install --target` leaves them); and code that has no file at all, such as a notebook's. A
-package that is named in `own` belongs to it too, wherever it is installed.
+The project is every file outside
+
+- the standard library,
+- the folders that packages are installed to, and
+- the files that a `*.dist-info/RECORD` in their folder lists, as from `pip install --target`.
+
+Code without a file, such as a notebook's, belongs to the project too. So do the packages in `own`,
+wherever they are installed.
 """
 
 from __future__ import annotations
@@ -46,10 +50,10 @@ def top_level(module: str) -> str:
 
 
 def is_own(module: object, own: Own = _NONE) -> bool:
-    """Tell whether a module belongs to the project.
+    """Return whether a module belongs to the project.
 
     Args:
-        module: its name; a type written in C can have something else as its module, which doesn't.
+        module: its name. A C type's `__module__` may be no text; then the result is False.
         own: packages that belong to the project wherever they are installed.
     """
     if not isinstance(module, str):
@@ -65,13 +69,13 @@ def is_own(module: object, own: Own = _NONE) -> bool:
         return is_own_file(file)
     if top in sys.stdlib_module_names or top == "functionfuse":
         return False
-    # A package without a file of its own lies where its parts do; what was made at run time
-    # belongs to the project.
+    # A package without a file is where its parts are. A module that was made at run time belongs
+    # to the project.
     return all(map(is_own_file, getattr(loaded, "__path__", ())))
 
 
 def is_own_code(code: CodeType, module: object, own: Own) -> bool:
-    """Tell whether the code of a function belongs to the project.
+    """Return whether the code of a function belongs to the project.
 
     Args:
         module: the name of the module whose globals the function reads.
@@ -83,7 +87,7 @@ def is_own_code(code: CodeType, module: object, own: Own) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_own_file(file: str) -> bool:
-    """Tell whether a file of code belongs to the project; code without one does."""
+    """Return whether a file of code belongs to the project; code without a file does."""
     if file.startswith("<"):
         return not file.startswith("<frozen ")
     path = os.path.abspath(file)
@@ -109,7 +113,7 @@ def _standard_library() -> tuple[str, ...]:
 
 @functools.cache
 def _recorded(folder: str) -> frozenset[str]:
-    """Return the files that packages were installed to a folder as, relative to it."""
+    """Return the files of the packages that were installed to a folder, relative to it."""
     try:
         records = [entry for entry in os.listdir(folder) if entry.endswith(".dist-info")]
     except OSError:
@@ -125,9 +129,9 @@ def _recorded(folder: str) -> frozenset[str]:
 
 
 def name_in_package(value: Any, own: Own) -> str:
-    """Return the name under which an installed package has a function or class; "" for others.
+    """Return the name of a function or class in an installed package; "" for others.
 
-    That is what pickle would write, and only if it leads to this very object.
+    It is the name that pickle would write, and it must lead to the same object.
     """
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not (isinstance(module, str) and isinstance(name, str)) or is_own(module, own):
@@ -135,7 +139,7 @@ def name_in_package(value: Any, own: Own) -> str:
     if type(value) is FunctionType:
         file = value.__code__.co_filename
         if is_own_file(file) and not file.startswith("<"):
-            return ""  # the project's, put in the place of a package's
+            return ""  # project code that replaces a package's
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -145,15 +149,15 @@ def name_in_package(value: Any, own: Own) -> str:
 
 
 def singles_of(kind: type, own: Own) -> dict[int, str]:
-    """Return the objects that a package made once for all, such as `os.environ`: id to name.
+    """Return the global objects of a type in its package, such as `os.environ`: id to name.
 
-    They are looked for where their class is from, and at the top of that package.
+    Only the type's own module and the top-level package are searched.
     """
     module = kind.__module__
     if not isinstance(module, str) or module == "builtins" or is_own(module, own):
         return {}
     if module == "dataclasses" and kind.__name__ in ("Field", "_DataclassParams"):
-        return {}  # each class has some, and it takes time to look
+        return {}  # each class has some, and the search is slow
     return {
         id(value): f"{name}.{variable}"
         for name in dict.fromkeys((top_level(module), module))
@@ -164,7 +168,7 @@ def singles_of(kind: type, own: Own) -> dict[int, str]:
 
 
 def is_importable(name: str, own: Own) -> bool:
-    """Tell whether a module's name leads into the project; nothing is imported."""
+    """Return whether a module's name belongs to the project, without an import."""
     if name in sys.modules:
         return is_own(name, own)
     top = top_level(name)
@@ -177,7 +181,7 @@ def is_importable(name: str, own: Own) -> bool:
     except (ImportError, ValueError):
         return False
     if spec is None:
-        return True  # it may come to be
+        return True  # the project may add it
     if top in own:
         return True
     locations = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
@@ -185,7 +189,7 @@ def is_importable(name: str, own: Own) -> bool:
 
 
 def name_anywhere(value: Any, own: Own) -> str:
-    """Return the shortest name under which a package has an object; "" where none has."""
+    """Return the shortest global name of an object in any loaded package; "" for none."""
     found = []
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and not is_own(name, own):
@@ -206,7 +210,7 @@ def _installed_version(package: str) -> str:
 
 
 def version_of(package: str) -> str:
-    """Return the version of a package that is imported or installed by a name; "" for none."""
+    """Return the version of an imported or installed package; "" for none."""
     if package in sys.stdlib_module_names or package == "functionfuse":
         return ""
     version = getattr(sys.modules.get(package), "__dict__", {}).get("__version__")
@@ -214,15 +218,15 @@ def version_of(package: str) -> str:
 
 
 def meant(package: str, *, imported: bool = False) -> str:
-    """Return " (did you mean 'x'?)" for a distribution that a wrong name may stand for, or "".
+    """Return " (did you mean 'x'?)" for a wrong package name; "" if none is close.
 
     Args:
-        imported: whether the name of what is imported is meant, and not that of a distribution.
+        imported: whether an import name is needed, and not a distribution's name.
     """
     owners = metadata.packages_distributions()
     if imported:
         found = [top for top, names in owners.items() if package in names]
         return f" (did you mean {found[0]!r}?)" if found else close_to(package, owners)
-    if package in owners:  # it is installed under another name than it is imported by
+    if package in owners:  # its distribution has another name
         return f" (did you mean {owners[package][0]!r}?)"
     return close_to(package, {name for found in owners.values() for name in found})

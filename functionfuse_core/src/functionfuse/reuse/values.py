@@ -1,4 +1,4 @@
-"""Digests of values and of the code in them: equal values and code have equal digests.
+"""Digests of values and of the code in them: equal for equal ones, different for others.
 
 1. A value becomes a stream of typed bytes, each part with its length, hashed with XXH3-128.
 2. Code in a value becomes a number. The bodies of the code follow the values (see `stream`).
@@ -70,7 +70,7 @@ class Writer(Stream):
         super().__init__(**options)
         self._index = index
         self._open: dict[int, int] = {}  # objects being written: id to depth
-        self._lowest = sys.maxsize  # smallest depth of an object met inside itself
+        self._lowest = sys.maxsize  # smallest depth of the objects met inside themselves
         self._done: dict[tuple[int, bool], bytes] = {}  # stream of each written object
         self._visits: dict[int, tuple[int, int]] = {}  # id to order of discovery, and count
         self._singles: dict[type, dict[int, str]] = {}

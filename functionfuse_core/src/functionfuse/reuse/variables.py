@@ -51,7 +51,7 @@ _ABOUT = {
     *("__name__", "__package__", "__path__", "__spec__", "__warningregistry__"),
 }
 _MISSING = object()
-_DEEP = 20  # levels of containers that are searched
+_DEEP = 20  # levels of containers; deeper, a package's variable counts by its name
 
 
 def refuse(name: str) -> None:
@@ -236,10 +236,10 @@ def write_import(writer: Stream, imported: Import, package: str) -> None:
 
 
 def _imported(writer: Stream, name: str) -> ModuleType | None:
-    """Import and return a module of the project; None for any other, or if it doesn't exist.
+    """Import and return a module of the project; None for others, missing ones, syntax errors.
 
     Raises:
-        FingerprintError: the module exists, but its import fails.
+        FingerprintError: the import fails in any other way.
     """
     if not is_importable(name, writer.own):
         return None

@@ -1,4 +1,4 @@
-"""Serializers: how values of particular types are kept beside a result, and by what protocols."""
+"""Serializers store values of particular types beside a result, through protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract that a serializer implements: how values of one type are kept beside a result."""
+"""The contract of a serializer, which stores values of one type beside a result."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from ..errors import OptionsError
 
 __all__ = ["Serializer", "checked", "generate_name"]
 
-# Types that pickle writes without asking anybody.
+# Types that pickle writes natively, without a call of a serializer.
 _NATIVE = {bool, bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple, type(None)}
 
 
 class Serializer(Protocol):
-    """Keeps values of one type, and of its subclasses, in files beside the result.
+    """Stores values of one type, and of its subclasses, in files beside the result.
 
-    An instance with these members, or a class: of one whose methods need an instance, one is made
-    without arguments. It catches its type at any depth inside a result;
-    an object met twice is written once and comes back as one object.
+    It is an instance with these members, or a class. If the methods of a class need an instance,
+    one is made without arguments. A serializer gets each object of its type, at any depth inside a
+    result. An object met twice is written once and comes back as one object.
 
-    Three members can be added:
+    Three members are optional:
 
-    - `always_read = True`: what follows in a run is given the object that was read back, and not
-      the one that was written; for what is lazy, so that it isn't computed again.
-    - `pickle_many(objs, protocols)` returns a list of what `pickle` returns, and is called in its
-      place: with all objects of one result, and a list of the protocols for each, so that what the
-      objects share is computed once.
-    - `check(obj)`, beside `pickle_many`, raises for what can't be kept, before anything is written.
+    - `always_read = True`: later nodes of a run get the object that was read back, and not the one
+      that was written. Use it for lazy objects, so that they aren't computed again.
+    - `pickle_many(objs, protocols)` is called instead of `pickle`, with all objects of one result
+      and a list of the protocols for each, so that shared parts are computed once. It returns a
+      list of (name, pid).
+    - `check(obj)`, beside `pickle_many`, raises if an object can't be stored, before any write.
 
     Attributes:
-        name: stands in the result for this serializer, for ever.
-        serializer_class: the type; not one of the types that pickle itself writes natively, such
-            as list, dict or str, and not that of functions or classes.
+        name: identifies this serializer in stored results, for ever.
+        serializer_class: the type. It can't be a type that pickle writes natively, such as list,
+            dict or str, nor the type of functions or classes.
     """
 
     name: str
@@ -44,32 +44,31 @@ class Serializer(Protocol):
     def pickle(self, obj: Any, protocols: dict[str, Any]) -> tuple[str, Any]:
         """Write `obj` through one of `protocols`, under a fresh name (see `generate_name`).
 
-        Returns (name, pid): `pid` is what `unpickle` needs to find it again, and is pickled. It is
-        read for ever, so it says in which version of the serializer's own format it was written:
-        `{"version": 1, "file": ...}`. What was written counts for nothing until the result itself
-        is committed.
+        Returns (name, pid). `pid` is pickled, and `unpickle` finds the object by it. It must be
+        readable for ever, so it has the version of the serializer's own format:
+        `{"version": 1, "file": ...}`. Written files have no effect until the result is committed.
         """
 
     def unpickle(self, pid: Any, protocols: dict[str, Any]) -> Any:
-        """Return the object behind `pid`, of whatever version.
+        """Return the object of a `pid` of any version.
 
-        Of a version that is not known yet, raise `NewerFormatError`.
+        Raise `NewerFormatError` for a version that is not known yet.
         """
 
     def remove(self, pid: Any, protocols: dict[str, Any]) -> None:
-        """Remove what is behind `pid`. Files of the file protocol are removed without this."""
+        """Remove the object of a `pid`. Files of the file protocol don't need this call."""
 
 
 def generate_name() -> str:
-    """Return a file name that nothing has yet."""
+    """Return a new, unique file name."""
     return str(uuid.uuid4())
 
 
 def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
-    """Return the serializers if each has what the contract asks for.
+    """Return the serializers if each fulfils the contract.
 
     Raises:
-        OptionsError: one lacks a member, or claims a type that pickle never asks about.
+        OptionsError: one lacks a member, or claims no class or a type that pickle writes natively.
     """
     found = []
     for given in serializers:
@@ -93,7 +92,7 @@ def checked(serializers: Iterable[Serializer]) -> list[Serializer]:
 
 
 def _instance(serializer: Any) -> Any:
-    """Return an object of a class whose methods need one; anything else as it is."""
+    """Return an instance of a class whose methods need one; else the serializer itself."""
     if isinstance(serializer, type):
         found = inspect.getattr_static(serializer, "pickle", None)
         if isinstance(found, FunctionType):

@@ -1,4 +1,4 @@
-"""The documented import path of `DaskArraySerializer`, which functionfuse-dask brings."""
+"""The documented import path of `DaskArraySerializer`, from functionfuse-dask."""
 
 from __future__ import annotations
 

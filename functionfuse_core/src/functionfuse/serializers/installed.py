@@ -1,7 +1,7 @@
-"""Serializers of installed plugins, found by the type of a value that is met.
+"""Find the serializers of installed plugins by the type of a value.
 
-A value can only exist when the module of its type is imported. So as long as no claimed type's
-module is, there is nothing to look for; and a plugin is imported when a value of its type is met.
+A value can only exist if the module of its type is imported. So there is nothing to search for
+until the module of a claimed type is imported. A plugin is imported at the first value of its type.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["awake", "build", "serializer_for", "serializer_of", "type_name"]
 
 
 class _Claims:
-    """The types that installed plugins claim, as `entrypoints` knew them at one time."""
+    """The types that installed plugins claim, for one generation of `entrypoints`."""
 
     def __init__(self) -> None:
         found = entries(SERIALIZERS)
@@ -34,7 +34,7 @@ _built: dict[tuple[str, str], Serializer] = {}
 
 
 def awake() -> bool:
-    """Tell whether values of a type that a plugin claims can exist in this process."""
+    """Return whether values of a type that a plugin claims can exist in this process."""
     claims = _claims
     if claims is None or claims.generation != entrypoints.generation:
         claims = _look()
@@ -47,7 +47,7 @@ def awake() -> bool:
 
 
 def serializer_of(kind: type) -> Serializer | None:
-    """Return the serializer that a plugin brings for a type, or for the nearest of its bases.
+    """Return a plugin's serializer for a type or its nearest base; None if there is none.
 
     Raises:
         PluginError: two distributions claim the type, or the plugin can't be used.
@@ -65,8 +65,8 @@ def serializer_for(name: str) -> Serializer:
     """Return the serializer for a type, by the type's module and qualified name.
 
     Raises:
-        UnknownKindError: no installed distribution brings one.
-        PluginError: two distributions do, or the plugin can't be used.
+        UnknownKindError: no installed distribution has one.
+        PluginError: two distributions have one, or the plugin can't be used.
     """
     return build(find_entry(SERIALIZERS, name))
 
@@ -92,7 +92,7 @@ def build(entry: Entry) -> Serializer:
 
 
 def type_name(kind: type) -> str:
-    """Return module and qualified name of a type: what its serializer is found by."""
+    """Return module and qualified name of a type, the key of its serializer."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -103,10 +103,10 @@ def _look() -> _Claims:
 
 
 def _parts(kind: str) -> set[str]:
-    """Return the modules one of which is imported when a type of this name exists.
+    """Return the possible modules of a type's name; one is imported if the type exists.
 
-    Usually that is what stands before the last dot; for a class within a class, what stands before
-    the last dot but one.
+    They are the part before the last dot and, for a class within a class, the part before the last
+    dot but one.
     """
     module = kind.rpartition(".")[0]
     return {module, module.rpartition(".")[0]} - {""}

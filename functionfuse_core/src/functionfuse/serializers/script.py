@@ -1,9 +1,14 @@
-"""Classes and functions of a script: in the script they are its own again, elsewhere a copy.
+"""Load a script's classes and functions as its own objects in the script, elsewhere as copies.
 
-A result of `python train.py` holds classes by value, since no other process has its `__main__`.
-Where it is read and the script's own class is at hand, that one is meant: its objects must be
-instances of it, and members of its enums the same. Each class and function is pickled as a call of
-`script_object` with its name and what makes the copy. The unpickler replaces that call.
+A result of `python train.py` contains classes by value, because no other process has its
+`__main__`. In the script itself, loaded objects must be instances of its own class, and members of
+its enums must be the same objects.
+
+1. `named` pickles a class or function as a call of `script_object`, with its name, a digest of its
+   code and the parts of a copy.
+2. The unpickler calls `own_object` instead. It returns the script's own object if that is loaded.
+3. Otherwise `script_object` makes a copy, and notes its script.
+4. `script_state` sets methods and attributes, but only of copies.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ Maker = Callable[..., Any]
 
 _MAIN = ("__main__", "__mp_main__")
 
-_copies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # made here: to the script's name
+_copies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # copies made here, to the script's name
 _lent: dict[tuple[str, str], Any] = {}  # by script and name: see `lend`
 _NUMBERS = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
@@ -48,13 +53,13 @@ _script = ""  # of the driver that a worker works for
 
 
 def work_for(script: str) -> None:
-    """Have `__main__` in this process be the driver's script, which this process doesn't run."""
+    """Set the name of the driver's script, which `__main__` stands for in this worker."""
     global _script  # noqa: PLW0603
     _script = script
 
 
 def module_name(module: str) -> str:
-    """Return the name by which others import a module; `python train.py` is `train` for them."""
+    """Return the name by which others import a module: `train` for `python train.py`."""
     if module not in _MAIN:
         return module
     if _script:
@@ -72,19 +77,19 @@ def name_of(kind: type) -> str:
 
 
 def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
-    """Return how a class or function is pickled, given how cloudpickle does it by value.
+    """Return the reduced form of a class or function, given cloudpickle's form by value.
 
-    What has no name in the script stays as it is, and so does what has another's name.
+    The form stays as it is if the object has no name in the script, or another object's name.
 
     Args:
-        stored: whether equal values are to have equal bytes in every process.
+        stored: whether equal values must have equal bytes in every process.
     """
     make, args, state, items, pairs, set_state = reduced
     name, module = obj.__qualname__, obj.__module__
     if module not in _MAIN:
         return reduced
     outline, found = _outline(obj), _find(module, name)
-    # In a notebook, the cell may have run again since: then that class has taken its place.
+    # In a notebook, the cell may have run again: a new class has replaced this one.
     meant = found is obj or (found is not None and _outline(found) == outline)
     script = module_name(module) if meant else _copies.get(obj, "")
     if not script:
@@ -101,14 +106,14 @@ def named(obj: Any, reduced: Any, *, stored: bool = False) -> Any:
 def script_object(
     script: str, _name: str, _outline: bytes, make: Maker, args: tuple[Any, ...]
 ) -> Any:
-    """Make the copy of a class or a function, and remember which script it is from."""
+    """Make the copy of a class or function, and note its script."""
     made = make(*args)
     _copies[made] = script
     return made
 
 
 def script_state(obj: Any, given: tuple[str, Maker, Any]) -> None:
-    """Give a copy its methods and attributes; a script's own class has them."""
+    """Set the methods and attributes of a copy; a script's own object has them already."""
     name, set_state, state = given
     if not (isinstance(obj, (type, FunctionType)) and _find(obj.__module__, name) is obj):
         set_state(obj, state)
@@ -123,13 +128,13 @@ def own_object(
     *,
     planned: bool = False,
 ) -> Any:
-    """Return the script's own class or function, where it is loaded; else make the copy.
+    """Return the script's own class or function if it is loaded; else make the copy.
 
-    Two notebooks have one name for their modules, so there the code must be the same.
+    All notebooks have the same module name, so there the code must be the same too.
 
     Args:
-        planned: whether a run takes the value that its plan saw. Classes count there as they are
-            now, so these are taken, whatever their code was.
+        planned: whether a run loads a value of its plan. The plan counts classes as they are now,
+            so these are used, whatever their code was.
     """
     for module_here in ("__main__", "__mp_main__", script):
         if module_here in sys.modules and module_name(module_here) == script:
@@ -144,7 +149,7 @@ def own_object(
 
 
 def borrowed(names: Iterable[str]) -> dict[tuple[str, str], Any]:
-    """Return the scripts' classes and functions among "module:name" as they are here, to `lend`."""
+    """Return this process's classes and functions of scripts among "module:name", for `lend`."""
     found = {}
     for module, _, path in (name.partition(":") for name in names):
         first = path.partition(".")[0]
@@ -155,30 +160,30 @@ def borrowed(names: Iterable[str]) -> dict[tuple[str, str], Any]:
 
 
 def lend(objects: Mapping[tuple[str, str], Any]) -> None:
-    """Have this process, which works for another, take the scripts' classes of that one."""
+    """Use another process's classes and functions of scripts in this process, its worker."""
     _lent.update(objects)
 
 
 def may_name_script(header: bytes) -> bool:
-    """Tell whether a header lists something of the module that runs as the script here."""
+    """Return whether a header has a name from the module that runs as the script here."""
     return f'"{module_name("__main__")}:'.encode() in header
 
 
 def name_in_script(kind: type) -> str:
-    """Return the full name of a class; of a copy, as it is in the script that it is from."""
+    """Return the full name of a class; for a copy, its name in its script."""
     script = _copies.get(kind)
     return f"{script}.{kind.__qualname__}" if script else name_of(kind)
 
 
 def moved(module: str, name: str) -> Any:
-    """Return what a module's name leads to if that module runs as the script; else None."""
+    """Return an object of the module that runs as the script; None for other modules."""
     if module in _MAIN or module_name("__main__") != module:
         return None
     return _find("__main__", name)
 
 
 def is_decorated(found: Any) -> bool:
-    """Tell whether an object is what `@workflow` made; its `func` is what was decorated."""
+    """Return whether `@workflow` made an object; its `func` is the decorated one."""
     return getattr(type(found), "__workflow__", False) is True
 
 

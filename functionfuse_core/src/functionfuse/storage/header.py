@@ -1,6 +1,9 @@
-"""The beginning of a result file: prefix and JSON header, and what they tell without the value.
+"""The beginning of a result file: prefix and JSON header, read without the value.
 
-The bytes are specified in `docs/format.md`.
+The bytes are specified in `docs/format.md`. `encoded` writes the fields in a fixed order, with
+`value` and `key` last. So `read_stored` and `plain_pickle` check the header's digest, and then find
+the few fields that they need by their bytes. Both return None for a header that was written
+otherwise; `read_info` parses every header.
 """
 
 from __future__ import annotations
@@ -43,13 +46,13 @@ HEADER_AT = SIGNATURE_AT + 32
 UNSIGNED = bytes(32)
 ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
-IN_PIECES = "pieces"  # in place of a digest: a file beside the file has those of its pieces
+IN_PIECES = "pieces"  # instead of a digest: a second file has the digests of the file's pieces
 
 quoted = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
-# The fields are in the order of `encoded`; what has to be escaped in a string isn't looked at.
+# The fields are in the order of `encoded`; a string with an escape doesn't match.
 _plain = re.compile(
     rb'"function":"[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
     rb'"digest":"[0-9a-f]{32}","pickle":\[(\d{1,18}),"([0-9a-f]{32})"\],'
@@ -57,23 +60,23 @@ _plain = re.compile(
 ).match
 
 
-# The last fields, of fixed form. A quotation mark inside a JSON string is escaped, and one brace
-# ends the header: so nothing within the fields before can look like them.
+# The last fields have a fixed form. A quotation mark inside a JSON string is escaped, and one brace
+# ends the header, so no part of the earlier fields can look like them.
 _NOT_DESCRIBED = b',"value":"","key":""}\n'
 _DESCRIBED_UP_TO = len(_NOT_DESCRIBED) + 32 + 16
 _described = re.compile(rb',"value":"([0-9a-f]{32}|)","key":"([0-9a-f]{16}|)"\}\n\Z').search
 
 
 class SideData(NamedTuple):
-    """What one serializer keeps beside a result.
+    """The files that one serializer stores beside a result.
 
     Attributes:
         serializer: the serializer's name.
-        distribution: what provides it, as "name version"; "" where that isn't known.
-        files: (name, size in bytes, XXH3-128 digest) of each file that it wrote. A name that ends
-            in "/" is a folder; in place of a digest, `IN_PIECES` sends to the file `<name>.pieces`.
+        distribution: the distribution that provides it, as "name version"; "" if unknown.
+        files: (name, size in bytes, XXH3-128 digest) of each file. A name that ends in "/" is a
+            folder. With `IN_PIECES` instead of a digest, the digests are in `<name>.pieces`.
         type: module and qualified name of the type that the serializer claims, by which plugins
-            are found; "" where that wasn't recorded.
+            are found; "" if it wasn't recorded.
     """
 
     serializer: str
@@ -83,30 +86,29 @@ class SideData(NamedTuple):
 
 
 class TaskInfo(NamedTuple):
-    """What a result's header tells, without the value.
+    """The fields of a result's header.
 
     Attributes:
         workflow, task: the names it was saved under.
-        function: module and qualified name of what computed it; "" for a result saved by hand.
-        created: when, ISO 8601, UTC, on the writer's clock.
-        seconds: how long the function ran; None for a result saved by hand.
+        function: module and qualified name of its function; "" for a result saved by hand.
+        created: the time, ISO 8601, UTC, on the writer's clock.
+        seconds: the run time of the function; None for a result saved by hand.
         type: module and qualified name of the value's type.
         digest: XXH3-128 of the value's bytes: pickle, buffers and side data.
         pickle: (size in bytes, digest) of the pickle.
-        buffers: the same of each out-of-band buffer.
-        side_data: what serializers keep beside the result.
+        buffers: (size in bytes, digest) of each out-of-band buffer.
+        side_data: the files of each serializer beside the result.
         by_value: whether code is stored by value, which only the same Python minor version reads.
         python: version of Python that wrote it.
-        packages: module to version, of those that the pickle names.
+        packages: versions of the modules that the pickle names, by module.
         host: name of the machine that wrote it.
         token: different for every write.
-        fingerprint: what the backend recorded of code and inputs.
+        fingerprint: the backend's record of code and inputs.
         own: the project's classes and functions that the pickle names, as "module:qualified name".
-        value: digest of the value where that of its bytes is not the same in every process, as that
-            of sets; "" where `digest` is.
-        key: stands for `own` and the fingerprint's "packages"; "" where both are empty.
+        value: digest of the value, if `digest` differs between processes, as for sets; else "".
+        key: digest of `own` and the fingerprint's "packages"; "" if both are empty.
         size: bytes of the whole blob, without side data.
-        signed: whether it carries a signature; `read_info` has not checked that.
+        signed: whether it has a signature; `read_info` doesn't check the signature.
     """
 
     workflow: str
@@ -132,7 +134,7 @@ class TaskInfo(NamedTuple):
     signed: bool = False
 
 
-# The types of the fields, in the order in which they are written; `TaskInfo` has the same.
+# The types of the fields, in the order of writing, which is also the order of `TaskInfo`.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("workflow", "task", "function", "created"), str),
     "seconds": (float, int, type(None)),
@@ -153,12 +155,12 @@ _TYPES: dict[str, Any] = {
 
 
 def encoded(fields: tuple[Any, ...]) -> bytes:
-    """Return a header as JSON; its length doesn't depend on the digests, which have one length.
+    """Return a header as JSON; all digests have one length, so its length is known before them.
 
-    Put together by hand: this takes a third of the time of encoding a dictionary.
+    It is built by hand, in a third of the time that encoding a dictionary takes.
 
     Args:
-        fields: those of `TaskInfo`, but the last two.
+        fields: the fields of `TaskInfo` without the last two.
     """
     workflow, task, function, created, seconds, kind, digest, pickle, *rest = fields
     buffers, side_data, by_value, python, packages, host, token, fingerprint, own, value, key = rest
@@ -179,27 +181,27 @@ def encoded(fields: tuple[Any, ...]) -> bytes:
 
 
 def _number(value: float | None) -> str:
-    # Of what JSON has, only these are written as Python shows them.
+    # `repr` gives JSON for these; `_encode` refuses infinities and NaN.
     return repr(value) if type(value) is float and -1e300 < value < 1e300 else _encode(value)
 
 
 def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
-    """Return what a header tells; or, if `data` ends before the header does, the bytes it needs.
+    """Return the fields of a header; or the number of bytes to read, if `data` ends within it.
 
     Args:
-        data: the beginning of a blob, `FIRST_READ` bytes of it for instance.
-        size: of the whole blob, where it is known.
+        data: the beginning of a blob, for example its first `FIRST_READ` bytes.
+        size: the size of the whole blob, if known.
 
     Raises:
         DamagedResultError: this is no header, it was changed, or it is not as specified.
-        NewerFormatError: it was written by a later version of Function Fuse.
+        NewerFormatError: a later version of Function Fuse wrote it.
     """
     end = header_end(data)
     return end if end > len(data) else parsed(bytes(data[:end]), size)
 
 
 def parsed(head: bytes, size: int | None) -> TaskInfo:
-    """Return what a whole prefix and header tell."""
+    """Return the fields of a whole prefix and header."""
     signature = head[SIGNATURE_AT:HEADER_AT]
     if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[DIGEST_AT:SIGNATURE_AT]:
         raise DamagedResultError("the header is not what was written")
@@ -217,7 +219,7 @@ def parsed(head: bytes, size: int | None) -> TaskInfo:
 
 
 def header_end(data: Buffer) -> int:
-    """Return where the header ends; or how much must be read to tell."""
+    """Return the end of the header; or `HEADER_AT`, if `data` is too short to have its length."""
     if not MAGIC.startswith(bytes(data[: len(MAGIC)])):
         raise DamagedResultError("the blob is not a result of Function Fuse")
     if len(data) < HEADER_AT:
@@ -234,7 +236,7 @@ def header_end(data: Buffer) -> int:
 def sections_of(
     pickled: tuple[int, str], buffers: Sequence[tuple[int, str]], position: int
 ) -> list[tuple[str, int, int, str]]:
-    """Return (what, first byte, end, digest) of pickle and buffers."""
+    """Return (name, first byte, end, digest) of the pickle and of each buffer."""
     sections = []
     name = "the pickle"
     for number, (length, digest) in enumerate((pickled, *buffers)):
@@ -249,7 +251,7 @@ def sections_of(
 
 
 def _side_data(entry: Sequence[Any]) -> SideData:
-    """Return a header's entry; no file name in it leads out of the side data's folder."""
+    """Return a header's entry; refuse a file name that leads out of the side data's folder."""
     name, distribution, entries, *rest = entry
     kind = rest[0] if rest else ""
     files = tuple((file, size, digest) for file, size, digest in entries)
@@ -278,18 +280,18 @@ def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
 
 
 class Summary:
-    """A checked header of which a plan needs little; the rest is parsed when it is asked for.
+    """The few fields of a checked header that a plan needs; the others are parsed on demand.
 
     Attributes:
-        digest: of the value's bytes; see `TaskInfo`.
-        call: the fingerprint's first field; "" where nothing was recorded.
-        value: of the value: equal where values are, in every process.
-        key: of what the value refers to; see `TaskInfo`.
+        digest: digest of the value's bytes; see `TaskInfo`.
+        call: the fingerprint's first field; "" if nothing was recorded.
+        value: digest of the value: equal for equal values, in every process.
+        key: digest of the names that the value refers to; see `TaskInfo`.
     """
 
     __slots__ = ("_data", "_info", "call", "digest", "key", "value")
 
-    def __init__(  # noqa: PLR0917  # there are many, and keywords take longer
+    def __init__(  # noqa: PLR0917  # called for each task, and keywords take longer
         self,
         digest: str,
         call: str,
@@ -315,7 +317,7 @@ class Summary:
 
     @property
     def info(self) -> TaskInfo:
-        """All that the header tells."""
+        """All fields of the header."""
         if self._info is None:
             info = read_info(self._data)
             assert isinstance(info, TaskInfo)
@@ -324,19 +326,19 @@ class Summary:
 
     @classmethod
     def of(cls, info: TaskInfo) -> Summary:
-        """Return the same of a header that is parsed already."""
+        """Return the summary of a header that is parsed already."""
         call = info.fingerprint.get("call", "")
         return cls(info.digest, call, info.value, info.key, info=info)
 
 
 def read_stored(data: Buffer, names: bytes) -> Summary | None:
-    """Return a header that is sound and as `pack` writes it; None for any other: see `read_info`.
+    """Return the summary of a sound header that `pack` wrote; None for others: see `read_info`.
 
     Args:
-        names: what the header begins with, from `names_in_header`.
+        names: the beginning of the header, from `names_in_header`.
     """
     head = _sound(data, names)
-    # A quotation mark inside a JSON string is escaped, so these can't be found in one.
+    # A quotation mark inside a JSON string is escaped, so no string can contain these.
     digest = head.find(b',"digest":"', HEADER_AT) + 11
     call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
     if digest < HEADER_AT or head[digest + 32 : digest + 33] != b'"':
@@ -348,7 +350,7 @@ def read_stored(data: Buffer, names: bytes) -> Summary | None:
         if described is not None:
             value, key = described[1].decode("ascii"), described[2].decode("ascii")
         elif b'"value":' in head or b'"key":' in head:
-            return None  # they may be elsewhere in it
+            return None  # they may be elsewhere in the header
     own = head[digest : digest + 32].decode("latin-1")
     return Summary(own, found, value, key, head)
 
@@ -356,11 +358,11 @@ def read_stored(data: Buffer, names: bytes) -> Summary | None:
 def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | None:
     """Return the pickle of a sound result that has neither buffers nor side data nor code.
 
-    None for any other, for one that isn't sound, and where `pack` writes headers otherwise.
+    Returns None for others, for a result that isn't sound, and if `pack` didn't write its header.
 
     Args:
         data: the whole blob.
-        names: what the header begins with, from `names_in_header`.
+        names: the beginning of the header, from `names_in_header`.
         wanted: the value's digest; "" for any.
     """
     head = _sound(data, names)
@@ -390,10 +392,10 @@ def _sound(data: Buffer, names: bytes) -> bytes:
 
 
 def names_in_header(workflow: str, task: str) -> bytes:
-    """Return what the header of a task's result begins with, as `pack` writes it."""
+    """Return the beginning of the header of a task's result, as `pack` writes it."""
     return f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},'.encode()
 
 
 def sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
-    """Return the signature of a prefix's beginning and a header: HMAC-SHA256 (RFC 2104)."""
+    """Return the signature of a header and the start of its prefix: HMAC-SHA256 (RFC 2104)."""
     return hmac.digest(key, b"".join((start, encoded)), "sha256")

@@ -1,9 +1,10 @@
-"""Names in a pickle: the globals that it loads, found in its bytes without reading all of them.
+"""Find the names of globals in a pickle's bytes, without parsing all of them.
 
-From protocol 4 on, a global is two texts, module and qualified name, then STACK_GLOBAL and MEMOIZE.
-A text that was written before is fetched from the memo, and a frame may begin anywhere between.
-So each STACK_GLOBAL is looked for, and what stands before it is read backwards. Bytes that look
-like one are taken for one: too many names are found, and never too few.
+From protocol 4 on, a global is two strings, module and qualified name, then STACK_GLOBAL and
+MEMOIZE. A string that was written before is fetched from the memo (BINGET) instead, and a frame
+may begin anywhere between. So the search finds each STACK_GLOBAL, and reads the opcodes before it
+backwards. Bytes that only look like an opcode count as one, so the result may have too many names,
+but never too few.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ __all__ = ["Named", "names_in", "versions_of"]
 
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
 _BINGET, _LONG_BINGET = ord("h"), ord("j")
-_LONGEST = 1 << 12  # bytes of a module's or class's name that is found
-_COUNTED = 1 << 16  # bytes of a pickle in which what is memoized is counted
+_LONGEST = 1 << 12  # bytes; the longest name of a module or class that is found
+_COUNTED = 1 << 16  # bytes; memoized objects are counted up to this offset only
 
-# MEMOIZE behind EMPTY_SET, FROZENSET or STACK_GLOBAL. One byte is searched for, and then looked at:
-# to search for the class of bytes takes ten times as long, and `bytes.find` twice.
+# MEMOIZE after EMPTY_SET, FROZENSET or STACK_GLOBAL. The search is for one byte, and then looks at
+# the byte before: a search for the class of bytes takes ten times as long, and `bytes.find` twice.
 _marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)").finditer
 
-# What such bytes are by chance as well, as often as a list of numbers has 38031, is told by what
-# stands around them. The items of a set: MARK, and an opcode that something begins with.
+# Such bytes also occur by chance, for example for each number 38031 in a list. So the bytes around
+# them are checked. The items of a set begin with MARK, and an opcode that can begin an object.
 _items = re.compile(rb"\([(){\[\]}BCFGIJKLMNPQSTUVX\x82-\x84\x88-\x8f\x95-\x97cghj]").match
-# The last item: an opcode without an argument, or with one of 1, 2, 4 or 8 bytes.
+# The last item ends with an opcode without an argument, or with one of 1, 2, 4 or 8 bytes.
 _ends_item = re.compile(
     rb"[)0NQRabestu\x81\x88-\x89\x90\x93\x94\x97\x98]\Z"
     rb"|[Kh].\Z|M..\Z|[Jj].{4}\Z|G.{8}\Z|\x95.{4}\0{4}\Z",
@@ -36,11 +37,11 @@ _ends_item = re.compile(
 
 
 class Named(NamedTuple):
-    """What a pickle names.
+    """The names in a pickle.
 
     Attributes:
-        names: module and qualified name of each global, in order, each pair once; None in place of
-            a text that was fetched from the memo.
+        names: module and qualified name of each global, in order, each pair once; None for a
+            string that was fetched from the memo.
         unordered: whether there may be a set with items, whose bytes differ between processes.
     """
 
@@ -52,7 +53,7 @@ _NOTHING = Named((), unordered=False)
 
 
 def names_in(data: bytes) -> Named:
-    """Return what a pickle of protocol 4 or later names."""
+    """Return the names in a pickle of protocol 4 or later."""
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
     for found in _marked(data):
@@ -68,12 +69,12 @@ def names_in(data: bytes) -> Named:
 
 
 def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str]:
-    """Return the versions of the top-level modules that are named, where they have one."""
+    """Return the versions of the top-level modules in `names` that have one."""
     versions: dict[str, str] = {}
     if not names:
         return versions
     for top in dict.fromkeys(module.partition(".")[0] for module, _ in names if module):
-        # Not an attribute: some modules answer with a DeprecationWarning.
+        # Not by attribute: some modules give a DeprecationWarning for it.
         version = getattr(sys.modules.get(top), "__dict__", {}).get("__version__")
         if isinstance(version, str):
             versions[top] = version
@@ -81,7 +82,7 @@ def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str
 
 
 def _is_behind_item(data: bytes, offset: int) -> bool:
-    """Tell whether an item of a set may end at a place."""
+    """Return whether an item of a set may end at an offset."""
     if _ends_item(data[max(0, offset - 9) : offset]):
         return True
     first = max(0, offset - 129)  # a number of up to 127 bytes: its opcode, its length
@@ -94,7 +95,7 @@ def _is_behind_item(data: bytes, offset: int) -> bool:
 
 
 def _pushed(data: bytes, end: int) -> list[tuple[str | None, int]]:
-    """Return each text that the bytes up to a place may push, and where these begin."""
+    """Return each string that the bytes before an offset may push, and its own offset."""
     found: list[tuple[str | None, int]] = []
     if data[end - 1] == _MEMOIZE:
         _add_texts(found, data, end - 1)
@@ -110,7 +111,7 @@ def _pushed(data: bytes, end: int) -> list[tuple[str | None, int]]:
 
 
 def _add_texts(found: list[tuple[str | None, int]], data: bytes, end: int) -> None:
-    """Find each text that may end at a place: one may be in another, by chance."""
+    """Add each string that may end at an offset: by chance, one may contain another."""
     first, before = max(0, end - 257), len(found)
     start = data.rfind(b"\x8c", first, end - 1)
     while start >= 0:
@@ -128,5 +129,5 @@ def _add_texts(found: list[tuple[str | None, int]], data: bytes, end: int) -> No
 
 
 def _is_memoized(data: bytes, index: int, end: int) -> bool:
-    """Tell whether so many objects can have been memoized before a place."""
+    """Return whether the memo can have this index before an offset."""
     return index < (data.count(_MEMOIZE, 0, end) if end <= _COUNTED else end)

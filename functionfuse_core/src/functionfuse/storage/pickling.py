@@ -1,8 +1,9 @@
-"""A value as a pickle and out-of-band buffers, and back.
+"""Convert a value to a pickle and out-of-band buffers, and back.
 
-Pickle 5 (PEP 574) first; cloudpickle where pickle fails, or where the bytes name `__main__`, which
-no other process would find. Objects of registered serializers become calls of `restore`, which an
-unpickler replaces by what it was given: nothing else in the bytes decides what is called.
+Pickle 5 (PEP 574) is tried first. If it fails, or if its bytes name `__main__`, which another
+process would not find, cloudpickle writes the value. An object of a registered serializer becomes a
+call of `restore` with the serializer's name and the object's persistent id (`pid`). The unpickler
+calls the function that it was passed as `restore` instead, so the bytes can't choose another one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .named import Named, names_in
 
 __all__ = ["Pickled", "dumps", "loads", "restore"]
 
-# Pickles name what stands in for others, by this module: it must be found here for ever.
+# Stored pickles name these functions by this module, so they must stay importable from here.
 for _function in (script_object, script_state):
     _function.__module__ = __name__
 
@@ -36,13 +37,13 @@ Restore = Callable[[str, Any], Any]
 
 
 class Extractor(Protocol):
-    """Takes objects out of a value, to be stored beside its pickle."""
+    """Takes objects out of a value, and stores them beside its pickle."""
 
     def claims(self, kind: type) -> bool:
-        """Tell whether the objects of a type are taken out."""
+        """Return whether the objects of a type are taken out."""
 
     def extract(self, obj: Any) -> tuple[str, Any]:
-        """Store an object; return a serializer's name, and what that needs to find it again."""
+        """Store an object; return its serializer's name and its persistent id."""
 
 
 class Pickled(NamedTuple):
@@ -52,7 +53,7 @@ class Pickled(NamedTuple):
         data: the pickle.
         views: its out-of-band buffers, in order; they are the value's own memory.
         by_value: whether cloudpickle wrote it, so that code may be in it.
-        named: what the pickle names.
+        named: the names in the pickle.
         code: the classes and functions whose code is in it, and the modules that values hold.
     """
 
@@ -64,7 +65,10 @@ class Pickled(NamedTuple):
 
 
 def restore(name: str, pid: Any) -> Any:
-    """Stand in a pickle for an object that a serializer keeps beside the result."""
+    """Stand in a pickle for an object that a serializer stores beside the result.
+
+    It always raises: a storage's unpickler calls its own function instead.
+    """
     raise UntrustedResultError(
         f"object {pid!r} of serializer {name!r} can only be read through a storage"
     )
@@ -74,11 +78,12 @@ def dumps(value: Any, extractor: Extractor | None = None) -> Pickled:
     """Pickle a value.
 
     Args:
-        extractor: takes out some of the objects that pickle doesn't write natively. It is handed
-            the same object again when cloudpickle takes over.
+        extractor: takes out some of the objects that pickle doesn't write natively. It gets the
+            same object again if cloudpickle is tried.
 
     Raises:
-        UnpicklableResultError: neither pickle nor cloudpickle can; names the culprit's place.
+        UnpicklableResultError: neither pickle nor cloudpickle can; the message has the expression
+            of the part that fails.
         OSError: a serializer could not write.
     """
     views: list[memoryview] = []
@@ -99,11 +104,11 @@ def dumps(value: Any, extractor: Extractor | None = None) -> Pickled:
             pickler.dispatch_table = _Reducers(extractor)
             pickler.dump(value)
             data = file.getvalue()
-        # "__main__" or "__mp_main__". Searched forwards, it takes twice as long.
+        # "__main__" or "__mp_main__". A forward search takes twice as long.
         by_name = data.rfind(b"_main__") < 0
     except (MemoryError, OSError, PluginError):
         raise  # it is not the value's fault
-    except Exception:  # noqa: BLE001  # anything; cloudpickle's error, if any, tells more
+    except Exception:  # noqa: BLE001  # any; cloudpickle's error, if it fails, is clearer
         by_name = False
     if by_name:
         return Pickled(data, views, by_value=False, named=names_in(data))
@@ -134,26 +139,26 @@ def loads(
     """Unpickle a value; its arrays are views of `buffers`.
 
     Args:
-        allow: the modules, or `module.name`s, whose globals may be named; None: all.
-        restore: gives the objects that serializers keep.
-        scripts: whether classes and functions of a script may be in it.
+        allow: the modules, or `module.name`s, whose globals the pickle may name; None: all.
+        restore: returns the objects that serializers have stored.
+        scripts: whether classes and functions of a script may be in the pickle.
         planned: see `own_object`.
 
     Raises:
-        UntrustedResultError: a global is named that `allow` doesn't allow.
+        UntrustedResultError: the pickle names a global that `allow` doesn't allow.
     """
     if allow is None and restore is None and not scripts:
         try:
             return pickle.loads(data, buffers=buffers)
         except (ImportError, AttributeError):
-            pass  # once more, for an error that names all that is missing
+            pass  # once more below, for an error that names module and name
     return _Unpickler(data, buffers, allow, restore, planned=planned).load()
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
-    """A pickler's dispatch table: how objects of a type are reduced, found out once a type.
+    """A pickler's dispatch table, which looks up the reducer of each type once.
 
-    A `reducer_override` would be called for each object, which takes longer than to pickle it.
+    A `reducer_override` would be called for each object, which takes longer than pickling it.
     """
 
     def __init__(self, extractor: Extractor) -> None:
@@ -164,7 +169,7 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         if self.extractor.claims(kind):
             reducer: Callable[[Any], Any] = self.replaced
         elif issubclass(kind, type):
-            raise KeyError(kind)  # classes go by name
+            raise KeyError(kind)  # classes are pickled by name
         else:
             reducer = copyreg.dispatch_table.get(kind, _reduce)  # as pickle does itself
         self[kind] = reducer
@@ -187,7 +192,7 @@ class _ByValuePickler(PortablePickler):
         self.read: dict[str, _Read] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        """Be asked by pickle for each object that it doesn't write natively."""
+        """Reduce an object that pickle doesn't write natively; pickle calls this for each."""
         if type(obj) is _Read:
             return self.dispatch_table[ModuleType](obj.module)
         if self.extractor is not None and self.extractor.claims(type(obj)):
@@ -202,7 +207,7 @@ class _ByValuePickler(PortablePickler):
         return reduced
 
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
-        """Reduce a function with its code, as cloudpickle does; of modules, it reads some names."""
+        """Reduce a function with its code, as cloudpickle does; mark the modules that it reads."""
         reduced = super()._dynamic_function_reduce(func)
         _, parts = reduced[2]
         used, loaded = parts["__globals__"], parts["_cloudpickle_submodules"]
@@ -217,7 +222,7 @@ class _ByValuePickler(PortablePickler):
 
 
 class _Read:
-    """A module of which code reads some variables; it is pickled as the module itself."""
+    """A module whose variables some code reads; it is pickled as the module itself."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -293,7 +298,10 @@ def _fails(
 
 
 def _culprit(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
-    """Return the place, as an expression, of the innermost part that can't be pickled, and it."""
+    """Return the innermost part that can't be pickled, after the expression that leads to it.
+
+    Halves the list of a value's parts until one is left, and goes on with its parts.
+    """
     path, seen = "result", {id(value)}
     for _ in range(50):
         parts = [(suffix, part) for suffix, part in _parts(value) if id(part) not in seen]
@@ -308,7 +316,7 @@ def _culprit(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
-    """Return what pickle would write of a value, each with the expression that leads there."""
+    """Return the parts of a value that pickle would write, each after the expression for it."""
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", part) for key, part in value.items()]
     if isinstance(value, (list, tuple)):
@@ -317,7 +325,7 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         return [(" (an item)", part) for part in value]
     try:
         state = value.__getstate__()
-    except Exception:  # noqa: BLE001  # then it is the culprit itself
+    except Exception:  # noqa: BLE001  # then the value itself is the culprit
         return []
     states = state if isinstance(state, tuple) else (state,)  # (attributes, slots)
     attributes = [item for state in states if isinstance(state, dict) for item in state.items()]

@@ -1,7 +1,9 @@
-"""One result as bytes: header, pickle and aligned buffers, each with its digest.
+"""Pack a result into bytes, and check bytes: header, pickle and aligned buffers, with digests.
 
-The bytes are specified in `docs/format.md`. What is packed is never joined, and what is read is
-never copied; nothing is unpickled before its digest, and its signature if there is a key, is right.
+The bytes are specified in `docs/format.md`. The header has the digests of pickle and buffers; the
+prefix has the header's digest, and its signature if there is a key. Nothing is unpickled before
+they are checked. Packing doesn't join buffers, and reading doesn't copy them. The digests of big
+buffers are computed in a thread while the store writes the buffers; then the header is written.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ _JOINED_UP_TO = 64 << 10  # bytes of pickle
 _DIGESTED_ASIDE_FROM = 16 << 20  # bytes of buffers; below, a thread costs more than it saves
 _is_fresh = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").match  # from generate_name
 _NO_NAME = bytes(36)
-_TO_COME = "0" * 32  # in place of a digest
+_TO_COME = "0" * 32  # instead of a digest that is not computed yet
 _padding = [bytes(count) for count in range(ALIGNMENT)]
 
 
@@ -79,15 +81,15 @@ def pack(
     value: str = "",
     key: bytes | None = None,
 ) -> tuple[Sequence[Buffer], TaskInfo]:
-    """Return a result's bytes as parts to be written in order, and what its header tells.
+    """Return a result's bytes as parts to be written in order, and the fields of its header.
 
-    The value's buffers are among the parts themselves: they must not change until written. Where
-    the parts are `DigestedAside`, what the header tells of digests is to come: see `info` there.
+    The value's own buffers are among the parts, so they must not change until they are written. If
+    the parts are `DigestedAside`, the fields have no digests yet: see `DigestedAside.info`.
 
     Args:
         workflow, task, function, seconds, fingerprint, side_data, own, value: see `TaskInfo`.
         kind: module and qualified name of the value's type.
-        key: signs the header, and with its digests all bytes (HMAC-SHA256, RFC 2104).
+        key: signs the header, and through its digests all bytes (HMAC-SHA256, RFC 2104).
     """
     data, views, by_value, named, _ = pickled
     aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
@@ -127,13 +129,13 @@ def pack(
 
 
 class DigestedAside(FirstPartLast):
-    """The parts of a big result, whose digests are made while its buffers are written.
+    """The parts of a big result, whose digests are computed while its buffers are written.
 
     Args:
-        info: what the header says, but for the digests.
+        info: the fields of the header, without the digests.
         first_size: bytes of prefix and header.
         rest: the parts after them.
-        contents: what is digested.
+        contents: the parts to digest: pickle and buffers.
         key: signs the header.
     """
 
@@ -152,7 +154,7 @@ class DigestedAside(FirstPartLast):
         self._thread = threading.Thread(target=self._digest, args=(contents,))
         try:
             self._thread.start()
-        except RuntimeError:  # no more threads are to be had, as when the interpreter ends
+        except RuntimeError:  # no more threads can start, for example when the interpreter ends
             self._thread.run()
 
     def _digest(self, contents: Sequence[Buffer]) -> None:
@@ -173,7 +175,7 @@ class DigestedAside(FirstPartLast):
         return self._first
 
     def info(self) -> TaskInfo:
-        """Wait for the digests, and return what the header says."""
+        """Wait for the digests, and return the fields of the header."""
         self.first()
         return self._info
 
@@ -186,7 +188,7 @@ def _sealed(header: bytes, key: bytes | None) -> bytes:
 
 
 def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memoryview]]:
-    """Check all digests of a result; return what its header tells, and pickle and buffers.
+    """Check all digests of a result; return the fields of its header, and pickle and buffers.
 
     Raises:
         DamagedResultError: the bytes were changed or cut.
@@ -211,7 +213,7 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
 
 
 def unchecked(data: Buffer) -> tuple[TaskInfo, list[memoryview]]:
-    """Return what `check` does, of a result whose bytes were checked before; only the header is.
+    """Return the same as `check`, for a result that was checked before; checks only the header.
 
     Raises DamagedResultError, NewerFormatError as `check`.
     """
@@ -222,7 +224,7 @@ def unchecked(data: Buffer) -> tuple[TaskInfo, list[memoryview]]:
 
 
 def trusted(head: bytes, key: bytes | None) -> TaskInfo:
-    """Return what a whole prefix and header tell, if the key, where there is one, has signed it.
+    """Return the fields of a whole prefix and header; if there is a key, check the signature.
 
     Raises as `check`.
     """
@@ -240,7 +242,7 @@ def trusted(head: bytes, key: bytes | None) -> TaskInfo:
 def _combined(
     data: bytes, own: str, buffers: Sequence[tuple[int, str]], side_data: Sequence[SideData]
 ) -> str:
-    """Return the digest of a value; equal for equal values, though side data has fresh names."""
+    """Return the digest of a value; equal for equal values, despite the fresh side data names."""
     for side in side_data:
         for name, *_ in side.files:
             if _is_fresh(name):
@@ -253,7 +255,7 @@ def _combined(
 
 @functools.lru_cache(maxsize=1024)
 def _key_of(own: tuple[str, ...], packages: tuple[tuple[str, str], ...]) -> str:
-    """Return what stands for the names and the versions; see `TaskInfo.key`."""
+    """Return the digest of the names and the versions; see `TaskInfo.key`."""
     names_and_versions = json.dumps([own, dict(packages)], separators=(",", ":"))
     return xxh3_64_hexdigest(names_and_versions.encode())
 
@@ -269,10 +271,10 @@ def _second(seconds: int) -> str:
 
 
 class _Stream:
-    """Blocks as one sequence of bytes, of which the next are taken.
+    """Blocks as one sequence of bytes.
 
     Attributes:
-        position: how many were taken.
+        position: the number of bytes that were taken.
     """
 
     def __init__(self, blocks: Iterable[Buffer]) -> None:
@@ -281,7 +283,7 @@ class _Stream:
         self.position = 0
 
     def take(self, end: int | None) -> Iterator[memoryview]:
-        """Iterate what there is up to a position; None: up to the last byte."""
+        """Take the bytes up to a position, as pieces; None: up to the last byte."""
         while end is None or self.position < end:
             if not self.rest:
                 block = next(self.blocks, None)
@@ -295,10 +297,10 @@ class _Stream:
 
 
 def check_blocks(blocks: Iterable[Buffer], key: bytes | None = None) -> TaskInfo:
-    """Check all digests of a result, and return what its header tells; raises as `check`.
+    """Check all digests of a result, and return the fields of its header; raises as `check`.
 
     Args:
-        blocks: the result, in order; a block may be overwritten by the next.
+        blocks: the result, in order; the next block may overwrite a block.
     """
     stream = _Stream(blocks)
     head = b"".join(map(bytes, stream.take(HEADER_AT)))
@@ -317,7 +319,7 @@ def check_blocks(blocks: Iterable[Buffer], key: bytes | None = None) -> TaskInfo
             problem = f"{name} (bytes {start} to {stop}) is not what was written"
         position = stop
     for _ in stream.take(None):
-        pass  # what is behind the last section only counts
+        pass  # the bytes after the last section are only counted
     if stream.position != position:
         problem = f"the blob has {stream.position} bytes and not {position}"
     if problem:

@@ -1,4 +1,10 @@
-"""One result in and out of a store: side data first, then the blob that commits it."""
+"""Save one result in a store, and read one.
+
+To save: serializers write side data under fresh names while the value is pickled. Then one `put` of
+the result's own blob commits it. The side data of the replaced result is removed last. If the save
+fails before the commit, the new side data is removed. To read: the digests are checked, and the
+signature if there is a key, before anything is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +36,7 @@ logger = logging.getLogger(__name__)
 Describe = Callable[[Any, Pickled], tuple[Sequence[str], str]]
 
 _is_digest = re.compile("[0-9a-f]{32}").fullmatch
-_DURABLE_FROM = 0.05  # seconds; what was computed quicker is cheaper to compute again than to flush
+_DURABLE_FROM = 0.05  # seconds; a quicker result is cheaper to compute again than to flush
 _NOT_DESCRIBED = (
     "what the result of task %r of workflow %r in %r refers to can't be told, so it is stored"
     " without a fingerprint, and will be computed again: %r"
@@ -42,11 +48,11 @@ class Saver:
 
     Args:
         store: the blob store.
-        serializers: those that are registered, now or later.
+        serializers: the registered serializers, by name; more may be registered later.
         durability, key: as in `StorageOptions`.
 
     Attributes:
-        heads: the headers of what was saved, where a read is a request.
+        heads: the headers of the saved results, if a read is a request.
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class Saver:
         self._serializers = serializers
         self._durability = durability
         self._key = key
-        # Whether workflows have side data, by folder: looked at once, not before each save.
+        # Whether workflows have side data, by folder: looked up once a run, not before each save.
         self._have_side_data: dict[str, bool] = {}
 
     def save(
@@ -81,7 +87,7 @@ class Saver:
         """Save a result; see `Storage.save`.
 
         Raises:
-            FileExistsError: there is one, and `if_absent` was given.
+            FileExistsError: a result exists, and `if_absent` was given.
         """
         store, key, folder = self._store, key_of(workflow, task), folder_of(workflow)
         kind = type(obj)
@@ -98,12 +104,12 @@ class Saver:
             if describe is not None:
                 try:
                     own, value = _described(describe, obj, pickled)
-                except Exception as error:  # noqa: BLE001  # a result is worth more
+                except Exception as error:  # noqa: BLE001  # the result is more important
                     logger.warning(_NOT_DESCRIBED, task, workflow, self._store, error)
                     own, value, fingerprint = (), os.urandom(16).hex(), None
                 else:
                     if side_data:
-                        value = ""  # the digest counts what the object may only refer to
+                        value = ""  # `digest` includes side data, which the object may only name
             parts, info = pack(
                 pickled,
                 workflow,
@@ -119,10 +125,10 @@ class Saver:
             )
             if side_data and writer:
                 self.look_again(folder)
-                # Whatever the durability: reading doesn't check it, so it must not be torn.
+                # Whatever the durability: a read doesn't check side data, so it must be whole.
                 store.flush(writer.keys())
             replaced = self._side_data_of(key, folder, replaces)
-            token = info.token  # from here on, what fails may fail after the commit
+            token = info.token  # from here on, an error may come after the commit
             durable = self._is_durable(seconds, durable)
             etag = store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
@@ -136,7 +142,7 @@ class Saver:
             self._remove(replaced, workflow, task)
         if etag:
             self.heads.note(key, etag, parts)
-        return _told(parts, info)
+        return _final_info(parts, info)
 
     def _side_data_of(
         self, key: str, folder: str, header: TaskInfo | Summary | EllipsisType | None
@@ -147,7 +153,7 @@ class Saver:
         return () if header is None else keys_beside(self._store, folder, header.side_data)
 
     def has_side_data(self, folder: str) -> bool:
-        """Tell whether anything lies beside a workflow's results, as far as is known here."""
+        """Return whether a workflow has side data; the answer is remembered until `look_again`."""
         found = self._have_side_data.get(folder)
         if found is None:
             found = next(iter(self._store.names(folder + SIDE_DATA)), None) is not None
@@ -155,7 +161,7 @@ class Saver:
         return found
 
     def look_again(self, folder: str) -> None:
-        """Forget whether anything lies beside a workflow's results."""
+        """Forget whether a workflow has side data."""
         self._have_side_data.pop(folder, None)
 
     def _is_durable(self, seconds: float | None, durable: bool) -> bool:
@@ -164,7 +170,7 @@ class Saver:
         return durable or (seconds is not None and seconds >= _DURABLE_FROM)
 
     def _remove(self, replaced: Sequence[str], workflow: str, task: str) -> None:
-        """Remove the side data of a result that was replaced: nothing refers to it any more."""
+        """Remove the side data of a replaced result: nothing refers to it any more."""
         try:
             self._store.delete(replaced)
         except OSError as error:
@@ -178,21 +184,21 @@ class Saver:
 
 
 def _described(describe: Describe, obj: Any, pickled: Pickled) -> tuple[Sequence[str], str]:
-    """Return what is to be told of a value; raises where that isn't as it should be."""
+    """Call `describe`, and check its answer; raise ValueError if `value` is no digest."""
     own, value = describe(obj, pickled)
     if value and not _is_digest(value):
         raise ValueError(f"{value!r} is no digest")
     return sorted(set(own)) if own else own, value
 
 
-def _told(parts: Sequence[Buffer], info: TaskInfo) -> TaskInfo:
-    """Return what the header tells, now that all parts are written."""
+def _final_info(parts: Sequence[Buffer], info: TaskInfo) -> TaskInfo:
+    """Return the fields of the header after all parts are written: they have all digests."""
     if not isinstance(parts, list) and isinstance(parts, DigestedAside):
         return parts.info()
     return info
 
 
-_MAPPED_FROM = 16 << 20  # bytes; smaller ones are copied in memory as fast
+_MAPPED_FROM = 16 << 20  # bytes; a copy of a smaller result in memory is as fast
 
 
 class Reader:
@@ -200,7 +206,7 @@ class Reader:
 
     Args:
         store: the blob store.
-        serializers: those that are registered, now or later.
+        serializers: the registered serializers, by name; more may be registered later.
         allow, key: as `trust` and `key` in `StorageOptions`.
     """
 
@@ -220,7 +226,7 @@ class Reader:
         """Return a stored result; see `Storage.read_unchanged`.
 
         Raises:
-            FunctionFuseError: see `Storage.read_task`; it doesn't name the task.
+            FunctionFuseError: see `Storage.read_task`; the message doesn't name the task.
         """
         info = None
         try:
@@ -255,7 +261,7 @@ class Reader:
         raise ResultNotFoundError(f"{task!r} can't be read again without cost")
 
     def _restore(self, workflow: str, info: TaskInfo) -> Restore:
-        """Return what gives the objects that serializers keep."""
+        """Return the function that reads the objects that serializers have stored."""
         folder, serializers = folder_of(workflow), self._serializers.values()
         if self._key is not None:
             check_side_data(self._store, folder, info.side_data)
@@ -276,12 +282,12 @@ def _unpack(
 ) -> Any:
     """Return the value of a result that `check` has found sound; see `pickling.loads`.
 
-    Arrays in it are views of `contents`, and as writable as they are.
+    Arrays in it are views of `contents`, and as writable as those.
 
     Raises:
-        UnreadableResultError: a class or module that it names is not there or does not take what
-            was pickled, or it holds code by value of another Python minor version.
-        UntrustedResultError: it names what `allow` doesn't allow.
+        UnreadableResultError: a class or module that it names is missing or refuses the pickled
+            state, or it holds code by value of another Python minor version.
+        UntrustedResultError: it names a global that `allow` doesn't allow.
         OSError: a serializer could not read.
     """
     if info.by_value and _minor(info.python) != _minor(PYTHON):

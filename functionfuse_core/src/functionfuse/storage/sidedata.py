@@ -1,4 +1,10 @@
-"""Side data: what serializers keep beside a result, while it is saved and when it is read."""
+"""Side data: the files that serializers store beside a result.
+
+While a result is pickled, `SideWriter` gives each object of a claimed type to its serializer, which
+writes files through `SafeFiles`. A serializer with `pickle_many` writes all its objects together:
+the first pickling only notes them, `write_noted` writes them, and the result is pickled again. The
+header lists the files with sizes and digests. `SideReader` lets the serializers read the objects.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +33,7 @@ __all__ = ["SafeFiles", "SideReader", "SideWriter", "check_side_data", "measured
 
 
 class SideWriter:
-    """Has serializers write what they claim of one result: registered ones, then plugins'.
-
-    What a serializer with `pickle_many` claims is only noted at first. When the result has been
-    pickled once, `write_noted` has all of it written together, and the result is pickled again.
-    """
+    """Lets serializers write the objects of one result: registered ones first, then plugins."""
 
     def __init__(self, store: BlobStore, folder: str, serializers: Iterable[Serializer]) -> None:
         self.store = store
@@ -40,17 +42,17 @@ class SideWriter:
         self.registered = {serializer.serializer_class: serializer for serializer in serializers}
         self.by_type: dict[type, Serializer | None] = {}
         self.done: dict[int, tuple[str, Any]] = {}
-        self.extracted: list[Any] = []  # so that no id in `done` is given to another object
+        self.extracted: list[Any] = []  # alive, so that no other object gets an id in `done`
         # By the serializer's name; None: write at once.
         self.noted: dict[str, tuple[Serializer, list[Any]]] | None = {}
         self.files: list[tuple[Serializer, SafeFiles]] = []
 
     def claims(self, kind: type) -> bool:
-        """Tell whether a serializer claims a type; see `pickling.dumps`."""
+        """Return whether a serializer claims a type; see `pickling.dumps`."""
         return self._serializer(kind) is not None
 
     def extract(self, obj: Any) -> tuple[str, Any]:
-        """Write an object of a type that a serializer claims, once; see `pickling.dumps`."""
+        """Write an object of a claimed type once, or note it; see `pickling.dumps`."""
         if id(obj) not in self.done:
             serializer = self._serializer(type(obj))
             assert serializer is not None
@@ -65,7 +67,7 @@ class SideWriter:
         return self.done[id(obj)]
 
     def write_noted(self) -> bool:
-        """Write what was only noted; tell whether there was any: then pickle the result again."""
+        """Write the noted objects; return whether there are any. Then pickle the result again."""
         noted, self.noted = self.noted or {}, None
         for serializer, objs in noted.values():
             self._write(serializer, objs)
@@ -93,7 +95,7 @@ class SideWriter:
             self.done[id(obj)] = serializer.name, pid
 
     def side_data(self) -> list[SideData]:
-        """Return what was written, for the header; reads what nobody has digested yet."""
+        """Return the written files for the header; files without a digest are read for it."""
         found = []
         for serializer, files in self.files:
             put = getattr(files.files, "digests", {})
@@ -113,11 +115,11 @@ class SideWriter:
 
 
 class SideReader:
-    """Has serializers read what a result names: registered ones, then those of plugins.
+    """Lets serializers read the side data of a result: registered ones first, then plugins.
 
     Args:
-        allow: the types, or modules of types, that plugins may restore; None: all. What is
-            registered is trusted already.
+        allow: the types, or modules of types, that plugins may restore; None: all. Registered
+            serializers are always trusted.
     """
 
     def __init__(
@@ -136,11 +138,11 @@ class SideReader:
         self.allow = allow
 
     def restore(self, name: str, pid: Any) -> Any:
-        """Return an object that a serializer keeps; see `pickling.loads`.
+        """Return an object that a serializer has stored; see `pickling.loads`.
 
         Raises:
             SerializerMissingError: the serializer is neither registered nor installed.
-            PluginError: it is installed, and can't be used.
+            PluginError: it is installed, but can't be used.
             UntrustedResultError: it is not registered, and its type is not allowed.
             DamagedResultError: one of its files is missing.
         """
@@ -181,7 +183,7 @@ class SideReader:
 
 
 def _distribution(serializer: Serializer) -> str:
-    """Return the distribution that provides a serializer, as "name version", if that is known."""
+    """Return the distribution that provides a serializer, as "name version"; "" if unknown."""
     kind = serializer if isinstance(serializer, type) else type(serializer)
     top = kind.__module__.partition(".")[0]
     for entry in entries(SERIALIZERS):
@@ -193,16 +195,16 @@ def _distribution(serializer: Serializer) -> str:
         return ""
 
 
-BLOCK = 1 << 20  # bytes that are read at once to check a digest
+BLOCK = 1 << 20  # bytes that one read takes to check a digest
 PIECES = ".pieces"
 
 
 class SafeFiles:
-    """A file protocol whose file names can be any text, and which remembers what was written.
+    """A file protocol that accepts any string as a file name, and records the written files.
 
     Attributes:
-        written: of each file, and of each folder (its name ends in "/"): size and digest, or None
-            where they are still to be measured.
+        written: size and digest by name, or None if they are not measured yet. The name of a
+            folder ends in "/".
     """
 
     def __init__(self, files: Any) -> None:
@@ -212,7 +214,7 @@ class SafeFiles:
     def open(self, filename: str, mode: str = "rb") -> IO[Any]:
         """Open a file beside the result, as the builtin `open` does.
 
-        Where the file is a plain local one, the opened file's `name` is its path.
+        If the file is a plain local one, the opened file's `name` is its path.
         """
         name = segment_of(filename)
         if mode.strip("bt") != "r":
@@ -221,7 +223,7 @@ class SafeFiles:
         return file
 
     def remove(self, filename: str) -> None:
-        """Remove a file beside the result; a folder must be gone already."""
+        """Remove a file beside the result, or the record of a folder that is removed already."""
         name = segment_of(filename)
         self.files.remove(name)
         self.written.pop(name, None)
@@ -231,7 +233,7 @@ class SafeFiles:
         """Return the path of a folder beside the result; "w" makes it.
 
         Raises:
-            OptionsError: this storage does not keep side data in plain local files.
+            OptionsError: this storage does not store side data in plain local files.
         """
         name = segment_of(filename)
         if not hasattr(self.files, "folder"):
@@ -244,17 +246,20 @@ class SafeFiles:
         return path
 
     def claim(self, filename: str) -> None:
-        """Say that a folder beside the result is written by other means, before it is.
+        """Record a folder beside the result, before it is written by other means.
 
-        So it is removed when the save fails, and with the result.
+        So it is removed if the save fails, and with the result.
         """
         self.written[f"{segment_of(filename)}/"] = None
 
     def digested(self, filename: str, pieces: Iterable[tuple[int, int, str]]) -> None:
-        """Take over the digests of a file that `open` has made, so that it isn't read for them.
+        """Record the digests of a file that `open` has made, so that it isn't read for them.
 
         Args:
-            pieces: first byte, size and XXH3-128 digest; one after the other, they are the file.
+            pieces: (first byte, size, XXH3-128 digest) of each; together they are the whole file.
+
+        Raises:
+            ValueError: the pieces have a gap or an overlap.
         """
         name, size, lines = segment_of(filename), 0, []
         for start, length, digest in sorted(pieces):
@@ -272,15 +277,15 @@ class SafeFiles:
             self.written[name] = size, IN_PIECES
 
     def digested_folder(self, filename: str, files: Mapping[str, tuple[int, str]]) -> None:
-        """Take over the sizes and digests of all files in a folder, by their names in it."""
+        """Record the sizes and digests of all files in a folder, by their names in it."""
         self.written[f"{segment_of(filename)}/"] = _of_folder(files)
 
 
 def measured(store: BlobStore, key: str) -> tuple[int, str]:
-    """Return size and digest of a file, or of a folder's files; reads them in blocks.
+    """Return the size and digest of a file, or of a folder's files; reads them in blocks.
 
     Raises:
-        ResultNotFoundError: there is no such file, or nothing in the folder.
+        ResultNotFoundError: there is no such file, or the folder is empty.
     """
     if key.endswith("/"):
         keys = [blob.key for blob in store.list(key)]
@@ -298,7 +303,7 @@ def check_side_data(store: BlobStore, folder: str, side_data: Iterable[SideData]
     """Check the digests of all side data of a result, and return its size in bytes.
 
     Raises:
-        DamagedResultError: a file is missing, or it is not what was written.
+        DamagedResultError: a file is missing, or has changed.
     """
     size = 0
     for side in side_data:
@@ -319,7 +324,7 @@ def check_side_data(store: BlobStore, folder: str, side_data: Iterable[SideData]
 
 
 def side_keys(store: BlobStore, folder: str, names: Iterable[str]) -> list[str]:
-    """Return the keys of side data by its names in the header; those in folders are listed."""
+    """Return the keys of side data by its names in the header; lists the files in folders."""
     keys = []
     for name in names:
         key = f"{folder}{SIDE_DATA}{name}"
@@ -330,7 +335,7 @@ def side_keys(store: BlobStore, folder: str, names: Iterable[str]) -> list[str]:
 
 
 def _pieces_are_sound(store: BlobStore, key: str, size: int) -> bool:
-    """Compare a file with the digests of its pieces, which are a file of their own."""
+    """Compare a file with the digests of its pieces, which are in a second file."""
     lines = bytes(store.get(key + PIECES)).decode("ascii", "replace").splitlines()
     try:
         table = [
@@ -346,7 +351,7 @@ def _pieces_are_sound(store: BlobStore, key: str, size: int) -> bool:
         while view:
             part = view[: end - position]
             if not part:
-                return False  # there is more than the pieces tell
+                return False  # the file is longer than its pieces
             digest.update(part)
             position, view = position + len(part), view[len(part) :]
             if position == end:

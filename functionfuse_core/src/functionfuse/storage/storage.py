@@ -48,7 +48,7 @@ __all__ = ["Storage"]
 
 
 class Options(Protocol):
-    """What a storage takes of its options: see `functionfuse.config.options.StorageOptions`."""
+    """The options that a storage uses: see `functionfuse.config.options.StorageOptions`."""
 
     @property
     def durability(self) -> str: ...
@@ -59,19 +59,19 @@ class Options(Protocol):
 
 
 class Storage:
-    """Results of workflows. Used by several threads and processes at once, without locks.
+    """Results of workflows. Several threads and processes may use it at once, without locks.
 
     A result is replaced as a whole: readers see the old one or the new one. A storage can be
-    pickled and used in another process; a signing key goes with it, in clear.
+    pickled and used in another process; the pickle has the signing key as clear text.
 
     Args:
-        store: the blob store that keeps the bytes.
+        store: the blob store that stores the bytes.
         options: durability, trust and key; by default "auto", "pickle" and none.
 
     Attributes:
-        always_read: whether what follows a saved node in a run is given the stored result, read
-            back, instead of the object that the node returned. A result with a part whose
-            serializer has `always_read` is read back in any case.
+        always_read: whether the nodes after a saved node get the stored result, read back, instead
+            of the object that the node returned. A result with a part whose serializer has
+            `always_read` is read back in any case.
     """
 
     def __init__(self, store: BlobStore, options: Options | None = None) -> None:
@@ -91,30 +91,30 @@ class Storage:
 
     @property
     def protocols(self) -> dict[str, Any]:
-        """The protocols that the storage offers; serializers are handed the workflow's own."""
+        """The protocols that the storage offers; serializers get those of the workflow's folder."""
         protocols = self.store.protocols("")
         return {**protocols, FILE_PROTOCOL: SafeFiles(protocols[FILE_PROTOCOL])}
 
     def register_persistent_serializers(self, *serializers: Serializer) -> None:
-        """Have serializers keep the values of their types beside the results.
+        """Register serializers, which then store the values of their types beside the results.
 
-        One of the same name, or of the same type, replaces an earlier one.
+        A serializer replaces an earlier one of the same name or type.
 
         Raises:
-            OptionsError: something is no serializer.
+            OptionsError: an argument is no serializer.
         """
         for serializer in checked(serializers):
             self._serializers[serializer.name] = serializer
 
     def new_workflow(self, workflow_name: str) -> None:
-        """Make sure that results of the workflow can be saved; what is stored stays.
+        """Make sure that results of the workflow can be saved; stored results stay.
 
-        Whether anything lies beside the workflow's results is looked up once after this: what
-        another process puts there later, and this storage replaces, is left for `gc`.
+        After this, the storage looks up once whether the workflow has side data. Side data that
+        another process writes later, and this storage replaces, is left for `gc`.
 
         Raises:
             InvalidNameError: the name is no string, or empty.
-            StoragePathError: the place that the options name can't be written.
+            StoragePathError: the location in the options can't be written.
         """
         folder = folder_of(workflow_name)
         self.store.prepare(folder)
@@ -136,27 +136,28 @@ class Storage:
     ) -> TaskInfo:
         """Store a result, replacing an earlier one atomically, and return its header.
 
-        Side data goes first, under fresh names; the result's own blob is the commit; then the side
-        data of the result that it replaced is removed.
+        Side data is written first, under fresh names. Writing the result's own blob commits it.
+        Then the side data of the replaced result is removed.
 
         Args:
-            function: module and qualified name of what computed it.
-            seconds: how long that took.
-            fingerprint: what to record of code and inputs.
-            describe: is given the result and its pickle, here where it is saved, and returns `own`
-                and `value` of `TaskInfo`. Where it raises, the result is stored as one that
-                nothing may reuse: without a fingerprint, and with a `value` of its own.
+            function: module and qualified name of the function that computed it.
+            seconds: the run time of the function.
+            fingerprint: the record of code and inputs.
+            describe: takes the result and its pickle, in the process that saves them, and returns
+                `own` and `value` of `TaskInfo`. If it raises, the result is stored, but never
+                reused: it has no fingerprint, and a unique `value`.
             durable: when this returns, the result survives a loss of power (unless the option
                 `durability` is "rename").
-            if_absent: leave a result that is there as it is.
-            replaces: the header of the result that is replaced, whose side data is removed then;
-                None if there is none. Left out: it is read, if the workflow has side data.
+            if_absent: leave an existing result as it is.
+            replaces: the header of the replaced result, whose side data is removed then; None if
+                there is no such result. By default the header is read, if the workflow has side
+                data.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
-            ResultExistsError: there is one, and `if_absent` was given.
-            OSError: the blob store failed. An earlier result is still there; or, if only making
-                the new one durable failed, the new one is.
+            ResultExistsError: a result exists, and `if_absent` was given.
+            OSError: the blob store failed. The earlier result is still there; or the new one, if
+                only making it durable failed.
         """
         try:
             info = self._saver.save(
@@ -188,23 +189,23 @@ class Storage:
 
         Raises:
             ResultNotFoundError: none is stored under these names.
-            DamagedResultError: the stored bytes are not what was written.
-            UnreadableResultError: what the result is made of is not installed here.
-            UntrustedResultError: it is not signed as the options demand, or names what they don't
-                allow. Nothing of it was unpickled.
+            DamagedResultError: the stored bytes are not the bytes that were written.
+            UnreadableResultError: a class or module of the result is missing here, or it holds
+                code for another Python version.
+            UntrustedResultError: it is not signed as the options demand, or names a global that
+                they don't allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
         return self._read(workflow_name, task_name, "")
 
     def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
-        """Return a stored result as `read_task` does, if its value still has a digest.
+        """Return a stored result as `read_task` does, if its value still has this digest.
 
-        A run that has planned with a header is thereby safe from what others put in its place.
-
-        A `read_task` that a subclass has of its own is asked instead: it knows of no digest.
+        So a run that has planned with a header never reads a later result of another run. If a
+        subclass overrides `read_task`, that is called instead, without the digest.
 
         Args:
-            digest: see `TaskInfo`; another value is not found. "" takes any.
+            digest: see `TaskInfo`; a result with another digest is not found. "" accepts any.
         """
         if getattr(self.read_task, "__func__", None) is not Storage.read_task:
             return self.read_task(workflow_name, task_name)
@@ -225,12 +226,12 @@ class Storage:
     def read_again(self, workflow_name: str, task_name: str, info: TaskInfo) -> Any:
         """Return another copy of a big result that this process has saved or read a moment ago.
 
-        Its file is mapped once more, so the copies share memory until one is changed. What was
-        checked then is not checked again.
+        Its file is mapped once more, so the copies share memory until one is changed. Its digests
+        are not checked again.
 
         Raises:
-            ResultNotFoundError: there is another result in its place, or a copy would cost more:
-                it is small, a read is a request, or the storage has a key.
+            ResultNotFoundError: another result is stored now, or a copy would cost more: it is
+                small or has side data, a read is a request, or the storage has a key.
         """
         return self._reader.again(workflow_name, task_name, info)
 
@@ -243,11 +244,10 @@ class Storage:
     ) -> dict[str, Any]:
         """Return several stored results by task name, in the order of the names.
 
-        Where a read is a request, many are under way at once. Raises as `read_task`, for one that
-        can't be read.
+        If a read is a request, many run at once. Raises as `read_task`, for one that can't be read.
 
         Args:
-            digests: by task name, as for `read_unchanged`; by default any value is taken.
+            digests: by task name, as for `read_unchanged`; by default any digest is accepted.
         """
         names, digests = list(dict.fromkeys(task_names)), digests or {}
 
@@ -261,15 +261,15 @@ class Storage:
             return dict(zip(names, pool.map(read, names), strict=True))
 
     def remember(self, workflow_name: str) -> None:
-        """Have later plans know the headers of the results that were saved here, without asking.
+        """Store the headers of the results saved here, so that later plans need not read each.
 
-        Called at the end of a run. Where a read is a request, it costs two, unless only few results
-        were saved; elsewhere nothing. What fails is logged: then plans ask for the headers.
+        Called at the end of a run. It costs two requests, if a read is a request and more than a
+        few results were saved; else nothing. An error is logged: then plans read the headers.
         """
         self._saver.heads.remember(folder_of(workflow_name))
 
     def reads_back(self, info: TaskInfo) -> bool:
-        """Tell whether what follows in a run is to be given this saved result, read back."""
+        """Return whether the next nodes in a run must get this saved result, read back."""
         return self.always_read or any(
             getattr(self._serializer_of(side), "always_read", False) for side in info.side_data
         )
@@ -285,23 +285,23 @@ class Storage:
     def task_infos(
         self, workflow_name: str, task_names: Iterable[str]
     ) -> Iterator[Summary | FunctionFuseError | None]:
-        """Iterate the headers of tasks, in order, for a plan: one read each, nothing else.
+        """Iterate over the headers of tasks, in order, for a plan: one read each, nothing else.
 
-        Where a read is a request, what is stored is listed, and what was read is remembered. Where
-        nothing is stored there is None, and where a result is of no use, the error.
+        If a read is a request, the stored results are listed, and the headers are remembered. An
+        item is None if nothing is stored, and the error if a result is of no use.
         """
         return infos_of_tasks(self.store, workflow_name, task_names)
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
-        """Tell whether a result is stored under these names; its bytes are not checked."""
+        """Return whether a result is stored under these names; its bytes are not checked."""
         try:
             self.task_info(workflow_name, task_name)
         except ResultNotFoundError:
             return False
         except StorageError:
-            raise  # that it can't be told is no answer
+            raise  # the answer is unknown
         except FunctionFuseError:
-            return True  # what is damaged is there, too
+            return True  # a damaged result is stored, too
         return True
 
     def list_workflows(self) -> list[str]:
@@ -311,7 +311,7 @@ class Storage:
     def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
         """Return the sorted names of stored results that match a glob pattern, or are equal to it.
 
-        A workflow of which nothing is stored has no tasks: the list is empty.
+        The list is empty for a workflow without stored results.
         """
         names = tasks(self.store, folder_of(workflow_name))
         if pattern == "*":
@@ -322,12 +322,12 @@ class Storage:
     def remove_task(
         self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
     ) -> None:
-        """Remove one result, or all whose names match a glob pattern (which goes first if given).
+        """Remove one result; or, if a glob pattern is given, all results whose names match it.
 
-        Their side data goes after them; no serializer is needed for that.
+        Their side data is removed after them, without serializers.
 
         Raises:
-            ResultNotFoundError: there is none of that name, or none that matches.
+            ResultNotFoundError: no result has that name, or none matches.
             ValueError: neither a name nor a pattern is given.
         """
         if pattern is not None:
@@ -349,60 +349,58 @@ class Storage:
         if self._saver.has_side_data(folder):
             side_data = [file for key in keys for file in beside(self.store, key, folder)]
         self.store.delete(keys)
-        self._tell_removed(workflow_name, names)
+        self._call_removed_hooks(workflow_name, names)
         self.store.delete(side_data)
 
     def remove_workflow(self, workflow_name: str) -> None:
-        """Remove all that is stored for a workflow: results first, then what lies beside them.
+        """Remove all blobs of a workflow: the results first, then the others.
 
         Raises:
-            ResultNotFoundError: nothing is.
+            ResultNotFoundError: it has none.
             InvalidNameError: the name is no string, or empty.
         """
         folder = folder_of(workflow_name)
-        # Not by what is in it: a file system that folds case would find another workflow's.
+        # Compare names: on a file system that folds case, a read would find another workflow.
         if folder not in self.store.names(""):
             raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
         results, others = everything(self.store, folder)
         names = [task_of(self.store, key) for key in results] if event_hooks() else []
         self.store.delete(results)
-        self._tell_removed(workflow_name, names)
+        self._call_removed_hooks(workflow_name, names)
         self.store.delete([*others, folder])
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
         """Check every byte of all results, or of one workflow's, and of their side data.
 
         Nothing is unpickled, changed or locked; several threads read. Returns one record for each
-        result, in the order of the keys; a sound one's `problem` is "".
+        result, in the order of the keys; `problem` is "" for a sound result.
         """
         return verify(self.store, self._folder(workflow_name), self._key)
 
     def gc(self, older_than: float = ABANDONED_AFTER, *, dry_run: bool = False) -> list[Leftover]:
-        """Remove what nothing needs any more, and return what it was.
+        """Remove leftovers, and return them.
 
-        That is: temporaries of killed writers, side data that no result refers to, and damaged
-        results that runs have set aside. Safe beside running workflows as long as no save takes
-        longer than `older_than`.
+        Leftovers are temporaries of killed writers, side data that no result refers to, damaged
+        results that runs have set aside, and leases of runs that died. Safe beside running
+        workflows as long as no save takes longer than `older_than`.
 
         Args:
-            older_than: in seconds, on the storage's own clock; what is younger stays.
-            dry_run: remove nothing, and return what would be.
+            older_than: in seconds, on the storage's own clock; younger leftovers stay.
+            dry_run: remove nothing, and only return the leftovers.
         """
         return list(collect(self.store, older_than, dry_run=dry_run))
 
     def du(self, workflow_name: str | None = None) -> list[Usage]:
-        """Return what each workflow takes, or only the one; lists keys, and reads no result."""
+        """Return the size of each workflow, or of one; lists keys, and reads no result."""
         names = self.list_workflows() if workflow_name is None else [workflow_name]
         return [usage(self.store, folder_of(name), name) for name in names]
 
     def set_aside(self, workflow_name: str, task_name: str) -> bool:
-        """Keep a copy of a result's bytes apart, for `gc` to remove, if they can't be read here.
+        """Copy a result's bytes to another key, if they are damaged or of a newer format.
 
-        They are damaged, or of a newer format.
-
-        What is stored under the names stays as it is, until it is replaced or removed: a sound
-        result that another writer has put there meanwhile is not touched. Returns whether they were
-        damaged.
+        `gc` removes the copy later. The result itself stays until it is replaced or removed, so a
+        sound result that another writer has stored meanwhile is safe. Returns whether it was
+        copied.
         """
         key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
         try:
@@ -443,7 +441,7 @@ class Storage:
         except (PluginError, UnknownKindError):
             return None
 
-    def _tell_removed(self, workflow_name: str, names: Iterable[str]) -> None:
+    def _call_removed_hooks(self, workflow_name: str, names: Iterable[str]) -> None:
         hooks = event_hooks()
         if hooks:
             for name in names:

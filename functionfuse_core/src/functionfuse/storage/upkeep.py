@@ -1,6 +1,6 @@
-"""Looking after a store: what is sound, what is left over, what takes how much room.
+"""Maintain a store: check results, remove leftovers, measure sizes.
 
-Nothing here unpickles, locks, or stands in the way of running workflows.
+Nothing here unpickles, locks, or blocks running workflows.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["Leftover", "Usage", "Verified", "collect", "usage", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What `verify` found of one stored result.
+    """The report of `verify` on one stored result.
 
     Attributes:
-        workflow, task: its names; where a damaged one's can't be told, those of its key.
-        size: bytes, with side data; 0 where that can't be told.
-        problem: what is wrong, in words; "" if it is sound.
+        workflow, task: its names; if they are unknown because it is damaged, those of its key.
+        size: bytes, with side data; 0 if unknown.
+        problem: the problem, as text; "" if it is sound.
     """
 
     workflow: str
@@ -44,14 +44,14 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that `gc` removed, or would.
+    """A blob that `gc` removed, or would remove.
 
     Attributes:
-        key: where it was.
+        key: its key.
         kind: "temporary" (of a killed writer), "side data" (that no result refers to), "damaged"
             (set aside by a run) or "lease" (of a run that died).
         size: in bytes.
-        modified: when it was written, in seconds since the epoch.
+        modified: the time when it was written, in seconds since the epoch.
     """
 
     key: str
@@ -62,12 +62,12 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a workflow takes.
+    """The size of a workflow in a store.
 
     Attributes:
         workflow: its name.
         tasks: the number of its stored results.
-        size: bytes of all that is stored for it, side data and left-overs included.
+        size: bytes of all its blobs, including side data and leftovers.
     """
 
     workflow: str
@@ -76,7 +76,7 @@ class Usage:
 
 
 def verify(store: BlobStore, folder: str, key: bytes | None) -> list[Verified]:
-    """Check all digests of all results under a folder, and their side data; in several threads."""
+    """Check all digests of all results under a folder and of their side data, in threads."""
     keys = [blob.key for blob in store.list(folder) if _is_result(blob.key)]
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
         found = pool.map(lambda name: _verified(store, name, key), keys)
@@ -100,7 +100,7 @@ def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None
                 return _verified(store, name, key)  # replaced meanwhile, and its side data removed
             raise
     except ResultNotFoundError:
-        return None  # removed since it was listed
+        return None  # removed after it was listed
     except (FunctionFuseError, OSError) as error:
         return Verified(workflow, task, size, str(error))
     return Verified(workflow, task, size, "")
@@ -109,19 +109,19 @@ def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None
 def _checked(store: BlobStore, name: str, key: bytes | None) -> TaskInfo:
     try:
         return check_blocks(store.blocks(name, BLOCK), key)
-    except StorageError:  # once more: it may have been replaced while it was read
+    except StorageError:  # once more: it may have been replaced during the read
         return check_blocks(store.blocks(name, BLOCK), key)
 
 
 def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[Leftover]:
-    """Remove what nothing refers to and is older than `older_than` seconds; iterate what it was."""
+    """Remove leftovers that are older than `older_than` seconds, and iterate over them."""
     for blob in store.sweep(older_than, dry_run=dry_run):
         yield Leftover(blob.key, "temporary", blob.size, blob.modified)
     before = store.now() - older_than
     for name in sorted(store.names("")):
         if name.startswith(".") or not name.endswith("/"):
             continue
-        # Side data is listed before the headers are read: what is committed meanwhile is seen.
+        # Side data is listed before the headers are read, so that no newer commit is missed.
         side_data = [blob for blob in store.list(name + SIDE_DATA) if blob.modified < before]
         unused = _unused(store, name, side_data) if side_data else []
         aside = [blob for blob in store.list(name + DAMAGED) if blob.modified < before]
@@ -143,7 +143,7 @@ def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[Bl
                 raise head
             info = read_info(head)
         except (DamagedResultError, NewerFormatError):
-            return []  # what a damaged result refers to can't be told, so all is kept
+            return []  # the side data of a damaged result is unknown, so none is removed
         assert isinstance(info, TaskInfo)
         used.update(
             f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
@@ -158,7 +158,7 @@ def _first(key: str, start: int) -> str:
 
 
 def usage(store: BlobStore, folder: str, workflow_name: str) -> Usage:
-    """Return what a workflow takes."""
+    """Return the size of a workflow."""
     tasks = size = 0
     for blob in store.list(folder):
         tasks += _is_result(blob.key)

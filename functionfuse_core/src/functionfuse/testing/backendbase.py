@@ -13,7 +13,7 @@ from ..storage.filestore import FileStore
 from .program import Program
 from .suite import Suite
 
-__all__ = ["Backend", "Backends", "told"]
+__all__ = ["Backend", "Backends", "full_message"]
 
 Backend = Callable[..., Any]
 
@@ -54,9 +54,9 @@ class Backends(Suite):
         return self.run(self.kept(backend, storage, *nodes))
 
 
-def told(error: BaseException) -> str:
+def full_message(error: BaseException) -> str:
     """Return an error's message and notes, and those of its causes."""
     messages = [str(error), *getattr(error, "__notes__", ())]
     if error.__cause__ is not None:
-        messages.append(told(error.__cause__))
+        messages.append(full_message(error.__cause__))
     return "\n".join(messages)

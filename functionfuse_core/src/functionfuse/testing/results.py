@@ -136,7 +136,7 @@ class ResultsByName(Results):
         assert {"rows": [1], "data": bytearray(100_000)} == storage.read_task("w", "t")
 
     def test_what_can_t_be_pickled(self, storage: Storage) -> None:
-        """A value that can't be pickled is an error that leaves no data; an earlier result stays."""
+        """An unpicklable value is an error that leaves no data; an earlier result stays."""
         storage.save("w", "t", "before")
         stored = self.keys(storage)
         for value in (Unpicklable(), [1, {"deep": Unpicklable()}], Grid(1)):

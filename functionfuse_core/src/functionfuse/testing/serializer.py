@@ -359,6 +359,6 @@ def _open_files() -> int:
     """Return the number of open files of this process, without sockets, which may be reused."""
     count = 0
     for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # the listing's own is closed by now
+        with suppress(FileNotFoundError):  # listdir's own descriptor is closed by now
             count += os.readlink(f"/proc/self/fd/{descriptor}").startswith("/")
     return count

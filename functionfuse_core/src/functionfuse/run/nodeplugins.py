@@ -128,7 +128,7 @@ class RandomStatePlugin(Plugin):
         return made
 
     def local_initialize(self) -> None:
-        """Go on to the next seed, unless this is the plugin of one node."""
+        """Change to the next seed, unless this is the plugin of one node."""
         # A plugin that wraps this one may not call `for_node`; one seed for all nodes is worse.
         if self._counts:
             self.seed = self.min if self.seed >= self.max else self.seed + 1

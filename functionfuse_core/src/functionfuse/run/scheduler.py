@@ -424,7 +424,7 @@ class Run(ABC):
         return True
 
     def _planned(self, index: int) -> str:
-        """Return the digest of the stored value that the plan saw; "" where it saw none."""
+        """Return the digest of the stored value that the plan saw; "" if it saw none."""
         if self.decisions is None or self.saved[index]:
             return ""
         return getattr(self.decisions.infos[index], "digest", "")

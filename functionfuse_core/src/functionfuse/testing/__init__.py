@@ -1,6 +1,6 @@
-"""Conformance kits: inherit a suite, give it its fixture, run pytest, and you are done.
+"""Conformance kits: inherit a suite, add its fixture, and run pytest.
 
-`docs/testing.md` says what each suite promises. Needs pytest:
+`docs/testing.md` lists the promises of each suite. Needs pytest:
 `pip install "functionfuse-core[testing]"`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-# Before they are imported, or a failed assertion says nothing of the values.
+# Before the imports, or failed assertions would not show values.
 _TESTS = ["backendbase", "backendgraphs", "backendresults", "results", "resultsafety"]
 _TESTS += ["blobbytes", "blobfiles", "bloblisting", "blobsharing", "serializer"]
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _TESTS))

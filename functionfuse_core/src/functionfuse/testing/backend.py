@@ -9,10 +9,10 @@ __all__ = ["BackendSuite"]
 
 
 class BackendSuite(BackendGraphs, BackendResults):
-    """Inherit it, with a fixture `backend`: what makes a workflow, from nodes and `workflow_name`.
+    """Inherit it, with a fixture `backend` that makes a workflow from nodes and `workflow_name`.
 
-    Usually that is the class of the workflow itself. The functions of the nodes are those of a
-    notebook: nothing can import them. The processes of the backend must see the files of this one.
+    Usually the fixture is the class of the workflow. The functions of the nodes can't be imported,
+    as in a notebook. The backend's processes must see the files of this process.
 
     Attributes:
         plans: the workflow has `plan` and, after a run, `report`.

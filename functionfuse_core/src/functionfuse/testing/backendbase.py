@@ -1,4 +1,4 @@
-"""What the tests of a backend have in common: its fixture, a storage, a user's program."""
+"""The base of the tests of a backend: its fixture, a storage, and a user's program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..storage.filestore import FileStore
 from .program import Program
 from .suite import Suite
 
-__all__ = ["Backend", "Backends", "told"]
+__all__ = ["Backend", "Backends", "full_message"]
 
 Backend = Callable[..., Any]
 
@@ -26,12 +26,12 @@ class Backends(Suite):
 
     @pytest.fixture
     def backend(self) -> Backend:
-        """Return what makes workflows."""
+        """Return a callable that makes workflows."""
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `backend`")
 
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
-        """Return a fresh, empty storage; override it to try others."""
+        """Return a fresh, empty storage; override it to test with others."""
         return Storage(FileStore(str(tmp_path / "store")))
 
     @pytest.fixture
@@ -40,11 +40,11 @@ class Backends(Suite):
         return Program(tmp_path / "calls")
 
     def run(self, workflow: Any) -> Any:
-        """Run a workflow and return the results of the nodes that it was handed."""
+        """Run a workflow, and return the results of its given nodes."""
         return workflow.run()
 
     def kept(self, backend: Backend, storage: Any, *nodes: Any, name: str = "w") -> Any:
-        """Return a workflow with a storage."""
+        """Return a workflow of the nodes, with a storage."""
         workflow = backend(*nodes, workflow_name=name)
         workflow.set_storage(storage)
         return workflow
@@ -54,9 +54,9 @@ class Backends(Suite):
         return self.run(self.kept(backend, storage, *nodes))
 
 
-def told(error: BaseException) -> str:
-    """Return an error's message with its notes, and those of what it came from."""
+def full_message(error: BaseException) -> str:
+    """Return an error's message and notes, and those of its causes."""
     messages = [str(error), *getattr(error, "__notes__", ())]
     if error.__cause__ is not None:
-        messages.append(told(error.__cause__))
+        messages.append(full_message(error.__cause__))
     return "\n".join(messages)

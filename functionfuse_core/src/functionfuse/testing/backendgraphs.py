@@ -1,4 +1,4 @@
-"""What a backend makes of a graph: results, objects, settings, errors."""
+"""Tests of graphs on a backend: results, objects, settings, errors."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ __all__ = ["BackendGraphs"]
 
 
 class BackendGraphs(Backends):
-    """A graph gives the results that its functions give, called by hand."""
+    """A graph gives the same results as calling its functions by hand."""
 
     def test_one_node_gives_one_result(self, backend: Backend, program: Program) -> None:
-        """The result itself, and the function is called once."""
+        """One node gives its result itself, and its function is called once."""
         assert 3 == self.run(backend(program.number(3), workflow_name="w"))
         assert ["number"] == program.calls()
 
     def test_several_nodes_give_a_list(self, backend: Backend, program: Program) -> None:
-        """In the order in which they were handed over, the same one twice if so."""
+        """Several nodes give a list in the given order; a node given twice is in it twice."""
         one, two = program.number(1), program.number(2)
         assert [2, 1, 2] == self.run(backend(two, one, two, workflow_name="w"))
         assert ["number", "number"] == program.calls()
 
     def test_a_chain_and_a_diamond(self, backend: Backend, program: Program) -> None:
-        """Every node is computed once, after its parents."""
+        """Every node of a chain or a diamond is computed once, after its parents."""
         top = program.number(1)
         left, right = program.add(top, 10), program.add(top, 20)
         assert 32 == self.run(backend(program.add(left, right), workflow_name="w"))
         assert ["add", "add", "add", "number"] == program.calls()
 
     def test_arguments_by_place_and_by_name(self, backend: Backend, program: Program) -> None:
-        """Nodes and values in both; no name of an argument is taken by the backend."""
+        """Arguments by position and by name can be nodes or values; all names are allowed."""
         node = program.number(1)
         more = {"function": node, "name": 10, "target": node, "args": 100, "storage": 1000}
         assert 1113 == self.run(backend(program.add(node, **more), workflow_name="w"))
@@ -48,7 +48,7 @@ class BackendGraphs(Backends):
 
     @pytest.mark.parametrize("kind", ["list", "tuple", "dict", "set", "nested"])
     def test_nodes_in_containers(self, backend: Backend, program: Program, kind: str) -> None:
-        """Functions are given results in their places, in containers of the same kind."""
+        """Functions get containers of the same kind, with results in place of nodes."""
         one, two = program.number(1), program.number(2)
         made: dict[str, tuple[Any, Any]] = {
             "list": ([one, 5, two], [1, 5, 2]),
@@ -63,7 +63,7 @@ class BackendGraphs(Backends):
         assert type(expected) is type(result)
 
     def test_picks(self, backend: Backend, program: Program) -> None:
-        """Items of results, at any depth, as arguments and as what is handed over."""
+        """Items of results, at any depth, can be arguments, and can be given to the workflow."""
         node = program.parts(5)
         picked = program.add(node["list"][0], node["list"][-1], node["deep"][0]["tuple"])
         assert [18, [5, 6], 7] == self.run(
@@ -72,14 +72,14 @@ class BackendGraphs(Backends):
         assert ["add", "parts"] == program.calls()
 
     def test_all_below_the_roots_is_run(self, backend: Backend, program: Program) -> None:
-        """Handing over the first node runs what follows from it, with its other parents."""
+        """Giving the first node also runs its descendants, with their other parents."""
         first = program.number(1).set_name("first")
         program.add(program.half(first), program.number(5))
         assert 1 == self.run(backend(first, workflow_name="w"))
         assert ["add", "half", "number", "number"] == program.calls()
 
     def test_many_nodes(self, backend: Backend, program: Program) -> None:
-        """A wide graph, and a deep one."""
+        """A wide graph and a deep graph run."""
         wide = program.total([program.number(value) for value in range(40)])
         deep = program.number(0)
         for _ in range(40):
@@ -88,12 +88,12 @@ class BackendGraphs(Backends):
         assert 82 == len(program.calls())
 
     def test_a_big_value(self, backend: Backend, program: Program) -> None:
-        """Results of megabytes go from node to node as they are."""
+        """Results of megabytes go from node to node unchanged."""
         data = self.run(backend(program.same(program.big(8 << 20)), workflow_name="w"))
         assert bytes(range(256)) * (32 << 10) == data
 
     def test_what_is_refused(self, backend: Backend, program: Program) -> None:
-        """No nodes, no names, two nodes of one name, what is no node: before anything runs."""
+        """No nodes, no name, equal names and objects that are no nodes are refused at once."""
         with pytest.raises(GraphError):
             self.run(backend(workflow_name="w"))
         with pytest.raises(GraphError):
@@ -106,7 +106,7 @@ class BackendGraphs(Backends):
         assert [] == program.calls()
 
     def test_nodes_are_found_by_name(self, backend: Backend, program: Program) -> None:
-        """Names are given or numbered; patterns match whole names."""
+        """Nodes have given or numbered names; patterns match whole names."""
         node = program.add(program.number(1), program.number(2)).set_name("the sum")
         workflow = backend(node, workflow_name="w")
         names = [name for name, _ in workflow.graph_traversal()]
@@ -117,26 +117,26 @@ class BackendGraphs(Backends):
             workflow.query("the")
 
     def test_a_graph_runs_again(self, backend: Backend, program: Program) -> None:
-        """Without a storage everything is computed, with the same results."""
+        """Without a storage, each run computes all nodes, with the same results."""
         workflow = backend(program.add(program.number(1), 1), workflow_name="w")
         assert [2, 2] == [self.run(workflow), self.run(workflow)]
         assert ["add", "add", "number", "number"] == program.calls()
 
     def test_other_backends_run_the_same_graph(self, backend: Backend, program: Program) -> None:
-        """With the results that this one gives."""
+        """Other backends run the same graph, with the same results."""
         node = program.add(program.number(1), program.parts(2)["list"][1])
         assert 4 == LocalWorkflow(node, workflow_name="w").run()
         assert 4 == self.run(backend(node, workflow_name="w"))
 
     def test_calls_on_an_object(self, backend: Backend, program: Program) -> None:
-        """They are made in the order in which they are written, on one object."""
+        """Method calls are made on one object, in the order of the program."""
         account = program.Account(program.number(100))
         calls = [account.pay(1), account.pay(program.number(10)), account.pay(1000)]
         assert [101, 111, 1111] == self.run(backend(*calls, workflow_name="w"))
         assert ["Account", "number", "number", "pay", "pay", "pay"] == program.calls()
 
     def test_objects_are_apart(self, backend: Backend, program: Program) -> None:
-        """Each constructor's call is an object of its own; results of calls go to other nodes."""
+        """Each constructor call makes its own object; results of methods go to other nodes."""
         one, two = program.Account(1), program.Account()
         node = program.add(one.pay(1), two.pay(10), one.pay(100))
         assert 114 == self.run(backend(node, workflow_name="w"))
@@ -144,7 +144,7 @@ class BackendGraphs(Backends):
     def test_an_object_in_a_storage(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """Results of calls are stored; while none is missing, no object is made."""
+        """Results of methods are stored; if none is missing, no object is made."""
         account = program.Account(1)
         calls = [account.pay(1).set_name("first"), account.pay(2).set_name("second")]
         assert [2, 4] == self.stored(backend, storage, *calls)
@@ -157,7 +157,7 @@ class BackendGraphs(Backends):
         assert ["Account", "pay", "pay"] == program.calls()
 
     def test_logged_nodes(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """They run every time, and are never stored."""
+        """Logged nodes run every time, and are never stored."""
         self.needs("logs_nodes")
         node = program.same(program.number(1).set_name("one")).set_name("show")
         for expected in (["number", "same"], ["same"]):
@@ -170,7 +170,7 @@ class BackendGraphs(Backends):
     def test_another_function_for_a_node(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """`replace_func` holds in its workflow, and counts as other code."""
+        """`replace_func` applies to its workflow only, and counts as changed code."""
         node = program.same(5)
         workflow = self.kept(backend, storage, node)
         workflow.replace_func(node, lambda value: value * 100)
@@ -180,7 +180,7 @@ class BackendGraphs(Backends):
             workflow.replace_func(node, "no function")
 
     def test_a_node_plugin(self, backend: Backend, program: Program) -> None:
-        """It is asked here for each node that it prepares, and what it gives runs with the node."""
+        """An initializer is called here for each of its nodes; its call runs with the node."""
         names = [f"FUNCTIONFUSE_{uuid.uuid4().hex}" for _ in range(2)]
         nodes = [program.variable(name).set_name(name) for name in names]
         workflow = backend(*nodes, workflow_name="w")
@@ -191,7 +191,7 @@ class BackendGraphs(Backends):
         assert 1 == plugin.handed_over
 
     def test_several_node_plugins(self, backend: Backend, program: Program) -> None:
-        """They prepare a node in their order; a collection is one of them."""
+        """Several initializers, also in a collection, prepare a node in the given order."""
         name = f"FUNCTIONFUSE_{uuid.uuid4().hex}"
         workflow = backend(program.variable(name), workflow_name="w")
         first, second = Variable(name, "first"), Variable(name, "second")
@@ -201,7 +201,7 @@ class BackendGraphs(Backends):
         assert "first" == self.run(workflow)
 
     def test_seeds(self, backend: Backend, program: Program) -> None:
-        """Each node gets a seed of its own, whatever else is computed: that of its name."""
+        """Each node gets its own seed, which depends on its name, not on other nodes."""
         drawn = []
         for names in ("abc", "abc", "cb"):
             nodes = [program.throw().set_name(name) for name in names]
@@ -213,7 +213,7 @@ class BackendGraphs(Backends):
         assert drawn[0][:0:-1] == drawn[2]
 
     def test_settings_need_nodes(self, backend: Backend, program: Program) -> None:
-        """A pattern that no name matches is an error, not a setting without effect."""
+        """A pattern that matches no name is an error, not a setting without effect."""
         workflow = backend(program.number(), workflow_name="w")
         with pytest.raises(NoMatchError):
             workflow.set_plugin("none", Variable("x", "y"))

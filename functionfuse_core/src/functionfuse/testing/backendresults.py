@@ -1,4 +1,4 @@
-"""What a backend does with a storage: keeps all results, computes what changed, tells failures."""
+"""Tests of a backend with a storage: all results stored, changes computed, failures reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..backends.builtin.localback import LocalWorkflow
 from ..errors import GraphError, OptionsError
 from ..storage import Storage
 from ..storage.keys import key_of
-from .backendbase import Backend, Backends, told
+from .backendbase import Backend, Backends, full_message
 from .program import FullStore, Program, Shelf
 from .resultbase import Trap
 
@@ -19,12 +19,12 @@ __all__ = ["BackendResults"]
 
 
 class BackendResults(Backends):
-    """When a run returns, everything is stored; the next one computes what changed."""
+    """A run stores all results before it returns; the next run computes only changes."""
 
     def test_every_result_is_stored(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """When the run returns, under the names of workflow and nodes, whatever text they are."""
+        """When a run returns, all results are stored by workflow and node name, any text."""
         one = program.number(1).set_name("../a/b *")
         two = program.add(one, 1).set_name("näme")
         assert 2 == self.run(self.kept(backend, storage, two, name="my/flow"))
@@ -39,7 +39,7 @@ class BackendResults(Backends):
     def test_a_second_run_computes_nothing(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """Neither on the same graph, nor on an equal one in a new session."""
+        """A second run computes nothing: on the same graph, or an equal one in a new session."""
         node = program.add(program.number(1), 1)
         assert [2, 2] == [self.stored(backend, storage, node) for _ in range(2)]
         assert ["add", "number"] == program.calls()
@@ -50,7 +50,7 @@ class BackendResults(Backends):
     def test_backends_reuse_each_others_results(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """What one has computed counts for all."""
+        """Backends reuse the results of other backends."""
         node = program.add(program.number(1), program.parts(1)["list"][0])
         assert 2 == self.kept(LocalWorkflow, storage, node).run()
         program.calls()
@@ -67,7 +67,7 @@ class BackendResults(Backends):
         assert [] == program.calls()
 
     def test_a_changed_argument(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """What takes it is computed, and what follows; nothing else."""
+        """A changed argument makes its node and the descendants run again, and no others."""
         for value, expected in ((1, ["add", "half", "number", "number"]), (5, ["add", "number"])):
             nodes = program.add(program.number(value), 1), program.half(program.number(8))
             assert [value + 1, 4] == self.stored(backend, storage, *nodes)
@@ -91,7 +91,7 @@ class BackendResults(Backends):
         new: str,
         expected: tuple[int, list[str]],
     ) -> None:
-        """Counts where it does something else; a result that turns out equal changes no more."""
+        """Changed code is computed again; comments don't count, and equal results end a change."""
         for edited in (False, True):
             if edited:
                 program.edit(old, new)
@@ -102,7 +102,7 @@ class BackendResults(Backends):
     def test_equal_results_end_the_change(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """A child counts its parents' results, not how they came about."""
+        """A child depends on its parents' results, not on how they were computed."""
         for value, expected in ((4, ["half", "number", "same"]), (5, ["half", "number"])):
             node = program.same(program.half(program.number(value)))
             assert 2 == self.stored(backend, storage, node)
@@ -117,7 +117,7 @@ class BackendResults(Backends):
         policy: str,
         expected: list[str],
     ) -> None:
-        """`set_reuse` takes whatever is stored, or nothing."""
+        """`set_reuse` makes a run reuse any stored result, or none."""
         self.stored(backend, storage, program.add(program.number(1), 1))
         program.calls()
         value = 3 if policy == "always" else 1
@@ -131,7 +131,7 @@ class BackendResults(Backends):
     def test_a_policy_of_one_node(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """Set by a query, it holds for the nodes that match."""
+        """A policy set by a query applies to the matching nodes."""
         node = program.add(program.number(1).set_name("one"), program.number(2).set_name("two"))
         self.stored(backend, storage, node)
         program.calls()
@@ -141,7 +141,7 @@ class BackendResults(Backends):
         assert ["number"] == program.calls()
 
     def test_a_removed_result(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """It is computed again if it is needed: the last is, a parent is not."""
+        """A removed result is computed again if needed: that of a last node, not of a parent."""
         node = program.add(program.number(1).set_name("one"), 1).set_name("last")
         self.stored(backend, storage, node)
         program.calls()
@@ -157,7 +157,7 @@ class BackendResults(Backends):
     def test_a_damaged_result(
         self, backend: Backend, program: Program, storage: Storage, offset: int
     ) -> None:
-        """It counts as none, and is replaced."""
+        """A damaged result counts as missing, and is replaced."""
         node = program.same(program.big(4096)).set_name("last")
         expected = self.stored(backend, storage, node)
         program.calls()
@@ -169,7 +169,7 @@ class BackendResults(Backends):
         assert expected == storage.read_task("w", "last")
 
     def test_none_is_a_result(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """Stored and reused as any other."""
+        """None is stored and reused like any other result."""
         node = program.same(None)
         assert [None, None] == [self.stored(backend, storage, node) for _ in range(2)]
         assert ["same"] == program.calls()
@@ -177,16 +177,16 @@ class BackendResults(Backends):
     def test_workflows_are_apart(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """Results of one are not taken for another."""
+        """Results of one workflow are not reused by another."""
         for name in ("v", "w"):
             assert 1 == self.run(self.kept(backend, storage, program.number(1), name=name))
         assert ["number", "number"] == program.calls()
         assert ["v", "w"] == storage.list_workflows()
 
     def test_always_read(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """What follows a saved node is given what the storage gives back."""
+        """With `always_read`, children get a saved result as the storage reads it."""
         storage.always_read = True
-        # A trap comes back from its pickle as text.
+        # A trap is unpickled as text.
         assert "str" == self.stored(backend, storage, program.kind(program.same(Trap())))
 
     def test_a_storage_of_four_members(
@@ -198,7 +198,7 @@ class BackendResults(Backends):
         assert 2 == shelf.read_task("w", "t")
 
     def test_what_is_no_storage(self, backend: Backend, program: Program) -> None:
-        """It is refused when it is set; None is no storage, and takes an earlier one away."""
+        """An object that is no storage is refused when it is set; None removes an earlier one."""
         workflow = backend(program.number(1), workflow_name="w")
         with pytest.raises(GraphError):
             workflow.set_storage(object())
@@ -206,7 +206,7 @@ class BackendResults(Backends):
         assert 1 == self.run(workflow)
 
     def test_a_plan(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """It says what a run would do, and why, and does nothing."""
+        """A plan returns the action of a run for each node, and runs nothing."""
         self.needs("plans")
 
         def planned(value: int) -> dict[str, str]:
@@ -224,7 +224,7 @@ class BackendResults(Backends):
         assert [] == program.calls()
 
     def test_a_report(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """It says what the run did with each node."""
+        """A report returns the action of the run for each node, and the reason."""
         self.needs("plans")
         for value, expected in ((4, "computed"), (4, "reused"), (5, "reused")):
             one = program.number(value).set_name("one")
@@ -239,12 +239,12 @@ class BackendResults(Backends):
         assert "argument 'value' changed" in workflow.report["one"].reason
 
     def test_a_failing_node(self, backend: Backend, program: Program, storage: Storage) -> None:
-        """Its error is raised, naming the node; what was computed stays, what follows is not."""
+        """A run raises a node's error with its name; results stay stored, descendants don't run."""
         one = program.number(1).set_name("one")
         wrong = program.fail(one).set_name("wrong")
         with pytest.raises(LookupError, match="no 1 here") as raised:
             self.stored(backend, storage, program.add(wrong, 1))
-        assert "wrong" in told(raised.value)
+        assert "wrong" in full_message(raised.value)
         assert ["one"] == storage.list_tasks("w")
         assert ["fail", "number"] == program.calls()
 
@@ -261,7 +261,7 @@ class BackendResults(Backends):
     def test_a_run_goes_on_after_a_repair(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """With what was computed before the failure."""
+        """After a repair, a run reuses the results from before the failure."""
 
         def node() -> Any:
             return program.same(program.fail(program.number(1)))
@@ -276,12 +276,12 @@ class BackendResults(Backends):
     def test_an_error_of_a_class_that_can_t_be_imported(
         self, backend: Backend, program: Program
     ) -> None:
-        """Its message arrives."""
+        """The message of an error arrives, even if its class can't be imported."""
         with pytest.raises(Exception, match="a class that nobody can import"):
             self.run(backend(program.strange(), workflow_name="w"))
 
     def test_a_failing_object(self, backend: Backend, program: Program) -> None:
-        """An error in a method is raised as one in a function."""
+        """An error in a method is raised like one in a function."""
         account = program.Account(1)
         account.pay(1)
         with pytest.raises(LookupError, match="no account"):
@@ -290,34 +290,34 @@ class BackendResults(Backends):
     def test_a_result_that_can_t_be_saved(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """It is an error that names the node; a run never says that all is stored if it isn't."""
+        """A result that can't be saved is an error that names the node; nothing is stored."""
         node = program.generator().set_name("stream")
         with pytest.raises(TypeError) as raised:
             self.stored(backend, storage, node)
-        assert "stream" in told(raised.value)
+        assert "stream" in full_message(raised.value)
         assert [] == storage.list_tasks("w")
 
     @pytest.mark.parametrize("stored", [False, True])
     def test_a_node_in_a_result(
         self, backend: Backend, program: Program, storage: Storage, stored: bool
     ) -> None:
-        """It is an error that names it, before anything is stored: nobody would run the node."""
+        """A result with a node inside is an error that names the node; it is not stored."""
         made = self.kept(backend, storage if stored else None, program.unrun(1).set_name("made"))
         with pytest.raises(GraphError, match="holds node 'number_0000'") as raised:
             self.run(made)
-        assert "'made'" in told(raised.value)
+        assert "'made'" in full_message(raised.value)
         assert ["unrun"] == program.calls()
         assert [] == storage.list_tasks("w")
 
     def test_a_storage_that_is_full(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:
-        """Its error is raised; results that did go in are there."""
+        """A full storage's error is raised; results that were saved before stay stored."""
         full = Storage(FullStore(storage.store, 100_000))
         one = program.number(1).set_name("one")
         last = program.add(program.total([one, 1]), 1)
         node = program.kind([last, program.big(1 << 20).set_name("big")])
         with pytest.raises(OSError, match="no room") as raised:
             self.stored(backend, full, node)
-        assert "big" in told(raised.value)
+        assert "big" in full_message(raised.value)
         assert "big" not in storage.list_tasks("w")

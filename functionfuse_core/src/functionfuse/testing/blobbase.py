@@ -1,4 +1,4 @@
-"""What the tests of a blob store have in common: its fixture, its capabilities, and raw access."""
+"""The base of the tests of a blob store: its fixture, capabilities, and raw access."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ class Blobs(Suite):
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `store`: an empty store")
 
     def reopen(self, store: BlobStore) -> BlobStore:
-        """Return a store that shows the same blobs, and shares nothing else with the first."""
+        """Return a second store of the same blobs, which shares nothing else with the first."""
         if not self.processes:
             return store
         copy: BlobStore = pickle.loads(pickle.dumps(store))
         return copy
 
     def raw_get(self, store: BlobStore, key: str) -> bytes | None:
-        """Return a blob, or None, past the store under test if that can be done."""
+        """Return a blob or None, past the store under test if possible."""
         try:
             return bytes(self.reopen(store).get(key))
         except ResultNotFoundError:
             return None
 
     def raw_put(self, store: BlobStore, key: str, data: bytes) -> None:
-        """Make a blob past the store under test if that can be done."""
+        """Make a blob, past the store under test if possible."""
         self.reopen(store).put(key, [data])
 
     def raw_keys(self, store: BlobStore) -> list[str]:
-        """Return the keys of all blobs, sorted, past the store under test if that can be done."""
+        """Return the sorted keys of all blobs, past the store under test if possible."""
         return sorted(blob.key for blob in self.reopen(store).list(""))
 
     def leftovers(self, store: BlobStore) -> list[str]:
-        """Return what is in the place of the store and is no blob, past it if that can be done.
+        """Return the names of stored things that are not blobs, past the store if possible.
 
-        By default, what the store itself would sweep.
+        By default, the keys that the store itself would sweep.
         """
         return [blob.key for blob in self.reopen(store).sweep(-60.0, dry_run=True)]
 

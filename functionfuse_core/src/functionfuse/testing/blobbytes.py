@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: `put`, `get`, `head`, and `if_absent`."""
+"""Tests of bytes in and out: `put`, `get`, `head`, `blocks` and `if_absent`."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ each_key = pytest.mark.parametrize("key", KEYS, ids=[key[:24] for key in KEYS])
 
 
 class BlobBytes(Blobs):
-    """What is put is what is got: every byte, under every key, of any size."""
+    """`get` returns the bytes of `put`: every byte, under every key, of any size."""
 
     @each_key
     def test_any_key_is_a_name_of_its_own(self, store: BlobStore, key: str) -> None:
-        """A blob under any legal key is got, listed and deleted, and touches no other."""
+        """A blob under any legal key can be got, listed and deleted, and changes no other."""
         store.put("w/other", [b"other"])
         store.put(key, [b"of ", key.encode()])
         assert b"of " + key.encode() == self.raw_get(store, key)
@@ -79,7 +79,7 @@ class BlobBytes(Blobs):
 
     @pytest.mark.parametrize("size", SIZES)
     def test_a_blob_of_any_size_comes_back(self, store: BlobStore, size: int) -> None:
-        """Sizes around the limits of pages, buffers, pipes and maps, in one part and in several."""
+        """Blobs come back, in one part or several, at sizes around limits of pages and buffers."""
         data = self_checking(max(size, 16))[:size]
         store.put("w/one", [data])
         store.put("w/parts", in_parts(data, 3))
@@ -92,7 +92,7 @@ class BlobBytes(Blobs):
     def test_a_blob_around_the_multipart_threshold_comes_back(
         self, store: BlobStore, more: int
     ) -> None:
-        """From the size on at which the store takes another way, that way works as well."""
+        """Blobs just below and above the threshold for multipart uploads come back."""
         if not self.multipart_from:
             pytest.skip(f"{type(self).__name__} declares multipart_from = 0")
         data = self_checking(self.multipart_from + more)
@@ -104,24 +104,24 @@ class BlobBytes(Blobs):
 
     @pytest.mark.parametrize("data", BYTES.values(), ids=list(BYTES))
     def test_bytes_are_bytes(self, store: BlobStore, data: bytes) -> None:
-        """Nothing is decoded, translated or trimmed."""
+        """Bytes are not decoded, translated or trimmed."""
         store.put("w/t", [data])
         assert Blob(data) == Blob(self.raw_get(store, "w/t"))
         assert Blob(data) == Blob(store.get("w/t"))
 
     def test_get_finds_what_something_else_has_put(self, store: BlobStore) -> None:
-        """The store has no list of its own of what there is."""
+        """The store finds blobs that others have put: it has no list of its own."""
         self.raw_put(store, "w/t", b"made elsewhere")
         assert b"made elsewhere" == bytes(store.get("w/t"))
         assert ["w/t"] == [blob.key for blob in store.list("w/")]
 
     def test_parts_are_joined_in_their_order(self, store: BlobStore) -> None:
-        """The blob is the concatenation of the parts."""
+        """The blob is the parts, joined in order."""
         store.put("w/t", [b"zz,", b"a,", b"mmmm,", b"a,", b""])
         assert b"zz,a,mmmm,a," == self.raw_get(store, "w/t")
 
     def test_no_parts_make_an_empty_blob(self, store: BlobStore) -> None:
-        """An empty blob is a blob: it is there."""
+        """An empty blob is a blob: it can be got and is listed."""
         store.put("w/none", [])
         store.put("w/empty", [b"", b""])
         assert [b"", b""] == [bytes(store.get(key)) for key in ("w/none", "w/empty")]
@@ -129,19 +129,19 @@ class BlobBytes(Blobs):
         assert b"" == bytes(store.head("w/empty", 10))
 
     def test_empty_parts_add_nothing(self, store: BlobStore) -> None:
-        """They stand anywhere among the others."""
+        """Empty parts can be anywhere among the others."""
         store.put("w/t", [b"", b"a", b"", b"", b"b", b""])
         assert b"ab" == self.raw_get(store, "w/t")
 
     def test_thousands_of_parts(self, store: BlobStore) -> None:
-        """More parts than one system call takes, of different sizes."""
+        """A blob can have more parts than one system call takes, of different sizes."""
         parts = [bytes([number % 251]) * (number % 7) for number in range(5000)]
         store.put("w/t", parts)
         assert b"".join(parts) == self.raw_get(store, "w/t")
 
     @pytest.mark.parametrize("kind", ["bytearray", "view", "view of a part", "map"])
     def test_parts_of_any_kind(self, store: BlobStore, kind: str) -> None:
-        """Parts are buffers; none is asked to be bytes."""
+        """Parts can be any buffers, not only bytes."""
         data = self_checking(70_000)
         made: dict[str, Callable[[], Any]] = {
             "bytearray": lambda: bytearray(data),
@@ -153,7 +153,7 @@ class BlobBytes(Blobs):
         assert b"<" + data + b">" == self.raw_get(store, "w/t")
 
     def test_parts_that_change_later_change_no_blob(self, store: BlobStore) -> None:
-        """A blob doesn't share memory with what it was put from."""
+        """A blob doesn't share memory with its parts."""
         part = bytearray(b"before")
         store.put("w/t", [part])
         part[:] = b"after!"
@@ -161,7 +161,7 @@ class BlobBytes(Blobs):
 
     @pytest.mark.parametrize("size", [10, 5000, 2 << 20])
     def test_what_is_got_belongs_to_the_caller(self, store: BlobStore, size: int) -> None:
-        """Changing the buffer changes neither the blob nor another buffer of it."""
+        """Changing a buffer from `get` changes neither the blob nor another buffer of it."""
         data = self_checking(max(16, size))
         store.put("w/t", [data])
         mine, other = memoryview(store.get("w/t")), store.get("w/t")
@@ -172,7 +172,7 @@ class BlobBytes(Blobs):
         assert Blob(data) == Blob(self.raw_get(store, "w/t"))
 
     def test_what_is_got_is_one_piece(self, store: BlobStore) -> None:
-        """The buffer is contiguous bytes, of which views can be made and measured."""
+        """A buffer from `get` is contiguous bytes, and supports memory views with a length."""
         store.put("w/t", in_parts(self_checking(3 << 20)))
         view = memoryview(store.get("w/t"))
         assert (True, "B", 1, 3 << 20) == (view.c_contiguous, view.format, view.itemsize, len(view))
@@ -180,7 +180,7 @@ class BlobBytes(Blobs):
     @pytest.mark.parametrize("size", [100, 2 << 20])
     @pytest.mark.parametrize("change", ["replaced", "deleted"])
     def test_what_was_got_stays(self, store: BlobStore, size: int, change: str) -> None:
-        """A buffer outlives its blob: nobody sees it change, or go, while it is read."""
+        """A buffer from `get` stays valid and unchanged after its blob is replaced or deleted."""
         data = self_checking(size)
         store.put("w/t", [data])
         held = store.get("w/t")
@@ -195,7 +195,7 @@ class BlobBytes(Blobs):
         ("old", "new"), [(10, 5), (5, 10), (10, 10), (3 << 20, 4096), (4096, 3 << 20), (10, 0)]
     )
     def test_put_replaces(self, store: BlobStore, old: int, new: int) -> None:
-        """Nothing of an earlier blob is left, for any reader, whatever the sizes."""
+        """No reader sees any part of an earlier blob, whatever the sizes."""
         reader = self.reopen(store)
         store.put("w/t", [b"o" * old])
         assert Blob(b"o" * old) == Blob(reader.get("w/t"))
@@ -207,7 +207,7 @@ class BlobBytes(Blobs):
     @pytest.mark.parametrize("durable", [False, True])
     @pytest.mark.parametrize("if_absent", [False, True])
     def test_every_way_to_put(self, store: BlobStore, durable: bool, if_absent: bool) -> None:
-        """`durable` and `if_absent` change nothing about the blob, nor about those beside it."""
+        """`durable` and `if_absent` change neither the bytes of the blob nor other blobs."""
         store.put("w/other", [b"other"])
         for data in (self_checking(50), self_checking(2 << 20)):
             store.put("v/s/t", in_parts(data), durable=durable, if_absent=if_absent)
@@ -217,7 +217,7 @@ class BlobBytes(Blobs):
 
     @pytest.mark.parametrize("key", ["w/none", "w", "w/t/below", "none", "w/T2"])
     def test_a_missing_blob_is_not_found(self, store: BlobStore, key: str) -> None:
-        """`get` and `head` say so by the one error that callers wait for, and make nothing."""
+        """`get` and `head` raise ResultNotFoundError for a missing blob, and create nothing."""
         store.put("w/t", [b"there"])
         store.put("w/t2", [b"there"])
         with pytest.raises(ResultNotFoundError) as of_get:
@@ -230,14 +230,14 @@ class BlobBytes(Blobs):
 
     @pytest.mark.parametrize("size", [1, 4096, 10_000, 99_999, 100_000, 1 << 30])
     def test_head_is_the_beginning(self, store: BlobStore, size: int) -> None:
-        """`head` returns as many bytes as were asked for, or all that there are."""
+        """`head` returns the first `size` bytes, or the whole blob if it is shorter."""
         data = self_checking(100_000)
         store.put("w/t", [data])
         assert data[:size] == bytes(store.head("w/t", size))
 
     @pytest.mark.parametrize("size", [0, 1, 1000, 10_000])
     def test_blocks_are_the_whole_blob(self, store: BlobStore, size: int) -> None:
-        """In order and of no more than the bytes asked for; a missing blob is not found."""
+        """Blocks are in order, and none exceeds the size; a missing blob raises an error."""
         data = self_checking(size) if size > 100 else bytes(size)
         store.put("w/t", [data])
         found = [bytes(block) for block in store.blocks("w/t", 1000)]
@@ -247,7 +247,7 @@ class BlobBytes(Blobs):
             list(store.blocks("w/missing", 1000))
 
     def test_if_absent_leaves_what_is_there(self, store: BlobStore) -> None:
-        """It raises FileExistsError, and leaves the blob, and nothing else, behind."""
+        """`if_absent` raises FileExistsError if there is a blob, which stays; no file is left."""
         store.put("w/t", [b"first"], if_absent=True)
         with pytest.raises(FileExistsError):
             store.put("w/t", [b"second"], if_absent=True)
@@ -256,14 +256,14 @@ class BlobBytes(Blobs):
         assert [] == self.leftovers(store)
 
     def test_if_absent_leaves_an_empty_blob(self, store: BlobStore) -> None:
-        """An empty blob is there as well."""
+        """An empty blob counts as present."""
         store.put("w/t", [])
         with pytest.raises(FileExistsError):
             store.put("w/t", [b"second"], if_absent=True)
         assert b"" == self.raw_get(store, "w/t")
 
     def test_if_absent_sees_what_something_else_has_put(self, store: BlobStore) -> None:
-        """The store asks its place, not its memory, also after the blob was missing once."""
+        """`if_absent` sees the blobs of others, even if this store saw the key missing before."""
         with pytest.raises(ResultNotFoundError):
             store.get("w/t")
         self.raw_put(store, "w/t", b"first")
@@ -272,14 +272,14 @@ class BlobBytes(Blobs):
         assert b"first" == bytes(store.get("w/t"))
 
     def test_if_absent_after_a_delete(self, store: BlobStore) -> None:
-        """What was deleted is absent."""
+        """A deleted blob is absent."""
         store.put("w/t", [b"first"], if_absent=True)
         store.delete(["w/t"])
         store.put("w/t", [b"second"], if_absent=True)
         assert b"second" == self.raw_get(store, "w/t")
 
     def test_if_absent_of_a_big_blob(self, store: BlobStore) -> None:
-        """Whatever way big blobs take, they don't replace either."""
+        """Big blobs, which may be stored in another way, don't replace a blob either."""
         size = max(16 << 20, self.multipart_from + 1) if self.multipart_from else 4 << 20
         data = self_checking(size)
         store.put("w/t", in_parts(data), if_absent=True)
@@ -292,7 +292,7 @@ class BlobBytes(Blobs):
     def test_a_put_that_fails_changes_nothing(
         self, store: BlobStore, before: bytes | None, if_absent: bool
     ) -> None:
-        """When the last part can't be had, the error is raised and what was there stays, whole."""
+        """If reading the last part fails, `put` raises that error, and an earlier blob stays."""
         if before is not None:
             store.put("w/t", [before])
 
@@ -310,7 +310,7 @@ class BlobBytes(Blobs):
         assert b"after" == self.raw_get(store, "w/t")
 
     def test_readers_see_nothing_of_a_put_that_is_at_work(self, store: BlobStore) -> None:
-        """In mid-put, the earlier blob is got and listed, or one waits until it is done."""
+        """During a put, readers get and list the earlier blob, or wait until the put is done."""
         before, after, other = self_checking(1000), self_checking(1 << 20, 1), self.reopen(store)
         store.put("w/t", [before])
         seen: list[Any] = []
@@ -326,7 +326,7 @@ class BlobBytes(Blobs):
         assert after == self.raw_get(store, "w/t")
 
     def test_if_absent_holds_until_the_end_of_a_put(self, store: BlobStore) -> None:
-        """Of two writers, one in the middle of the other's put, exactly one wins."""
+        """If one writer puts in the middle of the other's put, exactly one of them wins."""
         self.needs("conditional_put")
         other, won = self.reopen(store), []
 
@@ -355,7 +355,7 @@ def _mapped(data: bytes) -> memoryview:
 
 
 def _for_a_moment(action: Callable[[], None]) -> None:
-    """Do something in a thread; go on when it is done, or seems to wait for us."""
+    """Call `action` in a thread; return when it is done, or seems to wait for the caller."""
     import threading
 
     thread = threading.Thread(target=action, daemon=True)

@@ -1,4 +1,4 @@
-"""The rest of the contract, which has defaults: `prepare`, `protocols`, `flush`, `now`, `sweep`."""
+"""Tests of the methods with defaults: `prepare`, `protocols`, `flush`, `now`, `sweep`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["BlobFiles"]
 
 
 class BlobFiles(Blobs):
-    """Files for serializers, and looking after the store."""
+    """A store offers files to serializers, and can be prepared and swept."""
 
     def test_prepare(self, store: BlobStore) -> None:
-        """It can be done again, shows in no listing, and what it made can be deleted."""
+        """`prepare` can be repeated, adds nothing to listings, and its folder can be deleted."""
         for _ in range(2):
             store.prepare("v/w/")
         assert [] == list(store.list(""))
@@ -30,7 +30,7 @@ class BlobFiles(Blobs):
 
     @pytest.mark.parametrize("size", [0, 1, 100_000, 3 << 20])
     def test_a_file_is_a_blob(self, store: BlobStore, size: int) -> None:
-        """What a serializer writes into a file is the blob of that name, in its folder."""
+        """A file that a serializer writes is the blob of that name in the folder."""
         data = self_checking(max(size, 16))[:size]
         with store.protocols("w/.data/")[FILE_PROTOCOL].open("f", "wb") as file:
             file.write(data[: size // 2])
@@ -40,7 +40,7 @@ class BlobFiles(Blobs):
             assert data == file.read()
 
     def test_a_blob_is_a_file(self, store: BlobStore) -> None:
-        """It is read as files are: in pieces, from any place."""
+        """A blob is read like a file: in pieces, from any offset."""
         data = self_checking(100_000)
         store.put("w/.data/f", [data])
         with store.protocols("w/.data/")[FILE_PROTOCOL].open("f") as file:
@@ -51,7 +51,7 @@ class BlobFiles(Blobs):
             assert data[-5:] == file.read()
 
     def test_a_file_is_written_in_any_order(self, store: BlobStore) -> None:
-        """Formats such as HDF5 and zip go back to write what they know at the end."""
+        """A file can be written in any order: HDF5 and zip go back to write a header at the end."""
         with store.protocols("w/.data/")[FILE_PROTOCOL].open("f", "wb") as file:
             file.write(b"????-body")
             file.seek(0)
@@ -69,7 +69,7 @@ class BlobFiles(Blobs):
             assert "Größe: 3 µm" == file.read()
 
     def test_a_missing_file(self, store: BlobStore) -> None:
-        """Reading it is a FileNotFoundError; removing it is none."""
+        """Reading a missing file raises FileNotFoundError; removing it raises nothing."""
         files = store.protocols("w/.data/")[FILE_PROTOCOL]
         with pytest.raises(FileNotFoundError):
             files.open("none", "rb")
@@ -77,7 +77,7 @@ class BlobFiles(Blobs):
         assert [] == self.raw_keys(store)
 
     def test_a_file_is_removed(self, store: BlobStore) -> None:
-        """And it alone."""
+        """Removing a file removes no other."""
         files = store.protocols("w/.data/")[FILE_PROTOCOL]
         for name in ("a", "b"):
             with files.open(name, "wb") as file:
@@ -86,7 +86,7 @@ class BlobFiles(Blobs):
         assert ["w/.data/b"] == self.raw_keys(store)
 
     def test_files_of_two_folders(self, store: BlobStore) -> None:
-        """Each folder has files of its own; flushing them changes nothing."""
+        """Each folder has its own files; flushing them changes nothing."""
         for folder in ("v/.data/", "w/.data/"):
             with store.protocols(folder)[FILE_PROTOCOL].open("f", "wb") as file:
                 file.write(folder.encode())
@@ -101,7 +101,7 @@ class BlobFiles(Blobs):
         assert all(isinstance(moment, float) for moment in times)
 
     def test_sweep_keeps_blobs(self, store: BlobStore) -> None:
-        """In a store whose writers have all ended, there is nothing to sweep, at any age."""
+        """If all writers have ended, there is nothing to sweep, at any age."""
         for key in ("w/t", "w/.data/f", "a"):
             store.put(key, [b"x"])
         assert [] == list(store.sweep(-60.0, dry_run=True))

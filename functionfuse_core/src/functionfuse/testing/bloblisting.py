@@ -1,4 +1,4 @@
-"""What there is, and removing it: `list`, `names`, `delete`."""
+"""Tests of listing and deleting: `list`, `names`, `delete`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .blobbytes import KEYS
 
 __all__ = ["BlobListing"]
 
-# "/" sorts after " +,-." and before digits: a folder does not sort as its name does.
+# "/" sorts after " +,-." and before digits, so a folder's keys don't sort like its name.
 ORDERED = {
     "folders among blobs": ["w 1", "w+1", "w-1", "w.1", "w/1", "w/1-", "w/2", "w0", "w1/a", "wx"],
     "numbers are text": ["w/1", "w/10", "w/100", "w/11", "w/2", "w/20"],
@@ -42,10 +42,10 @@ def keys(blobs: Iterator[BlobInfo]) -> list[str]:
 
 
 class BlobListing(Blobs):
-    """What is listed is what is there, in order; what is deleted is gone, and nothing else."""
+    """Listings are complete and in order; `delete` removes the given blobs, and no others."""
 
     def test_an_empty_store(self, store: BlobStore) -> None:
-        """Nothing is listed, and deleting finds nothing, before anything was put."""
+        """An empty store lists nothing, and deleting in it is no error."""
         assert [] == list(store.list(""))
         assert [] == list(store.list("w/"))
         assert [] == list(store.names(""))
@@ -54,7 +54,7 @@ class BlobListing(Blobs):
 
     @pytest.mark.parametrize("ordered", ORDERED.values(), ids=list(ORDERED))
     def test_listing_is_in_the_order_of_keys(self, store: BlobStore, ordered: list[str]) -> None:
-        """In the order of the whole keys as text, whatever the order in which they were put."""
+        """A listing is sorted by whole key as text, in whatever order the blobs were put."""
         if not self.distinguishes_case and len({key.lower() for key in ordered}) < len(ordered):
             self.needs("distinguishes_case")
         for key in random.Random(5).sample(ordered, len(ordered)):
@@ -64,13 +64,13 @@ class BlobListing(Blobs):
 
     @pytest.mark.parametrize("prefix", PREFIXES, ids=[prefix or "all" for prefix in PREFIXES])
     def test_a_prefix_is_text(self, store: BlobStore, prefix: str) -> None:
-        """Keys that begin with the prefix are listed, wherever in a segment it ends."""
+        """All keys that begin with the prefix are listed, even if it ends within a segment."""
         for key in PREFIXES[""]:
             store.put(key, [b"x"])
         assert PREFIXES[prefix] == keys(store.list(prefix))
 
     def test_a_listing_tells_size_and_time(self, store: BlobStore) -> None:
-        """`size` is in bytes; `modified` is on the store's clock, which `now` tells."""
+        """`size` is in bytes; `modified` is on the same clock as `now`."""
         before = store.now()
         for size in (0, 1, 70_000):
             store.put(f"w/{size}", [bytes(size)])
@@ -82,7 +82,7 @@ class BlobListing(Blobs):
             assert isinstance(blob, BlobInfo)
 
     def test_an_etag_differs_when_the_bytes_do(self, store: BlobStore) -> None:
-        """Also where key and size are the same; a store without etags gives ""."""
+        """Etags of different bytes differ, even if key and size are the same; or all are ""."""
         etags = []
         for data in (b"one", b"two", b"six"):
             store.put("w/t", [data])
@@ -90,7 +90,7 @@ class BlobListing(Blobs):
         assert ["", "", ""] == etags or len(set(etags)) == 3
 
     def test_put_returns_the_etag_of_listings(self, store: BlobStore) -> None:
-        """Or nothing; also for a large blob, and for one that is put if there is none."""
+        """`put` returns the etag of listings, or none; also for large blobs and `if_absent`."""
         sizes = {"w/small": 3, "w/large": max(self.multipart_from, 1 << 20) + 1}
         returned = {key: store.put(key, [bytes(size)]) for key, size in sizes.items()}
         returned["w/new"] = store.put("w/new", [b"new"], if_absent=True)
@@ -98,7 +98,7 @@ class BlobListing(Blobs):
         assert {key: etag or listed[key] for key, etag in returned.items()} == listed
 
     def test_a_listing_is_an_iterator(self, store: BlobStore) -> None:
-        """It is made bit by bit, and can be left at any time."""
+        """A listing is an iterator, and can be abandoned at any time."""
         self.put_many(store, [f"w/{number}" for number in range(20)])
         listing = store.list("w/")
         assert iter(listing) is listing
@@ -108,7 +108,7 @@ class BlobListing(Blobs):
         assert "w/1" == next(store.list("w/")).key
 
     def test_two_listings_at_once(self, store: BlobStore) -> None:
-        """They don't disturb each other, nor does what is done between their steps."""
+        """Two listings don't disturb each other, nor do reads between their steps."""
         self.put_many(store, [f"w/{number}" for number in range(10)])
         found = []
         for one, two in zip(store.list("w/"), store.list("w/"), strict=True):
@@ -117,7 +117,7 @@ class BlobListing(Blobs):
         assert [(f"w/{number}", f"w/{number}") for number in range(10)] == found
 
     def test_thousands_of_keys(self, store: BlobStore) -> None:
-        """All are listed, once, in order; by prefix too; and all go in one call."""
+        """Thousands of keys are listed once, in order, also by prefix; one call deletes them."""
         expected = sorted(f"w{n % 7}/{n * 7919 % 100_003}" for n in range(self.many))
         self.put_many(store, expected)
         assert expected == keys(store.list(""))
@@ -127,14 +127,14 @@ class BlobListing(Blobs):
         assert ["w3/0 stays"] == self.raw_keys(store)
 
     def test_thousands_of_keys_in_one_folder(self, store: BlobStore) -> None:
-        """More than any server lists in one answer."""
+        """A folder can have more keys than a server lists in one answer."""
         expected = sorted(f"w/{number}" for number in range(self.many))
         self.put_many(store, expected)
         assert expected == keys(store.list("w/"))
         assert {key[2:] for key in expected} == set(store.names("w/"))
 
     def test_a_listing_does_not_read_far_ahead(self, store: BlobStore) -> None:
-        """What is deleted far behind the place that it has come to isn't listed any more."""
+        """A blob deleted more than `reads_ahead` keys after the listing's position isn't listed."""
         if self.reads_ahead is None:
             pytest.skip(f"{type(self).__name__} declares reads_ahead = None")
         expected = sorted(f"w/{n // 50:03}/{n % 50:02}" for n in range(self.reads_ahead + 200))
@@ -146,7 +146,7 @@ class BlobListing(Blobs):
         assert expected[: self.reads_ahead + 100] == found
 
     def test_a_listing_while_blobs_come_and_go(self, store: BlobStore) -> None:
-        """What is there all the time is listed, once and in order."""
+        """A blob that exists all the time is listed once, in order."""
         stay = [f"w{n // 10}/stay {n}" for n in range(10, 60)]
         self.put_many(store, [*stay, *(f"w{number % 6}/z {number}" for number in range(20))])
         found = []
@@ -158,7 +158,7 @@ class BlobListing(Blobs):
         assert sorted(set(found)) == found
 
     def test_a_listing_is_never_of_the_past(self, store: BlobStore) -> None:
-        """Each shows all that was done before it was begun, by this store and by others."""
+        """A listing shows all changes made before it began, by this store and by others."""
         other = self.reopen(store)
         for number in range(5):
             store.put(f"w/{number}", [bytes(number)])
@@ -168,7 +168,7 @@ class BlobListing(Blobs):
         assert ["w/1", "w/2", "w/4"] == keys(store.list(""))
 
     def test_names_of_a_folder(self, store: BlobStore) -> None:
-        """Blobs by the rest of their keys, deeper ones by the segment that they share, once."""
+        """`names` gives the rest of each key, and for deeper keys their next segment, once."""
         for key in ("a", "w/t", "w/t2", "w/.data/x", "w/.data/y", "w/d/e/f", "w2/t"):
             store.put(key, [b"x"])
         assert ["a", "w/", "w2/"] == sorted(store.names(""))
@@ -178,7 +178,7 @@ class BlobListing(Blobs):
         assert [] == list(store.names("none/"))
 
     def test_names_agree_with_the_listing(self, store: BlobStore) -> None:
-        """For every folder that there is."""
+        """`names` agrees with `list` for every folder."""
         for key in KEYS:
             store.put(key, [b"x"])
         for folder in sorted({key.rpartition("/")[0] for key in KEYS}):
@@ -187,7 +187,7 @@ class BlobListing(Blobs):
             assert {name + slash for name, slash, _ in rests} == set(store.names(prefix))
 
     def test_delete_removes(self, store: BlobStore) -> None:
-        """What is deleted is gone for every reader, and nothing else is."""
+        """A deleted blob is gone for every reader, and no other blob is."""
         other = self.reopen(store)
         for key in ("w/a", "w/a0", "w/a-", "w/b", "w2/a"):
             store.put(key, [b"x"])
@@ -199,7 +199,7 @@ class BlobListing(Blobs):
                 reader.get("w/a")
 
     def test_delete_of_what_is_not_there(self, store: BlobStore) -> None:
-        """It is no error, and it keeps nothing else from being deleted."""
+        """Deleting a missing key is no error, and the other keys are still deleted."""
         store.put("w/a", [b"x"])
         store.put("w/z", [b"x"])
         store.delete(["w/none", "none/none", "w/a", "w/a", "w/none/none"])
@@ -209,14 +209,14 @@ class BlobListing(Blobs):
         assert ["w/z"] == self.raw_keys(store)
 
     def test_delete_is_no_prefix(self, store: BlobStore) -> None:
-        """A key deletes its blob only; a folder's, nothing that is in it."""
+        """A key deletes only its own blob; the key of a folder deletes nothing inside."""
         for key in ("w/t/a", "w/tt", "ww/t"):
             store.put(key, [b"x"])
         store.delete(["w/t", "w", "w/t/", "w/", "ww/"])
         assert ["w/t/a", "w/tt", "ww/t"] == self.raw_keys(store)
 
     def test_delete_and_put_again(self, store: BlobStore) -> None:
-        """Also where the folder of the blob has gone with it."""
+        """A key can be put again after its blob and folder were deleted."""
         for number in range(3):
             store.put("v/w/t", [bytes([number])])
             assert bytes([number]) == self.raw_get(store, "v/w/t")
@@ -225,7 +225,7 @@ class BlobListing(Blobs):
 
     @pytest.mark.parametrize("seed", range(4))
     def test_it_does_what_a_dict_does(self, store: BlobStore, seed: int) -> None:
-        """Random puts, deletes, gets and listings do what the same do to a dict."""
+        """Random puts, deletes, gets and listings behave as on a dict."""
         dice, model = random.Random(seed), dict[str, bytes]()
         some = [f"{folder}/{name}" for folder in ("a", "a-", "b/c") for name in ("t", "t0", "t-")]
         for step in range(20 + self.rounds):

@@ -1,4 +1,4 @@
-"""One store, many users: threads, processes, pickles, forks, kills."""
+"""Tests of one store with many users: threads, processes, pickles, forks, kills."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOON = 0.25  # seconds of reading and writing one blob
 
 
 def three(sizes: tuple[int, int, int]) -> list[bytes]:
-    """Return three blobs that can't be mixed up."""
+    """Return three different blobs."""
     return [self_checking(size, seed) for seed, size in enumerate(sizes)]
 
 
@@ -29,10 +29,10 @@ each_size = pytest.mark.parametrize("sizes", [SMALL, BIG], ids=["small", "big"])
 
 
 class BlobSharing(Blobs):
-    """Whatever others do at the same time, or however they end, a blob is whole."""
+    """A blob is whole, whatever others do at the same time, or however they end."""
 
     def test_threads_with_keys_of_their_own(self, store: BlobStore) -> None:
-        """Eight threads put, get, list and delete; each finds its own blobs."""
+        """Eight threads put, get, list and delete; each finds exactly its own blobs."""
 
         def work(name: int) -> None:
             blobs = {f"w/{name} {n}": f"{name} {n} ".encode() * (1 + 50 * n) for n in range(20)}
@@ -48,7 +48,7 @@ class BlobSharing(Blobs):
     def test_threads_read_while_one_writes(
         self, store: BlobStore, sizes: tuple[int, int, int]
     ) -> None:
-        """Every get returns one of the blobs that were put, whole; there always is one."""
+        """Every get returns a whole blob, one of those that were put."""
         blobs = three(sizes)
         store.put("w/t", [blobs[0]])
         together(
@@ -59,7 +59,7 @@ class BlobSharing(Blobs):
         assert self.raw_get(store, "w/t") in blobs
 
     def test_threads_write_one_key(self, store: BlobStore) -> None:
-        """Of several writers, one wins, whole."""
+        """Of several writers, one wins, and its blob is whole."""
         blobs = three((400_000, 500_000, 600_000))
         together(*(lambda blob=blob: replace(store, "w/t", [blob], SOON / 2) for blob in blobs))
         assert self.raw_get(store, "w/t") in blobs
@@ -67,7 +67,7 @@ class BlobSharing(Blobs):
         assert [] == self.leftovers(store)
 
     def test_threads_delete_what_others_write(self, store: BlobStore) -> None:
-        """A blob is there, whole, or missing; folders that go and come hurt nobody."""
+        """A blob is whole or missing, even while its folder is deleted and created again."""
         end = time.monotonic() + SOON
 
         def delete() -> None:
@@ -83,7 +83,7 @@ class BlobSharing(Blobs):
         assert b"after" == self.raw_get(store, "v/w/t")
 
     def test_threads_race_for_an_absent_key(self, store: BlobStore) -> None:
-        """Exactly one of eight wins each race, and its blob is what is stored."""
+        """Exactly one of eight threads wins each race, and its blob is stored."""
         self.needs("conditional_put")
         keys = [f"w/{number}" for number in range(self.rounds)]
         blobs = [self_checking(64 << 10, seed) for seed in range(8)]
@@ -95,7 +95,7 @@ class BlobSharing(Blobs):
                 assert Blob(blob) == Blob(self.raw_get(store, key))
 
     def test_processes_race_for_an_absent_key(self, store: BlobStore, workers: Workers) -> None:
-        """Exactly one of four wins each race, and its blob is what is stored."""
+        """Exactly one of four processes wins each race, and its blob is stored."""
         self.needs("processes")
         self.needs("conditional_put")
         keys = [f"w/{number}" for number in range(self.rounds)]
@@ -109,7 +109,7 @@ class BlobSharing(Blobs):
                 assert Blob(blob) == Blob(self.raw_get(store, key))
 
     def test_processes_with_keys_of_their_own(self, store: BlobStore, workers: Workers) -> None:
-        """What four processes have put at the same time is all there."""
+        """All blobs that four processes put at the same time are stored."""
         self.needs("processes")
         mine = [
             {f"w{n % 3}/{name} {n}": f"{name} {n} ".encode() * 500 for n in range(25)}
@@ -124,7 +124,7 @@ class BlobSharing(Blobs):
     def test_processes_read_while_others_write(
         self, store: BlobStore, workers: Workers, sizes: tuple[int, int, int]
     ) -> None:
-        """Two writers and two readers on one blob: every get is whole, and there always is one."""
+        """With two writers and two readers of one blob, every get returns a whole blob."""
         self.needs("processes")
         blobs = three(sizes)
         store.put("w/t", [blobs[0]])
@@ -141,7 +141,7 @@ class BlobSharing(Blobs):
         assert [] == self.leftovers(store)
 
     def test_another_process_finds_the_same_blobs(self, store: BlobStore, workers: Workers) -> None:
-        """A store goes to another process by pickle, unused or used, and works there."""
+        """A store crosses to another process by pickle, unused or used, and works there."""
         self.needs("processes")
         workers.run("put_all", store, {"w/theirs": b"theirs"})
         store.put("w/mine", [b"mine"])
@@ -152,7 +152,7 @@ class BlobSharing(Blobs):
         assert [] == workers.run("call", store, "list", "")
 
     def test_a_pickle_holds_no_blobs(self, store: BlobStore) -> None:
-        """A store pickles by its options, with all protocols, also while it is used."""
+        """A store pickles by its options, with all pickle protocols, also while it is used."""
         self.needs("processes")
         store.put("w/t", [b"found " * 50_000])
         assert Blob(b"found " * 50_000) == Blob(store.get("w/t"))
@@ -165,13 +165,13 @@ class BlobSharing(Blobs):
         assert ["w/t"] == [blob.key for blob in listing]
 
     def test_a_repr_is_one_line(self, store: BlobStore) -> None:
-        """Messages name the store by it; it must not ask the store for anything."""
+        """The repr, for messages, is one line with the name of the class, and uses no request."""
         text = repr(store)
         assert 1 == len(text.splitlines())
         assert type(store).__name__ in text
 
     def test_use_after_a_fork(self, store: BlobStore, workers: Workers) -> None:
-        """Clients and connections are made again in a forked process, not carried over."""
+        """A forked process makes its own clients and connections."""
         self.needs_forks()
         workers.run("forked", store, "w/t", 25)
         assert ["w/t", "w/t-0", "w/t-1", "w/t-2"] == [blob.key for blob in store.list("")]
@@ -180,7 +180,7 @@ class BlobSharing(Blobs):
     def test_killed_at_any_time(
         self, store: BlobStore, workers: Workers, sizes: tuple[int, int, int]
     ) -> None:
-        """A writer that is killed leaves an earlier or a later blob, whole, and a usable store."""
+        """A killed writer leaves an earlier or a later blob, whole, and a usable store."""
         self.needs_forks()
         blobs, dice = three(sizes), random.Random(len(sizes))
         store.put("w/t", [blobs[0]])
@@ -192,7 +192,7 @@ class BlobSharing(Blobs):
     def test_killed_in_mid_put(
         self, store: BlobStore, workers: Workers, before: int | None
     ) -> None:
-        """Killed before the last part, a writer leaves what was there before, or nothing."""
+        """A writer killed before the last part leaves the earlier blob, or none."""
         self.needs_forks()
         earlier = None if before is None else self_checking(before)
         if earlier is not None:
@@ -203,7 +203,7 @@ class BlobSharing(Blobs):
         self._still_works(store)
 
     def test_a_failing_thread_hurts_no_other(self, store: BlobStore) -> None:
-        """Errors of one thread, such as a missing blob, are seen by that thread only."""
+        """An error in one thread, such as a missing blob, does not affect other threads."""
 
         def miss() -> None:
             for number in range(50):
@@ -214,7 +214,7 @@ class BlobSharing(Blobs):
         assert 50 == len(self.raw_keys(store))
 
     def test_two_stores_of_one_place(self, store: BlobStore) -> None:
-        """Each sees at once what the other has done."""
+        """Each of two stores sees the changes of the other at once."""
         other = self.reopen(store)
         for number in range(20):
             one, two = (store, other) if number % 2 else (other, store)
@@ -224,14 +224,14 @@ class BlobSharing(Blobs):
             assert Blob(data) == Blob(two.get("w/t"))
 
     def needs_forks(self) -> None:
-        """Skip the test where processes can't be forked, or don't see the same blobs."""
+        """Skip the test if processes can't be forked, or don't see the same blobs."""
         self.needs("processes")
         self.needs("forks")
         if not hasattr(os, "fork"):
             pytest.skip("this system has no fork")
 
     def _still_works(self, store: BlobStore) -> None:
-        """Use a store after a writer was killed; what it left behind can be swept away."""
+        """Use a store after a writer was killed, and sweep the files that it left."""
         store.put("w/t", [b"after"])
         store.put("w/u", [b"after"], if_absent=True)
         for _ in store.sweep(-60.0):

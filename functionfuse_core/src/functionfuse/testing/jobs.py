@@ -1,8 +1,8 @@
-"""What the kits do in processes of their own, and the program of such a process.
+"""The jobs that the kits run in other processes, and the program of such a process.
 
-A process runs this file by its path, so that it imports the standard library, and whatever it is
-sent needs. It is sent pickles of (search path, (job, arguments)), and answers with pickles of
-(whether the job raised, what it returned or raised).
+A process runs this file by its path, so that it imports only the standard library and the modules
+that its jobs need. It receives pickles of (search path, (job, arguments)), and answers with pickles
+of (whether the job raised, the result or the error).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _LATE = 300.0  # seconds
 
 
 def self_checking(size: int, seed: int = 0) -> bytes:
-    """Return a blob of `size` bytes, 16 or more, that tells whether it is whole."""
+    """Return a blob of `size` bytes, 16 or more, that begins with the digest of the rest."""
     rest = random.Random(f"{seed} {size}").randbytes(size - _DIGEST)
     return hashlib.blake2b(rest, digest_size=_DIGEST).digest() + rest
 
 
 def is_whole(data: bytes | bytearray | memoryview) -> bool:
-    """Tell whether a blob is, to the byte, one that `self_checking` made."""
+    """Return whether a blob is exactly one that `self_checking` made."""
     view = memoryview(data)
     digest = hashlib.blake2b(view[_DIGEST:], digest_size=_DIGEST).digest()
     return len(view) >= _DIGEST and digest == bytes(view[:_DIGEST])
 
 
 class Blob:
-    """A blob, or None, to be compared with another: of two that differ, megabytes aren't shown."""
+    """A blob, or None, for assertions: its repr is short, even if the blob has megabytes."""
 
     def __init__(self, data: bytes | bytearray | memoryview | None) -> None:
         self.data = None if data is None else bytes(data)
@@ -57,7 +57,7 @@ class Blob:
 
 
 class Parts(Sequence[Any]):
-    """The parts of a blob; `then` is called when a store comes to the last of them."""
+    """The parts of a blob; `then` is called when a store reads the last part."""
 
     def __init__(self, parts: Sequence[Any], then: Callable[[], object]) -> None:
         self.parts = list(parts)
@@ -88,7 +88,7 @@ def in_parts(data: bytes, count: int = 8) -> list[memoryview]:
 
 
 def call(owner: Any, method: str, *arguments: Any, **named: Any) -> Any:
-    """Call a method; what it returns is made fit to be sent."""
+    """Call a method; return its result in a form that pickles."""
     result = getattr(owner, method)(*arguments, **named)
     if isinstance(result, memoryview | bytearray):
         return bytes(result)
@@ -101,7 +101,7 @@ def save_again(storage: Any, names: tuple[str, str], new_names: tuple[str, str])
 
 
 def put_all(store: Any, blobs: dict[str, bytes]) -> None:
-    """Put blobs, and get each at once."""
+    """Put blobs, and get each of them right after."""
     for key, data in blobs.items():
         store.put(key, [data])
         if bytes(store.get(key)) != data:
@@ -109,7 +109,7 @@ def put_all(store: Any, blobs: dict[str, bytes]) -> None:
 
 
 def race(store: Any, keys: Sequence[str], data: bytes, start: float, step: float) -> list[str]:
-    """Put a blob under each key if it is absent, each at its time; return what was won."""
+    """Put a blob under each absent key, each at its own time; return the keys that were won."""
     won = []
     for number, key in enumerate(keys):
         while time.time() < start + number * step:
@@ -123,7 +123,7 @@ def race(store: Any, keys: Sequence[str], data: bytes, start: float, step: float
 
 
 def replace(store: Any, key: str, blobs: Sequence[bytes], seconds: float) -> int:
-    """Put blobs under one key in turn, for some time; return how often."""
+    """Put blobs under one key in turn, for some seconds; return the number of puts."""
     count, end = 0, time.monotonic() + seconds
     while True:
         store.put(key, in_parts(blobs[count % len(blobs)]))
@@ -133,7 +133,7 @@ def replace(store: Any, key: str, blobs: Sequence[bytes], seconds: float) -> int
 
 
 def watch(store: Any, key: str, seconds: float, *, absent: bool = False) -> int:
-    """Get one blob for some time, and check that it is whole; return how often."""
+    """Get one blob for some seconds, and check that it is whole; return the number of gets."""
     count, end = 0, time.monotonic() + seconds
     while True:
         try:
@@ -150,14 +150,14 @@ def watch(store: Any, key: str, seconds: float, *, absent: bool = False) -> int:
 
 
 def killed(store: Any, key: str, blobs: Sequence[bytes], delays: Sequence[float]) -> None:
-    """Kill one process after the other that puts blobs under one key; check it after each."""
+    """Kill processes, one at a time, that put blobs under one key; check the blob after each."""
     for delay in delays:
         _kill_after(delay, partial(replace, store, key, blobs, _LATE))
         _wait(_child(lambda: watch(store, key, 0, absent=True)))
 
 
 def killed_in_put(store: Any, key: str, data: bytes) -> None:
-    """Kill a process that puts a blob when the store comes to the blob's last part."""
+    """Kill a process that puts a blob, when the store reads the blob's last part."""
 
     def end() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -169,7 +169,7 @@ def killed_in_put(store: Any, key: str, data: bytes) -> None:
 
 
 def forked(store: Any, key: str, count: int) -> None:
-    """Use a store, fork, and use it on both sides at the same time."""
+    """Use a store, fork, and use it in all processes at the same time."""
     store.put(key, [self_checking(1000)])
     if not is_whole(store.get(key)):
         raise AssertionError("the blob is not whole before the fork")
@@ -185,7 +185,7 @@ def forked(store: Any, key: str, count: int) -> None:
 def save_results(
     storage: Any, names: tuple[str, str], values: Sequence[Any], seconds: float
 ) -> int:
-    """Save values under one name in turn, for some time; return how often."""
+    """Save values under one name in turn, for some seconds; return the number of saves."""
     count, end = 0, time.monotonic() + seconds
     while True:
         storage.save(*names, values[count % len(values)])
@@ -197,7 +197,7 @@ def save_results(
 def read_results(
     storage: Any, names: tuple[str, str], values: Sequence[Any], seconds: float
 ) -> int:
-    """Read one result for some time, and check that it is one of the values; return how often."""
+    """Read one result for some seconds; check that it is one of the values; return the number."""
     count, end = 0, time.monotonic() + seconds
     while True:
         if storage.read_task(*names) not in values:
@@ -210,7 +210,7 @@ def read_results(
 def killed_saves(
     storage: Any, names: tuple[str, str], made: Callable[[], Sequence[Any]], delays: Sequence[float]
 ) -> None:
-    """Kill one process after the other that saves values under one name; read it after each."""
+    """Kill processes, one at a time, that save values under one name; read it after each."""
     values = made()
     for delay in delays:
         _kill_after(delay, partial(save_results, storage, names, values, _LATE))
@@ -218,7 +218,7 @@ def killed_saves(
 
 
 def _use(store: Any, key: str, count: int) -> None:
-    """Put and get a key's own blobs."""
+    """Put and get blobs that only this key has."""
     for number in range(count):
         data = key.encode() * (1 + 97 * number % 1000)
         store.put(key, [data])
@@ -234,22 +234,22 @@ def _use(store: Any, key: str, count: int) -> None:
 
 
 def _child(action: Callable[[], object]) -> int:
-    """Fork a process that does something and ends; return its id."""
+    """Fork a process that calls `action` and ends; return its id."""
     process = os.fork()
     if process:
         return process
     try:
-        # Should it hang, it ends without a trace of its own; _wait tells.
+        # If it hangs, the alarm ends it without a traceback; `_wait` reports that.
         signal.alarm(int(_LATE))
         action()
-    except BaseException:  # noqa: BLE001  # this process ends here, whatever it was
+    except BaseException:  # noqa: BLE001  # this process must end here, after any error
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
 def _kill_after(delay: float, action: Callable[[], object]) -> None:
-    """Fork a process that does something, and kill it some time after it has begun."""
+    """Fork a process that calls `action`, and kill it `delay` seconds after it has begun."""
     ready, begun = os.pipe()
     process = _child(lambda: (os.write(begun, b"."), action()))
     os.close(begun)
@@ -267,10 +267,10 @@ def _wait(process: int) -> None:
 
 
 def main() -> None:
-    """Do what is asked for on the standard input until it ends."""
+    """Run the jobs that arrive on standard input, until it ends."""
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what a store prints is no answer
+    os.dup2(2, 1)  # output that a store prints must not mix with the answers
     while True:
         try:
             sys.path[:], question = pickle.load(questions)
@@ -279,12 +279,12 @@ def main() -> None:
         try:
             job, arguments = pickle.loads(question)
             answer = pickle.dumps((False, globals()[job](*arguments)))
-        except BaseException as error:  # noqa: BLE001  # it is raised where the job came from
+        except BaseException as error:  # noqa: BLE001  # raised in the process that sent the job
             error.add_note(f"in another process:\n{traceback.format_exc()}")
             try:
                 answer = pickle.dumps((True, error))
                 pickle.loads(answer)
-            except Exception:  # noqa: BLE001  # some exceptions don't pickle, or not back
+            except Exception:  # noqa: BLE001  # some exceptions can't be pickled or unpickled
                 answer = pickle.dumps((True, AssertionError(traceback.format_exc())))
         answers.write(answer)
         answers.flush()

@@ -1,4 +1,4 @@
-"""A user's program for the backends under test: its functions note their calls."""
+"""A user's program for the backends under test; its functions record their calls."""
 
 from __future__ import annotations
 
@@ -135,10 +135,10 @@ class Account:
 
 
 class Program:
-    """Decorated functions, as a notebook would define them: nothing can import them.
+    """Decorated functions that can't be imported, like those of a notebook.
 
     Args:
-        folder: where calls are noted; the processes of the backend must see it.
+        folder: the folder that records calls; the processes of the backend must see it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -155,19 +155,19 @@ class Program:
             raise AttributeError(name) from None
 
     def restart(self) -> None:
-        """Define all functions anew, as a new session does."""
+        """Define all functions again, like a new session."""
         self.names = {"__name__": "notebook", "workflow": workflow, "CALLS": str(self.folder)}
         exec(compile(self.source, "<notebook>", "exec"), self.names)
 
     def edit(self, old: str, new: str) -> None:
-        """Change the program's text, and start a new session."""
+        """Change the source of the program, and start a new session."""
         if old not in self.source:
             raise AssertionError(f"the program has no {old!r}")
         self.source = self.source.replace(old, new)
         self.restart()
 
     def calls(self) -> list[str]:
-        """Return the sorted names of what was called since this was asked last."""
+        """Return the sorted names of the functions called since the last call of this method."""
         noted = sorted(os.listdir(self.folder))
         for name in noted:
             (self.folder / name).unlink()
@@ -175,18 +175,18 @@ class Program:
 
 
 class Variable(Plugin):
-    """A node plugin that sets a variable of the environment where the node runs."""
+    """An initializer that sets an environment variable in the process where the node runs."""
 
     def __init__(self, name: str, value: str) -> None:
         self.name, self.value = name, value
         self.handed_over = 0
 
     def local_initialize(self) -> None:
-        """Count the nodes that are handed over."""
+        """Count the submitted nodes."""
         self.handed_over += 1
 
     def remote_initialize(self) -> partial[None]:
-        """Return what sets the variable."""
+        """Return a call that sets the variable."""
         return partial(_set, self.name, self.value)
 
 
@@ -195,7 +195,7 @@ def _set(name: str, value: str) -> None:
 
 
 class FullStore(BlobStore):
-    """A store that has no room for what is bigger than some bytes."""
+    """A store that has no room for blobs above a size in bytes."""
 
     def __init__(self, store: BlobStore, room: int) -> None:
         self.store, self.room = store, room
@@ -203,7 +203,7 @@ class FullStore(BlobStore):
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
     ) -> None:
-        """Store what is small."""
+        """Store a small blob; raise OSError for a big one."""
         if sum(map(len, parts)) > self.room:
             raise OSError(28, "no room is left in the store of the conformance kit")
         self.store.put(key, parts, if_absent=if_absent, durable=durable)
@@ -222,7 +222,7 @@ class FullStore(BlobStore):
 
 
 class Shelf:
-    """The least that a storage can be: pickles in a folder, for all processes that see it."""
+    """A minimal storage: pickles in a folder, for all processes that see it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -237,7 +237,7 @@ class Shelf:
         self._path(workflow_name, task_name).write_bytes(pickle.dumps(obj))
 
     def read_task(self, workflow_name: str, task_name: str) -> Any:
-        """Read a pickle; a missing one is a FileNotFoundError."""
+        """Read a pickle. Raises FileNotFoundError if it is missing."""
         return pickle.loads(self._path(workflow_name, task_name).read_bytes())
 
     def _path(self, workflow_name: str, task_name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What the tests of a storage have in common: its fixture, its capabilities, and what they save."""
+"""The base of the tests of a storage: its fixture, capabilities, and the values that they save."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ sprung: list[str] = []
 
 
 def spring(name: str) -> str:
-    """Note that something was unpickled."""
+    """Note that a value was unpickled."""
     sprung.append(name)
     return name
 
@@ -32,14 +32,14 @@ class Trap:
 
 
 class Unpicklable:
-    """A value that nothing can pickle."""
+    """A value that can't be pickled."""
 
     def __reduce__(self) -> Any:
         raise TypeError("this can't be pickled")
 
 
 class Grid:
-    """A value that only a serializer keeps."""
+    """A value that only a serializer can store."""
 
     def __init__(self, *rows: int) -> None:
         self.rows = rows
@@ -81,7 +81,7 @@ class Grids:
 
 
 def grids_and_bytes() -> list[Any]:
-    """Return values with side data; they are made where they are saved, as they don't pickle."""
+    """Return values with side data, in the process that saves them: they don't pickle."""
     return [[Grid(number), bytes([number]) * 500_000] for number in range(3)]
 
 
@@ -99,18 +99,18 @@ class Results(Suite):
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `storage`: an empty one")
 
     def reopen(self, storage: Storage) -> Storage:
-        """Return a storage that shows the same results, and shares nothing else with the first."""
+        """Return a second storage of the same results, which shares nothing else with the first."""
         if not self.processes:
             return storage
         copy: Storage = pickle.loads(pickle.dumps(storage))
         return copy
 
     def with_options(self, storage: Storage, **options: Any) -> Storage:
-        """Return a storage of the same results with other options of `StorageOptions`."""
+        """Return a storage of the same results with other `StorageOptions`."""
         return Storage(storage.store, StorageOptions.model_validate(options))
 
     def keys(self, storage: Storage) -> list[str]:
-        """Return the keys of all that is stored."""
+        """Return the keys of all blobs."""
         return [blob.key for blob in self.reopen(storage).store.list("")]
 
     def side_data(self, storage: Storage, workflow_name: str = "w") -> list[str]:
@@ -123,5 +123,5 @@ class Results(Suite):
         return bytearray(storage.store.get(key_of(workflow_name, task_name)))
 
     def overwrite(self, storage: Storage, task_name: str, data: bytes | bytearray) -> None:
-        """Put bytes in the place of a result of workflow "w", whatever they are."""
+        """Replace the bytes of a result of workflow "w"."""
         storage.store.put(key_of("w", task_name), [data])

@@ -1,4 +1,4 @@
-"""Values under names: `save`, `read_task`, `list_tasks`, `remove_task`, and what else there is."""
+"""Tests of values under names: `save`, `read_task`, `list_tasks`, `remove_task` and others."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ each_name = pytest.mark.parametrize("name", NAMES, ids=[ascii(name[:20]) for nam
 
 
 class ResultsByName(Results):
-    """What is saved is what is read, listed and removed, under any name."""
+    """A saved value can be read, listed and removed, under any name."""
 
     @pytest.mark.parametrize("value", VALUES.values(), ids=list(VALUES))
     def test_values_come_back(self, storage: Storage, value: Any) -> None:
-        """Equal, and of the same type, for the storage and for another one of the same place."""
+        """A value comes back equal and of the same type, also from a second storage."""
         storage.save("w", "t", value)
         for reader in (storage, self.reopen(storage)):
             found = reader.read_task("w", "t")
@@ -73,7 +73,7 @@ class ResultsByName(Results):
 
     @each_name
     def test_any_text_is_a_name(self, storage: Storage, name: str) -> None:
-        """Of a workflow and of a task: saved, listed, told, read and removed by it."""
+        """Any text can name a workflow or a task, in every method."""
         storage.new_workflow(name)
         storage.save(name, name, ["value of", name])
         storage.save("other", "t", 1)
@@ -97,7 +97,7 @@ class ResultsByName(Results):
 
     @pytest.mark.parametrize("name", ["", 7, None, b"bytes"], ids=repr)
     def test_what_is_no_name(self, storage: Storage, name: Any) -> None:
-        """It is refused before anything is stored, read or removed."""
+        """A wrong name is refused before anything is stored, read or removed."""
         storage.save("w", "t", 1)
         for workflow, task in ((name, "t"), ("w", name)):
             with pytest.raises(InvalidNameError):
@@ -111,7 +111,7 @@ class ResultsByName(Results):
     @pytest.mark.parametrize("method", ["read_task", "task_info", "remove_task"])
     @pytest.mark.parametrize("names", [("w", "none"), ("none", "t"), ("w", "t/t"), ("W2", "t")])
     def test_a_missing_result(self, storage: Storage, method: str, names: Any) -> None:
-        """It is a FileNotFoundError that names task and workflow."""
+        """A missing result raises a FileNotFoundError that names task and workflow."""
         storage.save("w", "t", 1)
         with pytest.raises(ResultNotFoundError) as raised:
             getattr(storage, method)(*names)
@@ -120,7 +120,7 @@ class ResultsByName(Results):
         assert not storage.file_exists(*names)
 
     def test_a_result_is_replaced(self, storage: Storage) -> None:
-        """By another value of any size; one is stored at the end."""
+        """A value of any size replaces another; only the last one is stored at the end."""
         for value in ("first", "second" * 100_000, "third"):
             storage.save("w", "t", value)
             assert value == self.reopen(storage).read_task("w", "t")
@@ -128,7 +128,7 @@ class ResultsByName(Results):
         assert 1 == len(self.keys(storage))
 
     def test_what_is_read_belongs_to_the_caller(self, storage: Storage) -> None:
-        """Changing it changes nothing that is stored."""
+        """Changing a value that was read doesn't change the stored one."""
         storage.save("w", "t", {"rows": [1], "data": bytearray(100_000)})
         found = storage.read_task("w", "t")
         found["rows"].append(2)
@@ -136,7 +136,7 @@ class ResultsByName(Results):
         assert {"rows": [1], "data": bytearray(100_000)} == storage.read_task("w", "t")
 
     def test_what_can_t_be_pickled(self, storage: Storage) -> None:
-        """It is an error; an earlier result stays, and nothing else is stored."""
+        """An unpicklable value is an error that leaves no data; an earlier result stays."""
         storage.save("w", "t", "before")
         stored = self.keys(storage)
         for value in (Unpicklable(), [1, {"deep": Unpicklable()}], Grid(1)):
@@ -148,7 +148,7 @@ class ResultsByName(Results):
         assert stored == self.keys(storage)
 
     def test_functions_and_local_classes(self, storage: Storage) -> None:
-        """What can't be imported is stored by value."""
+        """Functions and classes that can't be imported are stored by value."""
 
         class Local:
             size = 3
@@ -172,7 +172,7 @@ class ResultsByName(Results):
         ],
     )
     def test_tasks_by_pattern(self, storage: Storage, pattern: str, expected: list[str]) -> None:
-        """Glob patterns match whole names; a name is found by itself."""
+        """Glob patterns match whole names; every name matches itself."""
         for name in ("c1", "b/1", "a 2", "a", "c[1]", "a 1"):
             storage.save("w", name, name)
         assert sorted(expected) == storage.list_tasks("w", pattern)
@@ -185,7 +185,7 @@ class ResultsByName(Results):
                 storage.remove_task("w", pattern=pattern)
 
     def test_thousands_of_tasks(self, storage: Storage) -> None:
-        """All are listed, in order, told one by one, and removed at once."""
+        """Thousands of tasks are listed in order, have headers, and are removed with one call."""
         names = sorted(f"task {number}" for number in range(self.many))
         for name in names:
             storage.save("w", name, name)
@@ -197,7 +197,7 @@ class ResultsByName(Results):
         assert [] == self.keys(storage)
 
     def test_a_workflow_is_removed(self, storage: Storage) -> None:
-        """All of it, and nothing of others whose names begin alike."""
+        """All results of a workflow are removed, and none of others whose names begin alike."""
         storage.register_persistent_serializers(Grids())
         for workflow in ("w", "w2", "w/t", "."):
             storage.save(workflow, "t", [workflow, Grid(1)])
@@ -211,14 +211,14 @@ class ResultsByName(Results):
         assert "again" == storage.read_task("w", "t")
 
     def test_remove_needs_to_know_what(self, storage: Storage) -> None:
-        """Neither a name nor a pattern does not mean all."""
+        """`remove_task` without a name or a pattern is an error, and removes nothing."""
         storage.save("w", "t", 1)
         with pytest.raises(ValueError, match="pattern"):
             storage.remove_task("w")
         assert ["t"] == storage.list_tasks("w")
 
     def test_a_new_workflow(self, storage: Storage) -> None:
-        """It has no tasks and isn't listed; made again, it keeps what is stored."""
+        """A new workflow has no tasks and isn't listed; making it again removes no results."""
         storage.new_workflow("w")
         assert [[], []] == [storage.list_tasks("w"), storage.list_workflows()]
         storage.save("w", "t", 1)
@@ -226,7 +226,7 @@ class ResultsByName(Results):
         assert 1 == storage.read_task("w", "t")
 
     def test_what_a_header_tells(self, storage: Storage) -> None:
-        """`task_info` and `save` tell the same, without the value."""
+        """`task_info` and `save` return the same header, without the value."""
         saved = storage.save(
             "w", "t", [1, 2], function="m.f", seconds=1.5, fingerprint={"call": "00"}
         )
@@ -237,13 +237,13 @@ class ResultsByName(Results):
         assert len(self.bytes_of(storage, "t")) == info.size
 
     def test_digests_and_tokens(self, storage: Storage) -> None:
-        """Equal values have equal digests; no two saves have one token."""
+        """Equal values have equal digests; no two saves have the same token."""
         infos = [storage.save("w", f"t{n}", value) for n, value in enumerate(["a", "a", "b"])]
         assert infos[0].digest == infos[1].digest != infos[2].digest
         assert 3 == len({info.token for info in infos})
 
     def test_nothing_is_unpickled_without_need(self, storage: Storage) -> None:
-        """Only reading the value does that."""
+        """Only reading the value unpickles it."""
         sprung.clear()
         storage.save("w", "t", Trap())
         storage.task_info("w", "t")
@@ -262,7 +262,7 @@ class ResultsByName(Results):
         assert ["trap"] == sprung
 
     def test_if_absent(self, storage: Storage) -> None:
-        """A result that is there is left as it is, with its side data."""
+        """`if_absent` leaves an existing result as it is, with its side data."""
         storage.register_persistent_serializers(Grids())
         storage.save("w", "t", Grid(1), if_absent=True)
         stored = self.keys(storage)
@@ -274,14 +274,14 @@ class ResultsByName(Results):
     @pytest.mark.parametrize("durability", ["auto", "fsync", "rename"])
     @pytest.mark.parametrize("durable", [False, True])
     def test_every_durability(self, storage: Storage, durability: str, durable: bool) -> None:
-        """What is stored is the same at each."""
+        """Every durability stores the same result."""
         chosen = self.with_options(storage, durability=durability)
         chosen.register_persistent_serializers(Grids())
         chosen.save("w", "t", [Grid(1), "x"], durable=durable, seconds=1.0)
         assert [Grid(1), "x"] == chosen.read_task("w", "t")
 
     def test_side_data(self, storage: Storage) -> None:
-        """A serializer's objects come back, as one where they were one, for any reader."""
+        """Objects of a serializer come back for any reader; one object stays one object."""
         storage.register_persistent_serializers(Grids())
         grid = Grid(1, 2)
         storage.save("w", "t", {"a": grid, "b": [grid, Grid()]})
@@ -291,7 +291,7 @@ class ResultsByName(Results):
         assert found["a"] is found["b"][0]
 
     def test_side_data_goes_with_its_result(self, storage: Storage) -> None:
-        """When that is replaced, removed, or could not be saved."""
+        """Side data is removed when its result is replaced, removed, or can't be saved."""
         storage.register_persistent_serializers(Grids())
         for number in range(3):
             storage.save("w", "t", Grid(number))
@@ -304,7 +304,7 @@ class ResultsByName(Results):
         assert [] == self.keys(storage)
 
     def test_side_data_without_its_serializer(self, storage: Storage) -> None:
-        """Reading names the serializer; listing, checking and removing do without."""
+        """Only reading needs the serializer; without it, the error names it."""
         storage.register_persistent_serializers(Grids())
         storage.save("w", "t", Grid(1))
         bare = self.with_options(storage)
@@ -315,13 +315,13 @@ class ResultsByName(Results):
         assert [] == self.keys(storage)
 
     def test_what_is_no_serializer(self, storage: Storage) -> None:
-        """It is refused when it is registered."""
+        """An object that is no serializer is refused when it is registered."""
         for wrong in (object(), Grid, None):
             with pytest.raises(OptionsError):
                 storage.register_persistent_serializers(wrong)  # type: ignore[arg-type]
 
     def test_protocols(self, storage: Storage) -> None:
-        """Every storage has the file protocol, in which any text is a file's name."""
+        """Every storage has the file protocol, which accepts any text as a file name."""
         files = storage.protocols[FILE_PROTOCOL]
         for name in ("../f", "a/b", "ü"):
             with files.open(name, "wb") as file:
@@ -332,13 +332,13 @@ class ResultsByName(Results):
         assert [] == self.keys(storage)
 
     def test_always_read(self, storage: Storage) -> None:
-        """It is off, can be switched on, and goes with the storage."""
+        """`always_read` is off by default, can be set, and is pickled with the storage."""
         assert storage.always_read is False
         storage.always_read = True
         assert self.reopen(storage).always_read is True
 
     def test_usage(self, storage: Storage) -> None:
-        """`du` counts results, and the bytes of all that is stored."""
+        """`du` counts results, and the bytes of all blobs."""
         storage.register_persistent_serializers(Grids())
         storage.save("w", "t", "x" * 1000)
         storage.save("w", "grid", Grid(1))

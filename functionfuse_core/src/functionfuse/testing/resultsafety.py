@@ -1,4 +1,4 @@
-"""Whatever happens to a storage: damage, other users, killed processes, pickles of strangers."""
+"""Tests of hard cases: damage, several users, killed processes, untrusted pickles."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ each_damage = pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAG
 
 
 class ResultSafety(Results):
-    """A result is whole, or it is not there: never half, silently old, or silently wrong."""
+    """A result is whole or missing: never partial, silently old, or silently wrong."""
 
     @each_damage
     def test_damage_is_detected(
         self, storage: Storage, damage: Callable[[bytearray], bytearray]
     ) -> None:
-        """Before anything is unpickled; the result can still be listed, replaced and removed."""
+        """Damage is detected before unpickling; the result can still be listed and removed."""
         sprung.clear()
         for task in ("t", "sound"):
             storage.save("w", task, [Trap(), bytes(range(256)) * 100])
@@ -78,7 +78,7 @@ class ResultSafety(Results):
         assert "again" == storage.read_task("w", "t")
 
     def test_results_that_were_exchanged(self, storage: Storage) -> None:
-        """A whole result in the place of another is damage, too."""
+        """A whole result under the key of another counts as damage."""
         for task in ("one", "two"):
             storage.save("w", task, task)
         self.overwrite(storage, "one", self.bytes_of(storage, "two"))
@@ -87,7 +87,7 @@ class ResultSafety(Results):
         assert "two" == storage.read_task("w", "two")
 
     def test_damaged_results_in_a_plan(self, storage: Storage) -> None:
-        """`task_infos` tells headers in order, None and errors, and goes on after each."""
+        """`task_infos` yields headers, None and errors in order, and goes on after each."""
         for task in ("a", "b", "c"):
             storage.save("w", task, task)
         self.overwrite(storage, "b", b"no result")
@@ -96,7 +96,7 @@ class ResultSafety(Results):
         assert [type(None), kinds[0]] == [kinds[1], kinds[3]]
 
     def test_damaged_bytes_are_kept_for_a_look(self, storage: Storage) -> None:
-        """`set_aside` copies them; `gc` removes the copy in its time."""
+        """`set_aside` copies damaged bytes; `gc` removes the copy when it is old enough."""
         storage.save("w", "t", "x")
         assert not storage.set_aside("w", "t")
         assert not storage.set_aside("w", "none")
@@ -109,7 +109,7 @@ class ResultSafety(Results):
 
     @pytest.mark.parametrize("change", ["missing", "changed", "cut"])
     def test_damaged_side_data(self, storage: Storage, change: str) -> None:
-        """`verify` tells; a missing file is an error in reading."""
+        """`verify` reports damaged side data; reading raises if a file is missing."""
         storage.register_persistent_serializers(Grids())
         storage.save("w", "t", Grid(1, 2))
         for key in self.side_data(storage):
@@ -125,7 +125,7 @@ class ResultSafety(Results):
         assert [] == self.keys(storage)
 
     def test_side_data_that_nothing_needs(self, storage: Storage) -> None:
-        """`gc` finds what killed writers left, spares what is young, and what is needed."""
+        """`gc` removes files that killed writers left, but no young ones, and no needed ones."""
         storage.register_persistent_serializers(Grids())
         storage.save("w", "t", Grid(1))
         storage.store.put("w/.data/orphan", [b"left"])
@@ -137,7 +137,7 @@ class ResultSafety(Results):
         assert Grid(1) == storage.read_task("w", "t")
 
     def test_signed_results(self, storage: Storage) -> None:
-        """With a key, what is not signed by it is refused before it is unpickled."""
+        """With a key, a result that is not signed with it is refused before it is unpickled."""
         sprung.clear()
         signed = self.with_options(storage, key="secret of mine")
         other = self.with_options(storage, key="another secret")
@@ -152,7 +152,7 @@ class ResultSafety(Results):
         assert ["signed"] == [record.task for record in signed.verify() if not record.problem]
 
     def test_a_key_is_nowhere_to_be_seen(self, storage: Storage) -> None:
-        """Neither in what is stored, nor in a repr, nor in an error."""
+        """A key is in no stored byte, repr or error."""
         signed = self.with_options(storage, key="canary-4711")
         signed.save("w", "t", 1)
         storage.save("w", "u", 1)
@@ -164,7 +164,7 @@ class ResultSafety(Results):
         assert not any("canary" in key for key in self.keys(storage))
 
     def test_an_allow_list(self, storage: Storage) -> None:
-        """What a result names beyond it is refused, and not called."""
+        """A result that names a type or function outside the list is refused, and calls nothing."""
         sprung.clear()
         storage.save("w", "plain", {"rows": [1, 2.5, "x", None, b"y", (1,), {2}]})
         storage.save("w", "trap", Trap())
@@ -177,7 +177,7 @@ class ResultSafety(Results):
         assert "trap" == trap.read_task("w", "trap")
 
     def test_a_lease(self, storage: Storage) -> None:
-        """One holder at a time; given back, the next one gets it, and nothing is left."""
+        """A lease has one holder at a time; after a release, another gets it; no file is left."""
         one, two = storage.lease("w", "t"), self.reopen(storage).lease("w", "t")
         assert [True, False, False] == [one.acquire(), two.acquire(), two.acquire()]
         two.release()
@@ -189,7 +189,7 @@ class ResultSafety(Results):
         assert [] == self.keys(storage)
 
     def test_bytes_are_the_same_everywhere(self, storage: Storage, tmp_path: Any) -> None:
-        """A result that is copied to another kind of storage is read there, and the other way."""
+        """A result copied to another kind of storage can be read there, and the other way round."""
         files = Storage(FileStore(str(tmp_path / "elsewhere")))
         storage.save("w", "there", [1, "x" * 10_000])
         files.store.put(key_of("w", "there"), [storage.store.get(key_of("w", "there"))])
@@ -199,7 +199,7 @@ class ResultSafety(Results):
         assert [2] == storage.read_task("w", "back")
 
     def test_threads_use_it_at_once(self, storage: Storage) -> None:
-        """Each finds its own results; at the end all are there."""
+        """Each thread finds its own results; at the end all are stored."""
         storage.register_persistent_serializers(Grids())
 
         def work(name: int) -> None:
@@ -214,7 +214,7 @@ class ResultSafety(Results):
         assert not any(record.problem for record in storage.verify())
 
     def test_threads_read_while_others_save(self, storage: Storage) -> None:
-        """Each read gives one of the values, whole."""
+        """Each read returns one of the values, whole."""
         storage.save("w", "t", VALUES[0])
         together(
             lambda: save_results(storage, ("w", "t"), VALUES, SOON),
@@ -223,7 +223,7 @@ class ResultSafety(Results):
         )
 
     def test_side_data_is_read_while_it_is_replaced(self, storage: Storage) -> None:
-        """A reader sees the files of the result that it reads, though those are being removed."""
+        """A reader gets the side data of the result that it reads, while it is being removed."""
         storage.register_persistent_serializers(Grids())
         values = [[Grid(number), "x" * number] for number in range(3)]
         storage.save("w", "t", values[0])
@@ -234,7 +234,7 @@ class ResultSafety(Results):
         assert 2 == len(self.side_data(storage))
 
     def test_threads_race_for_an_absent_result(self, storage: Storage) -> None:
-        """Exactly one of four saves each, and its value is what is stored."""
+        """Exactly one of four threads saves each result, and its value is stored."""
         self.needs("conditional_put")
 
         def save(name: int) -> set[int]:
@@ -253,7 +253,7 @@ class ResultSafety(Results):
             assert {name} >= {storage.read_task("w", f"t{number}") for number in mine}
 
     def test_it_goes_to_another_process(self, storage: Storage, workers: Workers) -> None:
-        """With its serializers and options; what is saved there is read here, and back."""
+        """A storage works in another process, with its serializers; both share all results."""
         self.needs("processes")
         storage.register_persistent_serializers(Grids())
         storage.save("w", "here", [1, Grid(1)])
@@ -264,7 +264,7 @@ class ResultSafety(Results):
         assert [] == storage.list_workflows()
 
     def test_a_pickle_is_small(self, storage: Storage) -> None:
-        """It says where results are, and holds none."""
+        """A pickled storage holds the location of results, and no results."""
         self.needs("processes")
         storage.save("w", "t", b"found " * 50_000)
         pickled = pickle.dumps(storage)
@@ -272,7 +272,7 @@ class ResultSafety(Results):
         assert b"found " * 50_000 == pickle.loads(pickled).read_task("w", "t")
 
     def test_processes_read_while_others_save(self, storage: Storage, workers: Workers) -> None:
-        """Two save and two read one task: each read gives one of the values, whole."""
+        """While two processes save and two read one task, each read returns a whole value."""
         self.needs("processes")
         storage.save("w", "t", VALUES[0])
         asked = [("save_results", storage, ("w", "t"), VALUES, SOON)]
@@ -282,7 +282,7 @@ class ResultSafety(Results):
         assert storage.read_task("w", "t") in VALUES
 
     def test_killed_in_saving(self, storage: Storage, workers: Workers) -> None:
-        """An earlier or a later result is there, whole; `gc` removes what else is left."""
+        """A killed process leaves an earlier or a later result, whole; `gc` removes the rest."""
         self.needs("processes")
         self.needs("forks")
         if not hasattr(os, "fork"):
@@ -300,5 +300,5 @@ class ResultSafety(Results):
         assert [""] == [record.problem for record in storage.verify()]
 
     def test_a_repr_is_one_line(self, storage: Storage) -> None:
-        """Messages name the storage by it."""
+        """The repr, which messages show, is one line."""
         assert 1 == len(repr(storage).splitlines())

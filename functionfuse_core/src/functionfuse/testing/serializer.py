@@ -27,7 +27,7 @@ __all__ = ["SerializerSuite"]
 
 
 class _Staged(FileStore):
-    """Files that reach the store as those of most stores do: staged, and put when closed."""
+    """A store whose files are staged, and put when they are closed, as in most stores."""
 
     protocols = BlobStore.protocols
 
@@ -41,16 +41,16 @@ class SerializerSuite(Suite):
     """Inherit it, with a fixture `serializer`, and a method `examples` that makes values.
 
     Attributes:
-        reads_at_once: what is read needs the storage no more. Declare False where values are
+        reads_at_once: a value that was read needs the storage no more. Declare False if values are
             lazy, such as arrays that are read when they are computed.
-        checks_files: a file that was cut, or replaced by another, can't be read, or gives an equal
-            value. Declare False for a format that can't tell (a storage with the option `key`
-            still does).
-        plain: what the serializer returns from `pickle` is made of builtin types alone.
+        checks_files: reading a file that was cut or replaced raises an error, or returns an equal
+            value. Declare False for a format that can't detect this (a storage with the option
+            `key` still does).
+        plain: `pickle` of the serializer returns only builtin types.
 
     Methods:
-        examples: returns new values, equal each time, the more different the better.
-        equal: tells whether two values are equal; by default by `==`.
+        examples: returns new values, equal each time, and as different as possible.
+        equal: returns whether two values are equal; by default `==`.
     """
 
     reads_at_once = True
@@ -67,7 +67,7 @@ class SerializerSuite(Suite):
         raise NotImplementedError(f"{type(self).__name__} needs a method `examples`")
 
     def equal(self, one: Any, two: Any) -> bool:
-        """Tell whether two values are equal, in all that the serializer has to keep."""
+        """Return whether two values are equal in everything that the serializer must store."""
         return bool(one == two)
 
     @pytest.fixture(params=["files", "staged files"])
@@ -78,7 +78,7 @@ class SerializerSuite(Suite):
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> Iterator[Storage]:
-        """Return a storage with the serializer; nothing may appear in other places.
+        """Return a storage with the serializer. Fails if a test leaves files elsewhere.
 
         Override it to test on other storages.
         """
@@ -94,7 +94,7 @@ class SerializerSuite(Suite):
         assert [] == os.listdir(tmp_path / "current"), "files were made in the current folder"
 
     def test_it_has_what_the_contract_asks_for(self, serializer: Serializer) -> None:
-        """A name that is text, a class that the examples are of, and three methods."""
+        """A serializer has a name, the class of the examples, and three methods."""
         assert isinstance(serializer.name, str)
         assert serializer.name
         assert isinstance(serializer.serializer_class, type)
@@ -104,13 +104,13 @@ class SerializerSuite(Suite):
             assert callable(method)
 
     def test_it_keeps_its_name(self, serializer: Serializer) -> None:
-        """A result names the serializer for ever; a copy in another process has the same name."""
+        """A pickled copy of a serializer has the same name, which stored results refer to."""
         copy = pickle.loads(pickle.dumps(serializer))
         assert serializer.name == copy.name
         assert serializer.serializer_class is copy.serializer_class
 
     def test_the_examples_tell_what_is_equal(self) -> None:
-        """Without that, the other tests tell nothing: equal to themselves, and all different."""
+        """Examples are equal to themselves, and all different; the other tests rely on that."""
         examples, again = self.examples(), self.examples()
         assert len(examples) > 1, "give two examples at least, that are not equal"
         for index, example in enumerate(examples):
@@ -118,7 +118,7 @@ class SerializerSuite(Suite):
                 assert (index == other) == self.equal(example, made), f"examples {index}, {other}"
 
     def test_pickle_returns_name_and_pid(self, serializer: Serializer, storage: Storage) -> None:
-        """It works with the file protocol alone, and `unpickle` finds the value by the pid."""
+        """`pickle` works with the file protocol alone; `unpickle` finds the value by its pid."""
         protocols = {FILE_PROTOCOL: storage.protocols[FILE_PROTOCOL]}
         for example, expected in zip(self.examples(), self.examples(), strict=True):
             name, pid = serializer.pickle(example, protocols)
@@ -131,14 +131,14 @@ class SerializerSuite(Suite):
         assert [] == [blob.key for blob in storage.store.list("")], "remove has left something"
 
     def test_remove_can_be_done_again(self, serializer: Serializer, storage: Storage) -> None:
-        """What is removed already is no error."""
+        """Removing a value again is no error."""
         protocols = {FILE_PROTOCOL: storage.protocols[FILE_PROTOCOL]}
         _, pid = serializer.pickle(self.examples()[0], protocols)
         for _ in range(2):
             serializer.remove(pid, protocols)
 
     def test_values_come_back(self, storage: Storage) -> None:
-        """Each example, as a result of its own, of the type that it had."""
+        """Each example comes back as a result, with the same type."""
         for number, example in enumerate(self.examples()):
             storage.save("w", f"t{number}", example)
         for number, expected in enumerate(self.examples()):
@@ -147,7 +147,7 @@ class SerializerSuite(Suite):
             assert type(expected) is type(found)
 
     def test_values_come_back_from_any_depth(self, storage: Storage) -> None:
-        """Among other values, in containers; the rest of the result is as it was."""
+        """Values come back from any depth of containers, and so does the rest of the result."""
         value = {"a": [1, ("x", self.examples())], "b": {"c": self.examples()[0]}, "d": None}
         storage.save("w", "t", value)
         found = storage.read_task("w", "t")
@@ -157,7 +157,7 @@ class SerializerSuite(Suite):
         assert (1, "x", None) == (found["a"][0], found["a"][1][0], found["d"])
 
     def test_one_object_stays_one(self, serializer: Serializer, storage: Storage) -> None:
-        """Met twice, it is written once, and comes back as one object; an equal one is another."""
+        """An object used twice is written once, and comes back as one; an equal one is another."""
         one, equal = self.examples()[0], self.examples()[0]
         info = storage.save("w", "t", [one, {"again": one}, equal])
         assert [serializer.name] * 2 == [side.serializer for side in info.side_data]
@@ -166,14 +166,14 @@ class SerializerSuite(Suite):
         assert found[2] is not found[0]
 
     def test_saving_changes_nothing(self, storage: Storage) -> None:
-        """The value goes on being used by the workflow, and is as it was."""
+        """Saving doesn't change the value, which the workflow still uses."""
         examples = self.examples()
         storage.save("w", "t", examples)
         for expected, example in zip(self.examples(), examples, strict=True):
             assert self.equal(expected, example)
 
     def test_what_is_read_can_be_saved(self, storage: Storage) -> None:
-        """A result of a result, twice over."""
+        """A value that was read can be saved again, several times in a row."""
         storage.save("w", "0", self.examples())
         for number in range(2):
             storage.save("w", str(number + 1), storage.read_task("w", str(number)))
@@ -181,7 +181,7 @@ class SerializerSuite(Suite):
             assert self.equal(expected, found)
 
     def test_results_share_no_file(self, storage: Storage) -> None:
-        """Names are fresh: removing one result leaves all others whole."""
+        """Results share no file: removing one leaves all others whole."""
         example = self.examples()[0]
         for number in range(3):
             storage.save("w", f"t{number}", example)
@@ -191,7 +191,7 @@ class SerializerSuite(Suite):
         assert ["", ""] == [record.problem for record in storage.verify()]
 
     def test_results_are_replaced(self, storage: Storage) -> None:
-        """The files of a replaced result go, those of the new one stay."""
+        """The files of a replaced result are removed, those of the new one stay."""
         storage.save("w", "t", self.examples()[0])
         before = set(_files(storage))
         storage.save("w", "t", self.examples()[-1])
@@ -200,13 +200,13 @@ class SerializerSuite(Suite):
         assert [] == storage.gc(-60.0)
 
     def test_nothing_is_left_of_removed_results(self, storage: Storage) -> None:
-        """And removing needs no serializer."""
+        """A removed result leaves no file; removing needs no serializer."""
         storage.save("w", "t", self.examples())
         Storage(storage.store).remove_task("w", "t")
         assert [] == [blob.key for blob in storage.store.list("")]
 
     def test_nothing_is_left_of_a_failed_save(self, storage: Storage) -> None:
-        """What was written before something else could not be pickled is removed."""
+        """If another value of the result can't be pickled, files written before are removed."""
         storage.save("w", "t", "before")
         with pytest.raises(UnpicklableResultError):
             storage.save("w", "t", [self.examples(), _Unpicklable()])
@@ -214,7 +214,7 @@ class SerializerSuite(Suite):
         assert [] == _files(storage)
 
     def test_gc_and_verify_know_the_files(self, storage: Storage) -> None:
-        """Stored files are whole, and needed."""
+        """`verify` finds the files whole, and `gc` finds them needed."""
         info = storage.save("w", "t", self.examples())
         assert [] == storage.gc(-60.0)
         (record,) = storage.verify()
@@ -224,7 +224,7 @@ class SerializerSuite(Suite):
         assert beside, "the serializer has written nothing into files of the file protocol"
 
     def test_a_result_names_who_can_read_it(self, serializer: Serializer, storage: Storage) -> None:
-        """Without the serializer, reading says what is missing; all else works."""
+        """Without the serializer, reading raises an error that names it; the rest works."""
         if serializer_of(serializer.serializer_class) is not None:
             pytest.skip("an installed plugin brings a serializer of this type")
         storage.save("w", "t", self.examples()[0])
@@ -236,7 +236,7 @@ class SerializerSuite(Suite):
         assert [""] == [record.problem for record in other.verify()]
 
     def test_storages_find_it(self, serializer: Serializer, storage: Storage) -> None:
-        """A serializer of an installed plugin is there without being registered."""
+        """A storage finds the serializer of an installed plugin without registering it."""
         if serializer_of(serializer.serializer_class) is None:
             pytest.skip("no installed plugin brings a serializer of this type")
         other = Storage(storage.store)
@@ -245,7 +245,7 @@ class SerializerSuite(Suite):
         assert self.equal(self.examples()[0], other.read_task("w", "t")[0])
 
     def test_another_storage_reads_it(self, serializer: Serializer, storage: Storage) -> None:
-        """All that is needed is stored: nothing is kept in the serializer or the process."""
+        """Another storage reads the values: they need no state of the serializer or process."""
         storage.save("w", "t", self.examples())
         other = Storage(pickle.loads(pickle.dumps(storage.store)))
         other.register_persistent_serializers(pickle.loads(pickle.dumps(serializer)))
@@ -253,7 +253,7 @@ class SerializerSuite(Suite):
             assert self.equal(expected, found)
 
     def test_another_process_reads_and_writes_it(self, storage: Storage, workers: Workers) -> None:
-        """A storage with the serializer works in a process that was started from nothing."""
+        """A storage with the serializer works in a fresh process."""
         storage.save("w", "here", self.examples())
         workers.run("save_again", storage, ("w", "here"), ("w", "there"))
         for expected, found in zip(self.examples(), storage.read_task("w", "there"), strict=True):
@@ -275,7 +275,7 @@ class SerializerSuite(Suite):
         assert 12 == len(storage.verify())
 
     def test_the_pid_is_plain(self, serializer: Serializer, storage: Storage) -> None:
-        """Readers who trust nothing but builtin types can read it."""
+        """Readers that trust only builtin types can read the pid."""
         self.needs("plain")
         storage.save("w", "t", self.examples()[0])
         careful = Storage(storage.store, StorageOptions.model_validate({"trust": {"allow": []}}))
@@ -283,7 +283,7 @@ class SerializerSuite(Suite):
         assert self.equal(self.examples()[0], careful.read_task("w", "t"))
 
     def test_signed_results(self, serializer: Serializer, storage: Storage) -> None:
-        """With a key, files count as the result does: a changed byte is refused."""
+        """With a key, the files are signed like the result: a changed byte is refused."""
         signed = Storage(storage.store, StorageOptions.model_validate({"key": "k"}))
         signed.register_persistent_serializers(serializer)
         signed.save("w", "t", self.examples()[0])
@@ -297,7 +297,7 @@ class SerializerSuite(Suite):
             signed.read_task("w", "t")
 
     def test_a_missing_file_is_damage(self, storage: Storage) -> None:
-        """Reading says so at once."""
+        """A missing file is reported as damage, as soon as the result is read."""
         storage.save("w", "t", self.examples()[0])
         storage.store.delete(_files(storage))
         with pytest.raises(DamagedResultError, match="missing"):
@@ -306,7 +306,7 @@ class SerializerSuite(Suite):
 
     @pytest.mark.parametrize("left", ["nothing", "half", "all but a byte"])
     def test_a_cut_file_is_damage(self, storage: Storage, left: str) -> None:
-        """Reading raises, or the value is equal: it is never silently wrong."""
+        """Reading a cut file raises, or returns an equal value, never a wrong one."""
         self.needs("checks_files")
         example = self.examples()[0]
         storage.save("w", "t", example)
@@ -317,14 +317,14 @@ class SerializerSuite(Suite):
             try:
                 found = storage.read_task("w", "t")
                 same = self.equal(self.examples()[0], found)
-            except Exception:  # noqa: BLE001  # every error is right here
+            except Exception:  # noqa: BLE001  # any error is fine here
                 same = True
             assert same, f"a value was made of {size} of {len(whole)} bytes of {key!r}"
             storage.store.put(key, [whole])
         assert self.equal(self.examples()[0], storage.read_task("w", "t"))
 
     def test_what_was_read_stays(self, storage: Storage) -> None:
-        """A value that was read doesn't change or go with what is stored."""
+        """A value that was read stays the same when the stored one is replaced or removed."""
         self.needs("reads_at_once")
         storage.save("w", "t", self.examples()[0])
         found = storage.read_task("w", "t")
@@ -333,7 +333,7 @@ class SerializerSuite(Suite):
         assert self.equal(self.examples()[0], found)
 
     def test_no_file_stays_open(self, storage: Storage) -> None:
-        """Neither after saving nor, where values are read at once, after reading."""
+        """No file stays open after saving, nor after reading values that are read at once."""
         if not os.path.isdir("/proc/self/fd"):
             pytest.skip("this system doesn't tell which files are open")
         storage.save("w", "warm", self.examples()[0])
@@ -351,14 +351,14 @@ class SerializerSuite(Suite):
 
 
 def _files(storage: Storage) -> list[str]:
-    """Return the keys of the side data of workflow "w", in folders too."""
+    """Return the keys of the side data of workflow "w", also in folders."""
     return [blob.key for blob in storage.store.list("w/.data/")]
 
 
 def _open_files() -> int:
-    """Return how many files this process has open; sockets may be kept for the next request."""
+    """Return the number of open files of this process, without sockets, which may be reused."""
     count = 0
     for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # the listing's own is closed by now
+        with suppress(FileNotFoundError):  # listdir's own descriptor is closed by now
             count += os.readlink(f"/proc/self/fd/{descriptor}").startswith("/")
     return count

@@ -11,12 +11,12 @@ __all__ = ["StorageSuite"]
 class StorageSuite(ResultsByName, ResultSafety):
     """Inherit it, with a fixture `storage` that returns a fresh, empty `Storage`.
 
-    It is about the storage as its users know it; `BlobStoreSuite` is about the store below, finds
-    more, and says better what is wrong. Capabilities are class attributes.
+    It tests the storage as its users see it. `BlobStoreSuite` tests the store below; it finds more
+    faults, and its messages are more precise. Capabilities are class attributes.
 
     Attributes:
         processes: another process that unpickles the storage sees the same results.
         forks: a process that was forked while the storage was in use can use it, too.
         conditional_put: of several that save with `if_absent` at the same time, exactly one wins.
-        many: the number of tasks in tests with thousands of them.
+        many: the number of tasks in tests with thousands of tasks.
     """

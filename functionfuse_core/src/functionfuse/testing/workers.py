@@ -1,4 +1,4 @@
-"""Processes and threads in which the kits use what they test."""
+"""Processes and threads in which the kits use the tested objects."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from . import jobs
 
 __all__ = ["LATE", "Workers", "together"]
 
-LATE = 300.0  # seconds; what isn't done then hangs
+LATE = 300.0  # seconds, after which a job counts as hanging
 
 
 class Workers:
-    """Python processes that were started from nothing, and know nothing of this one."""
+    """Fresh Python processes, which share no state with this one."""
 
     def __init__(self) -> None:
         self.idle: list[subprocess.Popen[bytes]] = []
 
     def run(self, job: str, *arguments: Any) -> Any:
-        """Do a job of `jobs.py` in another process; its arguments are pickled."""
+        """Run a job of `jobs.py` in another process; its arguments are pickled."""
         return self.run_all([(job, *arguments)])[0]
 
     def run_all(self, asked: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Do jobs at the same time, each in a process of its own; raise what the first raised."""
+        """Run jobs at the same time, each in its own process; raise the error of the first one."""
         while len(self.idle) < len(asked):
             self.idle.append(_started())
         busy, self.idle = self.idle[: len(asked)], self.idle[len(asked) :]
@@ -51,7 +51,7 @@ class Workers:
         return [result for _, result in answers]
 
     def warm(self, count: int, owner: Any) -> None:
-        """Have processes ready that have imported all that something needs to be unpickled."""
+        """Start processes, and let them import all modules that unpickling `owner` needs."""
         self.run_all([("call", owner, "__repr__")] * count)
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Workers:
 
 
 def together(*actions: Callable[[], Any]) -> list[Any]:
-    """Do things at the same time, each in a thread; return their results, or raise the first."""
+    """Call functions at the same time, each in a thread; return the results, or raise an error."""
     results: list[Any] = [None] * len(actions)
     errors: list[BaseException] = []
     barrier = threading.Barrier(len(actions))
@@ -70,7 +70,7 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
         try:
             barrier.wait(LATE)
             results[index] = actions[index]()
-        except BaseException as error:  # noqa: BLE001  # it is raised below
+        except BaseException as error:  # noqa: BLE001  # raised below
             errors.append(error)
 
     threads = [

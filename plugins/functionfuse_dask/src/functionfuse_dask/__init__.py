@@ -1,4 +1,4 @@
-"""Function Fuse plugin for dask arrays: HDF5 files and zarr groups, read back lazily."""
+"""Function Fuse plugin for dask arrays: HDF5 files and zarr groups, read lazily."""
 
 from __future__ import annotations
 

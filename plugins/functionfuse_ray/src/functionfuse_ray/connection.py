@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "functionfuse"
 PATIENCE = 120.0  # seconds for a lost server to come back
 _HEAD_NODE = {"resources": {"node:__internal_head__": 0.001}}
-_WARN_EVERY = 30.0  # seconds
+_WARN_EVERY = 30.0  # seconds, while waiting for a node
 # The options of `ray.init` that are allowed for a cluster that is up.
 _FOR_ANY_CLUSTER = ("log_to_driver", "logging_level", "namespace", "runtime_env")
 
@@ -189,7 +189,7 @@ def explained(path: str) -> Iterator[None]:
 
 
 class _Process:
-    """Whether this process was forked from one in which Ray was up."""
+    """Notes whether this process was forked from one in which Ray was up."""
 
     def __init__(self) -> None:
         self.forked = False

@@ -106,11 +106,11 @@ def _build_workflow(options: RayBackendOptions, nodes: Sequence[Any], workflow_n
 
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
-    """Bring the kind "ray"."""
+    """Return the storage kind "ray"."""
     return [StorageKind("ray", RayOptions, _build_storage, api_version=1)]
 
 
 @hookimpl
 def functionfuse_backends() -> list[BackendKind]:
-    """Bring the kind "ray"."""
+    """Return the backend kind "ray"."""
     return [BackendKind("ray", RayBackendOptions, _build_workflow, api_version=1)]

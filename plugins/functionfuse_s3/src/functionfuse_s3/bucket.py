@@ -106,7 +106,7 @@ def _stay(context: dict[str, Any], **_: Any) -> None:
 
 def _verify(verify: bool | Path) -> bool | str | None:
     if verify is True:
-        return None  # so that AWS_CA_BUNDLE counts
+        return None  # then boto3 uses AWS_CA_BUNDLE
     return str(verify) if verify else False
 
 

@@ -181,7 +181,7 @@ def checked(options: Mapping[str, Any]) -> S3Options:
 
 
 def _check_together(options: S3Options) -> None:
-    """Raise OptionsError where options contradict each other."""
+    """Raise OptionsError if options contradict each other."""
     key, secret = options.access_key_id, options.secret_access_key
     problem = ""
     if (key is None) != (secret is None):

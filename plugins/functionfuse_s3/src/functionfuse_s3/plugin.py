@@ -40,5 +40,5 @@ def _build(options: S3Options) -> S3FileStorage:
 
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
-    """Bring the kind "S3"."""
+    """Return the kind "S3"."""
     return [StorageKind("S3", S3Options, _build, api_version=1)]

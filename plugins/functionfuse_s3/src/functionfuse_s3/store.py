@@ -42,7 +42,7 @@ class S3Store(BlobStore):
         self.bucket = Bucket(options)
         self.concurrency = options.concurrency
         self._is_prepared = False
-        self._clock: float | None = None  # the server's time less that of time.monotonic
+        self._clock: float | None = None  # the server's time minus time.monotonic
 
     def __reduce__(self) -> tuple[type[S3Store], tuple[S3Options]]:
         return type(self), (self.bucket.options,)

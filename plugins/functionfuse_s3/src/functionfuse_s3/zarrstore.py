@@ -100,7 +100,7 @@ class ZarrStore(Store):
         self.store.put(self.folder + key, [memoryview(value.as_buffer_like())])
 
     def delete_sync(self, key: str) -> None:
-        """Remove a value; one that isn't there is no error."""
+        """Remove a value; a missing one is no error."""
         self._check_writable()
         self._is_open = True
         self.store.delete([self.folder + key])
@@ -120,7 +120,7 @@ class ZarrStore(Store):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
-        """Return several values or parts of them, fetched at once."""
+        """Return several values or parts of them, fetched at the same time."""
         wanted = [self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
         return list(await asyncio.gather(*wanted))
 
@@ -156,7 +156,7 @@ class ZarrStore(Store):
             return
 
     async def delete(self, key: str) -> None:
-        """Remove a value; one that isn't there is no error."""
+        """Remove a value; a missing one is no error."""
         self._check_writable()
         await self._in_thread(lambda: self.delete_sync(key))
 
@@ -208,7 +208,7 @@ def _folder(prefix: str) -> str:
 
 
 def _in_http(byte_range: ByteRequest) -> str:
-    """Return a range in the notation of HTTP."""
+    """Return a range in HTTP notation."""
     match byte_range:
         case RangeByteRequest(start, end):
             return f"bytes={start}-{end - 1}"

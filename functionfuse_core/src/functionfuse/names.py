@@ -7,7 +7,6 @@ from .errors import InvalidNameError
 TYPE_CHECKING = False  # importing typing would take longer than all the rest of the package
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
 __all__ = ["check_name", "close_to", "default_name", "label_of"]
 
@@ -39,7 +38,7 @@ def default_name(label: str, index: int) -> str:
     return f"{label}_{index:04d}"
 
 
-def label_of(function: Any) -> str:
+def label_of(function: object) -> str:
     """Return the qualified name of a function, a class or another callable."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name)

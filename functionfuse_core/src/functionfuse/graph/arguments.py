@@ -124,7 +124,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset)
 _DEEPEST = 100  # what is built for every run, pickled and compared, level by level
 
 
-def reference_in(value: Any) -> Reference | None:
+def reference_in(value: object) -> Reference | None:
     """Return a node, a pick or an object that is `value` or stands in its containers, if any does.
 
     Goes level by level, and first by the types of all items of a level: 20 ns an item, any depth.
@@ -154,7 +154,7 @@ def _items(containers: list[Any]) -> Iterator[Any]:
 
 
 def lift_all(
-    args: tuple[Any, ...], needs: dict[Any, None], seen: dict[int, Any]
+    args: tuple[Any, ...], needs: dict[Reference, None], seen: dict[int, Any]
 ) -> tuple[Any, ...]:
     """Note the nodes in `args` in `needs`; return `args` with containers of nodes as `Nested`."""
     for value in args:
@@ -167,7 +167,7 @@ def lift_all(
     return tuple([lift(value, needs, seen) for value in args])
 
 
-def lift(value: Any, needs: dict[Any, None], seen: dict[int, Any], depth: int = 0) -> Any:
+def lift(value: Any, needs: dict[Reference, None], seen: dict[int, Any], depth: int = 0) -> Any:
     """Note the nodes in `value` in `needs`; return it, as `Nested` if it is a container of some.
 
     Raises:
@@ -219,7 +219,7 @@ _CYCLIC = object()
 def resolve(
     value: Any,
     result_of: Callable[[Any], Any],
-    built: dict[Any, Any],
+    built: dict[object, Any],
     own: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Return `value` (an argument of a node) with every node in it replaced by its result.

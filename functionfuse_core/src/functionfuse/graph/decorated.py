@@ -82,7 +82,9 @@ class Decorated:
             self._known[method] = known
         return known
 
-    def _accept(self, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "") -> None:
+    def _accept(
+        self, args: tuple[object, ...], kwargs: dict[str, object], method: str = ""
+    ) -> None:
         """Raise the TypeError of a call with these arguments, if there would be one.
 
         Whoever calls this clears the error's traceback and raises it by a bare `raise`, which adds
@@ -97,7 +99,7 @@ class Decorated:
             return
         self._parameters(method).check(*args, **kwargs)
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[object, ...]:
         module = sys.modules.get(getattr(self, "__module__", None) or "")
         name = label_of(self.func)
         found: Any = module

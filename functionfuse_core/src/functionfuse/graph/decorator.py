@@ -65,7 +65,7 @@ class WorkflowClass(Decorated):
     def __subclasscheck__(self, subclass: type) -> bool:
         return issubclass(subclass, self.kind)
 
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Callable[..., Any]]:
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[Callable[..., Any]]:
         return (self.func,)
 
     def __getattr__(self, name: str) -> Any:
@@ -73,7 +73,7 @@ class WorkflowClass(Decorated):
             raise AttributeError(name)
         return getattr(self.func, name)
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> StatefulObject:
+    def __call__(self, /, *args: object, **kwargs: object) -> StatefulObject:
         try:
             self._accept(args, kwargs)
         except TypeError as error:
@@ -103,7 +103,7 @@ class WorkflowClass(Decorated):
         if self._parameters(method).suspended:
             raise _no_node(self._parameters(method).suspended, f"{label_of(self.func)}.{method}")
 
-        def call(*args: Any, **kwargs: Any) -> MethodCall:
+        def call(*args: object, **kwargs: object) -> MethodCall:
             try:
                 self._accept(args, kwargs, method)
             except TypeError as error:
@@ -127,7 +127,7 @@ if TYPE_CHECKING:
 
 
 def workflow(
-    func: Callable[..., Any] | None = None,
+    func: Callable[..., object] | None = None,
     *,
     version: str | None = None,
     ignore: Iterable[str] = (),

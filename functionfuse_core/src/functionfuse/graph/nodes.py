@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
 
 _numbers = itertools.count()
-_NO_KWARGS: dict[str, Any] = {}
+_NO_KWARGS: dict[str, object] = {}
 
 
 class Pick(Reference):
@@ -34,7 +34,7 @@ class Pick(Reference):
 
     __slots__ = ("node", "path")
 
-    def __init__(self, node: Node, path: tuple[Any, ...]) -> None:
+    def __init__(self, node: Node, path: tuple[object, ...]) -> None:
         self.node = node
         self.path = path
 
@@ -42,7 +42,7 @@ class Pick(Reference):
     def source(self) -> Node:
         return self.node
 
-    def __getitem__(self, key: Any) -> Pick:
+    def __getitem__(self, key: object) -> Pick:
         return Pick(self.node, (*self.path, _plain_key(key)))
 
     def __repr__(self) -> str:
@@ -184,7 +184,7 @@ class Node(Reference):
         module = getattr(function, "__module__", None)
         return f"{module}.{self.label}, called in {self.where[0]}:{self.where[1]}"
 
-    def __getitem__(self, key: Any) -> Pick:
+    def __getitem__(self, key: object) -> Pick:
         return Pick(self, (_plain_key(key),))
 
     # A copy of what holds nodes holds the same nodes.
@@ -345,7 +345,7 @@ def as_node(leaf: object) -> Node:
     raise GraphError(f"a workflow is made from nodes, not from {leaf!r}{hint}")
 
 
-def _plain_key(key: Any) -> Any:
+def _plain_key(key: object) -> object:
     parts = key if isinstance(key, tuple) else (key,)
     for part in parts:
         ends = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)

@@ -131,7 +131,7 @@ def _of_class(kind: Any) -> Parameters:
     if _ANYTHING in (new, init):
         return init if new is _ANYTHING else new
 
-    def both(*args: Any, **kwargs: Any) -> None:
+    def both(*args: object, **kwargs: object) -> None:
         new.check(*args, **kwargs)
         init.check(*args, **kwargs)
 

@@ -31,10 +31,10 @@ class NodePlugin(Protocol):
     `for_node(name)` gives the plugin that prepares the node of that name. Neither has to be there.
     """
 
-    def local_initialize(self) -> Any:
+    def local_initialize(self) -> object:
         """Run in the process of the workflow, before a node is handed over to be computed."""
 
-    def remote_initialize(self) -> Callable[[], Any] | None:
+    def remote_initialize(self) -> Callable[[], object] | None:
         """Return what runs just before the node, where the node runs; None for nothing."""
 
 

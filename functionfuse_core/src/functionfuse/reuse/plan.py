@@ -16,7 +16,7 @@ from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import ALWAYS, NEVER, Graph
 from .difference import difference
 from .identity import RULE, Identities, combined
-from .results import Results
+from .results import Header, Held, Info, Results, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
@@ -50,7 +50,7 @@ class Decisions:
         policies: Mapping[Node, str],
         policy: str,
         unsaved: set[int],
-        infos: Sequence[Any],
+        infos: Sequence[Info],
     ) -> None:
         self.graph = graph
         self.identities = identities
@@ -69,7 +69,7 @@ class Decisions:
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # places of results that come from these
-        self._saved: dict[int, Any] = {}  # what the storage told of results of this run
+        self._saved: dict[int, Header] = {}  # what the storage told of results of this run
         self._results = Results(identities)
         self._unclear: dict[int, str] = {}  # of results with code in them that can't be told
         for index, node in enumerate(graph.nodes):
@@ -108,7 +108,7 @@ class Decisions:
         """Decide on a node by what is known of its parents now; return and keep the verdict."""
         verdict, reason, call = self._judged(index, self.graph.nodes[index])
         if verdict == REUSE:
-            self.digests[index] = self._counts_as(index, self.infos[index])
+            self.digests[index] = self._counts_as(index, self.header(index))
             self._calls[index] = call
         self.verdicts[index], self.reasons[index] = verdict, reason
         return verdict
@@ -121,7 +121,7 @@ class Decisions:
             self._found = None
         self._useless.add(index)
 
-    def settle(self, index: int, digest: bytes | None, stored: Any = None) -> None:
+    def settle(self, index: int, digest: bytes | None, stored: Header | None = None) -> None:
         """Note the digest of a result that was computed; None for an object, which has none.
 
         Args:
@@ -133,7 +133,7 @@ class Decisions:
         self.digests[index] = digest
         self._call(index, self.graph.nodes[index])
 
-    def take(self, index: int, info: Any) -> None:
+    def take(self, index: int, info: Summary) -> None:
         """Note that another run has stored the very result that was to be computed."""
         self.infos[index] = info
         self.verdicts[index], self.reasons[index] = REUSE, ""
@@ -143,7 +143,7 @@ class Decisions:
         """Return the digest of a node's call, if all that it depends on is known."""
         return self._calls[index]
 
-    def record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int) -> dict[str, object]:
         """Return a node's fingerprint, for the header of its result; its parents are settled."""
         node = self.graph.nodes[index]
         own, call = self._own[index], self._call(index, node)
@@ -160,7 +160,7 @@ class Decisions:
         for parent in map(self._index, node.needs):
             made_by = _hex(self._calls[parent])
             if self._stands(parent):
-                made_by = self.infos[parent].call  # what is stored may be of an earlier call
+                made_by = self.header(parent).call  # what is stored may be of an earlier call
             digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
             if parent in self.changed or parent in self._tainted:
                 # It will be computed again, and nobody knows what comes out.
@@ -181,7 +181,7 @@ class Decisions:
             **self.identities.parts(node),
         }
 
-    def expected(self, index: int) -> list[tuple[Expected, Any]]:
+    def expected(self, index: int) -> list[tuple[Expected, object]]:
         """Return what a worker compares before it calls a node; see `Identities.expected`."""
         node = self.graph.nodes[index]
         held = [self._held(parent)[1:] for parent in map(self._index, node.needs)]
@@ -195,16 +195,20 @@ class Decisions:
                 return f"{what}, which the result of {self.graph.names[index]!r} uses,"
         return ""
 
-    def stored(self, index: int) -> Any:
+    def stored(self, index: int) -> Header | Info:
         """Return what the storage told of a node's result, when it was planned or saved."""
         return self._saved.get(index, self.infos[index])
 
+    def header(self, index: int) -> Summary:
+        """Return the header of a result that is stored."""
+        return self.infos[index]  # type: ignore[return-value]
+
     def notes(self) -> list[str]:
         """Return hints: which versions of packages stored results were made with."""
-        both = zip(self.verdicts, self.infos, strict=True)
-        return self._results.notes(info for verdict, info in both if verdict == REUSE)
+        reused = [index for index, verdict in enumerate(self.verdicts) if verdict == REUSE]
+        return self._results.notes(map(self.header, reused))
 
-    def _counts_as(self, index: int, info: Any) -> bytes:
+    def _counts_as(self, index: int, info: Header | Summary) -> bytes:
         """Return what a stored result counts as; none counts the same if that can't be told."""
         try:
             return self._results.counts_as(info)
@@ -212,7 +216,7 @@ class Decisions:
             self._unclear[index] = str(error)
             return os.urandom(16)
 
-    def _held(self, index: int) -> tuple[Any, ...]:
+    def _held(self, index: int) -> Held:
         """Return a result's value and the code in it: see `Results.held`."""
         return self._results.held(self.stored(index))
 
@@ -252,7 +256,7 @@ class Decisions:
                         recipe = combined(own, parents)  # type: ignore[arg-type]
                 calls.append(recipe)
                 if self._stands(index):
-                    recipe = combined(b"stored", [self._counts_as(index, self.infos[index])])
+                    recipe = combined(b"stored", [self._counts_as(index, self.header(index))])
                 results.append(recipe)
             self._found = results, calls
         return self._found
@@ -358,7 +362,7 @@ class Decisions:
         """Return the parents without which a node can't be computed, or judged."""
         node = self.graph.nodes[index]
         if self.verdicts[index] == MAYBE:
-            return self._supposed(index, node, self.infos[index].info.fingerprint)[1]
+            return self._supposed(index, node, self.header(index).info.fingerprint)[1]
         return self._missing(index)
 
     def _missing(self, index: int) -> list[int]:

@@ -230,7 +230,7 @@ class Run(ABC):
         remote = self.remote or type(node) is MethodCall
         return node.portable_function if remote else node.function
 
-    def _prepare(self, node: Node) -> list[Callable[[], Any]]:
+    def _prepare(self, node: Node) -> list[Callable[[], object]]:
         """Ask the node's plugins for what runs before it."""
         prepare = []
         for plugin in self.plugins.get(node, ()):
@@ -238,9 +238,9 @@ class Run(ABC):
             prepare.append(plugin.remote_initialize())
         return [call for call in prepare if call is not None]
 
-    def _about(self, index: int, node: Node) -> dict[str, Any]:
+    def _about(self, index: int, node: Node) -> dict[str, object]:
         """Return what is stored about a node's result beside it; its parents are settled."""
-        about: dict[str, Any] = {
+        about: dict[str, object] = {
             "function": f"{getattr(node.function, '__module__', None)}.{node.label}"
         }
         if self.decisions:
@@ -249,7 +249,7 @@ class Run(ABC):
             self._warn(index, self.decisions.changed.get(index, ""))
         return about
 
-    def _expected(self, index: int) -> list[tuple[Expected, Any]]:
+    def _expected(self, index: int) -> list[tuple[Expected, object]]:
         """Return what another process compares before it calls a node."""
         return self.decisions.expected(index) if self.remote and self.decisions else []
 

@@ -1,4 +1,4 @@
-"""Every exception of Function Fuse; each is also the builtin that callers catch already."""
+"""All exceptions of Function Fuse. Each also inherits a builtin that callers already catch."""
 
 from __future__ import annotations
 
@@ -34,74 +34,74 @@ class FunctionFuseError(Exception):
 
 
 class GraphError(FunctionFuseError, TypeError):
-    """Something that is no node, or no value for a node, stands where one is needed."""
+    """A node is used as a value, or another object is used where a node is needed."""
 
 
 class DuplicateNameError(FunctionFuseError, ValueError):
-    """Two nodes of one workflow have one name."""
+    """Two nodes of a workflow have the same name."""
 
 
 class FingerprintError(FunctionFuseError, TypeError):
-    """A value or a function can't be told from another, so no result can be reused for it."""
+    """A value or a function has no reliable digest, so no result can be reused for it."""
 
 
 class InvalidNameError(FunctionFuseError, ValueError):
-    """A workflow or task name is not a string, is empty, or can't be kept apart from another."""
+    """A workflow or task name is not a string, is empty, or can be confused with another."""
 
 
 class NoMatchError(FunctionFuseError, KeyError):
-    """A pattern or a name that should pick nodes picks none."""
+    """No node matches a pattern or a name."""
 
-    # KeyError's own __str__ is the repr of what was looked for.
+    # KeyError.__str__ would return the repr of the message.
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class WorkerDiedError(FunctionFuseError, RuntimeError):
-    """A worker of an executor ended before it gave its node's result back."""
+    """A worker of an executor ended before it returned the result of its node."""
 
 
 class CodeDiffersError(FunctionFuseError, RuntimeError):
-    """A worker has imported other code than the driver, or has other constants."""
+    """A worker has other code or other constants than the driver."""
 
 
 class ResultNotFoundError(FunctionFuseError, FileNotFoundError):
-    """No result of that name is stored."""
+    """No result is stored under this name."""
 
-    # OSError's own __str__ and __reduce__ look at errno; a plain message is all there is here.
+    # OSError.__str__ expects an errno; these errors have only a message.
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class DamagedResultError(FunctionFuseError, ValueError):
-    """Stored bytes are not the bytes that were written."""
+    """Stored bytes differ from the bytes that were written."""
 
 
 class NewerFormatError(FunctionFuseError, ValueError):
-    """A stored result was written in a format that this version does not know yet."""
+    """A stored result has a format that only a newer version can read."""
 
 
 class ResultExistsError(FunctionFuseError, FileExistsError):
-    """A result is stored already, and was to be left as it is."""
+    """A result is already stored, and the caller asked not to replace it."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class UnreadableResultError(FunctionFuseError, ImportError):
-    """A result's bytes are sound, but no value can be made of them here.
+    """A result's bytes are undamaged, but this process can't unpickle them.
 
-    A class or module that they name is not there, or has changed, or they hold code of another
-    Python.
+    A class or module that they name is missing or has changed, or they contain code of another
+    Python version.
     """
 
 
 class SerializerMissingError(UnreadableResultError):
-    """A result has side data of a serializer that is not registered."""
+    """A result has side data whose serializer is not registered."""
 
 
 class UntrustedResultError(FunctionFuseError, ValueError):
-    """A result is not signed as the options demand, or names what they don't allow."""
+    """A result lacks the signature that the options require, or names a class they don't allow."""
 
 
 class UnpicklableResultError(FunctionFuseError, TypeError):
@@ -109,31 +109,31 @@ class UnpicklableResultError(FunctionFuseError, TypeError):
 
 
 class StorageError(FunctionFuseError, OSError):
-    """A storage can't do what it was asked; what is stored stays as it is."""
+    """A storage can't do an operation; the stored results stay unchanged."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class StoragePathError(StorageError):
-    """A storage can't be used where its options say: there is no such place, or no writing."""
+    """The location in a storage's options doesn't exist or isn't writable."""
 
 
 class StorageAccessError(StorageError, PermissionError):
-    """A storage refuses: credentials are missing, wrong, expired, or don't allow it."""
+    """A storage denies access: credentials are missing, wrong, expired or insufficient."""
 
 
 class StorageConnectionError(StorageError, ConnectionError):
-    """A storage can't be reached, does not answer in time, or fails itself; try again."""
+    """A storage can't be reached, doesn't answer in time, or has an internal error; try again."""
 
 
 class OptionsError(FunctionFuseError, ValueError):
-    """A config is not as documented."""
+    """A config or an option is invalid."""
 
 
 class UnknownKindError(FunctionFuseError, LookupError):
-    """No installed distribution brings the kind that a config names."""
+    """No installed distribution provides the kind that a config names."""
 
 
 class PluginError(FunctionFuseError, ImportError):
-    """A plugin is installed but can't be used."""
+    """An installed plugin can't be used."""

@@ -1,4 +1,4 @@
-"""The decorator `workflow`, and what calls of what it decorates make."""
+"""The decorator `workflow`, and the nodes that decorated functions make."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The graph: calls of decorated functions become nodes, and a workflow holds them."""
+"""The graph: each call of a decorated function is a node, and a workflow holds the nodes."""

@@ -1,4 +1,9 @@
-"""Arguments of calls: finding the nodes in them, and putting results in their places."""
+"""The arguments of calls: find the nodes in them, and replace nodes by their results.
+
+`lift` runs when a node is made. It collects the nodes in an argument, and turns each container of
+nodes into a `Nested`, whose items can't change later. `resolve` runs before the call of the node's
+function. It replaces nodes by results, and each `Nested` by a container of the original type.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn
 else:
-    Any = object  # what a Reference is at run time
+    Any = object  # the base of Reference at run time
 
 __all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "reference_in", "resolve"]
 
@@ -26,11 +31,11 @@ def _refused(so: str) -> Callable[..., Any]:
     return refuse
 
 
-class Reference(Any):  # type: ignore[misc]  # so checkers take it for a value of any type
-    """Something that stands in an argument for a node's result, or a part of it.
+class Reference(Any):  # type: ignore[misc]  # fits any type, for checkers
+    """A placeholder in an argument, for the result of a node or for a part of it.
 
-    It is no value: what needs one raises a GraphError. Only its `repr` is a text, and it is equal
-    to itself alone.
+    It has no value: operations that need one raise a GraphError. It has a `repr`, and is equal
+    only to itself.
     """
 
     __slots__ = ()
@@ -52,7 +57,7 @@ class Reference(Any):  # type: ignore[misc]  # so checkers take it for a value o
     __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = __rfloordiv__ = __neg__
     __rmod__ = __rdivmod__ = __rpow__ = __rlshift__ = __rrshift__ = __neg__
     __rand__ = __rxor__ = __ror__ = __neg__
-    __array_ufunc__ = __array_function__ = __neg__  # numpy.sum(node) would be the node
+    __array_ufunc__ = __array_function__ = __neg__  # else numpy.sum(node) would return the node
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Reference):
@@ -62,12 +67,12 @@ class Reference(Any):  # type: ignore[misc]  # so checkers take it for a value o
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(type(self), name):  # it has no value yet, as while it is copied
+        if hasattr(type(self), name):  # a slot without a value, as in a copy being made
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         raise AttributeError(self._no_value(f"it has no attribute {name!r}"))
 
     def _located(self) -> str:
-        """Return what it is, and where it was made, for messages."""
+        """Return name, file and line, for messages."""
         return repr(self)
 
     def _no_value(self, so: str) -> str:
@@ -78,16 +83,16 @@ class Reference(Any):  # type: ignore[misc]  # so checkers take it for a value o
 
     @property
     def source(self) -> Reference:
-        """The node whose result it is."""
+        """The node whose result this stands for."""
         raise GraphError(f"{self!r} can't be an argument")
 
     def of(self, result: Any) -> Any:
-        """Return what it stands for, given the node's result."""
+        """Return the value that this stands for; `result` is the result of the node."""
         return result
 
 
 class Nested:
-    """A container of nodes in an argument; its items as they were when the call was made."""
+    """A container of nodes in an argument, with the items that it had at the call."""
 
     __slots__ = ("items", "like")
 
@@ -96,7 +101,7 @@ class Nested:
         self.items = items
 
     def build(self, resolved: list[Any]) -> Any:
-        """Return a container of the original's type with `resolved` in the places of `items`."""
+        """Return a container of the original type, with `resolved` as its items."""
         like, kind = self.like, type(self.like)
         if kind is dict:
             return dict(zip(resolved[::2], resolved[1::2], strict=True))
@@ -108,7 +113,7 @@ class Nested:
             return kind(resolved)
         import copy
 
-        copied = copy.copy(like)  # keeps, for instance, a defaultdict's factory
+        copied = copy.copy(like)  # it has attributes, such as the factory of a defaultdict
         copied.clear()
         if isinstance(like, dict):
             for key, value in zip(resolved[::2], resolved[1::2], strict=True):
@@ -121,13 +126,14 @@ class Nested:
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-_DEEPEST = 100  # what is built for every run, pickled and compared, level by level
+_DEEPEST = 100  # runs build, pickle and compare containers recursively
 
 
-def reference_in(value: Any) -> Reference | None:
-    """Return a node, a pick or an object that is `value` or stands in its containers, if any does.
+def reference_in(value: object) -> Reference | None:
+    """Return a node, pick or object that is `value` or is in its containers; None if there is none.
 
-    Goes level by level, and first by the types of all items of a level: 20 ns an item, any depth.
+    Containers can be nested to any depth. The search goes level by level. It looks at the set of
+    types of all items in a level first, which takes about 20 ns an item.
     """
     if type(value) in PLAIN:
         return None
@@ -154,9 +160,9 @@ def _items(containers: list[Any]) -> Iterator[Any]:
 
 
 def lift_all(
-    args: tuple[Any, ...], needs: dict[Any, None], seen: dict[int, Any]
+    args: tuple[Any, ...], needs: dict[Reference, None], seen: dict[int, Any]
 ) -> tuple[Any, ...]:
-    """Note the nodes in `args` in `needs`; return `args` with containers of nodes as `Nested`."""
+    """Add the nodes in `args` to `needs`; return `args`, with containers of nodes as `Nested`."""
     for value in args:
         if isinstance(value, Reference):
             needs[value.source] = None
@@ -167,11 +173,13 @@ def lift_all(
     return tuple([lift(value, needs, seen) for value in args])
 
 
-def lift(value: Any, needs: dict[Any, None], seen: dict[int, Any], depth: int = 0) -> Any:
-    """Note the nodes in `value` in `needs`; return it, as `Nested` if it is a container of some.
+def lift(value: Any, needs: dict[Reference, None], seen: dict[int, Any], depth: int = 0) -> Any:
+    """Add the nodes in `value` to `needs`; return `value`, as `Nested` if it contains nodes.
+
+    `seen` has the containers of all arguments of the call, by `id`.
 
     Raises:
-        GraphError: they stand in a container that holds itself, or in too many containers.
+        GraphError: the nodes are in a container that contains itself, or are nested too deep.
     """
     if type(value) in PLAIN:
         return value
@@ -184,9 +192,7 @@ def lift(value: Any, needs: dict[Any, None], seen: dict[int, Any], depth: int = 
         node = reference_in(value)
         if node is None:
             return value
-        raise GraphError(
-            f"{node._located()} stands in more than {_DEEPEST} containers, one in the other"
-        )
+        raise GraphError(f"{node._located()} is nested in more than {_DEEPEST} containers")
     key = id(value)
     if key in seen:
         if seen[key] is _OPEN:
@@ -207,7 +213,7 @@ def lift(value: Any, needs: dict[Any, None], seen: dict[int, Any], depth: int = 
         else:
             lifted.append(item)
     if holds_nodes and seen[key] is _CYCLIC:
-        raise GraphError("a container that holds nodes, given as an argument, holds itself too")
+        raise GraphError("an argument is a container that holds nodes and holds itself")
     seen[key] = Nested(value, lifted) if holds_nodes else value
     return seen[key]
 
@@ -219,13 +225,13 @@ _CYCLIC = object()
 def resolve(
     value: Any,
     result_of: Callable[[Any], Any],
-    built: dict[Any, Any],
+    built: dict[object, Any],
     own: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Return `value` (an argument of a node) with every node in it replaced by its result.
+    """Return `value`, an argument of a node, with every node in it replaced by its result.
 
-    `built` is one dict for all arguments of a node, so that a container that stands in them twice
-    reaches the function as one object. `own` gives the call's own copy of all else.
+    `built` is one dict for all arguments of a node: a container that is in two arguments reaches
+    the function as one object. `own` copies the other values for the call.
     """
     kind = type(value)
     if kind in PLAIN:

@@ -1,4 +1,4 @@
-"""The base of what `@workflow` makes of a function or a class: which one, and its settings."""
+"""The common base of decorated functions and classes, and the settings of the decorator."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["NO_SETTINGS", "Decorated", "Settings"]
 
 
 class Settings:
-    """What `@workflow(...)` says of when a stored result of the function may be reused.
+    """The arguments of `@workflow(...)`, which decide when a stored result may be reused.
 
     Attributes:
-        version: stands for the code: a result is reused while the version is the same.
-        ignore: names of arguments that don't change the result.
+        version: replaces the code: a result is reused while the version is the same.
+        ignore: names of arguments that don't affect the result.
         packages: names of distributions whose versions count.
     """
 
-    __module__ = "functionfuse.workflow"  # pickles name it so
+    __module__ = "functionfuse.workflow"  # the name in pickles
     __slots__ = ("ignore", "packages", "version")
 
     def __init__(
@@ -43,16 +43,16 @@ NO_SETTINGS = Settings()
 
 
 class Decorated:
-    """What `@workflow` makes; pickled by its import path where it has one, else with `func`.
+    """A decorated function or class; pickled as its import path if it has one, else with `func`.
 
     Attributes:
-        func: the function or class itself.
+        func: the undecorated function or class.
         settings: see `Settings`.
-        key: equal for what is decorated of one function or class.
+        key: equal for two decorations of the same function or class.
     """
 
     __module__ = "functionfuse.workflow"
-    __workflow__ = True  # the pickler's mark, which knows nothing of graphs
+    __workflow__ = True  # the mark by which the pickler knows this type; it can't import graph
 
     def __init__(self, func: Callable[..., Any], settings: Settings = NO_SETTINGS) -> None:
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
@@ -61,32 +61,34 @@ class Decorated:
         self.__wrapped__ = func
         self.func = func
         self.settings = settings
-        # A callable object may have no hash; it lives as long as this does.
+        # A callable object may have no hash. Its id is unique, because `self` holds the object.
         self.key: object = func if getattr(type(func), "__hash__", None) else id(func)
         self._count = itertools.count()
         self._known: dict[str, Parameters] = {}
 
     def compute(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call what is decorated, without making a node."""
+        """Call the function or class without making a node."""
         return self.func(*args, **kwargs)
 
     def caller(self, _constructor: Any, method: str) -> Callable[..., Any]:
-        """Return what makes nodes of a method; a function has none: see `WorkflowClass`."""
+        """Return a function that makes nodes of a method; `WorkflowClass` overrides it."""
         raise AttributeError(f"{label_of(self.func)!r} has no method {method!r}")
 
     def _parameters(self, method: str = "") -> Parameters:
-        """Return what is taken by `func`, or by a method of it."""
+        """Return the parameters of `func`, or of a method of it."""
         known = self._known.get(method)
         if known is None:
             known = parameters_of_method(self.func, method) if method else parameters_of(self.func)
             self._known[method] = known
         return known
 
-    def _accept(self, args: tuple[Any, ...], kwargs: dict[str, Any], method: str = "") -> None:
-        """Raise the TypeError of a call with these arguments, if there would be one.
+    def _accept(
+        self, args: tuple[object, ...], kwargs: dict[str, object], method: str = ""
+    ) -> None:
+        """Raise a TypeError if the function can't be called with these arguments.
 
-        Whoever calls this clears the error's traceback and raises it by a bare `raise`, which adds
-        no line to it: the last one is the user's call then.
+        Callers clear the error's traceback and raise it again by a bare `raise`, which adds no line
+        to it. So the last line of the traceback is the user's call.
         """
         known = self._known.get(method) or self._parameters(method)
         try:
@@ -97,13 +99,13 @@ class Decorated:
             return
         self._parameters(method).check(*args, **kwargs)
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[object, ...]:
         module = sys.modules.get(getattr(self, "__module__", None) or "")
         name = label_of(self.func)
         found: Any = module
         for part in name.split("."):
             found = getattr(found, part, None)
-        # A worker process has another __main__, so what is defined there goes by value.
+        # A worker process has another __main__, so objects defined there are pickled by value.
         if found is self and module is not None and module.__name__ != "__main__":
             return name
         return type(self), (self.func, self.settings)

@@ -1,4 +1,4 @@
-"""The decorator `workflow`: calls of what it decorates make nodes, and run nothing."""
+"""The decorator `workflow`: a call of a decorated function makes a node and runs nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:
     P = None
 
     class Generic:
-        """Take the place of `typing.Generic`, which would take long to import."""
+        """Replace `typing.Generic` at run time, because importing `typing` is slow."""
 
         def __class_getitem__(cls, _):
             return cls
@@ -30,7 +30,7 @@ __all__ = ["Node", "Pick", "Settings", "WorkflowClass", "WorkflowFunction", "wor
 
 
 class WorkflowFunction(Decorated, Generic[P]):
-    """A decorated function: a call makes a `Call`. `func` is the function itself."""
+    """A decorated function: calling it makes a `Call`."""
 
     __module__ = "functionfuse.workflow"
 
@@ -48,7 +48,7 @@ class WorkflowFunction(Decorated, Generic[P]):
 
 
 class WorkflowClass(Decorated):
-    """A decorated class: a call makes a `StatefulObject`. `func` is the class itself."""
+    """A decorated class: calling it makes a `StatefulObject`."""
 
     __module__ = "functionfuse.workflow"
 
@@ -57,7 +57,7 @@ class WorkflowClass(Decorated):
         self.kind = func
         self._method_counts: dict[str, Iterator[int]] = {}
 
-    # Inside its methods, a class's name means the class.
+    # The methods of the class see it under its own name, so it must also work as a class.
 
     def __instancecheck__(self, instance: object) -> bool:
         return isinstance(instance, self.kind)
@@ -65,15 +65,15 @@ class WorkflowClass(Decorated):
     def __subclasscheck__(self, subclass: type) -> bool:
         return issubclass(subclass, self.kind)
 
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Callable[..., Any]]:
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[Callable[..., Any]]:
         return (self.func,)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("func", "kind"):  # copying and pickling look for these
+        if name.startswith("__") or name in ("func", "kind"):  # copy and pickle ask for these first
             raise AttributeError(name)
         return getattr(self.func, name)
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> StatefulObject:
+    def __call__(self, /, *args: object, **kwargs: object) -> StatefulObject:
         try:
             self._accept(args, kwargs)
         except TypeError as error:
@@ -82,13 +82,13 @@ class WorkflowClass(Decorated):
         return StatefulObject(ConstructorCall(self, args, kwargs, next(self._count)))
 
     def caller(self, _constructor: ConstructorCall, method: str) -> Callable[..., MethodCall]:
-        """Return what makes nodes of `method`.
+        """Return a function that makes nodes of `method`.
 
         Raises:
             AttributeError: the class has no such method.
-            GraphError: a call of it computes nothing: it is a generator function, or async.
+            GraphError: the method is a generator function or async, so a call computes nothing.
         """
-        # getattr alone would find what every class has from `type`, such as __call__ and mro.
+        # getattr alone would also find the attributes of `type`, such as __call__ and mro.
         known = any(method in vars(base) for base in self.kind.__mro__)
         if (
             not known
@@ -103,7 +103,7 @@ class WorkflowClass(Decorated):
         if self._parameters(method).suspended:
             raise _no_node(self._parameters(method).suspended, f"{label_of(self.func)}.{method}")
 
-        def call(*args: Any, **kwargs: Any) -> MethodCall:
+        def call(*args: object, **kwargs: object) -> MethodCall:
             try:
                 self._accept(args, kwargs, method)
             except TypeError as error:
@@ -127,27 +127,27 @@ if TYPE_CHECKING:
 
 
 def workflow(
-    func: Callable[..., Any] | None = None,
+    func: Callable[..., object] | None = None,
     *,
     version: str | None = None,
     ignore: Iterable[str] = (),
     packages: Iterable[str] = (),
 ) -> Any:
-    """Make calls of a function, or of a class and its methods, nodes of a graph.
+    """Turn calls of a function, or of a class and its methods, into nodes of a graph.
 
-    As `@workflow`, or as `@workflow(version="2")` with these arguments, all of which are about when
-    a stored result is reused:
+    Write `@workflow`, or `@workflow(version="2")` with arguments that decide when a stored result
+    is reused:
 
     Args:
-        version: stands for the code. Stored results are reused while the version stays the same,
-            whatever happens to the code.
-        ignore: names of arguments that don't change the result, such as "verbose".
-        packages: names of distributions; when the version of one changes, results are computed
-            again. Otherwise the user's own code counts, and that of packages does not.
+        version: replaces the code. Stored results are reused while the version is the same, even
+            if the code changes.
+        ignore: names of arguments that don't affect the result, such as "verbose".
+        packages: names of distributions. When the version of one changes, results are computed
+            again. By default only your own code counts, not the code of packages.
 
     Raises:
-        GraphError: `func` can't be called, or is decorated already; it is async, or a generator
-            function; or an argument is of a wrong type.
+        GraphError: `func` can't be called, is already decorated, is async or a generator function;
+            or an argument has a wrong type.
     """
     names = [("ignore", ignore), ("packages", packages)]
     for argument, value in names:
@@ -177,7 +177,9 @@ def _decorated(
 
 
 def _no_node(kind: str, name: str) -> GraphError:
-    cure = "return a list of what it yields"
+    cure = "return a list of the values that it yields"
     if kind != "a generator function":
-        cure = "decorate a function that runs it with asyncio.run(), and returns what comes of that"
-    return GraphError(f"{name}() can't be a node, for a call of {kind} computes nothing: {cure}")
+        cure = "decorate a function that runs it with asyncio.run() and returns the result"
+    return GraphError(
+        f"{name}() can't be a node, because a call of {kind} computes nothing: {cure}"
+    )

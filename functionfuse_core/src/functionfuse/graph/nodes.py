@@ -1,7 +1,7 @@
-"""The nodes of a graph: what calls of decorated functions and classes make.
+"""The nodes of a graph, made by calls of decorated functions and classes.
 
-A node can only be given nodes that exist already, so the order of creation (`Node.number`) is a
-topological order, and a cycle can't be written.
+Only existing nodes can be arguments of a new node. So the order of creation (`Node.number`) is a
+topological order, and the graph has no cycles.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
 
 _numbers = itertools.count()
-_NO_KWARGS: dict[str, Any] = {}
+_NO_KWARGS: dict[str, object] = {}
 
 
 class Pick(Reference):
@@ -34,7 +34,7 @@ class Pick(Reference):
 
     __slots__ = ("node", "path")
 
-    def __init__(self, node: Node, path: tuple[Any, ...]) -> None:
+    def __init__(self, node: Node, path: tuple[object, ...]) -> None:
         self.node = node
         self.path = path
 
@@ -42,7 +42,7 @@ class Pick(Reference):
     def source(self) -> Node:
         return self.node
 
-    def __getitem__(self, key: Any) -> Pick:
+    def __getitem__(self, key: object) -> Pick:
         return Pick(self.node, (*self.path, _plain_key(key)))
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class Pick(Reference):
     def of(self, result: Any) -> Any:
         """Return the item of `result` that this pick stands for.
 
-        Raises what indexing raises, with a note that names node and path.
+        Exceptions of the indexing pass, with a note that names node and path.
         """
         try:
             for key in self.path:
@@ -69,15 +69,15 @@ class Pick(Reference):
 
 
 class Node(Reference):
-    """One call in the graph. Made by calling what `@workflow` decorates, not by hand.
+    """One call in the graph. Calls of decorated functions and classes make nodes.
 
     Attributes:
         number: position in the order of creation, over all nodes of this process.
-        args, kwargs: the arguments; nodes stand in them as `Node`, `Pick` or `Nested`.
+        args, kwargs: the arguments; they refer to nodes as `Node`, `Pick` or `Nested`.
         needs: the nodes whose results the call needs, each once, in order of first use.
-        parents: the nodes that go before this one: `needs`, and for a method the call before it.
-        called: what was called; a method's class.
-        children: the nodes that need this one, in order of creation.
+        parents: the nodes that run before this one: `needs`, and for a method the previous call.
+        called: the decorated function or class; for a method, its class.
+        children: the nodes that have this one as a parent, in order of creation.
         where: file and line of the call.
     """
 
@@ -105,8 +105,8 @@ class Node(Reference):
             for key, value in kwargs.items():
                 if type(value) not in PLAIN:
                     kwargs[key] = lift(value, needs, seen)
-        self.kwargs = kwargs or _NO_KWARGS  # one less object for the garbage collector to visit
-        # Often the arguments are the nodes; then one tuple does for both.
+        self.kwargs = kwargs or _NO_KWARGS  # one object less for the garbage collector
+        # If the arguments are just the nodes, one tuple serves for both.
         alike = len(needs) == len(args) and all(map(operator.is_, needs, args))
         parents = self.needs = args if alike else tuple(needs)
         if before is not None and before not in needs:
@@ -115,7 +115,7 @@ class Node(Reference):
         self.children: list[Node] = []
         self._name: str | None = None
         self._index = index
-        frame = sys._getframe(3)  # past both __init__ and the decorated function's __call__
+        frame = sys._getframe(3)  # the user's, above both __init__ and the decorated __call__
         self.where = (frame.f_code.co_filename, frame.f_lineno)
         self.number = next(_numbers)
         for parent in parents:
@@ -127,41 +127,41 @@ class Node(Reference):
 
     @property
     def function(self) -> Callable[..., Any]:
-        """What the user wrote and this node calls."""
+        """The user's function, class or method that this node calls."""
         return self.called.func
 
     @property
     def settings(self) -> Settings:
-        """What the decorator was told."""
+        """The settings of the decorator."""
         return self.called.settings
 
     @property
     def portable_function(self) -> Callable[..., Any] | str:
-        """`function` in a form that other processes find by its import path; a method's name."""
+        """A form of `function` that other processes can import; for a method, its name."""
         return self.called.compute
 
     @property
     def parameters(self) -> Parameters:
-        """What the function, class or method that is called takes."""
+        """The parameters of the called function, class or method."""
         return self.called._parameters()
 
     @property
     def label(self) -> str:
-        """The qualified name of the function, class or method that is called."""
+        """The qualified name of the called function, class or method."""
         return label_of(self.function)
 
     @property
     def numbered_with(self) -> object:
-        """Unnamed nodes that share this are numbered together."""
+        """A key: unnamed nodes with equal keys are numbered together."""
         return self.function
 
     @property
     def name(self) -> str:
         """The name given by `set_name`, or else `<qualified name>_<number>`.
 
-        An unnamed node's number counts the calls of its function. A workflow counts within itself
-        (so that a graph built again in the same process gets the same names), and the name seen
-        here afterwards is the one in the workflow that looked at the node last.
+        The number counts the calls of the function. A workflow counts its own unnamed nodes again,
+        so a graph that is built again in the same process gets the same names. After that, `name`
+        is the name in the workflow that last numbered the node.
         """
         return self._name or default_name(self.label, self._index)
 
@@ -170,7 +170,7 @@ class Node(Reference):
         return self.name
 
     def set_name(self, name: str) -> Node:
-        """Name the node, and with it the stored result. Any text but the empty one; returns self.
+        """Name the node and its stored result; return self. Any text except "" is a name.
 
         Raises:
             InvalidNameError: `name` is no string, or empty.
@@ -179,15 +179,15 @@ class Node(Reference):
         return self
 
     def described(self) -> str:
-        """Return function and place of the call, for messages."""
+        """Return the function and the location of the call, for messages."""
         function = self.function
         module = getattr(function, "__module__", None)
         return f"{module}.{self.label}, called in {self.where[0]}:{self.where[1]}"
 
-    def __getitem__(self, key: Any) -> Pick:
+    def __getitem__(self, key: object) -> Pick:
         return Pick(self, (_plain_key(key),))
 
-    # A copy of what holds nodes holds the same nodes.
+    # A copy of an object that holds nodes holds the same nodes.
 
     def __copy__(self) -> Node:
         return self
@@ -241,11 +241,11 @@ class ConstructorCall(Node):
 
 
 class MethodCall(Node):
-    """A call of a method on an object of a decorated class, after all earlier calls on it.
+    """A call of a method on an object of a decorated class; it runs after all earlier calls on it.
 
     Attributes:
         constructor: the node that makes the object.
-        before: the constructor or the call before this one; one of `parents`.
+        before: the previous call on the object, or its constructor; one of `parents`.
         method: the method's name.
     """
 
@@ -292,7 +292,7 @@ class MethodCall(Node):
 
 
 class StatefulObject(Reference):
-    """What a call of a decorated class gives: its methods make nodes, chained as written."""
+    """An object of a decorated class: its methods make nodes, which run in the order of calls."""
 
     __slots__ = ("_constructor",)
 
@@ -307,12 +307,12 @@ class StatefulObject(Reference):
         )
 
     def set_name(self, name: str) -> StatefulObject:
-        """Name the node of the constructor's call; returns self. See `Node.set_name`."""
+        """Name the node of the constructor's call; return self. See `Node.set_name`."""
         self._constructor.set_name(name)
         return self
 
     def __getattr__(self, method: str) -> Callable[..., MethodCall]:
-        if method == "_constructor":  # copying asks for methods before this has a value
+        if method == "_constructor":  # copy asks for methods before this slot has a value
             raise AttributeError(method)
         return self._constructor.called.caller(self._constructor, method)
 
@@ -328,10 +328,10 @@ class StatefulObject(Reference):
 
 
 def as_node(leaf: object) -> Node:
-    """Return the node behind what a workflow is given.
+    """Return the node of a workflow's argument.
 
     Raises:
-        GraphError: `leaf` is no node, no pick from one, and no object of a decorated class.
+        GraphError: `leaf` is not a node, a pick or an object of a decorated class.
     """
     if isinstance(leaf, StatefulObject):
         return leaf._constructor
@@ -345,13 +345,13 @@ def as_node(leaf: object) -> Node:
     raise GraphError(f"a workflow is made from nodes, not from {leaf!r}{hint}")
 
 
-def _plain_key(key: Any) -> Any:
+def _plain_key(key: object) -> object:
     parts = key if isinstance(key, tuple) else (key,)
     for part in parts:
         ends = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
         for end in ends:
             if isinstance(end, Reference):
                 raise GraphError(
-                    f"{end!r} can't be a key: only values that are known now pick from a node"
+                    f"{end!r} can't be a key of a node: keys must be known before run()"
                 )
     return key

@@ -1,7 +1,8 @@
-"""The parameters of what is decorated: a call is checked where it is written.
+"""The parameters of decorated functions: wrong arguments are an error at the call.
 
-For every Python function there is a stub that takes the same arguments and does nothing. So Python
-itself binds them, as fast as it can, and words the error.
+Each Python function gets a stub: a function with the same parameters and an empty body. A call of
+the stub checks the arguments, because Python binds them as in a call of the function. This is
+fast, and Python words the error.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ _SUSPENDED = {0x20: "a generator function", 0x80: "an async function", 0x200: "a
 
 
 class Parameters:
-    """What a callable takes.
+    """The parameters of a callable.
 
     Attributes:
-        check: takes the same arguments and does nothing; raises the TypeError that Python raises.
-        names: of the parameters that take positional arguments, in order.
-        suspended: "", or the kind of function whose call computes nothing by itself.
+        check: a function with the same parameters that does nothing. For wrong arguments it raises
+            Python's TypeError.
+        names: names of the positional parameters, in order.
+        suspended: the kind of function, such as "an async function", if a call doesn't run its
+            body; else "".
     """
 
     __slots__ = ("check", "names", "suspended")
@@ -43,10 +46,10 @@ class Parameters:
 
 
 def parameters_of(function: Any) -> Parameters:
-    """Return what a callable takes. Of one that isn't written in Python that is anything.
+    """Return the parameters of a callable. One that isn't written in Python takes all arguments.
 
-    It is what `function` itself takes, and not what it wraps: through a wrapper with `*args` and
-    `**kwargs` all arguments pass.
+    These are the parameters of `function` itself, not of a function that it wraps. A wrapper with
+    `*args` and `**kwargs` takes all arguments.
     """
     if isinstance(function, FunctionType):
         return _of_function(function)
@@ -64,7 +67,7 @@ def parameters_of(function: Any) -> Parameters:
 
 
 def parameters_of_method(kind: Any, name: str) -> Parameters:
-    """Return what a method takes that is called on an object of a class."""
+    """Return the parameters of a method, called on an object of a class."""
     written = next(vars(base)[name] for base in kind.__mro__ if name in vars(base))
     if isinstance(written, (staticmethod, classmethod, type)):
         return parameters_of(getattr(kind, name))
@@ -112,7 +115,7 @@ def _nothing() -> None:
 
 
 def _of_bound(function: Any) -> Parameters:
-    """Return what a function takes beside its first argument."""
+    """Return the parameters of a function after the first."""
     if not isinstance(function, FunctionType):
         return _ANYTHING
     inner = _of_function(function)
@@ -120,7 +123,7 @@ def _of_bound(function: Any) -> Parameters:
 
 
 def _of_class(kind: Any) -> Parameters:
-    """Return what a class takes: its metaclass, or else `__new__` and `__init__`, are called."""
+    """Return the parameters of a class: those of its metaclass, or of `__new__` and `__init__`."""
     if type(kind).__call__ is not type.__call__:
         return _of_bound(type(kind).__call__)
     if kind.__new__ is object.__new__ and kind.__init__ is object.__init__:
@@ -131,7 +134,7 @@ def _of_class(kind: Any) -> Parameters:
     if _ANYTHING in (new, init):
         return init if new is _ANYTHING else new
 
-    def both(*args: Any, **kwargs: Any) -> None:
+    def both(*args: object, **kwargs: object) -> None:
         new.check(*args, **kwargs)
         init.check(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""`BaseWorkflow`: what every backend knows of its graph, and how users pick nodes in it."""
+"""`BaseWorkflow`: the base of all backends, with the graph and the selection of nodes by name."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ NEVER = "never"
 
 
 class NodePlugin(Protocol):
-    """What `set_plugin` takes: see `functionfuse.backends.plugins`.
+    """A node plugin, for `set_plugin`: see `functionfuse.backends.plugins`.
 
-    An attribute `changes_results` that is false says that no result depends on the plugin. A method
-    `for_node(name)` gives the plugin that prepares the node of that name. Neither has to be there.
+    A plugin may have two more members. If the attribute `changes_results` is false, no result
+    depends on the plugin. The method `for_node(name)` returns the plugin for the node of that name.
     """
 
-    def local_initialize(self) -> Any:
-        """Run in the process of the workflow, before a node is handed over to be computed."""
+    def local_initialize(self) -> object:
+        """Run in the process of the workflow, before a node is sent to be computed."""
 
-    def remote_initialize(self) -> Callable[[], Any] | None:
-        """Return what runs just before the node, where the node runs; None for nothing."""
+    def remote_initialize(self) -> Callable[[], object] | None:
+        """Return a function that runs just before the node, in the node's process; or None."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes of a workflow as they are at one moment.
+    """The nodes of a workflow at one moment.
 
     Attributes:
-        nodes: in the order in which they were created, so parents come first.
-        names: each node's name, in the same order; all different.
-        positions: node to its place in `nodes`. A child of a node can be missing here: it hangs on
-            a root that is no ancestor of what the workflow was given.
-        left_out: how many nodes are connected with these and don't belong to the graph.
+        nodes: the nodes in order of creation, so parents come first.
+        names: the name of each node, in the same order; all different.
+        positions: the index of each node. A child of a node can be missing: it depends on another
+            root, which is no ancestor of the workflow's nodes.
+        left_out: number of nodes that are connected with the graph but don't belong to it.
     """
 
     nodes: list[Node]
@@ -56,7 +56,7 @@ class Graph:
     left_out: int = 0
 
     def last(self) -> list[int]:
-        """Return the places of the nodes that no other node of the graph needs."""
+        """Return the indexes of the nodes that have no child in the graph."""
         positions = self.positions
         return [
             index
@@ -65,7 +65,7 @@ class Graph:
         ]
 
     def notes(self) -> list[str]:
-        """Return hints about nodes that may not be what a notebook's reader takes them for."""
+        """Return hints about nodes that are left out, or whose function was defined again since."""
         found = []
         if self.left_out:
             found.append(f"left out, as nothing here needs them: {self.left_out} connected node(s)")
@@ -83,26 +83,26 @@ class Graph:
 
 
 class Query:
-    """The nodes that a pattern picked; settings made here hold in this workflow."""
+    """The nodes that match a pattern; settings apply in this workflow only."""
 
     def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
         self.workflow = workflow
         self.nodes = nodes
 
     def set_plugin(self, plugin: NodePlugin) -> Query:
-        """Let `plugin` prepare each of the nodes, in place of an earlier plugin; returns self."""
+        """Let `plugin` prepare each of the nodes; it replaces earlier plugins. Return self."""
         for node in self.nodes:
             self.workflow._plugins[node] = (plugin,)
         return self
 
     def set_plugins(self, *plugins: NodePlugin) -> Query:
-        """Let `plugins` prepare each of the nodes, in this order; returns self."""
+        """Let `plugins` prepare each of the nodes, in this order; return self."""
         for node in self.nodes:
             self.workflow._plugins[node] = plugins
         return self
 
     def set_reuse(self, policy: str) -> Query:
-        """Reuse stored results of the nodes by another policy than the workflow's; returns self.
+        """Set a policy of reuse for the nodes, instead of the workflow's; return self.
 
         See `BaseWorkflow.set_reuse`.
         """
@@ -113,16 +113,16 @@ class Query:
 
 
 class BaseWorkflow:
-    """The graph around some nodes, under a name.
+    """The graph of some nodes, under a name.
 
-    In a script, the graph is all roots that are ancestors of the nodes, everything below those
-    roots, and whatever else that needs. In a notebook or an interpreter, where earlier tries of a
-    cell hang on the same roots, it is the nodes themselves and what they need. The graph is looked
-    at when it is used: nodes added after the workflow was made belong to it.
+    In a script, the graph has three parts: the roots above the nodes, all descendants of those
+    roots, and all ancestors of those. In a notebook or an interpreter, earlier versions of a cell
+    depend on the same roots. So there the graph is only the nodes and their ancestors. The graph is
+    computed at each use, so it has the nodes that were added after the workflow was made.
 
     Args:
         nodes: nodes, picks from nodes, or objects of decorated classes.
-        workflow_name: what results are stored under.
+        workflow_name: the name under which results are stored.
 
     Raises:
         GraphError: one of `nodes` is something else.
@@ -140,11 +140,11 @@ class BaseWorkflow:
         self._policies: dict[Node, str] = {}
 
     def graph(self) -> Graph:
-        """Return the graph; takes time linear in its size.
+        """Return the graph, in time linear in its size.
 
         Raises:
             GraphError: there are no nodes.
-            DuplicateNameError: two nodes have one name; the message names both.
+            DuplicateNameError: two nodes have the same name; the message describes both.
         """
         if not self.leaves:
             raise GraphError(f"workflow {self.workflow_name!r} was made without nodes")
@@ -158,19 +158,19 @@ class BaseWorkflow:
         return Graph(nodes, names, positions, len(connected) - len(nodes))
 
     def graph_traversal(self) -> Iterator[tuple[str, Node]]:
-        """Iterate (name, node), parents before children."""
+        """Iterate over (name, node), parents before children."""
         graph = self.graph()
         return zip(graph.names, graph.nodes, strict=True)
 
     def find_nodes(self, pattern: str | None = None) -> list[Node]:
-        """Return the nodes whose whole name matches the regular expression; None matches all."""
+        """Return the nodes whose whole name matches a regular expression; None matches all."""
         if pattern is None:
             return self.graph().nodes
         matches = re.compile(pattern).fullmatch
         return [node for name, node in self.graph_traversal() if matches(name)]
 
     def query(self, pattern: str | None = None) -> Query:
-        """Return the nodes whose whole name matches the regular expression, to make settings.
+        """Return the nodes whose whole name matches a regular expression, for settings.
 
         Raises:
             NoMatchError: no name matches.
@@ -180,13 +180,12 @@ class BaseWorkflow:
     def set_reuse(
         self, policy: str, *, own: Iterable[str] = (), packages: Iterable[str] = ()
     ) -> None:
-        """Say when a stored result is taken instead of computing a node.
+        """Decide when a stored result is reused instead of computing its node.
 
         Args:
-            policy: "unchanged" (the default): when it was computed by the same code from the same
-                inputs; "always": whenever there is one of that name; "never".
-            own: top-level packages whose code counts by what it does, as your own code does,
-                although they are installed.
+            policy: "unchanged" (the default): if the same code computed it from the same inputs;
+                "always": if a result is stored under the node's name; "never".
+            own: installed top-level packages whose code is compared, as your own code is.
             packages: packages whose version counts for all nodes.
 
         Raises:
@@ -197,15 +196,15 @@ class BaseWorkflow:
         self._policy = check_policy(policy)
 
     def set_plugin(self, pattern: str | None, plugin: NodePlugin) -> None:
-        """Let `plugin` prepare every node that matches. See `query` and `Query.set_plugin`."""
+        """Let `plugin` prepare all matching nodes. See `query` and `Query.set_plugin`."""
         self.query(pattern).set_plugin(plugin)
 
     def replace_func(self, node: Node, func: Callable[..., Any]) -> None:
-        """Let this workflow call `func` for `node`, whatever function the node was made with.
+        """Let this workflow call `func` for `node`, instead of the node's own function.
 
         Raises:
-            GraphError: `node` is not a call of a decorated function, or `func` can't be called, or
-                not with the arguments of `node`.
+            GraphError: `node` is not a call of a decorated function, or `func` can't be called with
+                its arguments.
         """
         if isinstance(func, (WorkflowFunction, WorkflowClass)):
             func = func.func
@@ -230,7 +229,7 @@ class BaseWorkflow:
 
 
 def _is_interactive() -> bool:
-    """Tell whether code is typed in: in an interpreter, IPython or a notebook."""
+    """Return whether this is an interpreter, IPython or a notebook."""
     if hasattr(sys, "ps1"):
         return True
     ipython = sys.modules.get("IPython")
@@ -238,18 +237,18 @@ def _is_interactive() -> bool:
 
 
 def check_policy(policy: str) -> str:
-    """Return a policy of reuse, if it is one. Raises OptionsError."""
+    """Return `policy`, if it is a policy of reuse; else raise an OptionsError."""
     known = (UNCHANGED, ALWAYS, NEVER)
     if policy not in known:
         raise OptionsError(f"a policy of reuse is one of {', '.join(known)}, not {policy!r}")
     return policy
 
 
-def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
-    """Return names of packages, if they are some. Raises OptionsError."""
+def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:
+    """Return `names` as a tuple, if they are names; else raise an OptionsError."""
     found = () if isinstance(names, str) else tuple(names)
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in found):
-        raise OptionsError(f"set_reuse({what}=...) takes a list of names, not {names!r}")
+        raise OptionsError(f"set_reuse({argument}=...) takes a list of names, not {names!r}")
     return found
 
 
@@ -270,7 +269,7 @@ def _closure(
 
 
 def _names(nodes: list[Node], workflow_name: str) -> list[str]:
-    """Return the names, all different, with unnamed nodes numbered within the workflow."""
+    """Return the names of nodes, all different; unnamed nodes are numbered within the workflow."""
     counts: dict[object, tuple[str, Iterator[int]]] = {}
     owners: dict[str, Node] = {}
     for node in nodes:

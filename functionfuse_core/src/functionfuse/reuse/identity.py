@@ -82,7 +82,7 @@ class Identities:
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
         self._held: dict[tuple[object, ...], Seen] = {}  # code in results
-        self._expected: dict[object, tuple[Expected, Any]] = {}
+        self._expected: dict[object, tuple[Expected, object]] = {}
 
     def own(self, node: Node) -> bytes:
         """Return the digest of code, arguments and plugins, with parents as numbers.
@@ -195,7 +195,7 @@ class Identities:
 
     def expected(
         self, node: Node, held: Sequence[tuple[Collection[str], bool]]
-    ) -> list[tuple[Expected, Any]]:
+    ) -> list[tuple[Expected, object]]:
         """Return the checks that a worker makes before it calls a node.
 
         Args:

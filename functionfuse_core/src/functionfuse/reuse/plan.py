@@ -19,7 +19,7 @@ from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import ALWAYS, NEVER, Graph
 from .difference import difference
 from .identity import RULE, Identities, combined
-from .results import Results
+from .results import Header, Held, Info, Results, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
@@ -53,7 +53,7 @@ class Decisions:
         policies: Mapping[Node, str],
         policy: str,
         unsaved: set[int],
-        infos: Sequence[Any],
+        infos: Sequence[Info],
     ) -> None:
         self.graph = graph
         self.identities = identities
@@ -72,7 +72,7 @@ class Decisions:
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # indexes of nodes computed from these
-        self._saved: dict[int, Any] = {}  # stored results of this run
+        self._saved: dict[int, Header] = {}  # stored results of this run
         self._results = Results(identities)
         self._unclear: dict[int, str] = {}  # why a result's code has no digest
         for index, node in enumerate(graph.nodes):
@@ -111,7 +111,7 @@ class Decisions:
         """Decide on a node from its parents' current digests; store and return the verdict."""
         verdict, reason, call = self._judged(index, self.graph.nodes[index])
         if verdict == REUSE:
-            self.digests[index] = self._counts_as(index, self.infos[index])
+            self.digests[index] = self._counts_as(index, self.header(index))
             self._calls[index] = call
         self.verdicts[index], self.reasons[index] = verdict, reason
         return verdict
@@ -124,7 +124,7 @@ class Decisions:
             self._found = None
         self._useless.add(index)
 
-    def settle(self, index: int, digest: bytes | None, stored: Any = None) -> None:
+    def settle(self, index: int, digest: bytes | None, stored: Header | None = None) -> None:
         """Note the digest of a computed result; None for an object, which has none.
 
         Args:
@@ -136,7 +136,7 @@ class Decisions:
         self.digests[index] = digest
         self._call(index, self.graph.nodes[index])
 
-    def take(self, index: int, info: Any) -> None:
+    def take(self, index: int, info: Summary) -> None:
         """Reuse a result that another run has stored since the plan was made."""
         self.infos[index] = info
         self.verdicts[index], self.reasons[index] = REUSE, ""
@@ -146,7 +146,7 @@ class Decisions:
         """Return the digest of a node's call; None while a part of it is unknown."""
         return self._calls[index]
 
-    def record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int) -> dict[str, object]:
         """Return a node's fingerprint for the header of its result; its parents must be settled."""
         node = self.graph.nodes[index]
         own, call = self._own[index], self._call(index, node)
@@ -163,7 +163,7 @@ class Decisions:
         for parent in map(self._index, node.needs):
             made_by = _hex(self._calls[parent])
             if self._stands(parent):
-                made_by = self.infos[parent].call  # with ALWAYS, it may be of an earlier call
+                made_by = self.header(parent).call  # with ALWAYS, it may be of an earlier call
             digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
             if parent in self.changed or parent in self._tainted:
                 # The next run computes the parent again, and its result may differ.
@@ -184,7 +184,7 @@ class Decisions:
             **self.identities.parts(node),
         }
 
-    def expected(self, index: int) -> list[tuple[Expected, Any]]:
+    def expected(self, index: int) -> list[tuple[Expected, object]]:
         """Return the checks a worker makes before it calls a node; see `Identities.expected`."""
         node = self.graph.nodes[index]
         held = [self._held(parent)[1:] for parent in map(self._index, node.needs)]
@@ -198,16 +198,20 @@ class Decisions:
                 return f"{changed}, which the result of {self.graph.names[index]!r} uses,"
         return ""
 
-    def stored(self, index: int) -> Any:
+    def stored(self, index: int) -> Header | Info:
         """Return a node's stored result, as the storage returned it for the plan or the save."""
         return self._saved.get(index, self.infos[index])
 
+    def header(self, index: int) -> Summary:
+        """Return the header of a result that is stored."""
+        return self.infos[index]  # type: ignore[return-value]
+
     def notes(self) -> list[str]:
         """Return hints: packages whose version has changed since reused results were made."""
-        both = zip(self.verdicts, self.infos, strict=True)
-        return self._results.notes(info for verdict, info in both if verdict == REUSE)
+        reused = [index for index, verdict in enumerate(self.verdicts) if verdict == REUSE]
+        return self._results.notes(map(self.header, reused))
 
-    def _counts_as(self, index: int, info: Any) -> bytes:
+    def _counts_as(self, index: int, info: Header | Summary) -> bytes:
         """Return a result's digest; a random one, equal to no other, if its code has none."""
         try:
             return self._results.counts_as(info)
@@ -215,7 +219,7 @@ class Decisions:
             self._unclear[index] = str(error)
             return os.urandom(16)
 
-    def _held(self, index: int) -> tuple[Any, ...]:
+    def _held(self, index: int) -> Held:
         """Return the digest of a result's value, and the code in it; see `Results.held`."""
         return self._results.held(self.stored(index))
 
@@ -255,7 +259,7 @@ class Decisions:
                         recipe = combined(own, parents)  # type: ignore[arg-type]
                 calls.append(recipe)
                 if self._stands(index):
-                    recipe = combined(b"stored", [self._counts_as(index, self.infos[index])])
+                    recipe = combined(b"stored", [self._counts_as(index, self.header(index))])
                 results.append(recipe)
             self._found = results, calls
         return self._found
@@ -361,7 +365,7 @@ class Decisions:
         """Return the parents that must be computed before a node can be computed or judged."""
         node = self.graph.nodes[index]
         if self.verdicts[index] == MAYBE:
-            return self._supposed(index, node, self.infos[index].info.fingerprint)[1]
+            return self._supposed(index, node, self.header(index).info.fingerprint)[1]
         return self._missing(index)
 
     def _missing(self, index: int) -> list[int]:

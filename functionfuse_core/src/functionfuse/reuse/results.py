@@ -4,12 +4,41 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from ..errors import FunctionFuseError
 from .identity import Identities, combined
 from .project import version_of
 
-__all__ = ["Key", "Results"]
+__all__ = ["Header", "Held", "Info", "Key", "Results", "Summary"]
+
+
+class Header(Protocol):
+    """The header of a stored result; see `functionfuse.storage.header.TaskInfo`."""
+
+    digest: str
+    value: str
+    key: str
+    own: Sequence[str]
+    by_value: bool
+    fingerprint: Mapping[str, Any]
+    size: int
+
+
+class Summary(Protocol):
+    """The part of a header that a plan needs; `call` is the digest in its fingerprint."""
+
+    digest: str
+    value: str
+    key: str
+    call: str
+    info: Header
+
+
+# None: nothing is stored. An error: the stored result can't be used.
+Info = Summary | FunctionFuseError | None
+# A result's value, the names of the code in it, and whether code of a script is in it.
+Held = tuple[str, list[str], bool] | tuple[()]
 
 
 class Key(NamedTuple):
@@ -39,7 +68,7 @@ class Results:
         self._identities = identities
         self._keys: dict[str, Key] = {}
 
-    def counts_as(self, info: Any) -> bytes:
+    def counts_as(self, info: Header | Summary) -> bytes:
         """Return the digest of a stored result: of its value and of the code in it now.
 
         Raises:
@@ -64,25 +93,27 @@ class Results:
             return bytes.fromhex(digest)
         return combined(bytes.fromhex(value), [self._identities.held(own, by_value).digest])
 
-    def held(self, info: Any) -> tuple[Any, ...]:
+    def held(self, info: Header | Info) -> Held:
         """Return a result's value digest, `own` and `by_value`; () if no code is in it."""
-        key = self.key(info) if hasattr(info, "digest") else _NO_KEY
+        if info is None or isinstance(info, FunctionFuseError):
+            return ()
+        key = self.key(info)
         return (_value_of(info), list(key.own), key.by_value) if key.own else ()
 
-    def key(self, info: Any) -> Key:
+    def key(self, info: Header | Summary) -> Key:
         """Return the properties that a result's key stands for."""
         key = getattr(info, "key", "")
         if not key:
             return _NO_KEY
         found = self._keys.get(key)
         if found is None:
-            whole = getattr(info, "info", info)
+            whole: Any = getattr(info, "info", info)
             packages = whole.fingerprint.get("packages", {})
             by_value = getattr(whole, "by_value", False)
             found = self._keys[key] = Key(tuple(whole.own), packages, by_value)
         return found
 
-    def notes(self, reused: Iterable[Any]) -> list[str]:
+    def notes(self, reused: Iterable[Summary]) -> list[str]:
         """Return hints: packages whose version has changed since the results were made."""
         counts: Counter[tuple[str, str, str]] = Counter()
         for info in reused:
@@ -97,6 +128,6 @@ class Results:
         ]
 
 
-def _value_of(info: Any) -> str:
+def _value_of(info: Header | Summary) -> str:
     value: str = getattr(info, "value", "") or info.digest
     return value

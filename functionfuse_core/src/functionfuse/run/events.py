@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
@@ -138,8 +138,7 @@ class RunEvents:
         return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
     def _stored_size(self, index: int) -> int:
-        size: int = self.decisions.infos[index].info.size if self.decisions else 0
-        return size
+        return self.decisions.header(index).info.size if self.decisions else 0
 
 
 def _plugins_listener() -> Listener | None:
@@ -149,7 +148,7 @@ def _plugins_listener() -> Listener | None:
         return None
 
     def listen(event: Event) -> None:
-        arguments: dict[str, Any] = {"workflow": event.workflow, "node": event.node}
+        arguments: dict[str, object] = {"workflow": event.workflow, "node": event.node}
         if event.kind == "started":
             arguments["reason"] = event.reason
         elif event.kind == "finished":

@@ -14,13 +14,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 
 from ..errors import GraphError
 from ..graph.arguments import PLAIN, reference_in
 from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..reuse.results import Summary
 from ..reuse.workers import Expected, look_around
 from ..serializers.portable import dumps
 
@@ -55,8 +56,15 @@ class Outcome:
     returned: bool = True
     error: BaseException | None = None
     remote_traceback: str = ""
-    reused: Any = None
+    reused: Summary | None = None
     changed: str = ""
+
+
+class Lease(Protocol):
+    """The right to compute a node; see `functionfuse.storage.lease.Lease`."""
+
+    def acquire(self) -> bool: ...
+    def release(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -71,9 +79,9 @@ class Flight:
 
     look: Callable[[], Any]
     call: str
-    lease: Any
+    lease: Lease
 
-    def board(self) -> Any:
+    def board(self) -> Summary | None:
         """Wait for the stored result and return its header; or return None, with the lease."""
         while (found := self._found()) is None:
             if self.lease.acquire():
@@ -84,7 +92,7 @@ class Flight:
             sleep(POLL)
         return found
 
-    def _found(self) -> Any:
+    def _found(self) -> Summary | None:
         stored = self.look()
         return stored if getattr(stored, "call", None) == self.call else None
 
@@ -109,13 +117,13 @@ class Job:
     function: Callable[..., Any] | str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    prepare: Sequence[Callable[[], Any]] = ()
+    prepare: Sequence[Callable[[], object]] = ()
     target: Any = None
-    save: Callable[[Any, float, str], tuple[Any, bool]] | None = None
+    save: Callable[[object, float, str], tuple[Any, bool]] | None = None
     wanted: bool = True
     constructs: bool = False
     flight: Flight | None = None
-    expected: Sequence[tuple[Expected, Any]] = ()
+    expected: Sequence[tuple[Expected, object]] = ()
 
     def run(self) -> Outcome:
         """Compute and save, or take another run's result. Raises what function or storage raise."""
@@ -158,7 +166,7 @@ class Job:
 
     def _changed(self) -> str:
         """Return the variable that differs from the driver's, as text. Raises CodeDiffersError."""
-        called: Any = self.function
+        called: object = self.function
         holder = getattr(called, "__self__", None)
         if isinstance(called, str):
             called = type(self.target)
@@ -168,7 +176,7 @@ class Job:
         return next(filter(None, found), "")
 
 
-def refuse_nodes(result: Any) -> None:
+def refuse_nodes(result: object) -> None:
     """Raise GraphError if a result is a node, or holds one at any depth of its containers."""
     node = reference_in(result)
     if node is not None:
@@ -200,7 +208,7 @@ class Portable:
             self._pickled = None
         return self._content
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         content = self.content
         if isinstance(content, Outcome) and content.error is not None:
             content = replace(content, error=_portable_error(content.error))
@@ -222,12 +230,12 @@ class _ErrorParts:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _error_of, (type(self.error), self.error.args, vars(self.error))
 
 
 def _error_of(
-    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+    kind: type[BaseException], args: tuple[object, ...], state: dict[str, object]
 ) -> BaseException:
     error = kind.__new__(kind, *args)
     error.args = args

@@ -10,7 +10,6 @@ import operator
 import random
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
@@ -53,7 +52,7 @@ class Plugin:
     def local_initialize(self) -> None:
         """Run in the process of the workflow, before a node is sent to be computed."""
 
-    def remote_initialize(self) -> Callable[[], Any] | None:
+    def remote_initialize(self) -> Callable[[], object] | None:
         """Return a call to make just before the node, in the node's process; None for no call."""
         return None
 
@@ -71,11 +70,11 @@ class InitializerPlugin(Plugin):
 
     __module__ = _PATH
 
-    def __init__(self, func: Callable[[], Any], *, changes_results: bool = True) -> None:
+    def __init__(self, func: Callable[[], object], *, changes_results: bool = True) -> None:
         self.func = _checked(func, "func")
         self.changes_results = changes_results
 
-    def remote_initialize(self) -> Callable[[], Any]:
+    def remote_initialize(self) -> Callable[[], object]:
         """Return `func` itself."""
         return self.func
 
@@ -105,7 +104,7 @@ class RandomStatePlugin(Plugin):
         min: int,  # noqa: A002
         max: int,  # noqa: A002
         seed: int,
-        seed_func: Callable[[int], Any],
+        seed_func: Callable[[int], object],
     ) -> None:
         self.min = _whole(min, "min")
         self.max = _whole(max, "max")
@@ -133,7 +132,7 @@ class RandomStatePlugin(Plugin):
         if self._counts:
             self.seed = self.min if self.seed >= self.max else self.seed + 1
 
-    def remote_initialize(self) -> Callable[[], Any]:
+    def remote_initialize(self) -> Callable[[], object]:
         """Return a call of `seed_func` with the seed."""
         return partial(self.seed_func, self.seed)
 
@@ -165,7 +164,7 @@ class PluginCollection(Plugin):
         for plugin in self.plugins:
             plugin.local_initialize()
 
-    def remote_initialize(self) -> Callable[[], Any] | None:
+    def remote_initialize(self) -> Callable[[], object] | None:
         """Return one call that makes all calls of the plugins; None if there are none.
 
         Raises:
@@ -202,7 +201,7 @@ def counting(plugins: Iterable[NodePlugin]) -> Iterator[NodePlugin]:
             yield plugin
 
 
-def _call_each(calls: tuple[Callable[[], Any], ...]) -> None:
+def _call_each(calls: tuple[Callable[[], object], ...]) -> None:
     for call in calls:
         call()
 
@@ -226,7 +225,7 @@ def _checked_plugin(plugin: NodePlugin, label: str) -> NodePlugin:
     return plugin
 
 
-def _checked(function: Callable[..., Any], label: str) -> Callable[..., Any]:
+def _checked(function: Callable[..., object], label: str) -> Callable[..., object]:
     if not callable(function) or isinstance(function, Reference):
         raise GraphError(f"{label} is {function!r}, which can't be called")
     if isinstance(function, (WorkflowFunction, WorkflowClass)):

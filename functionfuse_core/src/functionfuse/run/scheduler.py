@@ -239,7 +239,7 @@ class Run(ABC):
         remote = self.remote or type(node) is MethodCall
         return node.portable_function if remote else node.function
 
-    def _prepare(self, node: Node) -> list[Callable[[], Any]]:
+    def _prepare(self, node: Node) -> list[Callable[[], object]]:
         """Return the calls that the node's initializers make before it."""
         prepare = []
         for plugin in self.plugins.get(node, ()):
@@ -247,11 +247,11 @@ class Run(ABC):
             prepare.append(plugin.remote_initialize())
         return [call for call in prepare if call is not None]
 
-    def _about(self, index: int, node: Node) -> dict[str, Any]:
+    def _about(self, index: int, node: Node) -> dict[str, object]:
         """Return the fields to store beside a node's result. The parents must be settled."""
-        function: Any = self.workflow.function_of(node)
+        function = self.workflow.function_of(node)
         label = node.label if function is node.function else label_of(function)
-        about: dict[str, Any] = {"function": f"{getattr(function, '__module__', None)}.{label}"}
+        about: dict[str, object] = {"function": f"{getattr(function, '__module__', None)}.{label}"}
         if self.decisions:
             about["replaces"] = _replaced(self.decisions.infos[index])
             about["fingerprint"] = self.decisions.record(index)
@@ -259,7 +259,7 @@ class Run(ABC):
             self._warn(index, self.decisions.changed.get(index, ""))
         return about
 
-    def _expected(self, index: int) -> list[tuple[Expected, Any]]:
+    def _expected(self, index: int) -> list[tuple[Expected, object]]:
         """Return the comparisons that another process makes before it calls a node."""
         return self.decisions.expected(index) if self.remote and self.decisions else []
 

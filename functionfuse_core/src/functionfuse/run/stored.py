@@ -14,6 +14,7 @@ from ..errors import (
     UntrustedResultError,
 )
 from ..reuse.plan import changed_during_run
+from ..reuse.results import Info
 from .job import Flight, refuse_nodes
 
 __all__ = ["OF_NO_USE", "StoredResults"]
@@ -53,7 +54,7 @@ class StoredResults:
         """Raise now if saving can't work."""
         self.storage.new_workflow(self.workflow_name)
 
-    def infos(self) -> list[Any]:
+    def infos(self) -> list[Info]:
         """Return the header of each node's stored result, None or an error; see `Decisions`."""
         return list(self.storage.task_infos(self.workflow_name, self.names))
 
@@ -68,7 +69,7 @@ class StoredResults:
             return self.storage.read_unchanged(*names, digest)
         return self.storage.read_task(self.workflow_name, self.names[index])
 
-    def again(self, index: int, stored: Any) -> tuple[Any, ...]:
+    def again(self, index: int, stored: object) -> tuple[Any, ...]:
         """Return another copy of a stored value that this run had already; () if that is slow.
 
         Args:
@@ -98,8 +99,8 @@ class StoredResults:
         return {index: values[self.names[index]] for index in digests}
 
     def saver(
-        self, index: int, about: dict[str, Any]
-    ) -> Callable[[Any, float, str], tuple[Any, bool]]:
+        self, index: int, about: dict[str, object]
+    ) -> Callable[[object, float, str], tuple[Any, bool]]:
         """Return a callable that stores a value where it is computed; see `Job.save`."""
         names = self.storage, self.workflow_name, self.names[index]
         return partial(_save, names, about if self.tells else None)
@@ -135,8 +136,8 @@ class StoredResults:
 
 def _save(
     names: tuple[Any, str, str],
-    about: dict[str, Any] | None,
-    value: Any,
+    about: dict[str, object] | None,
+    value: object,
     seconds: float,
     changed: str,
 ) -> tuple[Any, bool]:

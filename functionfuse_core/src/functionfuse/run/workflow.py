@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import GraphError
 from ..graph.nodes import Node
@@ -13,6 +13,16 @@ from .events import Listener
 from .report import Report
 
 __all__ = ["ComputingWorkflow"]
+
+
+class ResultStorage(Protocol):
+    """The members that `set_storage` requires; a `Storage` has them."""
+
+    always_read: bool
+
+    def new_workflow(self, workflow_name: str, /) -> object: ...
+    def save(self, workflow_name: str, task_name: str, result: Any, /) -> object: ...
+    def read_task(self, workflow_name: str, task_name: str, /) -> Any: ...
 
 
 class ComputingWorkflow(BaseWorkflow):
@@ -30,7 +40,7 @@ class ComputingWorkflow(BaseWorkflow):
         self.listeners: list[Listener] = []
         self._logged: set[Node] = set()
 
-    def set_storage(self, storage: Any) -> None:
+    def set_storage(self, storage: ResultStorage | None) -> None:
         """Store every node's result in `storage`, and reuse results from it; None to stop.
 
         Any object with `new_workflow`, `save`, `read_task` (it raises FileNotFoundError if nothing

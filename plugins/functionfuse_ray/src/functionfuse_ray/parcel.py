@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from functionfuse.graph.arguments import Nested, Reference, resolve
+from functionfuse.graph.arguments import Reference, resolve
 from functionfuse.graph.nodes import Node
 from functionfuse.reuse.workers import Expected
 from functionfuse.serializers.portable import PortablePickler, dumps
@@ -99,7 +99,7 @@ class Task(NamedTuple):
 
     def resolved(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments, with results in place of the slots."""
-        built: dict[Nested, Any] = {}
+        built: dict[object, Any] = {}
 
         def result_of(slot: Any) -> Any:
             return values[slot.index]

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import uuid
 from pathlib import Path
-from typing import Any
 
 from ...errors import GraphError, StoragePathError
 from ...graph.arguments import Nested
@@ -146,7 +145,7 @@ def _used(texts: list[str], state: bool) -> str:
     return ", ".join(text or "result" for text in texts)
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     if isinstance(key, slice):
         parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
         return ":".join("" if part is None else reprlib.repr(part) for part in parts)

@@ -162,7 +162,7 @@ class LocalRun(Run):
                 taken[parent] = self._taken(positions[parent], index)
             return taken[parent]
 
-        built: dict[Any, Any] = {}
+        built: dict[object, Any] = {}
         own = None if plain else partial(own_literal, memo={})
         args = tuple([resolve(value, value_of, built, own) for value in node.args])
         kwargs = node.kwargs

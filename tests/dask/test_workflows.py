@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 calls: list[int] = []
 lock = threading.Lock()
 
@@ -210,7 +212,14 @@ print(run(COUNT, "big") == sum(range(COUNT)) * (CHUNK // 8), [r.problem for r in
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS does nothing elsewhere")
-@pytest.mark.parametrize("options", ["{}", '{"format": "zarr"}', '{"compression": "lzf"}'])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "{}",
+        '{"format": "zarr"}',
+        *([pytest.param('{"compression": "lzf"}', marks=pytest.mark.battery)] if FULL else []),
+    ],
+)
 def test_an_array_that_is_larger_than_memory(tmp_path: Path, options: str) -> None:
     """80 MiB are made, stored, read, reduced and verified with 48 MiB of address space."""
     done = subprocess.run(

@@ -188,7 +188,7 @@ class Spool:
         """Return the array of the spooled blocks, whose sizes are all known.
 
         Raises:
-            ValueError: the shapes of blocks in a row differ.
+            ValueError: the shape of a block doesn't fit its neighbours.
         """
         by_coordinates = np.empty(array.numblocks, dtype=object)
         for number, shape in enumerate(shapes):

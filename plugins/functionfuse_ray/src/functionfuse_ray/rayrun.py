@@ -289,7 +289,7 @@ class RayRun(Run):
         return tuple(given)
 
     def _borrowed(self, index: int) -> bytes:
-        """Return the pickled definitions of the script that loading a stored result needs."""
+        """Return the script's present definitions, pickled, that loading a stored result needs."""
         stored: Any = self.decisions.stored(index) if self.decisions else None
         header: Any = getattr(stored, "info", stored)
         own = header.own if getattr(header, "by_value", False) else ()

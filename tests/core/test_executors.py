@@ -770,21 +770,26 @@ class Remembering(Toy):
         return self.known[key]
 
 
-def test_calls_are_never_taken_for_pure():
-    """Equal nodes are computed once each, and what failed before is tried again."""
-    executor, drawn = Remembering(), []
-    draw = workflow(lambda: drawn.append(len(drawn)) or drawn[-1])
-    assert [0, 1, 2] == LocalWorkflow(*[draw() for _ in range(3)], workflow_name="w").run(executor)
+def test_calls_are_never_taken_for_pure(tmp_path):
+    """Equal nodes are computed once each, and a node that failed before is tried again."""
 
-    def fetch():
-        if len(drawn) < 4:
-            drawn.append(3)
+    def draw(path):
+        with path.open("a") as file:
+            file.write("x")
+        return path.stat().st_size
+
+    def fetch(path):
+        if not path.exists():
             raise ConnectionError("down for a moment")
         return "fetched"
 
-    local = LocalWorkflow(workflow(fetch)(), workflow_name="w")
+    executor, log, server = Remembering(), tmp_path / "log", tmp_path / "server"
+    draws = [workflow(draw)(log) for _ in range(3)]
+    assert [1, 2, 3] == LocalWorkflow(*draws, workflow_name="w").run(executor)
+    local = LocalWorkflow(workflow(fetch)(server), workflow_name="w")
     with pytest.raises(ConnectionError):
         local.run(executor)
+    server.touch()
     assert "fetched" == local.run(executor)
 
 

@@ -319,7 +319,7 @@ def test_no_joined_copy_is_made(storage: FileStorage) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"key": "secret"}])
 def test_a_big_result_is_digested_while_it_is_written(
-    tmp_path: Path, options: dict[str, str]
+    tmp_path: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `save` tells is in the header; a store that takes parts in order gets the same bytes."""
     value = {"a": np.arange(3 * MIB), "b": np.arange(5.0), "c": [np.ones(200), b"x" * 70000]}
@@ -337,6 +337,8 @@ def test_a_big_result_is_digested_while_it_is_written(
     assert parts.info() == found
     assert [pickled.data, *pickled.views] == contents
     assert info.digest == found.digest
+    monkeypatch.setattr(resultfile, "_DIGESTED_ASIDE_FROM", 1 << 40)
+    assert info.digest == resultfile.pack(pickled, "w", "t")[1].digest
 
 
 def test_reading_copies_no_large_array(storage: FileStorage) -> None:

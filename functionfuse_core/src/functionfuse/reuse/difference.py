@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["difference"]
+__all__ = ["changed_during_run", "difference"]
 
 
 def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> str:
@@ -65,3 +65,8 @@ def _code_difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any])
 
 def _short(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def changed_during_run(variable: str) -> str:
+    """Return why a result has no fingerprint if a variable changed while it was computed."""
+    return f"{variable} changed while the run that stored it went on"

@@ -10,24 +10,21 @@ An object's method call has one more parent: the earlier call on the object.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from types import FunctionType
 from typing import Any
 
 from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, OptionsError
-from ..graph.decorator import WorkflowClass, WorkflowFunction
 from ..graph.nodes import Call, MethodCall, Node
 from ..names import label_of
 from ..serializers.script import module_name
 from .arguments import Head, arguments_of, check_ignored, check_packages, parameters_of
 from .bytecode import IMPORTED
 from .literals import literal_stream, shown, tagged
-from .project import is_own_file, meant, name_in_package, top_level, version_of
+from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget
 from .values import Writer
 from .workers import Expected
@@ -171,7 +168,7 @@ class Identities:
 
     def own_packages(self, node: Node) -> frozenset[str]:
         """Return the packages that belong to the project for a node."""
-        return self._own | _defined_in(self._function(node))[0]
+        return self._own | defined_in(self._function(node))[0]
 
     def held(self, names: Collection[str], by_value: bool) -> Seen:
         """Return the first look at the classes and functions in a result, and all they refer to.
@@ -302,7 +299,7 @@ class Identities:
                 self.own_packages(node),
                 tuple(name for name in settings.ignore if name not in (*names, *keywords)),
                 module_name(str(getattr(function, "__module__", ""))),
-                (*settings.packages, *self._packages, *_defined_in(function)[1]),
+                (*settings.packages, *self._packages, *defined_in(function)[1]),
                 None if node in self._replaced else settings.version,
             )
         return subject
@@ -350,37 +347,6 @@ def _described(plugin: Any) -> str:
 @lru_cache(maxsize=4096)
 def _named(name: str) -> bytes:
     return tagged(b"", name) + b"="
-
-
-def _defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return how the installed package of a function or class counts, if it is in one.
-
-    Returns:
-        The package, if its code belongs to the project for this function. Otherwise its name, if
-        its version counts: other code than the package has decorated the function.
-    """
-    plain = inspect.unwrap(function)
-    for made in (function, plain):
-        if type(made) is FunctionType and is_own_file(made.__code__.co_filename):
-            return frozenset(), ()
-    module = getattr(function, "__module__", None)
-    if not isinstance(module, str) or top_level(module) in _NEVER_OWN:
-        return frozenset(), ()
-    package = top_level(module)
-    found = name_in_package(function, frozenset())
-    if found and version_of(package) and not _decorates(module, function):
-        return frozenset(), (package,)
-    return frozenset({package}), ()
-
-
-def _decorates(module: str, function: Any) -> bool:
-    """Return whether a module has itself decorated one of its functions with `@workflow`."""
-    found = list(vars(sys.modules[module]).values())
-    return any(value.func is function for value in found if issubclass(type(value), _DECORATED))
-
-
-_DECORATED = (WorkflowFunction, WorkflowClass)
-_NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__"}
 
 
 def _found(name: str, *, by_value: bool) -> Any:

@@ -17,12 +17,12 @@ from typing import Any
 from ..errors import FingerprintError, FunctionFuseError
 from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import ALWAYS, NEVER, Graph
-from .difference import difference
+from .difference import changed_during_run, difference
 from .identity import RULE, Identities, combined
 from .results import Header, Held, Info, Results, Summary
 from .workers import Expected
 
-__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions", "changed_during_run"]
+__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
 
 REUSE = "reuse"
 COMPUTE = "compute"
@@ -397,11 +397,6 @@ class Decisions:
             before = self.graph.names[self._index(node.before)]
             return f"an earlier call on its object changed: {before!r}"
         return "what it was computed from changed"
-
-
-def changed_during_run(variable: str) -> str:
-    """Return why a result has no fingerprint if a variable changed while it was computed."""
-    return f"{variable} changed while the run that stored it went on"
 
 
 def _hex(digest: bytes | None) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import functools
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
@@ -23,8 +24,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ..names import close_to
+from ..serializers.script import is_decorated
 
 __all__ = [
+    "defined_in",
     "is_importable",
     "is_own",
     "is_own_code",
@@ -230,3 +233,33 @@ def meant(package: str, *, imported: bool = False) -> str:
     if package in owners:  # its distribution has another name
         return f" (did you mean {owners[package][0]!r}?)"
     return close_to(package, {name for found in owners.values() for name in found})
+
+
+def defined_in(function: Any) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return how the installed package of a function or class counts, if it is in one.
+
+    Returns:
+        The package, if its code belongs to the project for this function. Otherwise its name, if
+        its version counts: other code than the package has decorated the function.
+    """
+    plain = inspect.unwrap(function)
+    for made in (function, plain):
+        if type(made) is FunctionType and is_own_file(made.__code__.co_filename):
+            return frozenset(), ()
+    module = getattr(function, "__module__", None)
+    if not isinstance(module, str) or top_level(module) in _NEVER_OWN:
+        return frozenset(), ()
+    package = top_level(module)
+    found = name_in_package(function, frozenset())
+    if found and version_of(package) and not _decorates(module, function):
+        return frozenset(), (package,)
+    return frozenset({package}), ()
+
+
+def _decorates(module: str, function: Any) -> bool:
+    """Return whether a module has itself decorated one of its functions with `@workflow`."""
+    found = list(vars(sys.modules[module]).values())
+    return any(value.func is function for value in found if is_decorated(value))
+
+
+_NEVER_OWN = {*sys.stdlib_module_names, "functionfuse", "__main__", "__mp_main__"}

@@ -13,7 +13,7 @@ from ..errors import (
     UnreadableResultError,
     UntrustedResultError,
 )
-from ..reuse.plan import changed_during_run
+from ..reuse.difference import changed_during_run
 from ..reuse.results import Info
 from .job import Flight, refuse_nodes
 

@@ -8,7 +8,6 @@ otherwise; `read_info` parses every header.
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 import struct
@@ -34,7 +33,6 @@ __all__ = [
     "read_info",
     "read_stored",
     "sections_of",
-    "sign",
 ]
 
 MAGIC = b"\x93FUSE\r\n\x1a"
@@ -394,8 +392,3 @@ def _sound(data: Buffer, names: bytes) -> bytes:
 def names_in_header(workflow: str, task: str) -> bytes:
     """Return the beginning of the header of a task's result, as `pack` writes it."""
     return f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},'.encode()
-
-
-def sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
-    """Return the signature of a header and the start of its prefix: HMAC-SHA256 (RFC 2104)."""
-    return hmac.digest(key, b"".join((start, encoded)), "sha256")

@@ -40,7 +40,6 @@ from .header import (
     header_end,
     parsed,
     sections_of,
-    sign,
 )
 from .keys import unique
 from .named import versions_of
@@ -183,8 +182,13 @@ class DigestedAside(FirstPartLast):
 def _sealed(header: bytes, key: bytes | None) -> bytes:
     """Return prefix and header."""
     start = START.pack(MAGIC, VERSION, len(header))
-    signature = UNSIGNED if key is None else sign(key, start, header)
+    signature = UNSIGNED if key is None else _sign(key, start, header)
     return start + xxh3_128_digest(start + signature + header) + signature + header
+
+
+def _sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
+    """Return the signature of a header and the start of its prefix: HMAC-SHA256 (RFC 2104)."""
+    return hmac.digest(key, b"".join((start, encoded)), "sha256")
 
 
 def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memoryview]]:
@@ -230,7 +234,7 @@ def trusted(head: bytes, key: bytes | None) -> TaskInfo:
     """
     info = parsed(head, None)
     if key is not None:
-        signature = sign(key, head[:DIGEST_AT], head[HEADER_AT:])
+        signature = _sign(key, head[:DIGEST_AT], head[HEADER_AT:])
         if not hmac.compare_digest(signature, head[SIGNATURE_AT:HEADER_AT]):
             state = "signed with another key, or changed" if info.signed else "not signed"
             raise UntrustedResultError(

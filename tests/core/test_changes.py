@@ -496,6 +496,11 @@ MEMO = """
             self.first = len(MEMO)
         def read(self, x):
             return self.first
+    @workflow
+    class Keeper:
+        def keep(self, x):
+            MEMO[x] = x
+            return len(MEMO)
 """
 
 
@@ -781,6 +786,18 @@ def test_calls_on_an_object_that_was_made_with_a_changed_variable(
         flow = bound(storage, *calls)
         assert [1, 1] == flow.run(Turns(pool, pool, other))
     assert reasons(flow)["two"].endswith("global 'MEMO' changed during the run")
+
+
+def test_calls_on_an_object_that_change_a_variable(project: Project, storage: FileStorage) -> None:
+    """The second finds what the first has changed; the object was made before that."""
+    keeper = project.write(MEMO).Keeper()
+    nodes = [keeper.keep(x).set_name(str(x)) for x in range(3)]
+    with project.pool() as pool:
+        flow = bound(storage, *nodes)
+        assert [1, 2, 3] == flow.run(pool)
+    changed = "global 'MEMO' changed during the run"
+    expected = {"0": "nothing stored", "1": changed, "2": changed}
+    assert expected.items() <= reasons(flow).items()
 
 
 class Turns(Executor):

@@ -21,6 +21,7 @@ from functionfuse.errors import (
     GraphError,
     InvalidNameError,
     NoMatchError,
+    OptionsError,
 )
 from functionfuse.workflow import Node, Pick
 from functionfuse.workflow import workflow as workflow_of_module
@@ -798,6 +799,19 @@ def test_find_nodes():
     actual = {pattern: [n.name for n in graph.find_nodes(pattern)] for pattern in expected}
     assert expected == actual
     assert nodes == graph.find_nodes()
+
+
+def test_a_name_is_found_whatever_it_is():
+    """Also a name that is no pattern, or means another one; and the errors of a wrong one."""
+    names = ["loss (train)", "*", "a.b"]
+    graph = LocalWorkflow(*[one().set_name(name) for name in names], workflow_name="w")
+    assert [[name] for name in names] == [
+        [node.name for node in graph.find_nodes(name)] for name in names
+    ]
+    with pytest.raises(OptionsError, match=r"'f_\[' is no regular expression .*; None matches"):
+        graph.query("f_[")
+    with pytest.raises(NoMatchError, match=r"matches as a whole \(did you mean 'loss \(train"):
+        graph.query("loss (tran)")
 
 
 @pytest.mark.parametrize("use", ["query", "log_nodes"])

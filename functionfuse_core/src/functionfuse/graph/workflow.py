@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
-from ..names import check_name, default_name, label_of
+from ..names import check_name, close_to, default_name, label_of
 from .arguments import Reference
 from .decorator import WorkflowClass, WorkflowFunction
 from .nodes import Call, ConstructorCall, Node, Pick, as_node
@@ -163,11 +163,27 @@ class BaseWorkflow:
         return zip(graph.names, graph.nodes, strict=True)
 
     def find_nodes(self, pattern: str | None = None) -> list[Node]:
-        """Return the nodes whose whole name matches a regular expression; None matches all."""
+        """Return the nodes whose whole name matches a regular expression, or is equal to it.
+
+        Args:
+            pattern: None matches all.
+
+        Raises:
+            OptionsError: it is no regular expression, and no node's name.
+        """
         if pattern is None:
             return self.graph().nodes
-        matches = re.compile(pattern).fullmatch
-        return [node for name, node in self.graph_traversal() if matches(name)]
+        nodes = list(self.graph_traversal())
+        try:
+            matches = re.compile(pattern).fullmatch
+        except re.error as error:
+            found = [node for name, node in nodes if name == pattern]
+            if not found:
+                raise OptionsError(
+                    f"{pattern!r} is no regular expression ({error}); None matches every node"
+                ) from None
+            return found
+        return [node for name, node in nodes if name == pattern or matches(name)]
 
     def query(self, pattern: str | None = None) -> Query:
         """Return the nodes whose whole name matches a regular expression, for settings.
@@ -222,8 +238,8 @@ class BaseWorkflow:
         nodes = self.find_nodes(pattern)
         if not nodes:
             raise NoMatchError(
-                f"no node of workflow {self.workflow_name!r} has a name that"
-                f" {pattern!r} matches as a whole"
+                f"no node of workflow {self.workflow_name!r} has a name that the regular expression"
+                f" {pattern!r} matches as a whole{close_to(str(pattern), self.graph().names)}"
             )
         return nodes
 

@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 
 _IDLE = 0  # not needed, or reused
 WAITING = 1  # will be computed, after its parents
-RUNNING = 2
-SETTLED = 3  # computed
-SUBMITTED = 5  # to an executor, which begins it when it can
+SUBMITTED = 2  # to an executor, which begins it when it can
+RUNNING = 3
+SETTLED = 4  # computed
 
 _PENDING = WAITING, SUBMITTED, RUNNING
 _STATEFUL = ConstructorCall, MethodCall

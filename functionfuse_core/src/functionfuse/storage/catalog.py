@@ -22,7 +22,6 @@ from ..errors import (
     FunctionFuseError,
     NewerFormatError,
     ResultNotFoundError,
-    UntrustedResultError,
 )
 from .blobstore import BlobStore, Buffer
 from .header import (
@@ -243,7 +242,7 @@ def infos_of_tasks(
             yield stored or Summary.of(own_info(store, workflow, task))
         except ResultNotFoundError:
             yield None
-        except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
+        except (DamagedResultError, NewerFormatError) as error:
             yield error
 
 

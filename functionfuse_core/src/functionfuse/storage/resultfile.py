@@ -238,7 +238,7 @@ def trusted(head: bytes, key: bytes | None) -> TaskInfo:
         if not hmac.compare_digest(signature, head[SIGNATURE_AT:HEADER_AT]):
             state = "signed with another key, or changed" if info.signed else "not signed"
             raise UntrustedResultError(
-                f"the result is {state}, and the storage's options demand it"
+                f"the result is {state}, but the storage's option 'key' demands its signature"
             )
     return info
 

@@ -32,7 +32,7 @@ from .tasks import Answer, Object, compute, finish, load
 
 __all__ = ["RayRun"]
 
-_FAILED = 4  # failed, or depends on a failed node; beside the states of Run
+_FAILED = 5  # failed, or depends on a failed node; beside the states of Run
 
 
 class RayRun(Run):

@@ -875,3 +875,13 @@ def test_an_executor_that_broke_earlier(shared):
             local.run(pool)
     assert "harmless" not in str(caught.value)
     assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_node_that_runs_alone_has_started_before_it_is_done():
+    """It is known while it runs, not when it is over."""
+    started = threading.Event()
+    node_ = workflow(lambda: started.wait(60))()
+    local = LocalWorkflow(node_, workflow_name="w")
+    local.listeners.append(lambda event: event.kind == "started" and started.set())
+    with ThreadPoolExecutor(1) as pool:
+        assert local.run(pool)

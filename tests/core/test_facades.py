@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from functionfuse.errors import PluginError
 from functionfuse.facade import PATHS
+from functionfuse.report import NodeRecord
 
 FACADES = [
     ("functionfuse.storage.s3storage", "S3FileStorage", "functionfuse_s3"),
@@ -183,3 +185,10 @@ def _imported_for_editors(facade: ModuleType) -> set[tuple[str, str, str]]:
         if isinstance(node, ast.ImportFrom)
         for names in ((alias.name, alias.asname or alias.name) for alias in node.names)
     }
+
+
+def test_records_are_pickled_by_their_documented_path() -> None:
+    """So that results of earlier releases, and their allow-lists, stay good."""
+    record = NodeRecord("a", "computed")
+    assert b"functionfuse.report" in pickle.dumps(record)
+    assert record == pickle.loads(pickle.dumps(record))

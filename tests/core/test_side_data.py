@@ -20,6 +20,8 @@ import pytest
 from result_bytes import MemoryStore, header_of, rest_of, sealed
 from xxhash import xxh3_128_hexdigest
 
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import (
     DamagedResultError,
     OptionsError,
@@ -674,10 +676,10 @@ def test_everything_works_over_four_methods() -> None:
     storage = Storage(MemoryStore())
     storage.register_persistent_serializers(Grids)
     names = ["a", "b", "a/b", "[1]", "x" * 300, ".hidden", ".."]
-    for workflow in ("w", "w2", "../w", "y" * 300):
-        storage.new_workflow(workflow)
+    for flow in ("w", "w2", "../w", "y" * 300):
+        storage.new_workflow(flow)
         for name in names:
-            storage.save(workflow, name, [name, Grid([[1]]), np.arange(200)])
+            storage.save(flow, name, [name, Grid([[1]]), np.arange(200)])
     assert sorted(["w", "w2", "../w", "y" * 300]) == storage.list_workflows()
     assert sorted(names) == storage.list_tasks("w")
     assert ["a", "a/b"] == storage.list_tasks("w", "a*")
@@ -706,3 +708,46 @@ def test_everything_works_over_four_methods() -> None:
     with pytest.raises(ResultNotFoundError):
         storage.remove_workflow("w")
     assert not any(key.startswith(("w/", "%2E")) for key in keys(storage))
+
+
+def test_a_header_that_is_damaged_where_no_plan_looks(storage: Storage) -> None:
+    """The node is computed, and the result replaced."""
+
+    def run(number: int) -> Any:
+        local = LocalWorkflow(workflow(abs)(number).set_name("t"), workflow_name="w")
+        local.set_storage(storage)
+        return local.run()
+
+    run(1)
+    data = bytes(storage.store.get("w/t"))
+    header = {**header_of(data), "side_data": [["s", "d", [["../x", 3, "00"]]]]}
+    storage.store.put("w/t", [sealed(header, rest_of(data))])
+    assert 2 == run(2)
+    assert 2 == storage.read_task("w", "t")
+
+
+def test_a_save_of_a_subclass_may_not_know_of_headers(storage: Storage) -> None:
+    """It is given what it takes."""
+
+    class Older(Storage):
+        def save(  # type: ignore[override]
+            self,
+            workflow_name: str,
+            task_name: str,
+            obj: Any,
+            *,
+            function: str = "",
+            seconds: float | None = None,
+            fingerprint: Any = None,
+            describe: Any = None,
+        ) -> Any:
+            details: dict[str, Any] = {"fingerprint": fingerprint, "describe": describe}
+            return super().save(
+                workflow_name, task_name, obj, function=function, seconds=seconds, **details
+            )
+
+    older = Older(storage.store)
+    for number in (1, 2):
+        local = LocalWorkflow(workflow(abs)(number).set_name("t"), workflow_name="w")
+        local.set_storage(older)
+        assert number == local.run()

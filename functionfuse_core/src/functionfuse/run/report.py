@@ -139,3 +139,7 @@ class Report:
     @cached_property
     def _by_name(self) -> dict[str, NodeRecord]:
         return {node.name: node for node in self.nodes}
+
+
+# Stored values and allow-lists name these by their documented path.
+NodeRecord.__module__ = Report.__module__ = "functionfuse.report"

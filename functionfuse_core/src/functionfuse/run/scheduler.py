@@ -444,5 +444,8 @@ def _replaced(info: Any) -> Any:
     if info is None:
         return None
     # A header that can't be read, or that another kind of storage gives, says nothing.
-    side_data = getattr(info, "side_data", None)
+    try:
+        side_data = getattr(info, "side_data", None)
+    except FunctionFuseError:
+        return ...  # it is damaged where the plan did not look
     return ... if side_data is None else info if side_data else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -44,6 +45,7 @@ class StoredResults:
         self.workflow_name = workflow_name
         self.names = names
         self.tells = hasattr(storage, "task_infos")
+        self._takes_header = self.tells and _takes(storage.save, "replaces")
 
     @property
     def read_back(self) -> bool:
@@ -103,6 +105,8 @@ class StoredResults:
     ) -> Callable[[object, float, str], tuple[Any, bool]]:
         """Return a callable that stores a value where it is computed; see `Job.save`."""
         names = self.storage, self.workflow_name, self.names[index]
+        if not self._takes_header:
+            about.pop("replaces", None)
         return partial(_save, names, about if self.tells else None)
 
     def remember(self) -> None:
@@ -161,3 +165,9 @@ def _save(
 def _look(storage: Any, names: tuple[str, str]) -> Any:
     """Return the header that is stored under these names now."""
     return next(iter(storage.task_infos(names[0], [names[1]])))
+
+
+def _takes(function: Callable[..., object], name: str) -> bool:
+    """Return whether a function takes a keyword; the `save` of a subclass may not."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(known.name == name or known.kind is known.VAR_KEYWORD for known in parameters)

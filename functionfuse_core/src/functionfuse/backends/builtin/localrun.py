@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDiedError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalRun"]
 
+_LOOK = 0.05  # seconds between looks at the nodes that have begun
 _PLAIN = IMMUTABLE | {Call, MethodCall, Pick}  # types of arguments that no call can change
 
 
@@ -53,12 +54,19 @@ class LocalRun(Run):
                     if state[index] == WAITING and not blockers[index]:
                         self._start(index)
                 if self.futures:
-                    index = self.done.get()
-                    self._note_begun()
-                    self._receive(index)
+                    self._receive(self._next_done())
         except BaseException:
             self._finish()
             raise
+
+    def _next_done(self) -> int:
+        """Wait for a result, and emit "started" for each node that begins meanwhile."""
+        while True:
+            self._note_begun()
+            try:
+                return self.done.get(timeout=_LOOK if self.queued else None)
+            except Empty:
+                continue
 
     def _finish(self) -> None:
         """Begin nothing more, wait for what runs, and take over what it gives."""
@@ -66,8 +74,11 @@ class LocalRun(Run):
             if _is_cancelled(future):
                 del self.futures[index]
         wait(self.futures.values())
-        for index in list(self.futures):
-            with suppress(Exception):  # the run has an error already; this one is in the report
+        for index, future in list(self.futures.items()):
+            if isinstance(future.exception(), BrokenExecutor):
+                del self.futures[index]  # nothing came back
+                continue
+            with suppress(BaseException):  # the run has an error already; this is in the report
                 self._receive(index)
 
     def _note_begun(self) -> None:

@@ -76,7 +76,10 @@ class Decisions:
         self._results = Results(identities)
         self._unclear: dict[int, str] = {}  # why a result's code has no digest
         for index, node in enumerate(graph.nodes):
-            self._identify(index, node)
+            try:
+                self._own[index] = self.identities.own(node)
+            except FingerprintError as error:
+                self._why_not[index] = str(error)
         for index in range(count):
             self.judge(index)
 
@@ -232,14 +235,6 @@ class Decisions:
 
     def _index(self, node: Node) -> int:
         return self.graph.positions[node]
-
-    def _identify(self, index: int, node: Node) -> None:
-        """Compute the digest of a node's own part, or note why it has none."""
-        try:
-            self._own[index] = self.identities.own(node)
-        except FingerprintError as error:
-            self._why_not[index] = str(error)
-            return
 
     def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
         """Return the recipes of all results, and of all calls; they are made at the first use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import (
@@ -45,7 +45,9 @@ class StoredResults:
         self.workflow_name = workflow_name
         self.names = names
         self.tells = hasattr(storage, "task_infos")
-        self._takes_header = self.tells and _takes(storage.save, "replaces")
+        self._takes_header = self.tells and _takes_header(
+            getattr(storage.save, "__func__", storage.save)
+        )
 
     @property
     def read_back(self) -> bool:
@@ -167,7 +169,8 @@ def _look(storage: Any, names: tuple[str, str]) -> Any:
     return next(iter(storage.task_infos(names[0], [names[1]])))
 
 
-def _takes(function: Callable[..., object], name: str) -> bool:
-    """Return whether a function takes a keyword; the `save` of a subclass may not."""
-    parameters = inspect.signature(function).parameters.values()
-    return any(known.name == name or known.kind is known.VAR_KEYWORD for known in parameters)
+@lru_cache(100)
+def _takes_header(save: Callable[..., object]) -> bool:
+    """Return whether a `save` takes `replaces`; that of a subclass may not."""
+    parameters = inspect.signature(save).parameters.values()
+    return any(known.name == "replaces" or known.kind is known.VAR_KEYWORD for known in parameters)

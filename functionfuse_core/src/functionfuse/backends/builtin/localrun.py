@@ -75,8 +75,8 @@ class LocalRun(Run):
                 del self.futures[index]
         wait(self.futures.values())
         for index, future in list(self.futures.items()):
-            if isinstance(future.exception(), BrokenExecutor):
-                del self.futures[index]  # nothing came back
+            if _is_lost(future):
+                del self.futures[index]
                 continue
             with suppress(BaseException):  # the run has an error already; this is in the report
                 self._receive(index)
@@ -87,7 +87,9 @@ class LocalRun(Run):
             future = self.futures.get(self.queued[0])
             if future is not None and not (future.running() or future.done()):
                 return
-            self._begin(self.queued.popleft())
+            index = self.queued.popleft()
+            if future is not None and not _is_lost(future):
+                self._begin(index)
 
     def _begin(self, index: int) -> None:
         if self.state[index] == SUBMITTED:
@@ -216,6 +218,13 @@ class LocalRun(Run):
             f" {', '.join(names[:10])}{more} of workflow {self.workflow.workflow_name!r}. All that"
             " was computed before is stored: run again with a new executor"
         )
+
+
+def _is_lost(future: Future[Any]) -> bool:
+    """Return whether a future ended without its job: cancelled, or its executor broke."""
+    if not future.done():
+        return False
+    return future.cancelled() or isinstance(future.exception(), BrokenExecutor)
 
 
 def _is_cancelled(future: Future[Any]) -> bool:

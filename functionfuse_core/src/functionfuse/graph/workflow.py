@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from ..errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
@@ -55,14 +56,33 @@ class Graph:
     positions: dict[Node, int]
     left_out: int = 0
 
+    @cached_property
+    def needs(self) -> list[tuple[int, ...]]:
+        """For each node, the indexes of the nodes in `Node.needs`."""
+        index_of = self.positions.__getitem__
+        return [tuple(map(index_of, node.needs)) for node in self.nodes]
+
+    @cached_property
+    def parents(self) -> list[tuple[int, ...]]:
+        """For each node, the indexes of the nodes in `Node.parents`."""
+        index_of = self.positions.__getitem__
+        return [
+            needed if node.parents is node.needs else tuple(map(index_of, node.parents))
+            for node, needed in zip(self.nodes, self.needs, strict=True)
+        ]
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """For each node, the indexes of the nodes of this graph that have it as a parent."""
+        children: list[list[int]] = [[] for _ in self.nodes]
+        for index, parents in enumerate(self.parents):
+            for parent in parents:
+                children[parent].append(index)
+        return children
+
     def last(self) -> list[int]:
         """Return the indexes of the nodes that have no child in the graph."""
-        positions = self.positions
-        return [
-            index
-            for index, node in enumerate(self.nodes)
-            if not any(child in positions for child in node.children)
-        ]
+        return [index for index, children in enumerate(self.children) if not children]
 
     def notes(self) -> list[str]:
         """Return hints about nodes that are left out, or whose function was defined again since."""

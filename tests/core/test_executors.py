@@ -801,15 +801,20 @@ class Uncancellable(Future):
 
 
 class Stubborn(Executor):
-    """Runs everything that it was given, in one thread."""
+    """Runs everything that it was given, in one thread, when it has five."""
 
     def __init__(self):
         self.pool = ThreadPoolExecutor(1)
+        self.submitted, self.begin = 0, threading.Event()
 
     def submit(self, fn, /, *args, **kwargs):
         future = Uncancellable()
+        self.submitted += 1
+        if self.submitted == 5:
+            self.begin.set()
 
         def run():
+            self.begin.wait(60)
             try:
                 future.set_result(fn(*args, **kwargs))
             except BaseException as error:  # noqa: BLE001  # as an executor does

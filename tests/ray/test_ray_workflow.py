@@ -23,13 +23,13 @@ from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
 from functionfuse.errors import OptionsError, WorkerDiedError
 from functionfuse.reuse.described import describing
 from functionfuse.reuse.values import digest_of
+from functionfuse.run import crossing
+from functionfuse.run.scheduler import Scheduler
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
 from functionfuse_ray import RayWorkflow
-from functionfuse_ray import parcel as sending
-from functionfuse_ray.handed import Handed
-from functionfuse_ray.rayrun import RayRun
+from functionfuse_ray.backend import Handed
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
@@ -161,7 +161,7 @@ def test_a_node_is_one_task(storage, monkeypatch) -> None:
     watched = []
     add = Handed.add
     monkeypatch.setattr(
-        Handed, "add", lambda handed, key, *refs: (watched.append(key), add(handed, key, *refs))
+        Handed, "add", lambda handed, key, *a, **k: (watched.append(key), add(handed, key, *a, **k))
     )
     one, two = functions.number(1).set_name("one"), functions.number(2).set_name("two")
     node = functions.plus(one, two).set_name("sum")
@@ -203,9 +203,9 @@ def test_a_node_waits_for_all_its_parents() -> None:
 
 def test_a_big_argument_is_put_once(monkeypatch) -> None:
     """For all nodes that it is given to; and their function is pickled once."""
-    put, dumps, count, pickled = ray.put, sending.dumps, [], []
+    put, dumps, count, pickled = ray.put, crossing.dumps, [], []
     monkeypatch.setattr(ray, "put", lambda value: (count.append(1), put(value))[1])
-    monkeypatch.setattr(sending, "dumps", lambda value: (pickled.append(1), dumps(value))[1])
+    monkeypatch.setattr(crossing, "dumps", lambda value: (pickled.append(1), dumps(value))[1])
     data = np.ones(1 << 17)
     nodes = [functions.length(data) for _ in range(4)]
     assert [1 << 17] * 4 == RayWorkflow(*nodes, workflow_name="w").run(return_results=True)
@@ -215,15 +215,15 @@ def test_a_big_argument_is_put_once(monkeypatch) -> None:
 def test_references_are_released(monkeypatch) -> None:
     """A value is let go when the last that needs it is done; a limit keeps their number small."""
     runs, most = [], []
-    start = RayRun.__init__
+    start = Scheduler.__init__
     monkeypatch.setattr(
-        RayRun, "__init__", lambda run, *a, **k: (start(run, *a, **k), runs.append(run))[0]
+        Scheduler, "__init__", lambda run, *a, **k: (start(run, *a, **k), runs.append(run))[0]
     )
     nodes = [functions.plus(functions.number(value), 1) for value in range(30)]
     flow = RayWorkflow(functions.plus(*nodes), workflow_name="w")
-    flow.listeners.append(lambda event: most.append(len(runs[0].values) + len(runs[0].handed)))
+    flow.listeners.append(lambda event: most.append(len(runs[0].values.held) + len(runs[0].out)))
     flow.run(max_pending_tasks=2)
-    assert not runs[0].values
+    assert not runs[0].values.held
     # The results that the last node needs, and of the others those in flight.
     assert max(most) <= 30 + 5
 
@@ -264,16 +264,19 @@ def test_answers_that_come_together_are_apart() -> None:
     assert {key: key for key in (0, 1, 3, 4)} == found
 
 
-def test_a_limit_of_pending_tasks() -> None:
+def test_a_limit_of_pending_tasks(monkeypatch) -> None:
     """No more nodes than that are at Ray's at once."""
-    pending, most = [0], []
+    out, most = set(), []
+    add, pop = Handed.add, Handed.pop
 
-    def count(event):
-        pending[0] += {"started": 1, "finished": -1}.get(event.kind, 0)
-        most.append(pending[0])
+    def count(handed, key, *references, **about):
+        add(handed, key, *references, **about)
+        out.add(key)
+        most.append(len(out))
 
+    monkeypatch.setattr(Handed, "add", count)
+    monkeypatch.setattr(Handed, "pop", lambda handed, key: (out.discard(key), pop(handed, key))[1])
     flow = RayWorkflow(*[functions.number(value) for value in range(20)], workflow_name="w")
-    flow.listeners.append(count)
     assert list(range(20)) == flow.run(return_results=True, max_pending_tasks=3)
     assert 3 == max(most)
     with pytest.raises(OptionsError, match="max_pending_tasks"):

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 else:
     Any = object  # the base of Reference at run time
 
-__all__ = ["PLAIN", "Nested", "Reference", "lift", "lift_all", "reference_in", "resolve"]
+__all__ = [
+    "PLAIN",
+    "Nested",
+    "Reference",
+    "lift",
+    "lift_all",
+    "reference_in",
+    "refuse_nodes",
+    "resolve",
+]
 
 # Values of these types hold no nodes; most arguments are one of them.
 PLAIN = frozenset({int, float, str, bool, bytes, complex, type(None), type})
@@ -152,6 +161,18 @@ def reference_in(value: object) -> Reference | None:
         inner = {id(item): item for item in _items(level) if type(item) in containers}
         level = [item for key, item in inner.items() if key not in seen]
     return None
+
+
+def refuse_nodes(result: object) -> None:
+    """Raise GraphError if a result is a node, or holds one at any depth of its containers."""
+    node = reference_in(result)
+    if node is not None:
+        verb = "is" if node is result else "holds"
+        raise GraphError(
+            f"the result {verb} {node._located()}, which nobody runs."
+            " Inside a @workflow function, call f.func(...) and not f(...); or make the node"
+            " outside, and hand it over as an argument"
+        ) from None
 
 
 def _items(containers: list[Any]) -> Iterator[Any]:

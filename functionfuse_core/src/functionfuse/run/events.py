@@ -63,7 +63,7 @@ class RunEvents:
         self.seconds: dict[int, float] = {}
         self.sizes: dict[int, int] = {}
         self.reused: set[int] = set()
-        self.failed: dict[int, str] = {}
+        self.errors: dict[int, BaseException] = {}
 
     def emit(
         self,
@@ -81,13 +81,40 @@ class RunEvents:
             self.sizes[index] = size
         elif kind == "reused":
             self.reused.add(index)
-        elif kind == "failed":
-            self.failed[index] = f"{type(error).__name__}: {error}"
+        elif kind == "failed" and error is not None:
+            self.errors[index] = error
         if self.listeners:
             names = self.workflow_name, self.names[index]
             event = Event(kind, *names, index, self._reason(index), seconds, size, error)
             for listener in self.listeners:
                 listener(event)
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Emit "failed", and add a note with the node's name to its error."""
+        self.emit("failed", index, error=error)
+        error.add_note(
+            f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"
+            f" {self.graph.nodes[index].described()}"
+        )
+
+    def raise_first(self, stopped: int) -> None:
+        """Raise the error of the first node that failed; return if none did.
+
+        Args:
+            stopped: the number of nodes that failed, or follow one that did.
+        """
+        if not self.errors:
+            return
+        first, *others = sorted(self.errors)
+        error = self.errors[first]
+        left_out = stopped - len(self.errors)
+        if others:
+            names = ", ".join(repr(self.names[index]) for index in others[:10])
+            more = f" and {len(others) - 10} more" if len(others) > 10 else ""
+            error.add_note(f"other nodes failed, too: {names}{more}")
+        if left_out:
+            error.add_note(f"{left_out} nodes that follow were not run; all others were")
+        raise error
 
     def plan(self) -> Report:
         """Return the plan: the action for each node."""
@@ -120,8 +147,9 @@ class RunEvents:
         if index in self.seconds:
             size = self.sizes.get(index, 0)
             return NodeRecord(name, COMPUTED, self._reason(index), self.seconds[index], size)
-        if index in self.failed:
-            return NodeRecord(name, FAILED, self.failed[index])
+        if index in self.errors:
+            error = self.errors[index]
+            return NodeRecord(name, FAILED, f"{type(error).__name__}: {error}")
         if index in self.reused:
             return NodeRecord(name, REUSED, "", 0.0, self._stored_size(index))
         if index in self.wanted:

@@ -1,70 +1,143 @@
-"""The job of one node: an object that crosses to a worker, and the outcome that comes back.
+"""The job of one node, which a backend runs once, and the outcome that the scheduler takes over.
 
-A `Job` holds the function, its arguments and a callable that saves the result. `Job.run` compares
-the worker's code and variables with those of the driver, prepares the node, calls the function,
-saves the result where it is computed, and returns an `Outcome`. With a `Flight`, one of several
-runs that want the same result computes it, under a lease; the others wait for the stored result.
-`Portable` carries jobs and outcomes to other processes.
+`Job.run` compares the process's code and variables with those of the driver, prepares the node,
+calls the function, and saves the result where it was computed. With a `Flight`, one of several runs
+that want the same result computes it, under a lease; the others wait for the stored result. A job
+with a `Load` reads a stored result instead. `crossing` carries jobs to other processes.
 """
 
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter, sleep
-from typing import Any, Protocol
+from types import EllipsisType
+from typing import Any, NamedTuple
 
-import cloudpickle
-
-from ..errors import GraphError
-from ..graph.arguments import PLAIN, reference_in
+from ..errors import FingerprintError
+from ..graph.arguments import PLAIN, refuse_nodes
 from ..graph.decorator import WorkflowClass, WorkflowFunction
-from ..reuse.results import Summary
-from ..reuse.workers import Expected, look_around
-from ..serializers.portable import dumps
+from ..graph.nodes import Node
+from ..reuse.difference import changed_during_run
+from ..reuse.results import Header, Summary
+from ..reuse.values import digest_of
+from ..reuse.workers import Expected
+from ..serializers.script import lend
+from .resultstore import Lease, ResultStore
 
-__all__ = ["Flight", "Job", "Outcome", "Portable", "refuse_nodes"]
+__all__ = ["Flight", "Job", "Load", "Outcome", "Save"]
 
 POLL = 0.05  # seconds between two looks for the result of another run
 
 
-@dataclass(slots=True)
 class Outcome:
-    """The outcome of a node's job.
+    """The outcome of a job.
 
     Attributes:
-        value: the result; None after an error, or if the result must be read from the storage.
-        target: the stateful object after the call, for nodes of a decorated class.
+        key: the job's key.
+        value: the result; None if there is none, after an error, and if it must be read from the
+            storage.
+        target: the object of a decorated class after the call.
         seconds: how long the function ran.
         saved: the header of the saved result, or True from a storage without headers; None if the
             result was not saved.
         read_back: whether later nodes get the result as the storage reads it, not `value`.
-        returned: whether `value` is the result; if False, nobody wanted it and `value` is None.
+        returned: whether `value` is the result; if False, nobody wanted it.
+        digest: of a result that is not saved; b"" if nobody asked for it.
         changed: the variable that differs from the one that the run saw, as text; "" for none.
         reused: the header of the result, if another run stored it meanwhile. Then there is no
             value.
-        error: the exception; from another process, the text of its traceback comes with it.
+        error: the exception that ended the job.
+        traceback: its traceback as text, if it is of another process.
     """
 
-    value: Any
+    # Most outcomes differ from these in few, so `__init__` sets few.
     target: Any = None
     seconds: float = 0.0
     saved: Any = None
     read_back: bool = False
     returned: bool = True
-    error: BaseException | None = None
-    remote_traceback: str = ""
-    reused: Summary | None = None
+    digest: bytes = b""
     changed: str = ""
+    reused: Summary | None = None
+    error: BaseException | None = None
+    traceback: str = ""
+
+    def __init__(self, key: int, value: Any = None) -> None:
+        self.key = key
+        self.value = value
+
+    @classmethod
+    def of_error(cls, key: int, error: BaseException) -> Outcome:
+        """Return the outcome of a job that an exception ended."""
+        outcome = cls(key)
+        outcome.error = error
+        return outcome
 
 
-class Lease(Protocol):
-    """The right to compute a node; see `functionfuse.storage.lease.Lease`."""
+class Save(NamedTuple):
+    """How a job's result is stored, and the record of where it comes from.
 
-    def acquire(self) -> bool: ...
-    def release(self) -> None: ...
+    Attributes:
+        storage, workflow, task: where.
+        function: the full name of the function.
+        fingerprint, describe, replaces: see `Storage.save`; None, None and ... from a plan without
+            headers.
+    """
+
+    storage: ResultStore
+    workflow: str
+    task: str
+    function: str
+    fingerprint: Mapping[str, object] | None = None
+    describe: Callable[..., Any] | None = None
+    replaces: Header | Summary | EllipsisType | None = ...
+
+    def store(self, value: object, seconds: float, changed: str) -> Any:
+        """Store a result; return its header. Raises what the storage raises.
+
+        Args:
+            changed: the variable that changed while the node ran, as text; "" for none.
+        """
+        fingerprint = self.fingerprint
+        if changed and fingerprint is not None:
+            fingerprint = {"why not": changed_during_run(changed)}
+        # A storage whose `save` doesn't take `replaces` reads the header itself.
+        replaces = {} if self.replaces is ... else {"replaces": self.replaces}
+        return self.storage.save(
+            self.workflow,
+            self.task,
+            value,
+            function=self.function,
+            seconds=seconds,
+            fingerprint=fingerprint,
+            describe=self.describe,
+            **replaces,
+        )
+
+
+class Load(NamedTuple):
+    """A stored result to read.
+
+    Attributes:
+        storage, workflow, task: where.
+        digest: of the value that the plan saw; a value with another digest is not found. "" accepts
+            any.
+        lent: the definitions of the driver's script that unpickling the value needs.
+    """
+
+    storage: ResultStore
+    workflow: str
+    task: str
+    digest: str
+    lent: Mapping[tuple[str, str], Any]
+
+    def value(self) -> Any:
+        """Return the value. Raises what reading raises."""
+        if self.lent:
+            lend(self.lent)
+        return self.storage.read_unchanged(self.workflow, self.task, self.digest)
 
 
 @dataclass(slots=True)
@@ -97,47 +170,82 @@ class Flight:
         return stored if getattr(stored, "call", None) == self.call else None
 
 
-@dataclass(slots=True)
 class Job:
-    """The computation of one node, which saves the result where it is computed.
+    """The computation of one node, or the reading of its stored result.
 
     Attributes:
+        key: the node's index in the graph; `~index` to read its stored result.
+        name: the node's name.
         function: the callable, or the name of a method of `target`.
+        args, kwargs: the arguments. If the backend keeps values, the nodes in `needs` stand in them
+            for their results.
+        needs: nodes whose results the job takes from `values`.
+        values: for each of `needs`, the backend's handle of its result.
         prepare: calls of initializers and seeds, to make before the node.
-        target: the stateful object whose method is called.
-        save: stores the result, given the result, the seconds and the variable that changed.
-            Returns the header, and whether the result must be read back. None: store nothing.
-        wanted: whether the value is needed back.
-        constructs: whether the value is a stateful object, for `target`; then the result is None.
+        target: the object whose method is called; if the backend keeps values, what `submit`
+            returned for the object's constructor.
+        constructs: whether the value is an object, for later calls; then the result is None.
+        save: how to store the result; None: it is not stored.
+        load: what to read instead of calling a function.
+        wanted: whether the value is needed afterwards.
+        keeps: whether the value stays with the backend, so that a value to be read back is read in
+            the job.
+        digest: whether the digest of a result that isn't saved is needed.
         flight: lets one of several runs compute, while the others wait for it.
         expected: pairs of a comparison to make before the call, and the code that it takes; None
             stands for the function of this job.
+        options: what the workflow's `options` has for the node.
     """
 
-    function: Callable[..., Any] | str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    # Most jobs differ from these in few, so `__init__` sets few.
+    needs: Sequence[Node] = ()
+    values: Sequence[Any] = ()
     prepare: Sequence[Callable[[], object]] = ()
     target: Any = None
-    save: Callable[[object, float, str], tuple[Any, bool]] | None = None
-    wanted: bool = True
     constructs: bool = False
+    save: Save | None = None
+    load: Load | None = None
+    wanted: bool = True
+    keeps: bool = False
+    digest: bool = False
     flight: Flight | None = None
     expected: Sequence[tuple[Expected, object]] = ()
+    options: Any = None
+
+    def __init__(
+        self,
+        key: int,
+        name: str,
+        function: Callable[..., Any] | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.key = key
+        self.name = name
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
 
     def run(self) -> Outcome:
-        """Compute and save, or take another run's result. Raises what function or storage raise."""
-        if self.flight is None:
-            return self.compute()
-        reused = self.flight.board()
-        if reused is not None:
-            return Outcome(None, self.target, reused=reused)
+        """Compute and save, or read a stored result, or take another run's. Never raises."""
         try:
-            return self.compute()
-        finally:
-            self.flight.lease.release()
+            if self.load is not None:
+                return Outcome(self.key, self.load.value())
+            if self.flight is None:
+                return self._computed()
+            reused = self.flight.board()
+            if reused is not None:
+                outcome = Outcome(self.key)
+                outcome.target, outcome.reused = self.target, reused
+                return outcome
+            try:
+                return self._computed()
+            finally:
+                self.flight.lease.release()
+        except BaseException as error:  # noqa: BLE001  # the scheduler raises it
+            return Outcome.of_error(self.key, error)
 
-    def compute(self) -> Outcome:
+    def _computed(self) -> Outcome:
         """Compute and save, whether or not others do the same."""
         changed = self._changed() if self.expected else ""
         for prepare in self.prepare:
@@ -146,23 +254,37 @@ class Job:
         call = getattr(self.target, function) if isinstance(function, str) else function
         started = perf_counter()
         value = call(*self.args, **self.kwargs)
-        seconds = perf_counter() - started
+        outcome = Outcome(self.key, value)
+        outcome.seconds = perf_counter() - started
+        outcome.target, outcome.changed = self.target, changed
         if self.constructs:
-            return Outcome(None, value, seconds, changed=changed)
-        if self.save is None:
+            outcome.value, outcome.target = None, value
+        elif self.save is not None:
+            self._store(self.save, outcome)
+        else:
             if type(value) not in PLAIN:
                 refuse_nodes(value)
-            saved, read_back = None, False
-        else:
-            try:
-                saved, read_back = self.save(value, seconds, changed)
-            except Exception:
-                refuse_nodes(value)  # nodes can't be pickled: that may be the cause
-                raise
-        wanted = self.wanted and not read_back
-        returned = value if wanted else None
-        storing = saved, read_back, wanted
-        return Outcome(returned, self.target, seconds, *storing, changed=changed)
+            if self.digest:
+                outcome.digest = _digest(value)
+        if not self.wanted:
+            outcome.value, outcome.returned = None, False
+        return outcome
+
+    def _store(self, save: Save, outcome: Outcome) -> None:
+        """Store the result, and replace it by what the storage reads if later nodes get that."""
+        storage = save.storage
+        try:
+            saved = outcome.saved = save.store(outcome.value, outcome.seconds, outcome.changed)
+        except Exception:
+            refuse_nodes(outcome.value)  # nodes can't be pickled: that may be the cause
+            raise
+        if storage.always_read or storage.reads_back(saved):
+            outcome.value = None
+            if not self.keeps:
+                outcome.read_back, outcome.returned = True, False
+            elif self.wanted:
+                digest = getattr(saved, "digest", "")
+                outcome.value = storage.read_unchanged(save.workflow, save.task, digest)
 
     def _changed(self) -> str:
         """Return the variable that differs from the driver's, as text. Raises CodeDiffersError."""
@@ -176,82 +298,9 @@ class Job:
         return next(filter(None, found), "")
 
 
-def refuse_nodes(result: object) -> None:
-    """Raise GraphError if a result is a node, or holds one at any depth of its containers."""
-    node = reference_in(result)
-    if node is not None:
-        verb = "is" if node is result else "holds"
-        raise GraphError(
-            f"the result {verb} {node._located()}, which nobody runs."
-            " Inside a @workflow function, call f.func(...) and not f(...); or make the node"
-            " outside, and hand it over as an argument"
-        ) from None
-
-
-class Portable:
-    """A job or an outcome that crosses to another process by cloudpickle, or to a thread as it is.
-
-    It is unpickled on first use, not on arrival: an executor breaks if unpickling fails there.
-
-    No two jobs have the same pickle: an executor that looks for equal calls would run only one.
-    """
-
-    def __init__(self, content: Any, pickled: bytes | None = None, _: bytes = b"") -> None:
-        self._content = content
-        self._pickled = pickled
-
-    @property
-    def content(self) -> Any:
-        """The job or outcome. Raises what unpickling raises."""
-        if self._pickled is not None:
-            self._content = cloudpickle.loads(self._pickled)
-            self._pickled = None
-        return self._content
-
-    def __reduce__(self) -> tuple[object, ...]:
-        content = self.content
-        if isinstance(content, Outcome) and content.error is not None:
-            content = replace(content, error=_portable_error(content.error))
-        return Portable, (None, dumps(content), os.urandom(8))
-
-    def __call__(self) -> Portable:
-        """Run the job inside, and return its outcome; an exception comes back in the outcome."""
-        try:
-            job = self.content
-            look_around()
-            return Portable(job.run())
-        except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
-            return Portable(Outcome(None, error=error, remote_traceback=traceback.format_exc()))
-
-
-class _ErrorParts:
-    """Pickles an exception without its `__init__`, whose parameters aren't known."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _error_of, (type(self.error), self.error.args, vars(self.error))
-
-
-def _error_of(
-    kind: type[BaseException], args: tuple[object, ...], state: dict[str, object]
-) -> BaseException:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    vars(error).update(state)
-    return error
-
-
-def _portable_error(error: BaseException) -> Any:
-    """Return an object that unpickles as `error`, or as a RuntimeError if none does."""
-    for form in (error, _ErrorParts(error)):
-        try:
-            if type(cloudpickle.loads(dumps(form))) is type(error):
-                return form
-        except Exception:  # noqa: BLE001, S112  # this form can't be pickled
-            continue
-    replaced = RuntimeError(f"{type(error).__name__}: {error}")
-    for note in getattr(error, "__notes__", ()):
-        replaced.add_note(note)
-    return replaced
+def _digest(value: object) -> bytes:
+    """Return the digest of a result; a random one, equal to no other, if it has none."""
+    try:
+        return digest_of(value)
+    except FingerprintError:
+        return os.urandom(16)

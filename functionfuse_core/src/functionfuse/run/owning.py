@@ -1,4 +1,4 @@
-"""Each call owns its arguments: if it changes them in place, no other call sees the change.
+"""The values of a run. Each call owns its arguments: no other call sees it change them in place.
 
 Other processes get copies anyway. In this process, each call but the last that takes a value gets a
 copy, unpickled from the same bytes. The value itself does not change until the last call takes it.
@@ -12,14 +12,19 @@ import decimal
 import fractions
 import pickle
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from ..graph.arguments import resolve
+from ..graph.nodes import Call, MethodCall, Node, Pick
+from ..graph.workflow import Graph
 from ..serializers.portable import dumps
 
-__all__ = ["IMMUTABLE", "Master", "is_shared", "own_literal"]
+__all__ = ["Master", "Values", "is_shared", "own_literal"]
 
 _BIG = 1 << 20  # bytes; an array in a literal argument that is this big is not copied
 
@@ -101,3 +106,113 @@ class Master:
     def copy(self) -> Any:
         """Return a copy that shares no memory with the value."""
         return pickle.loads(self._pickled, buffers=map(bytearray, self._buffers))
+
+
+_PLAIN = IMMUTABLE | {Call, MethodCall, Pick}  # types of arguments that no call can change
+
+
+class Values:
+    """The values of a run's nodes, or the backend's handles of them, each until its last use.
+
+    Args:
+        needed: indexes of the nodes whose values the run returns.
+        stored: for each node, whether the storage holds its present result.
+        again: returns another copy of a node's stored value, or () if that is slow; None: calls
+            share values.
+
+    Attributes:
+        held: the values, by index of the node.
+        users: for each node, the number of children that are to be computed, or are.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        needed: set[int],
+        stored: bytearray,
+        again: Callable[[int], tuple[Any, ...]] | None,
+    ) -> None:
+        self.held: dict[int, Any] = {}
+        self.users = [0] * len(graph.nodes)
+        self._graph = graph
+        self._needed = needed
+        self._stored = stored
+        self._again = again
+        self._masters: dict[int, Master] = {}  # pickles of values that several calls take
+        self._took: dict[int, set[int]] = {}  # by running node: the nodes whose values it has
+        self._takers = Counter[int]()  # by node: how many running nodes have its value
+
+    def clear(self) -> None:
+        """Release everything."""
+        self.held.clear()
+        self._masters.clear()
+
+    def arguments(self, index: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments of a call; if values are copied, no other call shares them."""
+        needs, held = self._graph.needs[index], self.held
+        args, kwargs = node.args, node.kwargs
+        results = list(map(held.__getitem__, needs))
+        plain = self._again is None or (
+            _PLAIN.issuperset(map(type, args))
+            and _PLAIN.issuperset(map(type, kwargs.values()))
+            and IMMUTABLE.issuperset(map(type, results))
+        )
+        if plain and not needs:
+            return args, kwargs
+        if plain and args is node.needs and not kwargs:
+            return results, kwargs
+        own = None
+        if not plain:
+            results = [self._taken(parent, index) for parent in needs]
+            own = partial(own_literal, memo={})
+        result_of = dict(zip(node.needs, results, strict=True)).__getitem__
+        built: dict[object, Any] = {}
+        args = tuple([resolve(value, result_of, built, own) for value in args])
+        if kwargs:
+            kwargs = {key: resolve(value, result_of, built, own) for key, value in kwargs.items()}
+        return args, kwargs
+
+    def add_of_method(self, index: int, value: Any) -> None:
+        """Add the result of a method: a copy, as the object may hold the value and change it."""
+        if self._again is not None and not is_shared(value):
+            value = self._copy(index, value)
+            self._masters.pop(index, None)
+        self.held[index] = value
+
+    def let_go(self, index: int) -> None:
+        """Release the values that a node used, unless another node uses them."""
+        users = self.users
+        took = self._took.pop(index, ()) if self._took else ()
+        for parent in self._graph.parents[index]:
+            users[parent] -= 1
+            if parent in took:
+                self._takers[parent] -= 1
+            if not users[parent]:
+                if self._masters:
+                    self._masters.pop(parent, None)
+                if parent not in self._needed:
+                    self.held.pop(parent, None)
+
+    def _taken(self, index: int, by: int) -> Any:
+        """Return a node's value for another node's call: a copy, unless this is the last use."""
+        value = self.held[index]
+        if is_shared(value):
+            return value
+        self._took.setdefault(by, set()).add(index)
+        self._takers[index] += 1
+        last = index not in self._needed and self.users[index] == self._takers[index]
+        if not last or not self._stored[index]:
+            return self._copy(index, value)
+        del self.held[index]  # the call may change it; the storage has the result
+        return value
+
+    def _copy(self, index: int, value: Any) -> Any:
+        """Return a copy of a node's value: a new memory map if it is big, else from its pickle."""
+        if self._again is not None and (found := self._again(index)):
+            return found[0]
+        try:
+            if index not in self._masters:
+                self._masters[index] = Master(value)
+            return self._masters[index].copy()
+        except Exception:  # noqa: BLE001  # pickling can raise anything; share the value then
+            return value

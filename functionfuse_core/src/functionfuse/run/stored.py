@@ -1,135 +1,187 @@
-"""The stored results of a run's nodes: find them, load them, save new ones."""
+"""The stored results of a run's nodes: find them, read them, save new ones."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
-from ..errors import (
-    DamagedResultError,
-    NewerFormatError,
-    UnreadableResultError,
-    UntrustedResultError,
-)
-from ..reuse.difference import changed_during_run
+from ..errors import DamagedResultError, FunctionFuseError, NewerFormatError
+from ..graph.workflow import BaseWorkflow, Graph
+from ..reuse.identity import Identities
+from ..reuse.plan import REUSE, Decisions
 from ..reuse.results import Info
-from .job import Flight, refuse_nodes
+from ..serializers.script import borrowed
+from .job import Flight, Load, Save
+from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore
 
-__all__ = ["OF_NO_USE", "StoredResults"]
+__all__ = ["StoredResults"]
 
 logger = logging.getLogger(__name__)
-
-# The errors of a stored result that can't be read, so that it is computed again.
-OF_NO_USE = (
-    DamagedResultError,
-    NewerFormatError,
-    UnreadableResultError,
-    UntrustedResultError,
-    FileNotFoundError,
-)
 
 
 class StoredResults:
     """The stored results of one workflow's nodes, by index of the node.
 
+    Args:
+        stored: for each node, whether the storage holds its present result.
+
     Attributes:
-        tells: whether the storage returns headers without reading values, as a `Storage` does.
-            Others have `new_workflow`, `save`, `read_task` and `always_read`, and no more.
+        headers: the storage, if it returns headers without reading values, as a `Storage` does.
+        saved: for each node, whether this run saved its result.
+        decisions: set when the run is planned; None without headers.
     """
 
-    def __init__(self, storage: Any, workflow_name: str, names: Sequence[str]) -> None:
-        self.storage = storage
-        self.workflow_name = workflow_name
-        self.names = names
-        self.tells = hasattr(storage, "task_infos")
-        self._takes_header = self.tells and _takes_header(
-            getattr(storage.save, "__func__", storage.save)
-        )
-
-    @property
-    def read_back(self) -> bool:
-        """Whether the nodes after a saved node get its result as it is read back."""
-        return bool(self.storage.always_read)
+    def __init__(
+        self,
+        storage: HeaderStore | MinimalStorage,
+        workflow_name: str,
+        names: Sequence[str],
+        stored: bytearray,
+    ) -> None:
+        self.storage: ResultStore
+        self.headers: HeaderStore | None = None
+        if isinstance(storage, HeaderStore):
+            self.storage = self.headers = storage
+        else:
+            self.storage = FourMembers(storage)
+        self.stored = stored
+        self.saved = bytearray(len(names))
+        self.decisions: Decisions | None = None
+        self._workflow_name = workflow_name
+        self._names = names
+        save = self.storage.save
+        self._takes_header = _takes_header(getattr(save, "__func__", save))
 
     def prepare(self) -> None:
         """Raise now if saving can't work."""
-        self.storage.new_workflow(self.workflow_name)
+        self.storage.new_workflow(self._workflow_name)
 
-    def infos(self) -> list[Info]:
-        """Return the header of each node's stored result, None or an error; see `Decisions`."""
-        return list(self.storage.task_infos(self.workflow_name, self.names))
-
-    def load(self, index: int, digest: str = "") -> Any:
-        """Return a stored value. Raises one of OF_NO_USE if it can't be read.
-
-        Args:
-            digest: of the value that the plan saw; a value with another digest can't be used.
-        """
-        if digest and hasattr(self.storage, "read_unchanged"):
-            names = self.workflow_name, self.names[index]
-            return self.storage.read_unchanged(*names, digest)
-        return self.storage.read_task(self.workflow_name, self.names[index])
-
-    def again(self, index: int, stored: object) -> tuple[Any, ...]:
-        """Return another copy of a stored value that this run had already; () if that is slow.
+    def decide(
+        self,
+        headers: HeaderStore,
+        graph: Graph,
+        identities: Identities,
+        settings: BaseWorkflow,
+        unsaved: set[int],
+    ) -> Decisions:
+        """Read the headers of all stored results, and decide which of them are still right.
 
         Args:
-            stored: the header of the stored value.
+            settings: has the policies of reuse.
+            unsaved: indexes of the nodes that always run and are never stored.
         """
-        if not hasattr(self.storage, "read_again"):
-            return ()
-        names = self.workflow_name, self.names[index]
+        decisions = self.decisions = Decisions(
+            graph,
+            identities,
+            policies=settings._policies,
+            policy=settings._policy,
+            unsaved=unsaved,
+            infos=list(headers.task_infos(self._workflow_name, self._names)),
+        )
+        self.stored[:] = bytes([verdict == REUSE for verdict in decisions.verdicts])
+        return decisions
+
+    def load(self, index: int) -> Load:
+        """Return the record to read a stored value by, in this process or in another."""
+        decisions, digest, own = self.decisions, "", ()
+        if decisions:
+            header: Any = decisions.stored(index)
+            header = getattr(header, "info", header)
+            own = header.own if getattr(header, "by_value", False) else ()
+            digest = self._planned(index)
+        names = self._workflow_name, self._names[index]
+        return Load(self.storage, *names, digest, borrowed(own) if own else {})
+
+    def read(self, index: int, into: dict[int, Any]) -> bool:
+        """Read a stored value into `into`; return False if it can't be read, so it is computed.
+
+        Raises:
+            DamagedResultError, ResultNotFoundError: a result saved in this run can't be read back.
+        """
         try:
-            return (self.storage.read_again(*names, getattr(stored, "info", stored)),)
+            into[index] = self.load(index).value()
+        except OF_NO_USE as error:
+            if self.saved[index]:
+                raise
+            self.give_up(index, error)
+            return False
+        return True
+
+    def read_many(self, indexes: Sequence[int], into: dict[int, Any]) -> None:
+        """Read the stored ones of several values at once; leave it to `read` if one is no use."""
+        stored = [index for index in indexes if self.stored[index] and index not in into]
+        if len(stored) > 1:
+            names = {self._names[index]: self._planned(index) for index in sorted(stored)}
+            with suppress(*OF_NO_USE):
+                values = self.storage.read_tasks(self._workflow_name, names, digests=names)
+                into.update({index: values[self._names[index]] for index in stored})
+
+    def again(self, index: int) -> tuple[Any, ...]:
+        """Return another copy of a value that this run has had; () if that is slow."""
+        if self.headers is None or self.decisions is None or not self.stored[index]:
+            return ()
+        header: Any = self.decisions.stored(index)
+        names = self._workflow_name, self._names[index]
+        try:
+            return (self.headers.read_again(*names, getattr(header, "info", header)),)
         except OF_NO_USE:
             return ()
 
-    def load_many(self, digests: Mapping[int, str]) -> dict[int, Any]:
-        """Return stored values, read together where that is quicker; none if one can't be read.
+    def _planned(self, index: int) -> str:
+        """Return the digest of the stored value that the plan saw; "" if it saw none."""
+        if self.decisions is None or self.saved[index]:
+            return ""
+        return getattr(self.decisions.infos[index], "digest", "")
+
+    def save(
+        self,
+        index: int,
+        function: str,
+        fingerprint: Mapping[str, object] | None = None,
+        describe: Callable[..., Any] | None = None,
+    ) -> Save:
+        """Return the record to store a node's result by.
 
         Args:
-            digests: for each node, as for `load`.
+            function: the full name of the function.
+            fingerprint, describe: see `Storage.save`.
         """
-        if not hasattr(self.storage, "read_unchanged"):
-            return {}
-        names = {self.names[index]: digest for index, digest in digests.items()}
-        try:
-            values = self.storage.read_tasks(self.workflow_name, names, digests=names)
-        except OF_NO_USE:
-            return {}  # `load` finds out which one
-        return {index: values[self.names[index]] for index in digests}
-
-    def saver(
-        self, index: int, about: dict[str, object]
-    ) -> Callable[[object, float, str], tuple[Any, bool]]:
-        """Return a callable that stores a value where it is computed; see `Job.save`."""
-        names = self.storage, self.workflow_name, self.names[index]
-        if not self._takes_header:
-            about.pop("replaces", None)
-        return partial(_save, names, about if self.tells else None)
+        replaces: Any = ...
+        if self.decisions and self._takes_header:
+            replaces = _replaced(self.decisions.infos[index])
+        names = self._workflow_name, self._names[index]
+        return Save(self.storage, *names, function, fingerprint, describe, replaces)
 
     def remember(self) -> None:
         """Let later plans know what this run saved, if the storage can."""
-        if hasattr(self.storage, "remember"):
-            self.storage.remember(self.workflow_name)
+        if self.headers:
+            self.headers.remember(self._workflow_name)
 
     def flight(self, index: int, call: bytes | None) -> Flight | None:
         """Return the flight that lets one of several runs compute a node; None if unsupported."""
-        if call is None or not hasattr(self.storage, "lease"):
+        if call is None or self.headers is None:
             return None
-        names = self.workflow_name, self.names[index]
-        return Flight(partial(_look, self.storage, names), call.hex(), self.storage.lease(*names))
+        names = self._workflow_name, self._names[index]
+        look = partial(_look, self.headers, names)
+        return Flight(look, call.hex(), self.headers.lease(*names))
 
     def give_up(self, index: int, error: Exception) -> None:
-        """Warn that a stored result can't be used; set a damaged one aside until the next gc."""
-        if not self.tells:
+        """Note that a stored result can't be used, with a warning.
+
+        A damaged one is set aside until the next gc.
+        """
+        self.stored[index] = False
+        if self.decisions:
+            self.decisions.give_up(index, f"stored result is of no use: {error}")
+        if self.headers is None:
             return  # reading is the only way to find out that nothing is stored: no warning
-        names = self.workflow_name, self.names[index]
+        names = self._workflow_name, self._names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
-        aside = broken and self.storage.set_aside(*names)
+        aside = broken and self.headers.set_aside(*names)
         logger.warning(
             "the stored result of task %r of workflow %r can't be used, and is computed when it is"
             " needed: %s%s",
@@ -140,31 +192,19 @@ class StoredResults:
         )
 
 
-def _save(
-    names: tuple[Any, str, str],
-    about: dict[str, object] | None,
-    value: object,
-    seconds: float,
-    changed: str,
-) -> tuple[Any, bool]:
-    """Store a result; return its header, or True, and whether the result must be read back.
-
-    Args:
-        names: the storage, and the names of workflow and task.
-    """
-    storage, *task = names
-    if about is None:
-        refuse_nodes(value)  # such a storage may not pickle, so nothing else refuses nodes
-        storage.save(*task, value)
-        return True, bool(storage.always_read)
-    if changed:
-        about = {**about, "fingerprint": {"why not": changed_during_run(changed)}}
-    info = storage.save(*task, value, seconds=seconds, **about)
-    reads_back = getattr(storage, "reads_back", None)
-    return info, bool(storage.always_read if reads_back is None else reads_back(info))
+def _replaced(info: Info) -> Any:
+    """Return the header of the stored result for `Storage.save`, if side data lies beside it."""
+    if info is None:
+        return None
+    # A header that can't be read, or that another kind of storage gives, says nothing.
+    try:
+        side_data = getattr(info, "side_data", None)
+    except FunctionFuseError:
+        return ...  # it is damaged where the plan did not look
+    return ... if side_data is None else info if side_data else None
 
 
-def _look(storage: Any, names: tuple[str, str]) -> Any:
+def _look(storage: HeaderStore, names: tuple[str, str]) -> Any:
     """Return the header that is stored under these names now."""
     return next(iter(storage.task_infos(names[0], [names[1]])))
 

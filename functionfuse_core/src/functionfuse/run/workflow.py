@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import GraphError
 from ..graph.nodes import Node
 from ..graph.workflow import BaseWorkflow
 from .events import Listener
 from .report import Report
+from .resultstore import MinimalStorage
 
 __all__ = ["ComputingWorkflow"]
-
-
-class ResultStorage(Protocol):
-    """The members that `set_storage` requires; a `Storage` has them."""
-
-    always_read: bool
-
-    def new_workflow(self, workflow_name: str, /) -> object: ...
-    def save(self, workflow_name: str, task_name: str, result: Any, /) -> object: ...
-    def read_task(self, workflow_name: str, task_name: str, /) -> Any: ...
 
 
 class ComputingWorkflow(BaseWorkflow):
@@ -31,6 +22,7 @@ class ComputingWorkflow(BaseWorkflow):
     Attributes:
         report: the report of the last run; None before the first.
         listeners: functions that are called with each `Event` of a run, in this process.
+        options: settings of single nodes for the backend, which gets them with the node's job.
     """
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
@@ -38,9 +30,10 @@ class ComputingWorkflow(BaseWorkflow):
         self.storage: Any = None
         self.report: Report | None = None
         self.listeners: list[Listener] = []
+        self.options: dict[Node, Any] = {}
         self._logged: set[Node] = set()
 
-    def set_storage(self, storage: ResultStorage | None) -> None:
+    def set_storage(self, storage: MinimalStorage | None) -> None:
         """Store every node's result in `storage`, and reuse results from it; None to stop.
 
         Any object with `new_workflow`, `save`, `read_task` (it raises FileNotFoundError if nothing
@@ -71,7 +64,3 @@ class ComputingWorkflow(BaseWorkflow):
             NoMatchError: no name matches.
         """
         self._logged.update(self._matched(pattern))
-
-    def function_of(self, node: Node) -> Callable[..., Any]:
-        """Return the function that this workflow calls for a node; see `replace_func`."""
-        return self._functions.get(node, node.function)

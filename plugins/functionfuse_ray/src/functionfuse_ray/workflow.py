@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
 from functionfuse.errors import OptionsError
-from functionfuse.graph.nodes import MethodCall, Node
+from functionfuse.graph.nodes import MethodCall
 from functionfuse.graph.workflow import Query
 from functionfuse.run.report import Report
+from functionfuse.run.scheduler import Scheduler
 from functionfuse.run.workflow import ComputingWorkflow
 
-from .rayrun import RayRun
-from .tasks import RetriedNodeError, remotes_of
+from .backend import OnRay
+from .tasks import Remote
 
 __all__ = ["RayQuery", "RayWorkflow"]
 
@@ -39,20 +40,14 @@ class RayQuery(Query):
                 "set_remote_args takes a dictionary of options of ray.remote, and num_returns is"
                 f" not among them: {args!r}"
             )
-        options = dict(args)
-        retried: Sequence[type[BaseException]] = ()
-        if isinstance(options.get("retry_exceptions"), (list, tuple)):
-            retried = tuple(options["retry_exceptions"])
-            options["retry_exceptions"] = [RetriedNodeError]
-        made: dict[type, Any] = {}
+        made: dict[type, Remote] = {}
         for node in self.nodes:
             if isinstance(node, MethodCall):
                 continue
             kind = type(node)
             if kind not in made:
-                made[kind] = remotes_of(node, options)
-            self.workflow._remotes[node] = made[kind]
-            self.workflow._retried[node] = retried
+                made[kind] = Remote.of(node, args)
+            self.workflow.options[node] = made[kind]
         return self
 
 
@@ -73,8 +68,6 @@ class RayWorkflow(ComputingWorkflow):
         self, *nodes: object, workflow_name: str, ray_init_args: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(*nodes, workflow_name=workflow_name)
-        self._remotes: dict[Node, Any] = {}
-        self._retried: dict[Node, Sequence[type[BaseException]]] = {}
         if not ray.is_initialized():
             ray.init(**(ray_init_args or {}))
 
@@ -91,7 +84,7 @@ class RayWorkflow(ComputingWorkflow):
 
         Raises the errors that `run` raises before it computes.
         """
-        return RayRun(self, self._remotes, self._retried).plan()
+        return Scheduler(self, OnRay()).plan()
 
     def run(self, return_results: bool | None = None, max_pending_tasks: int | None = None) -> Any:
         """Update the given nodes and all last nodes, and store their results.
@@ -125,17 +118,8 @@ class RayWorkflow(ComputingWorkflow):
             max_pending_tasks = self.max_pending_tasks
         if max_pending_tasks < 0:
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
-        run = RayRun(
-            self,
-            self._remotes,
-            self._retried,
-            return_results=return_results,
-            max_pending_tasks=max_pending_tasks,
-        )
-        try:
-            results = run.execute()
-        finally:
-            self.report = run.report()
+        backend = OnRay(max_pending_tasks)
+        results = Scheduler(self, backend, returns=return_results, keep_going=True).run()
         if not return_results:
             return None
         return results[0] if len(results) == 1 else results

@@ -1,4 +1,4 @@
-"""`LocalWorkflow`: runs a graph in this process, or on any `concurrent.futures.Executor`."""
+"""`LocalWorkflow`: runs a graph in this process, on an executor, or on another backend."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from concurrent.futures import Executor
 from typing import Any
 
 from ...errors import GraphError
+from ...run.contract import Backend
 from ...run.report import Report
+from ...run.scheduler import Scheduler
 from ...run.workflow import ComputingWorkflow
-from .localrun import LocalRun
+from .inplace import InProcess, OnExecutor
 
 __all__ = ["LocalWorkflow"]
 
 
 class LocalWorkflow(ComputingWorkflow):
-    """Runs a graph in process, or on an executor; see `BaseWorkflow` for the arguments.
+    """Runs a graph in process, on an executor, or on another backend.
+
+    See `BaseWorkflow` for the arguments.
 
     Attributes:
         make_executor: makes an executor for a run that gets none; the run shuts it down at its
@@ -31,9 +35,11 @@ class LocalWorkflow(ComputingWorkflow):
 
         Raises the errors that `run` raises before it computes.
         """
-        return LocalRun(self, None).plan()
+        return Scheduler(self, InProcess()).plan()
 
-    def run(self, executor: Executor | None = None, *, single_flight: bool = False) -> Any:
+    def run(
+        self, executor: Executor | Backend | None = None, *, single_flight: bool = False
+    ) -> Any:
         """Update the given nodes and all last nodes; return the results of the given nodes.
 
         Stored results are reused by the policy (see `set_reuse`). They are loaded only if they are
@@ -45,7 +51,7 @@ class LocalWorkflow(ComputingWorkflow):
             executor: computes the nodes, independent ones at the same time. None: compute in this
                 process, one after the other (or on an executor from `make_executor`). It isn't shut
                 down. In processes, a result is saved by the process that computed it; functions and
-                results cross by cloudpickle.
+                results cross by cloudpickle. A `Backend` can be given, too, made for this run.
             single_flight: if another run is computing the same result for the same storage, wait
                 for that result instead of computing it too. If the other run dies, take over.
 
@@ -61,14 +67,15 @@ class LocalWorkflow(ComputingWorkflow):
             Exception: the error of a node's function, with a note that names node, function and
                 workflow.
         """
-        if executor is not None and not hasattr(executor, "submit"):
-            raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
         if executor is None and self.make_executor is not None:
             with self.make_executor() as made:
                 return self.run(made, single_flight=single_flight)
-        run = LocalRun(self, executor, single_flight=single_flight)
-        try:
-            results = run.execute()
-        finally:
-            self.report = run.report()
+        backend: Backend = InProcess()
+        if isinstance(executor, Backend):
+            backend = executor
+        elif executor is not None:
+            if not hasattr(executor, "submit"):
+                raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
+            backend = OnExecutor(executor, self.workflow_name)
+        results = Scheduler(self, backend, single_flight=single_flight).run()
         return results[0] if len(results) == 1 else results

@@ -1,0 +1,176 @@
+"""The backends of `LocalWorkflow`: this process, and executors of `concurrent.futures`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+from ...errors import WorkerDiedError
+from ...run.contract import Started
+from ...run.crossing import Portable
+from ...run.job import Job, Outcome
+
+__all__ = ["InProcess", "OnExecutor"]
+
+_LOOK = 0.05  # seconds between looks at the jobs that have begun
+
+
+class InProcess:
+    """Runs each job in this process, when it is submitted."""
+
+    remote = False
+    keeps = False
+    limit = 1
+
+    def __init__(self) -> None:
+        self._done: list[Outcome] = []
+
+    def submit(self, job: Job) -> None:
+        """Run a job."""
+        self._done.append(job.run())
+
+    def wait(self, timeout: float | None) -> Sequence[Outcome]:
+        """Return the outcome of the job."""
+        del timeout
+        done, self._done = self._done, []
+        return done
+
+    def cancel(self) -> Sequence[Outcome]:
+        """Return the outcome of a job that has run."""
+        return self.wait(0)
+
+    def fetch(self, handles: Sequence[Any]) -> list[Any]:
+        """Return nothing: values come in outcomes."""
+        return list(handles)
+
+
+class OnExecutor:
+    """Runs jobs on an executor of `concurrent.futures`, which it doesn't shut down.
+
+    Args:
+        workflow_name: for the error of an executor that breaks.
+    """
+
+    remote = True
+    keeps = False
+    limit = 0
+
+    def __init__(self, executor: Executor, workflow_name: str) -> None:
+        self._executor = executor
+        self._workflow_name = workflow_name
+        self._jobs: dict[int, tuple[str, Future[Portable]]] = {}  # by key: name and future
+        self._queued: deque[int] = deque()  # of these, what isn't known to have begun
+        self._done: SimpleQueue[int] = SimpleQueue()
+
+    def submit(self, job: Job) -> None:
+        """Hand a job over to the executor.
+
+        Raises:
+            WorkerDiedError: the executor is broken.
+        """
+        try:
+            future = self._executor.submit(Portable(job))
+        except BrokenExecutor as error:
+            raise self._died() from error
+        self._jobs[job.key] = job.name, future
+        self._queued.append(job.key)
+        future.add_done_callback(lambda _: self._done.put(job.key))
+
+    def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
+        """Wait until a job begins or ends.
+
+        Raises:
+            WorkerDiedError: the executor broke; names the jobs that may have broken it.
+        """
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            news = self._begun()
+            if news:
+                return news
+            left = None if until is None else max(0.0, until - monotonic())
+            if self._queued:
+                left = _LOOK if left is None else min(left, _LOOK)
+            try:
+                key = self._done.get(timeout=left)
+            except Empty:
+                if until is not None and monotonic() >= until:
+                    return ()
+                continue
+            try:
+                return (self._outcome(key),)
+            except BrokenExecutor as error:
+                raise self._died() from error
+
+    def cancel(self) -> Sequence[Outcome | Started]:
+        """Cancel the jobs that have not begun, wait for the others, and return their outcomes."""
+        for key, (_, future) in list(self._jobs.items()):
+            if _is_cancelled(future):
+                del self._jobs[key]
+        wait([future for _, future in self._jobs.values()])
+        lost = [key for key, (_, future) in self._jobs.items() if _is_lost(future)]
+        for key in lost:
+            del self._jobs[key]
+        return [self._outcome(key) for key in list(self._jobs)]
+
+    def fetch(self, handles: Sequence[Any]) -> list[Any]:
+        """Return nothing: values come in outcomes."""
+        return list(handles)
+
+    def _begun(self) -> list[Started]:
+        """Return the jobs that have begun; executors begin them in the order of submission."""
+        begun = []
+        while self._queued:
+            _, future = self._jobs.get(self._queued[0], ("", None))
+            if future is not None and not (future.running() or future.done()):
+                break
+            key = self._queued.popleft()
+            if future is not None and not _is_lost(future):
+                begun.append(Started(key))
+        return begun
+
+    def _outcome(self, key: int) -> Outcome:
+        _, future = self._jobs[key]
+        try:
+            outcome: Outcome = future.result().content
+        except BrokenExecutor:
+            raise
+        except BaseException as error:  # noqa: BLE001  # the job or its outcome can't cross
+            outcome = Outcome.of_error(key, error)
+        outcome.key = key
+        del self._jobs[key]
+        return outcome
+
+    def _died(self) -> WorkerDiedError:
+        """Return the error of a broken executor: it names the nodes that may have broken it."""
+        names = [
+            repr(name)
+            for name, future in self._jobs.values()
+            if not future.done() or future.exception() is not None
+        ]
+        if not names:  # it broke earlier
+            return WorkerDiedError(f"{self._executor!r} is broken: make a new one")
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        return WorkerDiedError(
+            f"a worker of {self._executor!r} died; it was given, in this order, node(s)"
+            f" {', '.join(names[:10])}{more} of workflow {self._workflow_name!r}. All that was"
+            " computed before is stored: run again with a new executor"
+        )
+
+
+def _is_lost(future: Future[Any]) -> bool:
+    """Return whether a future ended without its job: cancelled, or its executor broke."""
+    if not future.done():
+        return False
+    return future.cancelled() or isinstance(future.exception(), BrokenExecutor)
+
+
+def _is_cancelled(future: Future[Any]) -> bool:
+    """Cancel a future if it hasn't begun; some executors can't, and raise."""
+    try:
+        return future.cancel()
+    except Exception:  # noqa: BLE001  # then it is waited for
+        return False

@@ -1,0 +1,299 @@
+"""Jobs, outcomes and values that cross to other processes.
+
+An executor gets a `Portable`: it is pickled only if it crosses. A backend that keeps values gets
+the pickle of each job from a `Packer`, which pickles functions and storages once a run. On the
+worker, `compute` runs the job, with the packed values of its parents. The packed value stays there.
+`told` makes small bytes of the rest of the outcome, which `outcome_of` reads in the driver.
+
+Everything is unpickled on use, not on arrival: so a value that can't be unpickled is an error of
+the node that needs it.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MethodType
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from ..graph.arguments import Reference, resolve
+from ..graph.nodes import Node
+from ..reuse.workers import look_around
+from ..serializers.portable import PortablePickler, dumps
+from .job import Job, Outcome
+
+__all__ = ["Packed", "Packer", "Portable", "compute", "outcome_of", "pack", "told", "unpack"]
+
+Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
+
+
+class Portable:
+    """A job or an outcome that crosses to another process by cloudpickle, or to a thread as it is.
+
+    It is unpickled on first use, not on arrival: an executor breaks if unpickling fails there.
+
+    No two jobs have the same pickle: an executor that looks for equal calls would run only one.
+    """
+
+    def __init__(self, content: Any, pickled: bytes | None = None, _: bytes = b"") -> None:
+        self._content = content
+        self._pickled = pickled
+
+    @property
+    def content(self) -> Any:
+        """The job or outcome. Raises what unpickling raises."""
+        if self._pickled is not None:
+            self._content = cloudpickle.loads(self._pickled)
+            self._pickled = None
+            if isinstance(self._content, Outcome):
+                _arrived(self._content)
+        return self._content
+
+    def __reduce__(self) -> tuple[object, ...]:
+        content = self.content
+        error = content.error if isinstance(content, Outcome) else None
+        if error is not None:
+            content = copy.copy(content)
+            vars(content).update(_portable(error))
+        return Portable, (None, dumps(content), os.urandom(8))
+
+    def __call__(self) -> Portable:
+        """Run the job inside, and return its outcome; an exception is in the outcome."""
+        try:
+            job = self.content
+            look_around()
+        except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
+            return Portable(Outcome.of_error(0, error))
+        return Portable(job.run())
+
+
+def pack(value: Any) -> Packed:
+    """Return a value's pickle, and its big buffers beside it. Raises what pickling raises."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = dumps(value, buffers.append)
+    return [pickled, *buffers] if buffers else pickled
+
+
+def unpack(packed: Packed) -> Any:
+    """Return the value. Raises what unpickling raises.
+
+    Read-only buffers, such as shared memory, are not copied: arrays in them are read-only.
+    """
+    if isinstance(packed, bytes):
+        return pickle.loads(packed)
+    pickled, *buffers = packed
+    views = [memoryview(buffer) for buffer in buffers]
+    return pickle.loads(
+        pickled, buffers=[view if view.readonly else bytearray(view) for view in views]
+    )
+
+
+class Packer:
+    """Packs the jobs of one run: each function and each storage is pickled once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[Any, bytes]] = {}  # by id; the object is held, so ids stay
+
+    def pack(self, job: Job) -> list[Any]:
+        """Return the pickles of a job, its function and its storage, and the job's big buffers.
+
+        A pickle is b"" if there is nothing to pickle. `values`, `target` and `options` stay here.
+        Raises what pickling raises.
+        """
+        sent = {name: value for name, value in vars(job).items() if name not in _STAYS}
+        function = storage = b""
+        if not isinstance(job.function, str):
+            function, sent["function"] = self._pickled(job.function), ""
+        for name in ("save", "load"):
+            if name in sent and sent[name] is not None:
+                storage = self._pickled(sent[name].storage)
+                sent[name] = sent[name]._replace(storage=None)
+        buffers: list[pickle.PickleBuffer] = []
+        file = io.BytesIO()
+        pickler = _Pickler(file, protocol=5, buffer_callback=buffers.append)
+        pickler.slots = {node: index for index, node in enumerate(job.needs)}
+        pickler.dump(sent)
+        return [file.getvalue(), function, storage, *buffers]
+
+    def _pickled(self, thing: Any) -> bytes:
+        key: object = id(thing)
+        if isinstance(thing, MethodType):  # a new object at each access
+            key = id(thing.__self__), id(thing.__func__)
+        _, known = self._known.get(key, (None, None))
+        if known is None:
+            known = dumps(thing)
+            self._known[key] = thing, known
+        return known
+
+
+_STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
+
+
+class _Slot(Reference):
+    """A placeholder in the arguments of a packed job, for the result of a parent."""
+
+    __slots__ = ("index", "name")
+
+    def __init__(self, index: int, name: str) -> None:
+        self.index = index
+        self.name = name
+
+    @property
+    def source(self) -> Any:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<node {self.name!r}>"
+
+
+class _Pickler(PortablePickler):
+    """Replaces nodes by slots."""
+
+    slots: Mapping[Node, int] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Node) and obj in self.slots:
+            return _Slot, (self.slots[obj], obj.name)
+        return super().reducer_override(obj)
+
+
+def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = None) -> Outcome:
+    """Run a packed job on a worker; return its outcome, with the packed value. Never raises.
+
+    Args:
+        packed: what `Packer.pack` returned.
+        values: the packed values of the job's parents, in the order of its `values`.
+        target: the object whose method is called.
+    """
+    try:
+        job = _unpacked(packed, values)
+        job.target = target
+        outcome = job.run()
+        wanted = outcome.returned and outcome.error is None
+        outcome.value = pack(outcome.value) if wanted else b""
+    except BaseException as error:  # noqa: BLE001  # raised again in the driver
+        outcome = Outcome.of_error(0, error)
+    return outcome
+
+
+def _unpacked(packed: Sequence[Any], values: Sequence[Packed]) -> Job:
+    pickled, function, storage, *buffers = packed
+    fields = pickle.loads(pickled, buffers=buffers)
+    job = Job(0, "", "", (), {})
+    vars(job).update(fields)
+    if function:
+        job.function = _opened(function)
+    if job.save is not None:
+        job.save = job.save._replace(storage=_opened(storage))
+    if job.load is not None:
+        job.load = job.load._replace(storage=_opened(storage))
+    if values:
+        results = list(map(unpack, values))
+        built: dict[object, Any] = {}
+
+        def result_of(slot: Any) -> Any:
+            return results[slot.index]
+
+        job.args = [resolve(value, result_of, built) for value in job.args]
+        job.kwargs = {key: resolve(arg, result_of, built) for key, arg in job.kwargs.items()}
+    return job
+
+
+@lru_cache(100)
+def _opened(pickled: bytes) -> Any:
+    """Return a function or a storage; the same pickle is unpickled once per process."""
+    return pickle.loads(pickled)
+
+
+class SavedHeader(NamedTuple):
+    """The fields of a saved result's header that a run needs; see `TaskInfo`.
+
+    Of the fingerprint, it has the versions of packages only.
+    """
+
+    digest: str
+    size: int
+    value: str = ""
+    key: str = ""
+    own: tuple[str, ...] = ()
+    by_value: bool = False
+    fingerprint: Mapping[str, Any] = {}
+
+
+def told(outcome: Outcome) -> bytes:
+    """Return the small rest of an outcome, without value and object, for `outcome_of`."""
+    fields = {name: content for name, content in vars(outcome).items() if name not in _APART}
+    saved = outcome.saved
+    if getattr(saved, "digest", ""):
+        header = SavedHeader(saved.digest, saved.size)
+        if getattr(saved, "value", "") or getattr(saved, "key", ""):
+            packages = {"packages": saved.fingerprint.get("packages", {})}
+            described = saved.value, saved.key, tuple(saved.own), saved.by_value
+            header = SavedHeader(saved.digest, saved.size, *described, packages)
+        fields["saved"] = tuple(header)
+    if outcome.error is None:
+        return pickle.dumps(fields, 5)
+    return dumps(fields | _portable(outcome.error))
+
+
+_APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
+
+
+def outcome_of(key: int, rest: bytes) -> Outcome:
+    """Return the outcome of the job with this key, without its value, from what `told` returned."""
+    outcome = Outcome(key)
+    vars(outcome).update(pickle.loads(rest))
+    if type(outcome.saved) is tuple:
+        outcome.saved = SavedHeader(*outcome.saved)
+    _arrived(outcome)
+    return outcome
+
+
+def _arrived(outcome: Outcome) -> None:
+    """Add the worker's traceback to the error of an outcome that has crossed."""
+    if outcome.error is not None:
+        outcome.error.add_note(f"in the worker:\n{outcome.traceback}")
+
+
+class _ErrorParts:
+    """Pickles an exception without its `__init__`, whose parameters aren't known."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _error_of, (type(self.error), self.error.args, vars(self.error))
+
+
+def _error_of(
+    kind: type[BaseException], args: tuple[object, ...], state: dict[str, object]
+) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
+
+
+def _portable(error: BaseException) -> dict[str, Any]:
+    """Return the fields `error` and `traceback` of an outcome that crosses.
+
+    The error is an object that unpickles as the error, or as a RuntimeError if none does.
+    """
+    text = "".join(traceback.format_exception(error))
+    for form in (error, _ErrorParts(error)):
+        try:
+            if type(cloudpickle.loads(dumps(form))) is type(error):
+                return {"error": form, "traceback": text}
+        except Exception:  # noqa: BLE001, S112  # this form can't be pickled
+            continue
+    replaced = RuntimeError(f"{type(error).__name__}: {error}")
+    for note in getattr(error, "__notes__", ()):
+        replaced.add_note(note)
+    return {"error": replaced, "traceback": text}

@@ -1,0 +1,193 @@
+"""Make the job of a node that is ready: function, arguments, initializers, and how it is saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..graph.nodes import ConstructorCall, MethodCall, Node
+from ..graph.workflow import Graph
+from ..names import label_of
+from ..reuse.described import describing
+from ..reuse.plan import Decisions
+from .contract import Backend
+from .crossing import pack
+from .job import Job
+from .nodeplugins import counting, made_for
+from .owning import Values
+from .stored import StoredResults
+
+if TYPE_CHECKING:
+    from .workflow import ComputingWorkflow
+
+__all__ = ["JobMaker"]
+
+logger = logging.getLogger(__name__)
+
+Describe = Callable[..., Any]
+
+_NONE = pack(None)
+
+
+class JobMaker:
+    """Makes the jobs of one run.
+
+    Args:
+        stored, unsaved, wanted, values: as in `Scheduler`.
+        single_flight: whether to wait for a node that another run is computing.
+
+    Attributes:
+        decisions: set when the run is planned; None without a storage that returns headers.
+    """
+
+    def __init__(
+        self,
+        workflow: ComputingWorkflow,
+        graph: Graph,
+        backend: Backend,
+        results: StoredResults | None,
+        *,
+        stored: Sequence[int],
+        unsaved: set[int],
+        wanted: set[int],
+        values: Values,
+        single_flight: bool,
+    ) -> None:
+        self.decisions: Decisions | None = None
+        self._workflow = workflow
+        self._functions: Mapping[Node, Callable[..., Any]] = workflow._functions
+        self._graph = graph
+        self._remote = backend.remote
+        self._keeps = backend.keeps
+        self._results = results
+        self._stored = stored
+        self._unsaved = unsaved
+        self._wanted = wanted
+        self._values = values
+        self._single_flight = single_flight
+        self._known: dict[object, tuple[str, Describe | None]] = {}  # by function
+        self._warned: set[str] = set()
+        self._plugins = {
+            node: [made_for(plugin, graph.names[graph.positions[node]]) for plugin in plugins]
+            for node, plugins in workflow._plugins.items()
+            if node in graph.positions
+        }
+        self._prepared: dict[int, Sequence[Callable[[], object]]] = {}
+
+    def counting_plugins(self) -> dict[Node, Sequence[Any]]:
+        """Return the plugins that results depend on, by node."""
+        return {node: list(counting(found)) for node, found in self._plugins.items()}
+
+    def prepare(self, index: int) -> None:
+        """Call a node's initializers now, if it is to run elsewhere.
+
+        So they are called in the order of the nodes: an initializer can count.
+        """
+        if self._plugins and self._remote:
+            self._prepared[index] = self._calls_before(self._graph.nodes[index])
+
+    def make(self, index: int, target: Any) -> Job:
+        """Return the job of a node whose parents are settled, or submitted.
+
+        Args:
+            target: see `Job`.
+        """
+        graph, values = self._graph, self._values
+        node = graph.nodes[index]
+        keeps = self._keeps
+        args, kwargs = (node.args, node.kwargs) if keeps else values.arguments(index, node)
+        job = Job(index, graph.names[index], self._function(node), args, kwargs)
+        job.wanted = values.users[index] > 0 or index in self._wanted
+        if keeps:
+            job.keeps, job.needs = True, node.needs
+            job.values = list(map(self._handle, graph.needs[index]))
+        if self._workflow.options:
+            job.options = self._workflow.options.get(node)
+        if self._plugins:
+            prepared = self._prepared.pop(index, None)
+            job.prepare = self._calls_before(node) if prepared is None else prepared
+        job.target = target
+        job.constructs = type(node) is ConstructorCall
+        if self._results and not job.constructs and not self._stored[index]:
+            if index in self._unsaved:
+                job.digest = bool(self.decisions and graph.children[index])
+            else:
+                self._store(job, index, node, self._results)
+        if self._remote and self.decisions and (job.constructs or job.save):
+            job.expected = self.decisions.expected(index)
+        return job
+
+    def load(self, index: int) -> Job:
+        """Return a job that reads a node's stored result."""
+        assert self._results is not None
+        job = Job(~index, self._graph.names[index], "", (), {})
+        job.keeps = True
+        job.load = self._results.load(index)
+        return job
+
+    def warn(self, index: int, changed: str) -> None:
+        """Warn that a variable changed while nodes needed it, once for each variable."""
+        if changed and changed not in self._warned:
+            self._warned.add(changed)
+            logger.warning(
+                "%s changed during the run of workflow %r, so the results of node %r, and of those"
+                " that use it later, will be computed again in the next run",
+                *(changed, self._workflow.workflow_name, self._graph.names[index]),
+            )
+
+    def _handle(self, index: int) -> Any:
+        """Return the backend's handle of a value; the result of a constructor is None."""
+        if type(self._graph.nodes[index]) is ConstructorCall:
+            return _NONE
+        return self._values.held[index]
+
+    def _store(self, job: Job, index: int, node: Node, results: StoredResults) -> None:
+        """Let a job store its result, with the record of its code and inputs."""
+        decisions = self.decisions
+        name, describe = self._of_function(node)
+        if decisions is None:
+            job.save = results.save(index, name)
+            return
+        fingerprint = decisions.record(index)
+        if decisions.changed:
+            self.warn(index, decisions.changed.get(index, ""))
+        job.save = results.save(index, name, fingerprint, describe)
+        # A method changes its object; if another run made the call, ours would be unchanged.
+        if self._single_flight and type(node) is not MethodCall:
+            job.flight = results.flight(index, decisions.call(index))
+
+    def _function(self, node: Node) -> Callable[..., Any] | str:
+        """Return the function to call for a node, or the name of the method."""
+        if self._functions and node in self._functions:
+            return self._functions[node]
+        if type(node) is MethodCall:
+            return node.method
+        return node.called.compute if self._remote else node.called.func
+
+    def _of_function(self, node: Node) -> tuple[str, Describe | None]:
+        """Return the name of the function that is called for a node, and how results are described.
+
+        Both are the same for all calls of a function.
+        """
+        key: object = (node.called, node.method) if type(node) is MethodCall else node.called
+        found = self._known.get(key)
+        if found is not None and node not in self._functions:
+            return found
+        function = self._functions.get(node, node.function)
+        label = node.label if function is node.function else label_of(function)
+        describe = None
+        if self.decisions:
+            describe = describing(self.decisions.identities.own_packages(node))
+        found = f"{getattr(function, '__module__', None)}.{label}", describe
+        if node not in self._functions:
+            self._known[key] = found
+        return found
+
+    def _calls_before(self, node: Node) -> list[Callable[[], object]]:
+        """Return the calls that a node's initializers make before it."""
+        calls = []
+        for plugin in self._plugins.get(node, ()):
+            plugin.local_initialize()
+            calls.append(plugin.remote_initialize())
+        return [call for call in calls if call is not None]

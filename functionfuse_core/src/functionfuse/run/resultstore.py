@@ -1,0 +1,140 @@
+"""What a run needs of a storage; and an adapter for objects with the four documented members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import EllipsisType
+from typing import Any, Protocol, runtime_checkable
+
+from ..errors import (
+    DamagedResultError,
+    NewerFormatError,
+    UnreadableResultError,
+    UntrustedResultError,
+)
+from ..graph.arguments import refuse_nodes
+from ..reuse.results import Header, Info, Summary
+
+__all__ = ["OF_NO_USE", "FourMembers", "HeaderStore", "Lease", "MinimalStorage", "ResultStore"]
+
+# The errors of a stored result that can't be read, so that it is computed again.
+OF_NO_USE = (
+    DamagedResultError,
+    NewerFormatError,
+    UnreadableResultError,
+    UntrustedResultError,
+    FileNotFoundError,
+)
+
+
+class Lease(Protocol):
+    """The right to compute a node; see `functionfuse.storage.lease.Lease`."""
+
+    def acquire(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+class MinimalStorage(Protocol):
+    """The members that `set_storage` requires; a `Storage` has them.
+
+    `read_task` raises FileNotFoundError if nothing is stored.
+    """
+
+    always_read: bool
+
+    def new_workflow(self, workflow_name: str, /) -> object: ...
+    def save(self, workflow_name: str, task_name: str, result: Any, /) -> object: ...
+    def read_task(self, workflow_name: str, task_name: str, /) -> Any: ...
+
+
+class ResultStore(Protocol):
+    """The members of a `Storage` by which a run stores and reads results; see there."""
+
+    @property
+    def always_read(self) -> bool: ...
+    def new_workflow(self, workflow_name: str, /) -> object: ...
+    def save(
+        self,
+        workflow_name: str,
+        task_name: str,
+        obj: Any,
+        /,
+        *,
+        function: str,
+        seconds: float | None,
+        fingerprint: Mapping[str, Any] | None,
+        describe: Callable[..., Any] | None,
+        replaces: Header | Summary | EllipsisType | None = ...,
+    ) -> Any: ...
+    def reads_back(self, info: Any, /) -> bool: ...
+    def read_unchanged(self, workflow_name: str, task_name: str, digest: str, /) -> Any: ...
+    def read_tasks(
+        self,
+        workflow_name: str,
+        task_names: Iterable[str],
+        /,
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class HeaderStore(ResultStore, Protocol):
+    """A storage that returns headers without reading values, and so tells a plan what is stored.
+
+    A run asks for all headers at once, before it computes. Only of the results that it needs does
+    it read the values.
+    """
+
+    def task_infos(self, workflow_name: str, task_names: Iterable[str], /) -> Iterator[Info]: ...
+    def read_again(self, workflow_name: str, task_name: str, info: Any, /) -> Any: ...
+    def set_aside(self, workflow_name: str, task_name: str, /) -> bool: ...
+    def lease(self, workflow_name: str, task_name: str, /) -> Lease: ...
+    def remember(self, workflow_name: str, /) -> None: ...
+
+
+class FourMembers:
+    """A `ResultStore` made of an object with the four documented members; it has no headers.
+
+    A run finds out what is stored by reading it.
+    """
+
+    def __init__(self, storage: MinimalStorage) -> None:
+        self.storage = storage
+
+    @property
+    def always_read(self) -> bool:
+        """See `Storage`."""
+        return self.storage.always_read
+
+    def new_workflow(self, workflow_name: str) -> object:
+        """See `Storage.new_workflow`."""
+        return self.storage.new_workflow(workflow_name)
+
+    def save(self, workflow_name: str, task_name: str, obj: Any, **about: object) -> bool:
+        """Store a result, without the record of where it comes from; return True."""
+        del about
+        refuse_nodes(obj)  # such a storage may not pickle, so nothing else refuses nodes
+        self.storage.save(workflow_name, task_name, obj)
+        return True
+
+    def reads_back(self, info: object) -> bool:
+        """See `Storage.reads_back`."""
+        del info
+        return self.always_read
+
+    def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
+        """Return the stored result, which has no digest."""
+        del digest
+        return self.storage.read_task(workflow_name, task_name)
+
+    def read_tasks(
+        self,
+        workflow_name: str,
+        task_names: Iterable[str],
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Return several stored results by task name."""
+        del digests
+        return {name: self.storage.read_task(workflow_name, name) for name in task_names}

@@ -1,0 +1,219 @@
+"""`OnRay`: runs the jobs of one run on Ray. Values stay with the workers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from time import monotonic
+from typing import Any
+from weakref import WeakSet
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from functionfuse.errors import WorkerDiedError
+from functionfuse.run.crossing import Packer, outcome_of, unpack
+from functionfuse.run.job import Job, Outcome
+from functionfuse.serializers.portable import dumps
+
+from .tasks import OBJECT, PLAIN, FailedJobError, Remote
+
+__all__ = ["Handed", "OnRay"]
+
+_BIG = 64 << 10  # bytes; bigger parts that several jobs share go into Ray's object store
+_LOOK = 0.05  # seconds to collect answers; waiting for each alone costs more than a small node
+_AT_ONCE = 4096  # wait for this many of the oldest first: each takes one or two microseconds
+_SHARE = 16  # go on when one in 16 of them has come
+_GRACE = 5.0  # seconds for cancelled tasks to end
+
+_CANCELLED = (RayError, WorkerDiedError, KeyboardInterrupt)
+_DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
+
+
+class OnRay:
+    """Each job is a task of Ray, or a call of an actor; see `functionfuse.backends.Backend`.
+
+    Args:
+        limit: how many jobs may be submitted at once; 0: any number.
+    """
+
+    remote = True
+    keeps = True
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self._packer = Packer()
+        self._handed = Handed()
+        self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
+        self._actors: WeakSet[Any] = WeakSet()
+        self._names: dict[int, str] = {}
+
+    def submit(self, job: Job) -> Any:
+        """Submit a job; return the reference of its packed value, or the actor that it makes."""
+        remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
+        head, big = self._parts(job, remote.retried)
+        actor = job.target
+        if job.constructs:
+            actor = remote.tasks.remote()
+            self._actors.add(actor)
+        wanted = job.wanted and not job.constructs
+        tasks = remote.tasks if actor is None else (actor.finish, actor.compute)
+        task = tasks[wanted]
+        given = task.remote(head, *big, *job.values)
+        value, answer = given if wanted else (None, given)
+        self._names[job.key] = job.name
+        self._handed.add(job.key, value, answer, of_actor=actor is not None)
+        return actor if job.constructs else value
+
+    def wait(self, timeout: float | None) -> Sequence[Outcome]:
+        """Wait for answers; return the outcomes. Without a time to wait, look every 50 ms."""
+        return [self._outcome(key, answer) for key, answer in self._handed.next(timeout)]
+
+    def cancel(self) -> Sequence[Outcome]:
+        """Cancel the tasks and kill the actors, wait until they have ended: seconds at most."""
+        for actor in list(self._actors):
+            ray.kill(actor)
+        self._handed.cancel()
+        outcomes = [self._outcome(key, answer) for key, answer in self._handed.next(0, every=True)]
+        return [each for each in outcomes if not isinstance(each.error, _CANCELLED)]
+
+    def fetch(self, handles: Sequence[Any]) -> list[Any]:
+        """Return the values of references."""
+        return [unpack(packed) for packed in ray.get(list(handles))]
+
+    def _parts(self, job: Job, retried: Sequence[type[BaseException]]) -> tuple[bytes, list[Any]]:
+        """Return the pickle of a job, and references to its big parts, which jobs share."""
+        packed, big = self._packer.pack(job), []
+        for index, part in enumerate(packed[1:], 1):
+            view = memoryview(part)
+            if view.nbytes > _BIG:
+                _, reference = self._shared.get(id(view.obj), (None, None))
+                if reference is None:
+                    reference = ray.put(part)
+                    self._shared[id(view.obj)] = view.obj, reference
+                big.append(reference)
+                packed[index] = None
+        # Classes of errors may be in a script, which workers don't import.
+        return (dumps if retried else pickle.dumps)((packed, retried)), big
+
+    def _outcome(self, key: int, answer: Any) -> Outcome:
+        value, name = self._handed.pop(key), self._names.pop(key)
+        if not isinstance(answer, Exception):
+            return outcome_of(key, answer)
+        if value is not None:
+            with suppress(Exception):
+                ray.get(value)  # or Ray prints that nobody retrieved this error
+        cause = getattr(answer, "cause", None) if isinstance(answer, RayTaskError) else None
+        if isinstance(cause, FailedJobError):
+            return outcome_of(key, cause.told)
+        if not isinstance(answer, _DIED):
+            return Outcome.of_error(key, answer)
+        died = WorkerDiedError(
+            f"the worker of node {name!r} died: {answer}. All that was computed before is stored"
+        )
+        died.__cause__ = answer
+        return Outcome.of_error(key, died)
+
+
+class Handed:
+    """References to the values and answers of submitted tasks, by key, in order of submission."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, Any] = {}
+        self._answers: dict[int, Any] = {}
+        self._of_actors: set[int] = set()
+        self._looked = monotonic()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, key: int, value: Any, answer: Any, *, of_actor: bool = False) -> None:
+        """Add a submitted task: the references of its value and of its answer."""
+        self._values[key] = value
+        self._answers[key] = answer
+        if of_actor:
+            self._of_actors.add(key)
+
+    def pop(self, key: int) -> Any:
+        """Remove an answered task; return the reference of its value."""
+        del self._answers[key]
+        self._of_actors.discard(key)
+        return self._values.pop(key)
+
+    def next(self, timeout: float | None = None, *, every: bool = False) -> list[tuple[int, Any]]:
+        """Wait for answers; return their keys, each with the answer or the error.
+
+        Args:
+            timeout: in seconds. 0: don't wait, and return nothing if called too soon again.
+            every: look at all tasks, and not at the oldest ones first.
+        """
+        if timeout == 0:
+            soon = not every and monotonic() - self._looked < _LOOK
+            return [] if soon else self._look(1, 0, every=every)
+        until = None if timeout is None else monotonic() + timeout
+        while self._answers:
+            few = min(len(self), _AT_ONCE)
+            left = 1.0 if until is None else max(0.0, min(1.0, until - monotonic()))
+            found = self._look(max(1, few // _SHARE), min(_LOOK, left))
+            found = found or self._look(1, left, every=True)
+            if found or (until is not None and monotonic() >= until):
+                return found
+        return []
+
+    def _look(self, enough: int, seconds: float, *, every: bool = False) -> list[tuple[int, Any]]:
+        keys = {
+            answer: key
+            for key, answer in islice(self._answers.items(), None if every else _AT_ONCE)
+        }
+        if not keys:
+            return []
+        waited = list(keys)
+        ready, _ = ray.wait(waited, num_returns=enough, timeout=seconds, fetch_local=False)
+        if len(ready) == enough < len(waited):  # more may have come by now
+            ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0, fetch_local=False)
+        self._looked = monotonic()
+        return [(keys[each], answer) for each, answer in zip(ready, _fetched(ready), strict=True)]
+
+    def cancel(self) -> None:
+        """Cancel all tasks but calls of actors, and wait a few seconds until they have ended.
+
+        A second round kills the workers of those that have not.
+        """
+        answers = list(self._answers.values())
+        for force in (False, True):
+            running = _pending(answers)
+            for key, answer in self._answers.items():
+                if key not in self._of_actors and answer in running:
+                    ray.cancel(answer, force=force)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=_GRACE, fetch_local=False)
+            if not _pending(answers):
+                break
+
+
+def _fetched(answers: Sequence[Any]) -> list[Any]:
+    """Return the answer of each reference, or its error."""
+    try:
+        return list(ray.get(list(answers)))
+    except Exception as error:  # noqa: BLE001  # the error is the answer
+        if len(answers) == 1:
+            return [error]
+    half = len(answers) // 2
+    return _fetched(answers[:half]) + _fetched(answers[half:])
+
+
+def _pending(answers: Sequence[Any]) -> set[Any]:
+    """Return the answers that have not come."""
+    if not answers:
+        return set()
+    _, missing = ray.wait(list(answers), num_returns=len(answers), timeout=0, fetch_local=False)
+    return set(missing)

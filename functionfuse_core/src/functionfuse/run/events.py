@@ -65,33 +65,37 @@ class RunEvents:
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
 
-    def emit(
-        self,
-        kind: str,
-        index: int,
-        *,
-        seconds: float = 0.0,
-        size: int = 0,
-        error: BaseException | None = None,
-    ) -> None:
-        """Remember an event, and call the listeners with it; see `Event`."""
-        if kind == "finished":
-            self.seconds[index] = seconds
-        elif kind == "saved":
+    def planned(self, indexes: Iterable[int]) -> None:
+        """Emit "planned" for nodes."""
+        self._call("planned", indexes)
+
+    def reuse(self, indexes: Collection[int]) -> None:
+        """Note that stored results are still right."""
+        self.reused.update(indexes)
+        self._call("reused", indexes)
+
+    def start(self, index: int) -> None:
+        """Emit "started"."""
+        self._call("started", (index,))
+
+    def finish(self, index: int, seconds: float, size: int | None) -> None:
+        """Note that a node is computed, and that its result is saved.
+
+        Args:
+            size: bytes of the stored result; None if it is not stored.
+        """
+        self.seconds[index] = seconds
+        if size is not None:
             self.sizes[index] = size
-        elif kind == "reused":
-            self.reused.add(index)
-        elif kind == "failed" and error is not None:
-            self.errors[index] = error
         if self.listeners:
-            names = self.workflow_name, self.names[index]
-            event = Event(kind, *names, index, self._reason(index), seconds, size, error)
-            for listener in self.listeners:
-                listener(event)
+            self._call("finished", (index,), seconds=seconds)
+            if size is not None:
+                self._call("saved", (index,), size=size)
 
     def fail(self, index: int, error: BaseException) -> None:
-        """Emit "failed", and add a note with the node's name to its error."""
-        self.emit("failed", index, error=error)
+        """Note that a node has failed; add a note with its name to the error."""
+        self.errors[index] = error
+        self._call("failed", (index,), error=error)
         error.add_note(
             f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"
             f" {self.graph.nodes[index].described()}"
@@ -125,6 +129,22 @@ class RunEvents:
     def report(self) -> Report:
         """Return the report: the action that each node had."""
         return Report(self.workflow_name, lambda: self._each(self._done), self._notes)
+
+    def _call(
+        self,
+        kind: str,
+        indexes: Iterable[int],
+        *,
+        seconds: float = 0.0,
+        size: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
+        """Call the listeners with events; see `Event`."""
+        for index in indexes if self.listeners else ():
+            names = self.workflow_name, self.names[index]
+            event = Event(kind, *names, index, self._reason(index), seconds, size, error)
+            for listener in self.listeners:
+                listener(event)
 
     def _each(self, record: _Record) -> list[NodeRecord]:
         self.wanted = frozenset(self.wanted)

@@ -94,28 +94,6 @@ class Save(NamedTuple):
     describe: Callable[..., Any] | None = None
     replaces: Header | Summary | EllipsisType | None = ...
 
-    def store(self, value: object, seconds: float, changed: str) -> Any:
-        """Store a result; return its header. Raises what the storage raises.
-
-        Args:
-            changed: the variable that changed while the node ran, as text; "" for none.
-        """
-        fingerprint = self.fingerprint
-        if changed and fingerprint is not None:
-            fingerprint = {"why not": changed_during_run(changed)}
-        # A storage whose `save` doesn't take `replaces` reads the header itself.
-        replaces = {} if self.replaces is ... else {"replaces": self.replaces}
-        return self.storage.save(
-            self.workflow,
-            self.task,
-            value,
-            function=self.function,
-            seconds=seconds,
-            fingerprint=fingerprint,
-            describe=self.describe,
-            **replaces,
-        )
-
 
 class Load(NamedTuple):
     """A stored result to read.
@@ -272,9 +250,22 @@ class Job:
 
     def _store(self, save: Save, outcome: Outcome) -> None:
         """Store the result, and replace it by what the storage reads if later nodes get that."""
-        storage = save.storage
+        storage, fingerprint = save.storage, save.fingerprint
+        if outcome.changed and fingerprint is not None:
+            fingerprint = {"why not": changed_during_run(outcome.changed)}
+        # A storage whose `save` doesn't take `replaces` reads the header itself.
+        replaces: dict[str, Any] = {} if save.replaces is ... else {"replaces": save.replaces}
         try:
-            saved = outcome.saved = save.store(outcome.value, outcome.seconds, outcome.changed)
+            saved = outcome.saved = storage.save(
+                save.workflow,
+                save.task,
+                outcome.value,
+                function=save.function,
+                seconds=outcome.seconds,
+                fingerprint=fingerprint,
+                describe=save.describe,
+                **replaces,
+            )
         except Exception:
             refuse_nodes(outcome.value)  # nodes can't be pickled: that may be the cause
             raise

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..graph.nodes import ConstructorCall, MethodCall, Node
+from ..graph.nodes import Call, ConstructorCall, MethodCall, Node
 from ..graph.workflow import Graph
 from ..names import label_of
 from ..reuse.described import describing
@@ -79,13 +79,18 @@ class JobMaker:
         """Return the plugins that results depend on, by node."""
         return {node: list(counting(found)) for node, found in self._plugins.items()}
 
-    def prepare(self, index: int) -> None:
-        """Call a node's initializers now, if it is to run elsewhere.
+    @property
+    def prepares(self) -> bool:
+        """Whether initializers are called before anything runs, by `prepare`.
 
-        So they are called in the order of the nodes: an initializer can count.
+        So they are called in the order of the nodes: an initializer can count. In this process,
+        each is called just before its node.
         """
-        if self._plugins and self._remote:
-            self._prepared[index] = self._calls_before(self._graph.nodes[index])
+        return self._remote and bool(self._plugins)
+
+    def prepare(self, index: int) -> None:
+        """Call the initializers of a node that runs elsewhere."""
+        self._prepared[index] = self._calls_before(self._graph.nodes[index])
 
     def make(self, index: int, target: Any) -> Job:
         """Return the job of a node whose parents are settled, or submitted.
@@ -97,7 +102,12 @@ class JobMaker:
         node = graph.nodes[index]
         keeps = self._keeps
         args, kwargs = (node.args, node.kwargs) if keeps else values.arguments(index, node)
-        job = Job(index, graph.names[index], self._function(node), args, kwargs)
+        function: Any = node.called.compute if self._remote else node.called.func
+        if type(node) is MethodCall:
+            function = node.method
+        elif self._functions:
+            function = self._functions.get(node, function)
+        job = Job(index, graph.names[index], function, args, kwargs)
         job.wanted = values.users[index] > 0 or index in self._wanted
         if keeps:
             job.keeps, job.needs = True, node.needs
@@ -145,7 +155,8 @@ class JobMaker:
     def _store(self, job: Job, index: int, node: Node, results: StoredResults) -> None:
         """Let a job store its result, with the record of its code and inputs."""
         decisions = self.decisions
-        name, describe = self._of_function(node)
+        known = None if self._functions else self._known.get(node.called)
+        name, describe = known or self._of_function(node)
         if decisions is None:
             job.save = results.save(index, name)
             return
@@ -157,31 +168,19 @@ class JobMaker:
         if self._single_flight and type(node) is not MethodCall:
             job.flight = results.flight(index, decisions.call(index))
 
-    def _function(self, node: Node) -> Callable[..., Any] | str:
-        """Return the function to call for a node, or the name of the method."""
-        if self._functions and node in self._functions:
-            return self._functions[node]
-        if type(node) is MethodCall:
-            return node.method
-        return node.called.compute if self._remote else node.called.func
-
     def _of_function(self, node: Node) -> tuple[str, Describe | None]:
         """Return the name of the function that is called for a node, and how results are described.
 
-        Both are the same for all calls of a function.
+        Both are the same for all calls of a decorated function.
         """
-        key: object = (node.called, node.method) if type(node) is MethodCall else node.called
-        found = self._known.get(key)
-        if found is not None and node not in self._functions:
-            return found
         function = self._functions.get(node, node.function)
         label = node.label if function is node.function else label_of(function)
         describe = None
         if self.decisions:
             describe = describing(self.decisions.identities.own_packages(node))
         found = f"{getattr(function, '__module__', None)}.{label}", describe
-        if node not in self._functions:
-            self._known[key] = found
+        if type(node) is Call:
+            self._known[node.called] = found
         return found
 
     def _calls_before(self, node: Node) -> list[Callable[[], object]]:

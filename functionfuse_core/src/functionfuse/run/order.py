@@ -10,6 +10,7 @@ on one object, and what uses a constructor: these wait until the parent is done.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 from ..graph.nodes import ConstructorCall, MethodCall
 from ..graph.workflow import Graph
@@ -50,20 +51,21 @@ class Order:
         self._children = graph.children
         self._nodes = graph.nodes
 
-    def activate(self, index: int) -> None:
-        """Make a node WAITING; a child that is WAITING already then waits for it."""
-        state, users, blockers = self.state, self._users, 0
-        state[index] = WAITING
-        for parent in self._parents[index]:
-            users[parent] += 1
-            if state[parent] in _PENDING:
-                blockers += 1
-        self.blockers[index] = blockers
-        for child in self._children[index]:
-            if state[child] == WAITING:
-                self.blockers[child] += 1
-        if not blockers:
-            heapq.heappush(self.ready, index)
+    def activate(self, indexes: Iterable[int]) -> None:
+        """Make nodes WAITING; children that are WAITING already then wait for them."""
+        state, users, blockers = self.state, self._users, self.blockers
+        for index in indexes:
+            state[index], waits_for = WAITING, 0
+            for parent in self._parents[index]:
+                users[parent] += 1
+                if state[parent] in _PENDING:
+                    waits_for += 1
+            blockers[index] = waits_for
+            for child in self._children[index]:
+                if state[child] == WAITING:
+                    blockers[child] += 1
+            if not waits_for:
+                heapq.heappush(self.ready, index)
 
     def pop(self) -> int | None:
         """Return the next node that is ready, and is not any more; None if none is."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -131,14 +131,12 @@ class Scheduler:
             for index, info in enumerate(self.decisions.infos):
                 if isinstance(info, FunctionFuseError):
                     self.results.give_up(index, info)
-            for index in indexes:
-                self.events.emit("planned", index)
+            self.events.planned(indexes)
             planned = set(indexes)
-            for index, verdict in enumerate(self.decisions.verdicts):
-                if verdict == REUSE and index not in planned:
-                    self.events.emit("reused", index)
-        for index in indexes:
-            self._activate(index)
+            verdicts = enumerate(self.decisions.verdicts)
+            reused = [index for index, verdict in verdicts if verdict == REUSE]
+            self.events.reuse([index for index in reused if index not in planned])
+        self._activate(indexes)
 
     def _results(self) -> list[Any]:
         """Return the results of the given nodes, in this process."""
@@ -151,8 +149,7 @@ class Scheduler:
             if self.results:
                 self.results.read_many(missing, here)
             # A stored result can prove damaged when it is read; then its node must be computed.
-            for index in [index for index in missing if not self._read(index, here)]:
-                self._activate(index)
+            self._activate([index for index in missing if not self._read(index, here)])
             self._work()
         return [
             here[index] if pick is None else pick.of(here[index])
@@ -191,7 +188,7 @@ class Scheduler:
             policy = workflow._policies.get(graph.nodes[index], workflow._policy)
             self.stored[index] = self._has_result(index) and policy != NEVER
             if self.stored[index] and self._is_there(index):
-                self.events.emit("reused", index)
+                self.events.reuse([index])
             else:
                 found.add(index)
                 targets += graph.parents[index]
@@ -204,14 +201,16 @@ class Scheduler:
     def _is_constructor(self, index: int) -> bool:
         return type(self.graph.nodes[index]) is ConstructorCall
 
-    def _activate(self, index: int) -> None:
-        """Let a node be computed."""
-        self.order.activate(index)
-        node = self.graph.nodes[index]
-        if type(node) in _STATEFUL:
-            self.calls_left[node.constructor] += 1
+    def _activate(self, indexes: Collection[int]) -> None:
+        """Let nodes be computed."""
+        self.order.activate(indexes)
+        for index in indexes:
+            node = self.graph.nodes[index]
+            if type(node) in _STATEFUL:
+                self.calls_left[node.constructor] += 1
         try:
-            self.jobs.prepare(index)
+            for index in indexes if self.jobs.prepares else ():
+                self.jobs.prepare(index)
         except BaseException as error:  # noqa: BLE001  # it is the node's error
             self._fail(index, error)
 
@@ -219,15 +218,14 @@ class Scheduler:
 
     def _work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
-        order, out, backend = self.order, self.out, self.backend
-        limit = backend.limit or sys.maxsize
+        order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
         while order.ready or out:
             while len(out) < limit and (index := order.pop()) is not None:
                 self._start(index)
                 if limit > 1:
-                    self._take_all(backend.wait(0))
+                    self._take_all(0)
             if out:
-                self._take_all(self._news())
+                self._take_all(None)
         self.events.raise_first(order.state.count(STOPPED))
         if WAITING in order.state:
             raise AssertionError(f"{order.state.count(WAITING)} nodes were left out: it is a bug")
@@ -239,13 +237,13 @@ class Scheduler:
         if decisions and decisions.verdicts[index] == MAYBE and decisions.judge(index) == REUSE:
             self._reuse(index)  # the results of its parents did not change
             return
-        missing = [parent for parent in self.graph.needs[index] if parent not in held]
         replayed = []
         if type(node) is MethodCall:
             target, last = self.objects.get(node.constructor, (None, None))
             if last is not node.before:
                 replayed.append(self.graph.positions[node.before])
-        if (missing or replayed) and self._must_wait(index, missing, replayed):
+        needs = self.graph.needs[index]
+        if (replayed or not all(map(held.__contains__, needs))) and self._lacks(index, replayed):
             return
         self.order.state[index] = SUBMITTED
         if not self.backend.remote:
@@ -265,18 +263,20 @@ class Scheduler:
             self.order.submit(index)
 
     def _begin(self, index: int) -> None:
-        """Emit "started", once."""
+        """Note that a node runs, once."""
         if self.order.state[index] == SUBMITTED:
             self.order.state[index] = RUNNING
-            self.events.emit("started", index)
+            if self.events.listeners:
+                self.events.start(index)
 
-    def _must_wait(self, index: int, missing: list[int], lacking: list[int]) -> bool:
+    def _lacks(self, index: int, lacking: list[int]) -> bool:
         """Get what a node lacks; return whether the node must wait for it.
 
         Args:
-            missing: parents without a value here: it is read, or loaded, or computed.
-            lacking: parents that must be computed.
+            lacking: parents that must be computed, whether their results are stored or not.
         """
+        held = self.values.held
+        missing = [parent for parent in self.graph.needs[index] if parent not in held]
         if self.backend.keeps:
             for parent in missing:
                 if self.stored[parent]:
@@ -285,26 +285,21 @@ class Scheduler:
                     lacking.append(parent)
         else:
             if self.results:
-                self.results.read_many(missing, self.values.held)
-            lacking += [index for index in missing if not self._read(index, self.values.held)]
+                self.results.read_many(missing, held)
+            lacking += [parent for parent in missing if not self._read(parent, held)]
         if any(self.order.state[parent] == STOPPED for parent in lacking):
             self._stop(index)
             return True
-        for parent in set(lacking):
-            self._activate(parent)
+        self._activate(set(lacking))
         return bool(lacking or self.order.blockers[index])
 
     # Take over what the backend tells.
 
-    def _news(self) -> Sequence[Outcome | Started]:
-        news = self.backend.wait(None)
-        if not news:
+    def _take_all(self, timeout: float | None) -> None:
+        """Wait for news, and take them over; after an error, those that are left are in `came`."""
+        news, came = self.backend.wait(timeout), self.came
+        if timeout is None and not news:
             raise PluginError(f"{self.backend!r} has no news of the jobs {sorted(self.out)}")
-        return news
-
-    def _take_all(self, news: Sequence[Outcome | Started]) -> None:
-        """Take over news; after an error, those that are left are in `came`."""
-        came = self.came
         came += reversed(news)
         while came:
             self._take(came.pop())
@@ -345,55 +340,53 @@ class Scheduler:
             self.decisions.take(key, news.reused)
             self._reuse(key)
             return
-        self._note(key, news)
-        self._keep(key, handle, news)
+        self._computed(key, handle, news)
         self._release(key)
 
-    def _note(self, index: int, outcome: Outcome) -> None:
-        """Note what a node's job tells of its result, for plan, events and report."""
-        decisions, saved = self.decisions, outcome.saved
-        if outcome.changed and decisions:
-            decisions.changed[index] = outcome.changed
+    def _computed(self, index: int, handle: Any, outcome: Outcome) -> None:
+        """Note that a node is computed; keep its value, or the handle, and its object."""
+        node, values, saved = self.graph.nodes[index], self.values, outcome.saved
+        # A call replayed for its object already has a stored result, which stays the result.
+        replayed = self.stored[index] and saved is None
+        size = None
+        if saved is not None and self.results:
+            self.stored[index] = self.results.saved[index] = True
+            size = getattr(saved, "size", 0)
+        if outcome.changed and self.decisions:
+            self.decisions.changed[index] = outcome.changed
             self.jobs.warn(index, outcome.changed)
-        self.events.emit("finished", index, seconds=outcome.seconds)
-        if saved is not None:
-            self.stored[index] = True
-            if self.results:
-                self.results.saved[index] = True
-            self.events.emit("saved", index, size=getattr(saved, "size", 0))
-        if decisions and decisions.digests[index] is None:
+        self.events.finish(index, outcome.seconds, size)
+        if self.decisions and self.decisions.digests[index] is None:
             digest = getattr(saved, "digest", None)
             if digest is not None:
-                decisions.settle(index, bytes.fromhex(digest), saved)
+                self.decisions.settle(index, bytes.fromhex(digest), saved)
             else:
-                decisions.settle(index, None if self._is_constructor(index) else outcome.digest)
-
-    def _keep(self, index: int, handle: Any, outcome: Outcome) -> None:
-        """Keep a value, or its handle, for the nodes that need it; and an object for its calls."""
-        node, values, keeps = self.graph.nodes[index], self.values, self.backend.keeps
-        # A call replayed for its object already has a stored result, which stays the result.
-        replayed = self.stored[index] and outcome.saved is None
+                constructs = type(node) is ConstructorCall
+                self.decisions.settle(index, None if constructs else outcome.digest)
         # A node may need a value that none needed when the job began: load or compute it then.
         if outcome.returned and not replayed and (values.users[index] or index in self.wanted):
-            if keeps and type(node) is not ConstructorCall:
+            if self.backend.keeps:
                 values.held[index] = handle
             elif type(node) is MethodCall:
                 values.add_of_method(index, outcome.value)
             else:
                 values.held[index] = outcome.value
         if type(node) in _STATEFUL:
-            constructor = node.constructor
-            target = outcome.target
-            if keeps:
-                target = handle if node is constructor else self.objects[constructor][0]
-            self.objects[constructor] = target, node
-            self.calls_left[constructor] -= 1
-            if not self.calls_left[constructor]:
-                del self.objects[constructor]
+            self._keep_object(node, handle, outcome)
+
+    def _keep_object(self, node: Any, handle: Any, outcome: Outcome) -> None:
+        """Keep an object for its next call; release it after the last one."""
+        constructor, target = node.constructor, outcome.target
+        if self.backend.keeps:
+            target = handle if node is constructor else self.objects[constructor][0]
+        self.objects[constructor] = target, node
+        self.calls_left[constructor] -= 1
+        if not self.calls_left[constructor]:
+            del self.objects[constructor]
 
     def _reuse(self, index: int) -> None:
         self.stored[index] = True
-        self.events.emit("reused", index)
+        self.events.reuse([index])
         self._release(index)
 
     def _release(self, index: int) -> None:
@@ -464,5 +457,5 @@ class Scheduler:
             return self._read(index, self.values.held)
         self._load(index)
         while ~index in self.out:
-            self._take_all(self._news())
+            self._take_all(None)
         return index in self.values.held

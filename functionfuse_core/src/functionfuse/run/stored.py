@@ -152,7 +152,8 @@ class StoredResults:
         """
         replaces: Any = ...
         if self.decisions and self._takes_header:
-            replaces = _replaced(self.decisions.infos[index])
+            info = self.decisions.infos[index]
+            replaces = None if info is None else _replaced(info)
         names = self._workflow_name, self._names[index]
         return Save(self.storage, *names, function, fingerprint, describe, replaces)
 
@@ -194,8 +195,6 @@ class StoredResults:
 
 def _replaced(info: Info) -> Any:
     """Return the header of the stored result for `Storage.save`, if side data lies beside it."""
-    if info is None:
-        return None
     # A header that can't be read, or that another kind of storage gives, says nothing.
     try:
         side_data = getattr(info, "side_data", None)

@@ -22,6 +22,8 @@ class OnEveryStorage(BackendSuite):
 class TestRayWorkflow(OnEveryStorage):
     """On Ray."""
 
+    keeps_values = True
+
     @pytest.fixture
     def backend(self):
         return RayWorkflow

@@ -17,6 +17,15 @@ __all__ = ["PATHS", "resolver"]
 # Facade to its names, and each name to the "module:name" of its code.
 PATHS: dict[str, dict[str, str]] = {
     "functionfuse.backends": {
+        "Backend": "functionfuse.run.contract:Backend",
+        "Job": "functionfuse.run.job:Job",
+        "Outcome": "functionfuse.run.job:Outcome",
+        "Packer": "functionfuse.run.crossing:Packer",
+        "Started": "functionfuse.run.contract:Started",
+        "compute": "functionfuse.run.crossing:compute",
+        "outcome_of": "functionfuse.run.crossing:outcome_of",
+        "told": "functionfuse.run.crossing:told",
+        "unpack": "functionfuse.run.crossing:unpack",
         "workflow_factory": "functionfuse.config.factories:workflow_factory",
     },
     "functionfuse.backends.builtin.rayback": {"RayWorkflow": "functionfuse_ray:RayWorkflow"},

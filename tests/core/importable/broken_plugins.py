@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from kit_plugins import Table, Tables
 
+from functionfuse.backends import Packer, compute, outcome_of, told, unpack
+from functionfuse.backends.builtin.inplace import InProcess, OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.run.crossing import pack
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage
 
@@ -192,6 +198,120 @@ class NoPlugins(LocalWorkflow):
         return super().run(*arguments, **options)
 
 
+class _Loses(InProcess):
+    def wait(self, timeout: float | None) -> Any:
+        return [outcome for outcome in super().wait(timeout) if outcome.key != 1]
+
+
+class LosesAnOutcome(LocalWorkflow):
+    """Says nothing of the second node."""
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        return super().run(_Loses(), **options)
+
+
+class _Twice(InProcess):
+    def wait(self, timeout: float | None) -> Any:
+        return [*super().wait(timeout)] * 2
+
+
+class TellsTwice(LocalWorkflow):
+    """Gives each outcome two times."""
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        return super().run(_Twice(), **options)
+
+
+class _RunsTwice(InProcess):
+    def submit(self, job: Any) -> None:
+        if job.run().error is None:
+            super().submit(job)
+
+
+class CallsTwice(LocalWorkflow):
+    """Runs each job two times."""
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        return super().run(_RunsTwice(), **options)
+
+
+class _TakesForPure(InProcess):
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[Any, Any] = {}
+
+    def submit(self, job: Any) -> None:
+        key = job.function, repr(job.args)
+        if key not in self.known:
+            self.known[key] = job.run()
+        outcome = copy.copy(self.known[key])
+        outcome.key = job.key
+        self._done.append(outcome)
+
+
+class TakesCallsForPure(LocalWorkflow):
+    """Makes one of two equal calls."""
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        return super().run(_TakesForPure(), **options)
+
+
+class _ThroughHere:
+    remote = keeps = True
+    limit = 0
+
+    def __init__(self) -> None:
+        self.pool = ProcessPoolExecutor(1, mp_context=get_context("forkserver"))
+        self.packer, self.outcomes = Packer(), []
+
+    def submit(self, job: Any) -> Any:
+        packed = self.packer.pack(job)
+        values = [pack(value) for value in job.values]
+        value, rest = self.pool.submit(_computed, packed, values).result()
+        self.outcomes.append(outcome_of(job.key, rest))
+        return unpack(value) if job.wanted else None
+
+    def wait(self, timeout: float | None) -> Any:
+        outcomes, self.outcomes = self.outcomes, []
+        return outcomes
+
+    def cancel(self) -> Any:
+        return self.wait(0)
+
+    def fetch(self, handles: Any) -> Any:
+        return handles
+
+
+def _computed(packed: Any, values: Any) -> Any:
+    outcome = compute(packed, values)
+    return outcome.value, told(outcome)
+
+
+class SendsAllThroughTheDriver(LocalWorkflow):
+    """Each value comes to the driver, and goes from there to the next worker."""
+
+    keeps_values = True
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        backend = _ThroughHere()
+        with backend.pool:
+            return super().run(backend, **options)
+
+
+class _CancelsSilently(OnExecutor):
+    def cancel(self) -> Any:
+        super().cancel()
+        return ()
+
+
+class ForgetsWhatRan(LocalWorkflow):
+    """After Ctrl-C, says nothing of what ran meanwhile."""
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        with ThreadPoolExecutor(4) as pool:
+            return super().run(_CancelsSilently(pool, "w"), **options)
+
+
 SERIALIZERS = [
     OneName,
     LosesTypes,
@@ -212,4 +332,10 @@ BACKENDS = [
     SwallowsInterrupts,
     TriesAgain,
     NoPlugins,
+    LosesAnOutcome,
+    TellsTwice,
+    CallsTwice,
+    TakesCallsForPure,
+    SendsAllThroughTheDriver,
+    ForgetsWhatRan,
 ]

@@ -51,6 +51,8 @@ def _suite_of_serializer(kind: type) -> type:
 
 def _suite_of_backend(kind: type) -> type:
     class Suite(BackendSuite):
+        keeps_values = getattr(kind, "keeps_values", False)
+
         @pytest.fixture
         def backend(self) -> Any:
             return kind

@@ -78,6 +78,12 @@ CAUGHT_BY = {
     "SwallowsInterrupts": "test_an_interrupt_in_a_node",
     "TriesAgain": "test_a_failing_node",
     "NoPlugins": "test_a_node_plugin",
+    "LosesAnOutcome": "test_a_chain_and_a_diamond",
+    "TellsTwice": "test_one_node_gives_one_result",
+    "CallsTwice": "test_one_node_gives_one_result",
+    "TakesCallsForPure": "test_equal_calls_are_made_each",
+    "SendsAllThroughTheDriver": "test_values_stay_with_the_workers[False]",
+    "ForgetsWhatRan": "test_the_report_of_a_run_that_failed[error]",
 }
 KINDS = [*broken_stores.kinds(), *broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]
 

@@ -1,4 +1,7 @@
-"""Backends, which run workflows. `workflow_factory` makes one from a config."""
+"""Backends, which run workflows. `workflow_factory` makes a workflow with one from a config.
+
+The other names are for those who write a backend: see docs/writing-a-backend.md.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,27 @@ from ..facade import resolver
 
 if TYPE_CHECKING:
     from ..config.factories import workflow_factory as workflow_factory
+    from ..run.contract import Backend as Backend
+    from ..run.contract import Started as Started
+    from ..run.crossing import Packer as Packer
+    from ..run.crossing import compute as compute
+    from ..run.crossing import outcome_of as outcome_of
+    from ..run.crossing import told as told
+    from ..run.crossing import unpack as unpack
+    from ..run.job import Job as Job
+    from ..run.job import Outcome as Outcome
 
-__all__ = ["workflow_factory"]
+__all__ = [
+    "Backend",
+    "Job",
+    "Outcome",
+    "Packer",
+    "Started",
+    "compute",
+    "outcome_of",
+    "told",
+    "unpack",
+    "workflow_factory",
+]
 
 __getattr__ = resolver(__name__)

@@ -29,7 +29,17 @@ from ..reuse.workers import look_around
 from ..serializers.portable import PortablePickler, dumps
 from .job import Job, Outcome
 
-__all__ = ["Packed", "Packer", "Portable", "compute", "outcome_of", "pack", "told", "unpack"]
+__all__ = [
+    "JobError",
+    "Packed",
+    "Packer",
+    "Portable",
+    "compute",
+    "outcome_of",
+    "pack",
+    "told",
+    "unpack",
+]
 
 Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
 
@@ -65,13 +75,28 @@ class Portable:
         return Portable, (None, dumps(content), os.urandom(8))
 
     def __call__(self) -> Portable:
-        """Run the job inside, and return its outcome; an exception is in the outcome."""
+        """Run the job inside, and return its outcome. Raises JobError if the job failed."""
         try:
             job = self.content
             look_around()
+            outcome = job.run()
         except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
-            return Portable(Outcome.of_error(0, error))
-        return Portable(job.run())
+            outcome = Outcome.of_error(0, error)
+        if outcome.error is not None:
+            raise JobError(Portable(outcome)) from None
+        return Portable(outcome)
+
+
+class JobError(Exception):
+    """A job failed: for the executor's own records, such as a dashboard of failed calls.
+
+    Attributes:
+        outcome: has the error, in a form that crosses to other processes.
+    """
+
+    def __init__(self, outcome: Portable) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 def pack(value: Any) -> Packed:

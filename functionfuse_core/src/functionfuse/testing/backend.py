@@ -17,6 +17,7 @@ class BackendSuite(BackendGraphs, BackendResults):
     Attributes:
         plans: the workflow has `plan` and, after a run, `report`.
         logs_nodes: the workflow has `log_nodes`.
+        keeps_values: values go from worker to worker; this process unpickles what it returns only.
 
     Methods:
         run: runs a workflow and returns its results; by default `workflow.run()`.

@@ -23,6 +23,7 @@ class Backends(Suite):
 
     plans = True
     logs_nodes = True
+    keeps_values = False
 
     @pytest.fixture
     def backend(self) -> Backend:

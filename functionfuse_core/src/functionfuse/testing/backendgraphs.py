@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import uuid
 from typing import Any
@@ -91,6 +92,34 @@ class BackendGraphs(Backends):
         """Results of megabytes go from node to node unchanged."""
         data = self.run(backend(program.same(program.big(8 << 20)), workflow_name="w"))
         assert bytes(range(256)) * (32 << 10) == data
+
+    def test_equal_calls_are_made_each(self, backend: Backend, program: Program) -> None:
+        """Two nodes that call one function with equal arguments are two calls."""
+        one, two = program.throw(), program.throw()
+        first, second, third = self.run(backend(one, two, one, workflow_name="w"))
+        assert first == third != second
+        numbers = [program.number(1) for _ in range(3)]
+        assert 3 == self.run(backend(program.add(*numbers), workflow_name="w"))
+        assert ["add", "number", "number", "number"] == program.calls()
+
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_values_stay_with_the_workers(
+        self, backend: Backend, program: Program, storage: Storage, stored: bool
+    ) -> None:
+        """This process unpickles no value that goes from node to node, stored or not."""
+        self.needs("keeps_values")
+
+        def run() -> Any:
+            node = program.weigh(program.same(program.freight(5)).set_name("passed"))
+            return self.run(self.kept(backend, storage if stored else None, node.set_name("last")))
+
+        assert 5 == run()
+        if stored:
+            storage.remove_task("w", "last")
+            assert 5 == run()
+        places = {call for call in program.calls() if call.startswith("arrived")}
+        assert places
+        assert f"arrived-{os.getpid()}" not in places
 
     def test_what_is_refused(self, backend: Backend, program: Program) -> None:
         """No nodes, no name, equal names and objects that are no nodes are refused at once."""

@@ -258,6 +258,28 @@ class BackendResults(Backends):
         assert "add" not in program.calls()
         assert [] == storage.list_tasks("w")
 
+    @pytest.mark.parametrize("kind", ["error", "interrupt"])
+    def test_the_report_of_a_run_that_failed(
+        self, backend: Backend, program: Program, storage: Storage, kind: str
+    ) -> None:
+        """It says of each node whether its result was stored; no node is tried again."""
+        self.needs("plans")
+        wrong = program.interrupt() if kind == "interrupt" else program.fail(1)
+        after = program.same(wrong.set_name("wrong")).set_name("after")
+        others = [program.slow(value).set_name(f"slow {value}") for value in range(3)]
+        workflow = self.kept(backend, storage, after, *others)
+        with pytest.raises(BaseException) as raised:  # noqa: PT011  # backends have their own
+            self.run(workflow)
+        assert not isinstance(raised.value, AssertionError)
+        actions = {record.name: record.action for record in workflow.report.nodes}
+        assert ("failed", "not run") == (actions.pop("wrong"), actions.pop("after"))
+        stored = set(storage.list_tasks("w"))
+        computed = {name for name, action in actions.items() if action == "computed"}
+        assert computed <= stored
+        if kind == "error":  # an interrupt may come after a node is stored, and before it tells
+            assert computed == stored
+        assert 1 == sum(name in ("fail", "interrupt") for name in program.calls())
+
     def test_a_run_goes_on_after_a_repair(
         self, backend: Backend, program: Program, storage: Storage
     ) -> None:

@@ -20,6 +20,7 @@ __all__ = ["FullStore", "Program", "Shelf", "Variable"]
 SOURCE = '''
 import os
 import random
+import time
 import uuid
 
 
@@ -72,6 +73,13 @@ def fail(value):
 
 
 @workflow
+def slow(value):
+    note("slow")
+    time.sleep(0.2)
+    return value
+
+
+@workflow
 def interrupt():
     note("interrupt")
     raise KeyboardInterrupt
@@ -101,6 +109,31 @@ def unrun(value):
 def big(size):
     note("big")
     return bytes(range(256)) * (size // 256)
+
+
+class Freight:
+    """Notes the process that unpickles it."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __reduce__(self):
+        return arrived, (self.weight,)
+
+
+def arrived(weight):
+    note(f"arrived-{os.getpid()}")
+    return Freight(weight)
+
+
+@workflow
+def freight(weight):
+    return Freight(weight)
+
+
+@workflow
+def weigh(freight):
+    return freight.weight
 
 
 @workflow

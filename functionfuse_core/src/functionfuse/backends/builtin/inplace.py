@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import WorkerDiedError
 from ...run.contract import Started
-from ...run.crossing import Portable
+from ...run.crossing import JobError, Portable
 from ...run.job import Job, Outcome
 
 __all__ = ["InProcess", "OnExecutor"]
@@ -135,7 +135,10 @@ class OnExecutor:
     def _outcome(self, key: int) -> Outcome:
         _, future = self._jobs[key]
         try:
-            outcome: Outcome = future.result().content
+            try:
+                outcome: Outcome = future.result().content
+            except JobError as failed:
+                outcome = failed.outcome.content
         except BrokenExecutor:
             raise
         except BaseException as error:  # noqa: BLE001  # the job or its outcome can't cross

@@ -192,19 +192,23 @@ class _Pickler(PortablePickler):
 def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = None) -> Outcome:
     """Run a packed job on a worker; return its outcome, with the packed value. Never raises.
 
+    The value is b"" if the job failed, or nobody wants it.
+
     Args:
         packed: what `Packer.pack` returned.
         values: the packed values of the job's parents, in the order of its `values`.
         target: the object whose method is called.
     """
+    value: Packed = b""
     try:
         job = _unpacked(packed, values)
         job.target = target
         outcome = job.run()
-        wanted = outcome.returned and outcome.error is None
-        outcome.value = pack(outcome.value) if wanted else b""
+        if outcome.returned and outcome.error is None:
+            value = pack(outcome.value)
     except BaseException as error:  # noqa: BLE001  # raised again in the driver
         outcome = Outcome.of_error(0, error)
+    outcome.value = value
     return outcome
 
 

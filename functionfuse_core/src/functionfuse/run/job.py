@@ -36,14 +36,13 @@ class Outcome:
 
     Attributes:
         key: the job's key.
-        value: the result; None if there is none, after an error, and if it must be read from the
-            storage.
+        value: the result; None if there is none, as after an error.
         target: the object of a decorated class after the call.
         seconds: how long the function ran.
         saved: the header of the saved result, or True from a storage without headers; None if the
             result was not saved.
-        read_back: whether later nodes get the result as the storage reads it, not `value`.
-        returned: whether `value` is the result; if False, nobody wanted it.
+        returned: whether `value` is the result; if False, nobody wanted it, or later nodes get the
+            result as the storage reads it.
         digest: of a result that is not saved; b"" if nobody asked for it.
         changed: the variable that differs from the one that the run saw, as text; "" for none.
         reused: the header of the result, if another run stored it meanwhile. Then there is no
@@ -56,7 +55,6 @@ class Outcome:
     target: Any = None
     seconds: float = 0.0
     saved: Any = None
-    read_back: bool = False
     returned: bool = True
     digest: bytes = b""
     changed: str = ""
@@ -272,7 +270,7 @@ class Job:
         if storage.always_read or storage.reads_back(saved):
             outcome.value = None
             if not self.keeps:
-                outcome.read_back, outcome.returned = True, False
+                outcome.returned = False  # later nodes get what the storage reads
             elif self.wanted:
                 digest = getattr(saved, "digest", "")
                 outcome.value = storage.read_unchanged(save.workflow, save.task, digest)

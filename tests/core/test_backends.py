@@ -1,0 +1,308 @@
+"""The contract of backends: the scheduler's part, on backends that answer in any order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from recorded import Calls
+
+from functionfuse import workflow
+from functionfuse.backends import Outcome, Packer, Started, compute, outcome_of, told, unpack
+from functionfuse.backends.builtin.inplace import InProcess
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.errors import PluginError, WorkerDiedError
+from functionfuse.run.crossing import pack
+from functionfuse.run.scheduler import Scheduler
+from functionfuse.storage.filestorage import FileStorage
+
+ran = Calls()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+class Handle:
+    """Where a value will be."""
+
+    value: Any = None
+
+
+class AnyOrder:
+    """Keeps values, runs jobs in any order that their handles allow, and tells of them in any."""
+
+    remote = keeps = True
+
+    def __init__(self, rng: random.Random, limit: int = 0, dies: int = -1) -> None:
+        self.rng, self.limit, self.dies = rng, limit, dies
+        self.packer = Packer()
+        self.waiting: list[tuple[Any, Any, Any, Handle]] = []
+        self.news: list[Outcome | Started] = []
+        self.most = 0
+
+    def submit(self, job: Any) -> Handle:
+        handle = Handle()
+        self.waiting.append((job, self.packer.pack(job), job.target, handle))
+        self.most = max(self.most, len(self.waiting) + len(self.news))
+        return handle
+
+    def run(self) -> None:
+        ready = [
+            each
+            for each in self.waiting
+            if all(
+                not isinstance(value, Handle) or value.value is not None for value in each[0].values
+            )
+        ]
+        each = self.rng.choice(ready)
+        self.waiting.remove(each)
+        job, packed, target, handle = each
+        values = [value.value if isinstance(value, Handle) else value for value in job.values]
+        outcome = compute(packed, values, target.value if target else None)
+        handle.value = outcome.target if job.target or job.constructs else outcome.value
+        self.news.append(outcome_of(job.key, told(outcome)))
+        if job.target:
+            target.value, handle.value = outcome.target, outcome.value
+
+    def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
+        self.dies -= 1
+        if self.dies == 0:
+            raise WorkerDiedError("the cluster is gone")
+        if timeout == 0 and self.rng.random() < 0.5:
+            return []
+        while self.waiting and (not self.news or self.rng.random() < 0.7):
+            self.run()
+        self.rng.shuffle(self.news)
+        count = self.rng.randint(0 if timeout == 0 else 1, len(self.news))
+        told_now, self.news = self.news[:count], self.news[count:]
+        return told_now
+
+    def cancel(self) -> Sequence[Outcome | Started]:
+        self.waiting.clear()
+        return self.news
+
+    def fetch(self, handles: Sequence[Any]) -> list[Any]:
+        return [unpack(handle.value) for handle in handles]
+
+
+@workflow
+class Tally:
+    """Adds up."""
+
+    def __init__(self, start: int) -> None:
+        self.total = start
+
+    def add(self, number: int, name: str) -> int:
+        ran.append(name)
+        if number % 11 == 10:
+            raise LookupError(name)
+        self.total += number
+        return self.total
+
+
+@workflow
+def step(number: int, name: str, *more: int) -> int:
+    ran.append(name)
+    if number % 7 == 6:
+        raise LookupError(name)
+    return number + sum(more)
+
+
+def graph(rng: random.Random, count: int, failing: float) -> list[Any]:
+    """Return nodes of a random graph, and of objects in it."""
+    nodes: list[Any] = []
+    tallies = [Tally(1), Tally(2)]
+    for index in range(count):
+        name = f"n{index:02}"
+        parents = rng.sample(nodes, min(len(nodes), rng.randint(0, 3)))
+        fails = rng.random() < failing
+        if rng.random() < 0.3:
+            number = 10 if fails else (parents or [3])[0]
+            node = rng.choice(tallies).add(number, name)
+        else:
+            node = step(6 if fails else 1, name, *parents)
+        nodes.append(node.set_name(name))
+    return nodes
+
+
+def expected(nodes: list[Any]) -> dict[str, Any]:
+    """Compute the nodes by hand; None for those that fail."""
+    values: dict[str, Any] = {}
+    totals: dict[Any, int] = {}
+    for node in nodes:
+        parents = {parent: values.get(parent.name) for parent in node.needs}
+        given = [parents.get(arg, arg) for arg in node.args]
+        before = getattr(node, "before", None)
+        broken = before is not None and values.get(before.name, 0) is None
+        if None in parents.values() or broken:
+            values[node.name] = None
+        elif before is not None:
+            made = node.constructor
+            total = totals.get(made, made.args[0])
+            values[node.name] = None if given[0] % 11 == 10 else total + given[0]
+            totals[made] = total + given[0]
+        else:
+            values[node.name] = None if given[0] % 7 == 6 else given[0] + sum(given[2:])
+    return values
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
+    """All that doesn't follow a failed node is computed once; the first error is raised."""
+    rng = random.Random(seed)
+    nodes = graph(rng, rng.randint(1, 25), rng.choice([0, 0.1, 0.3]))
+    values = expected(nodes)
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path) if stored else None)
+    limit = rng.choice([0, 1, 3])
+    backend = AnyOrder(rng, limit)
+    scheduler = Scheduler(flow, backend, keep_going=True)
+    if None not in values.values():
+        assert [values[node.name] for node in nodes] == scheduler.run()
+    else:
+        with pytest.raises(LookupError) as raised:
+            scheduler.run()
+    actions = {record.name: record.action for record in flow.report.nodes}
+    computed = {name for name, value in values.items() if value is not None}
+    assert computed == {name for name, action in actions.items() if action == "computed"} & {
+        *values
+    }
+    failed = sorted(name for name, action in actions.items() if action == "failed")
+    assert sorted([*computed, *failed]) == sorted(ran)
+    if failed:
+        assert failed[0] == raised.value.args[0]
+        assert f"in node {failed[0]!r} of workflow 'w'" in "\n".join(raised.value.__notes__)
+        assert {*values} - computed - {*failed} == {
+            name for name, action in actions.items() if action == "not run"
+        }
+    if limit:
+        assert backend.most <= limit
+    if stored:
+        assert sorted(computed) == flow.storage.list_tasks("w")
+        for name in rng.sample(sorted(computed), len(computed) // 2):
+            flow.storage.remove_task("w", name)
+        if not failed:
+            again = Scheduler(flow, AnyOrder(rng, limit)).run()
+            assert [values[node.name] for node in nodes] == again
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_backend_that_dies(seed: int, tmp_path: Any) -> None:
+    """Its error ends the run, and the report says what the storage has; then all is computed."""
+    rng = random.Random(seed)
+    nodes = graph(rng, 20, 0)
+    values = expected(nodes)
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path))
+    backend = AnyOrder(rng, 4, dies=rng.randint(1, 15))
+    with pytest.raises(WorkerDiedError, match="the cluster is gone"):
+        flow.run(backend)
+    actions = {record.name: record.action for record in flow.report.nodes}
+    computed = {name for name, action in actions.items() if action == "computed"}
+    assert computed & {*values} == {*flow.storage.list_tasks("w")} - set(
+        flow.report.names("reused")
+    )
+    assert [values[node.name] for node in nodes] == flow.run(AnyOrder(rng))
+
+
+def test_a_node_runs_ahead_but_no_call_on_an_object() -> None:
+    """It goes to the backend with the handles of its parents; a call waits for the one before."""
+    submitted: list[str] = []
+
+    class Noting(AnyOrder):
+        def submit(self, job: Any) -> Handle:
+            submitted.append(job.name)
+            return super().submit(job)
+
+        def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
+            submitted.append("wait" if timeout is None else "")
+            return [] if timeout == 0 else super().wait(timeout)
+
+    one = step(1, "one").set_name("one")
+    two = step(1, "two", one).set_name("two")
+    tally = Tally(1).set_name("tally")
+    first = tally.add(two, "first").set_name("first")
+    last = tally.add(1, "last").set_name("last")
+    flow = LocalWorkflow(first, last, workflow_name="w")
+    assert [3, 4] == flow.run(Noting(random.Random(1)))
+    kept = [name for name in submitted if name]
+    assert kept[:4] == ["one", "two", "tally", "wait"]
+    assert kept.index("first") < kept.index("last")
+    assert "wait" in kept[kept.index("first") : kept.index("last")]
+
+
+def test_a_copy_of_a_packed_value_shares_no_memory() -> None:
+    """Unless the buffer is read-only, as shared memory is: then the array is read-only."""
+    array = np.ones(1 << 16)
+    packed = pack(array)
+    copy = unpack(packed)
+    copy[0] = 5
+    assert 1 == array[0]
+    assert 1 == unpack(packed)[0]
+    array.flags.writeable = False
+    shared = unpack(pack(array))
+    assert np.shares_memory(shared, array)
+    assert not shared.flags.writeable
+
+
+class Silent(InProcess):
+    """Never says that it is done."""
+
+    def wait(self, timeout: float | None) -> Sequence[Outcome]:
+        return ()
+
+
+class Unknown(InProcess):
+    """Tells of a job that it never had."""
+
+    def wait(self, timeout: float | None) -> Sequence[Outcome]:
+        return [Outcome(99)]
+
+
+@pytest.mark.parametrize(("backend", "said"), [(Silent, "no news"), (Unknown, "tells of job 99")])
+def test_a_backend_that_breaks_the_rules(backend: type, said: str) -> None:
+    """It is named, and the run ends."""
+    flow = LocalWorkflow(step(1, "one"), workflow_name="w")
+    with pytest.raises(PluginError, match=said):
+        flow.run(backend())
+
+
+def test_what_submit_raises_is_the_error_of_the_node(tmp_path: Any) -> None:
+    """Such as an argument that can't be pickled."""
+
+    class Refuses(AnyOrder):
+        def submit(self, job: Any) -> Handle:
+            if job.name == "bad":
+                raise TypeError("cannot pickle it")
+            return super().submit(job)
+
+    bad = step(1, "bad").set_name("bad")
+    flow = LocalWorkflow(
+        bad, step(1, "after", bad), step(1, "fine").set_name("fine"), workflow_name="w"
+    )
+    with pytest.raises(TypeError, match="cannot pickle") as raised:
+        Scheduler(flow, Refuses(random.Random(1)), keep_going=True).run()
+    assert "in node 'bad'" in "\n".join(raised.value.__notes__)
+    assert ["failed", "not run", "computed"] == [record.action for record in flow.report.nodes]
+
+
+def test_settings_of_a_node_reach_its_job() -> None:
+    """A workflow's `options` are the backend's to read."""
+    seen = {}
+
+    class Reading(InProcess):
+        def submit(self, job: Any) -> None:
+            seen[job.name] = job.options
+            super().submit(job)
+
+    one = step(1, "one").set_name("one")
+    flow = LocalWorkflow(one, step(1, "two").set_name("two"), workflow_name="w")
+    flow.options[one] = {"queue": "big"}
+    flow.run(Reading())
+    assert {"one": {"queue": "big"}, "two": None} == seen

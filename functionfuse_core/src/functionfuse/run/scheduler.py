@@ -375,14 +375,18 @@ class Scheduler:
             self._keep_object(node, handle, outcome)
 
     def _keep_object(self, node: Any, handle: Any, outcome: Outcome) -> None:
-        """Keep an object for its next call; release it after the last one."""
+        """Keep an object for its next call."""
         constructor, target = node.constructor, outcome.target
         if self.backend.keeps:
             target = handle if node is constructor else self.objects[constructor][0]
         self.objects[constructor] = target, node
+        self._end_call(constructor)
+
+    def _end_call(self, constructor: Node) -> None:
+        """Release an object after the last call on it."""
         self.calls_left[constructor] -= 1
         if not self.calls_left[constructor]:
-            del self.objects[constructor]
+            self.objects.pop(constructor, None)
 
     def _reuse(self, index: int) -> None:
         self.stored[index] = True
@@ -410,7 +414,7 @@ class Scheduler:
             self.values.let_go(stopped)
             node = self.graph.nodes[stopped]
             if type(node) in _STATEFUL:
-                self.objects.pop(node.constructor, None)
+                self._end_call(node.constructor)
             self.came += self.early.pop(stopped, ())
 
     # Stored results that computed nodes need.

@@ -17,7 +17,7 @@ from functionfuse.backends.builtin.inplace import InProcess
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import PluginError, WorkerDiedError
 from functionfuse.run.crossing import pack
-from functionfuse.run.scheduler import Scheduler
+from functionfuse.run.run import Run
 from functionfuse.storage.filestorage import FileStorage
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
@@ -166,12 +166,12 @@ def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
     flow.set_storage(FileStorage(tmp_path) if stored else None)
     limit = rng.choice([0, 1, 3])
     backend = AnyOrder(rng, limit)
-    scheduler = Scheduler(flow, backend, keep_going=True)
+    run = Run(flow, backend, keep_going=True)
     if None not in values.values():
-        assert [values[node.name] for node in nodes] == scheduler.run()
+        assert [values[node.name] for node in nodes] == run.run()
     else:
         with pytest.raises(LookupError, match=r"^n\d") as raised:
-            scheduler.run()
+            run.run()
     actions = {record.name: record.action for record in flow.report.nodes}
     computed = {name for name, value in values.items() if value is not None}
     assert computed == {name for name, action in actions.items() if action == "computed"} & {
@@ -192,7 +192,7 @@ def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
         for name in rng.sample(sorted(computed), len(computed) // 2):
             flow.storage.remove_task("w", name)
         if not failed:
-            again = Scheduler(flow, AnyOrder(rng, limit)).run()
+            again = Run(flow, AnyOrder(rng, limit)).run()
             assert [values[node.name] for node in nodes] == again
 
 
@@ -293,7 +293,7 @@ def test_what_submit_raises_is_the_error_of_the_node(tmp_path: Any) -> None:
         bad, step(1, "after", bad), step(1, "fine").set_name("fine"), workflow_name="w"
     )
     with pytest.raises(TypeError, match="cannot pickle") as raised:
-        Scheduler(flow, Refuses(random.Random(1)), keep_going=True).run()
+        Run(flow, Refuses(random.Random(1)), keep_going=True).run()
     assert "in node 'bad'" in "\n".join(raised.value.__notes__)
     assert ["failed", "not run", "computed"] == [record.action for record in flow.report.nodes]
 

@@ -34,7 +34,7 @@ class JobMaker:
     """Makes the jobs of one run.
 
     Args:
-        stored, unsaved, wanted, values: as in `Scheduler`.
+        unsaved: indexes of the nodes that always run and are never stored.
         single_flight: whether to wait for a node that another run is computing.
 
     Attributes:
@@ -47,11 +47,9 @@ class JobMaker:
         graph: Graph,
         backend: Backend,
         results: StoredResults | None,
-        *,
-        stored: Sequence[int],
-        unsaved: set[int],
-        wanted: set[int],
         values: Values,
+        *,
+        unsaved: set[int],
         single_flight: bool,
     ) -> None:
         self.decisions: Decisions | None = None
@@ -61,10 +59,8 @@ class JobMaker:
         self._remote = backend.remote
         self._keeps = backend.keeps
         self._results = results
-        self._stored = stored
-        self._unsaved = unsaved
-        self._wanted = wanted
         self._values = values
+        self._unsaved = unsaved
         self._single_flight = single_flight
         self._known: dict[object, tuple[str, Describe | None]] = {}  # by function
         self._warned: set[str] = set()
@@ -108,7 +104,7 @@ class JobMaker:
         elif self._functions:
             function = self._functions.get(node, function)
         job = Job(index, graph.names[index], function, args, kwargs)
-        job.wanted = values.users[index] > 0 or index in self._wanted
+        job.wanted = values.is_wanted(index)
         if keeps:
             job.keeps, job.needs = True, node.needs
             job.values = list(map(self._handle, graph.needs[index]))
@@ -119,7 +115,7 @@ class JobMaker:
             job.prepare = self._calls_before(node) if prepared is None else prepared
         job.target = target
         job.constructs = type(node) is ConstructorCall
-        if self._results and not job.constructs and not self._stored[index]:
+        if self._results and not job.constructs and not values.stored[index]:
             if index in self._unsaved:
                 job.digest = bool(self.decisions and graph.children[index])
             else:

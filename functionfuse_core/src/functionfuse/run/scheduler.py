@@ -1,8 +1,8 @@
-"""One run of a workflow: which nodes are computed, in which order, and what their outcomes mean.
+"""Compute the nodes of a run: submit their jobs, and take over the outcomes.
 
-A run decides from the storage which nodes to compute. Their jobs go to the backend in the order of
-`Order`. `_take` takes over an outcome, unblocks the children, and releases values that no other
-node uses. If a stored result can't be read when it is needed, its node is computed after all.
+Jobs go to the backend in the order of `Order`. `_take` takes over an outcome, unblocks the
+children, and releases values that no other node uses. If a stored result can't be read when a node
+needs it, it is computed after all.
 
 If the backend keeps values and there is no storage, a node is submitted as soon as its parents are
 submitted (`ahead`): the backend orders them. A node's error then waits until its parents are done,
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import FunctionFuseError, PluginError, WorkerDiedError
+from ..errors import PluginError, WorkerDiedError
 from ..graph.nodes import ConstructorCall, MethodCall, Node
-from ..graph.workflow import NEVER
-from ..reuse.identity import Identities
+from ..graph.workflow import Graph
 from ..reuse.plan import MAYBE, REUSE, Decisions
 from .contract import Backend, Started
 from .events import RunEvents
@@ -28,12 +27,8 @@ from .job import Outcome
 from .jobs import JobMaker
 from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order
 from .owning import Values
-from .report import Report
 from .resultstore import OF_NO_USE
 from .stored import StoredResults
-
-if TYPE_CHECKING:
-    from .workflow import ComputingWorkflow
 
 __all__ = ["Scheduler"]
 
@@ -41,168 +36,52 @@ _STATEFUL = ConstructorCall, MethodCall
 
 
 class Scheduler:
-    """The state of one run. A node is known by its index in the graph; parents have lower ones.
+    """Which nodes are computed when, and what their outcomes mean. Nodes are known by their index.
 
     Args:
         backend: runs the jobs.
-        returns: whether the results of the given nodes are returned.
         keep_going: whether nodes that don't follow a failed one are computed.
-        single_flight: whether to wait for a node that another run is computing.
+
+    Attributes:
+        decisions: set when the run is planned; None without a storage that returns headers.
     """
 
     def __init__(
         self,
-        workflow: ComputingWorkflow,
+        graph: Graph,
         backend: Backend,
+        results: StoredResults | None,
+        values: Values,
         *,
-        returns: bool = True,
-        keep_going: bool = False,
-        single_flight: bool = False,
+        jobs: JobMaker,
+        events: RunEvents,
+        keep_going: bool,
     ) -> None:
-        self.workflow = workflow
+        self.graph = graph
         self.backend = backend
+        self.results = results
+        self.values = values
+        self.stored = values.stored
+        self.jobs = jobs
+        self.events = events
         self.keep_going = keep_going
-        self.graph = graph = workflow.graph()
-        count = len(graph.nodes)
-        self.stored = bytearray(count)  # whether the storage holds the node's present result
+        self.decisions: Decisions | None = None
+        self.ahead = backend.keeps and results is None
+        self.order = Order(graph, values.users, ahead=self.ahead)
         self.out: dict[int, Any] = {}  # by key of a submitted job: the backend's handle
         self.came: list[Outcome | Started] = []  # news to take over, the next one last
         self.early: dict[int, list[Outcome]] = {}  # by a node that is out: errors of its children
         self.loads: dict[int, list[int]] = {}  # by a node that is loaded: those that wait for it
         self.objects: dict[Node, tuple[Any, Node]] = {}  # by constructor: object and last call
-        self.calls_left: Counter[Node] = Counter()  # by constructor: WAITING or RUNNING calls
-        names = workflow.workflow_name, graph.names
-        self.results: StoredResults | None = None
-        if workflow.storage is not None:
-            self.results = StoredResults(workflow.storage, *names, self.stored)
-        self.ahead = backend.keeps and self.results is None
-        self.decisions: Decisions | None = None
-        self.events = RunEvents(workflow.workflow_name, graph, workflow.listeners)
-        positions = graph.positions
-        self.returned = [positions[node] for node, _ in workflow.leaves] if returns else []
-        self.wanted = set(self.returned)
-        self.unsaved = {positions[node] for node in workflow._logged if node in positions}
-        again = self.results.again if self.results and not backend.keeps else None
-        self.values = Values(graph, self.wanted, self.stored, again)
-        self.order = Order(graph, self.values.users, ahead=self.ahead)
-        self.jobs = JobMaker(
-            workflow,
-            graph,
-            backend,
-            self.results,
-            stored=self.stored,
-            unsaved=self.unsaved,
-            wanted=self.wanted,
-            values=self.values,
-            single_flight=single_flight,
-        )
+        self.calls_left: Counter[Node] = Counter()  # by constructor: calls to be made, or running
 
-    def plan(self) -> Report:
-        """Return the plan of `run`."""
-        if self.results is None or self.results.headers:
-            self.events.wanted = self._decide()
-        return self.events.plan()
+    def clear(self) -> None:
+        """Release all values and objects."""
+        self.values.clear()
+        self.objects.clear()
 
-    def run(self) -> list[Any]:
-        """Run; return the results of the given nodes, and set the workflow's `report`.
-
-        Raises the error of the first node that failed, with a note of its name.
-        """
-        try:
-            self._begin_run()
-            self._work()
-            return self._results()
-        except BaseException:
-            self._cancel()
-            raise
-        finally:
-            self.values.clear()
-            self.objects.clear()
-            if self.results:
-                self.results.remember()
-            self.workflow.report = self.events.report()
-
-    def _begin_run(self) -> None:
-        """Make the nodes to compute WAITING, and emit what is planned and what is reused."""
-        if self.results:
-            self.results.prepare()
-        indexes = self.events.wanted = self._decide()
-        if self.decisions and self.results:
-            for index, info in enumerate(self.decisions.infos):
-                if isinstance(info, FunctionFuseError):
-                    self.results.give_up(index, info)
-            self.events.planned(indexes)
-            planned = set(indexes)
-            verdicts = enumerate(self.decisions.verdicts)
-            reused = [index for index, verdict in verdicts if verdict == REUSE]
-            self.events.reuse([index for index in reused if index not in planned])
-        self._activate(indexes)
-
-    def _results(self) -> list[Any]:
-        """Return the results of the given nodes, in this process."""
-        held, backend = self.values.held, self.backend
-        here: dict[int, Any] = {} if backend.keeps else held
-        while missing := [index for index in dict.fromkeys(self.returned) if index not in here]:
-            if backend.keeps and (kept := [index for index in missing if index in held]):
-                values = backend.fetch([held.pop(index) for index in kept])
-                here.update(zip(kept, values, strict=True))
-            if self.results:
-                self.results.read_many(missing, here)
-            # A stored result can prove damaged when it is read; then its node must be computed.
-            self._activate([index for index in missing if not self._read(index, here)])
-            self._work()
-        return [
-            here[index] if pick is None else pick.of(here[index])
-            for index, (_, pick) in zip(self.returned, self.workflow.leaves, strict=False)
-        ]
-
-    # Decide which nodes to compute.
-
-    def _decide(self) -> Sequence[int]:
-        """Find the stored results; return the indexes of the nodes to compute, ascending."""
-        graph, workflow = self.graph, self.workflow
-        identities = Identities(
-            workflow._functions,
-            own=workflow._own,
-            packages=workflow._packages,
-            plugins=self.jobs.counting_plugins(),
-        )
-        if self.results is None or self.results.headers is None:
-            identities.check(graph.nodes)  # `Decisions` checks all nodes itself
-        if self.results is None:
-            return range(len(graph.nodes))
-        # The result of a constructor is None, so there is no reason to make the object for it.
-        returned = [index for index in self.returned if not self._is_constructor(index)]
-        targets = [*graph.last(), *returned, *self.unsaved]
-        if self.results.headers:
-            given = self.results.headers, graph, identities, workflow, self.unsaved
-            decisions = self.results.decide(*given)
-            self.decisions = self.events.decisions = self.jobs.decisions = decisions
-            return decisions.needed(targets)
-        # A storage without headers: read only the results that are needed, and keep their values.
-        found: set[int] = set()
-        while targets:
-            index = targets.pop()
-            if index in found:
-                continue
-            policy = workflow._policies.get(graph.nodes[index], workflow._policy)
-            self.stored[index] = self._has_result(index) and policy != NEVER
-            if self.stored[index] and self._is_there(index):
-                self.events.reuse([index])
-            else:
-                found.add(index)
-                targets += graph.parents[index]
-        return sorted(found)
-
-    def _has_result(self, index: int) -> bool:
-        """Return whether a node's result is to be stored."""
-        return index not in self.unsaved and not self._is_constructor(index)
-
-    def _is_constructor(self, index: int) -> bool:
-        return type(self.graph.nodes[index]) is ConstructorCall
-
-    def _activate(self, indexes: Collection[int]) -> None:
-        """Let nodes be computed."""
+    def activate(self, indexes: Collection[int]) -> None:
+        """Let nodes be computed, by `work`."""
         self.order.activate(indexes)
         for index in indexes:
             node = self.graph.nodes[index]
@@ -214,9 +93,7 @@ class Scheduler:
         except BaseException as error:  # noqa: BLE001  # it is the node's error
             self._fail(index, error)
 
-    # Submit the jobs of ready nodes.
-
-    def _work(self) -> None:
+    def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
         while order.ready or out:
@@ -248,15 +125,16 @@ class Scheduler:
         self.order.state[index] = SUBMITTED
         if not self.backend.remote:
             self._begin(index)
+        self.out[index] = None
         try:
             job = self.jobs.make(index, target)
-            handle = self.backend.submit(job)
+            handle = self.out[index] = self.backend.submit(job)
         except WorkerDiedError:
             raise
         except BaseException as error:  # noqa: BLE001  # it is the node's error
+            del self.out[index]
             self._fail(index, error)
             return
-        self.out[index] = handle
         if self.ahead:
             if handle is not None and not job.constructs:
                 held[index] = handle
@@ -286,11 +164,11 @@ class Scheduler:
         else:
             if self.results:
                 self.results.read_many(missing, held)
-            lacking += [parent for parent in missing if not self._read(parent, held)]
+            lacking += [parent for parent in missing if not self.read(parent, held)]
         if any(self.order.state[parent] == STOPPED for parent in lacking):
             self._stop(index)
             return True
-        self._activate(set(lacking))
+        self.activate(set(lacking))
         return bool(lacking or self.order.blockers[index])
 
     # Take over what the backend tells.
@@ -304,7 +182,7 @@ class Scheduler:
         while came:
             self._take(came.pop())
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
         """Begin nothing more, and take over what ran."""
         self.came[:0] = reversed(self.backend.cancel())
         while self.came:
@@ -364,7 +242,7 @@ class Scheduler:
                 constructs = type(node) is ConstructorCall
                 self.decisions.settle(index, None if constructs else outcome.digest)
         # A node may need a value that none needed when the job began: load or compute it then.
-        if outcome.returned and not replayed and (values.users[index] or index in self.wanted):
+        if outcome.returned and not replayed and values.is_wanted(index):
             if self.backend.keeps:
                 values.held[index] = handle
             elif type(node) is MethodCall:
@@ -419,7 +297,7 @@ class Scheduler:
 
     # Stored results that computed nodes need.
 
-    def _read(self, index: int, into: dict[int, Any]) -> bool:
+    def read(self, index: int, into: dict[int, Any]) -> bool:
         """Read a node's value in this process; return whether it is in `into`."""
         if index not in into:
             if self.results and self.stored[index]:
@@ -455,11 +333,14 @@ class Scheduler:
                 self._fail(child, error)
             self.order.unblock(child)
 
-    def _is_there(self, index: int) -> bool:
+    def is_there(self, index: int) -> bool:
         """Return whether a storage without headers has a result; its value is held then."""
         if not self.backend.keeps:
-            return self._read(index, self.values.held)
+            return self.read(index, self.values.held)
         self._load(index)
         while ~index in self.out:
             self._take_all(None)
         return index in self.values.held
+
+    def _is_constructor(self, index: int) -> bool:
+        return type(self.graph.nodes[index]) is ConstructorCall

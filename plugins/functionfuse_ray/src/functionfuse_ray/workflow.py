@@ -11,7 +11,7 @@ from functionfuse.errors import OptionsError
 from functionfuse.graph.nodes import MethodCall
 from functionfuse.graph.workflow import Query
 from functionfuse.run.report import Report
-from functionfuse.run.scheduler import Scheduler
+from functionfuse.run.run import Run
 from functionfuse.run.workflow import ComputingWorkflow
 
 from .backend import OnRay
@@ -84,7 +84,7 @@ class RayWorkflow(ComputingWorkflow):
 
         Raises the errors that `run` raises before it computes.
         """
-        return Scheduler(self, OnRay()).plan()
+        return Run(self, OnRay()).plan()
 
     def run(self, return_results: bool | None = None, max_pending_tasks: int | None = None) -> Any:
         """Update the given nodes and all last nodes, and store their results.
@@ -119,7 +119,7 @@ class RayWorkflow(ComputingWorkflow):
         if max_pending_tasks < 0:
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
         backend = OnRay(max_pending_tasks)
-        results = Scheduler(self, backend, returns=return_results, keep_going=True).run()
+        results = Run(self, backend, returns=return_results, keep_going=True).run()
         if not return_results:
             return None
         return results[0] if len(results) == 1 else results

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import GraphError
 from ...run.contract import Backend
 from ...run.report import Report
-from ...run.scheduler import Scheduler
+from ...run.run import Run
 from ...run.workflow import ComputingWorkflow
 from .inplace import InProcess, OnExecutor
 
@@ -35,7 +35,7 @@ class LocalWorkflow(ComputingWorkflow):
 
         Raises the errors that `run` raises before it computes.
         """
-        return Scheduler(self, InProcess()).plan()
+        return Run(self, InProcess()).plan()
 
     def run(
         self, executor: Executor | Backend | None = None, *, single_flight: bool = False
@@ -77,5 +77,5 @@ class LocalWorkflow(ComputingWorkflow):
             if not hasattr(executor, "submit"):
                 raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
             backend = OnExecutor(executor, self.workflow_name)
-        results = Scheduler(self, backend, single_flight=single_flight).run()
+        results = Run(self, backend, single_flight=single_flight).run()
         return results[0] if len(results) == 1 else results

@@ -1,0 +1,183 @@
+"""One run of a workflow: the plan, the computation, the results, the report.
+
+A run decides from the storage which nodes to compute. The scheduler computes these. If a stored
+result that is returned can't be read, its node is computed after all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FunctionFuseError
+from ..graph.nodes import ConstructorCall
+from ..graph.workflow import NEVER
+from ..reuse.identity import Identities
+from ..reuse.plan import REUSE
+from .contract import Backend
+from .events import RunEvents
+from .jobs import JobMaker
+from .owning import Values
+from .report import Report
+from .scheduler import Scheduler
+from .stored import StoredResults
+
+if TYPE_CHECKING:
+    from .workflow import ComputingWorkflow
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One run. A node is known by its index in the graph; parents have lower ones.
+
+    Args:
+        backend: runs the jobs.
+        returns: whether the results of the given nodes are returned.
+        keep_going: whether nodes that don't follow a failed one are computed.
+        single_flight: whether to wait for a node that another run is computing.
+    """
+
+    def __init__(
+        self,
+        workflow: ComputingWorkflow,
+        backend: Backend,
+        *,
+        returns: bool = True,
+        keep_going: bool = False,
+        single_flight: bool = False,
+    ) -> None:
+        self._workflow = workflow
+        self._backend = backend
+        self._graph = graph = workflow.graph()
+        positions = graph.positions
+        self._returned = [positions[node] for node, _ in workflow.leaves] if returns else []
+        self._unsaved = {positions[node] for node in workflow._logged if node in positions}
+        self._stored = stored = bytearray(len(graph.nodes))
+        self._events = RunEvents(workflow.workflow_name, graph, workflow.listeners)
+        self._results: StoredResults | None = None
+        if workflow.storage is not None:
+            names = workflow.workflow_name, graph.names
+            self._results = StoredResults(workflow.storage, *names, stored)
+        again = self._results.again if self._results and not backend.keeps else None
+        self._values = Values(graph, set(self._returned), stored, again)
+        self._jobs = JobMaker(
+            workflow,
+            graph,
+            backend,
+            self._results,
+            self._values,
+            unsaved=self._unsaved,
+            single_flight=single_flight,
+        )
+        self._scheduler = Scheduler(
+            graph,
+            backend,
+            self._results,
+            self._values,
+            jobs=self._jobs,
+            events=self._events,
+            keep_going=keep_going,
+        )
+
+    def plan(self) -> Report:
+        """Return the plan of `run`."""
+        if self._results is None or self._results.headers:
+            self._events.wanted = self._decide()
+        return self._events.plan()
+
+    def run(self) -> list[Any]:
+        """Run; return the results of the given nodes, and set the workflow's `report`.
+
+        Raises the error of the first node that failed, with a note of its name.
+        """
+        scheduler = self._scheduler
+        try:
+            if self._results:
+                self._results.prepare()
+            self._announce(indexes := self._decide())
+            scheduler.activate(indexes)
+            scheduler.work()
+            return self._returned_values()
+        except BaseException:
+            scheduler.cancel()
+            raise
+        finally:
+            scheduler.clear()
+            if self._results:
+                self._results.remember()
+            self._workflow.report = self._events.report()
+
+    def _announce(self, indexes: Sequence[int]) -> None:
+        """Emit what is planned and what is reused, and warn of stored results of no use."""
+        self._events.wanted = indexes
+        decisions = self._jobs.decisions
+        if decisions and self._results:
+            for index, info in enumerate(decisions.infos):
+                if isinstance(info, FunctionFuseError):
+                    self._results.give_up(index, info)
+            self._events.planned(indexes)
+            planned = set(indexes)
+            verdicts = enumerate(decisions.verdicts)
+            reused = [index for index, verdict in verdicts if verdict == REUSE]
+            self._events.reuse([index for index in reused if index not in planned])
+
+    def _returned_values(self) -> list[Any]:
+        """Return the results of the given nodes, in this process."""
+        held, backend = self._values.held, self._backend
+        here: dict[int, Any] = {} if backend.keeps else held
+        while missing := [index for index in dict.fromkeys(self._returned) if index not in here]:
+            if backend.keeps and (kept := [index for index in missing if index in held]):
+                values = backend.fetch([held.pop(index) for index in kept])
+                here.update(zip(kept, values, strict=True))
+            if self._results:
+                self._results.read_many(missing, here)
+            # A stored result can prove damaged when it is read; then its node must be computed.
+            self._scheduler.activate(
+                [index for index in missing if not self._scheduler.read(index, here)]
+            )
+            self._scheduler.work()
+        return [
+            here[index] if pick is None else pick.of(here[index])
+            for index, (_, pick) in zip(self._returned, self._workflow.leaves, strict=False)
+        ]
+
+    def _decide(self) -> Sequence[int]:
+        """Find the stored results; return the indexes of the nodes to compute, ascending."""
+        graph, workflow = self._graph, self._workflow
+        identities = Identities(
+            workflow._functions,
+            own=workflow._own,
+            packages=workflow._packages,
+            plugins=self._jobs.counting_plugins(),
+        )
+        if self._results is None or self._results.headers is None:
+            identities.check(graph.nodes)  # `Decisions` checks all nodes itself
+        if self._results is None:
+            return range(len(graph.nodes))
+        # The result of a constructor is None, so there is no reason to make the object for it.
+        returned = [index for index in self._returned if not self._is_constructor(index)]
+        targets = [*graph.last(), *returned, *self._unsaved]
+        if self._results.headers:
+            given = self._results.headers, graph, identities, workflow, self._unsaved
+            decisions = self._results.decide(*given)
+            self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
+            return decisions.needed(targets)
+        # A storage without headers: read only the results that are needed, and keep their values.
+        found: set[int] = set()
+        while targets:
+            index = targets.pop()
+            if index in found:
+                continue
+            policy = workflow._policies.get(graph.nodes[index], workflow._policy)
+            is_saved = index not in self._unsaved and not self._is_constructor(index)
+            self._stored[index] = is_saved and policy != NEVER
+            if self._stored[index] and self._scheduler.is_there(index):
+                self._events.reuse([index])
+            else:
+                found.add(index)
+                targets += graph.parents[index]
+        return sorted(found)
+
+    def _is_constructor(self, index: int) -> bool:
+        return type(self._graph.nodes[index]) is ConstructorCall

@@ -82,8 +82,10 @@ class Portable:
             outcome = job.run()
         except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
             outcome = Outcome.of_error(0, error)
-        if outcome.error is not None:
-            raise JobError(Portable(outcome)) from None
+        error = outcome.error
+        if error is not None:
+            message = traceback.format_exception_only(error)[-1].strip()
+            raise JobError(message, Portable(outcome)) from None
         return Portable(outcome)
 
 
@@ -94,9 +96,13 @@ class JobError(Exception):
         outcome: has the error, in a form that crosses to other processes.
     """
 
-    def __init__(self, outcome: Portable) -> None:
-        super().__init__(outcome)
+    def __init__(self, message: str, outcome: Portable) -> None:
+        super().__init__(message, outcome)
+        self.message = message
         self.outcome = outcome
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def pack(value: Any) -> Packed:

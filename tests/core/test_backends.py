@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from any_order import AnyOrder, Handle
 from recorded import Calls
 
 from functionfuse import workflow
-from functionfuse.backends import Outcome, Packer, Started, compute, outcome_of, told, unpack
+from functionfuse.backends import Outcome, Started, unpack
 from functionfuse.backends.builtin.inplace import InProcess
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import PluginError, WorkerDiedError
@@ -28,69 +29,6 @@ ran = Calls()
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
     ran.clear()
-
-
-class Handle:
-    """Where a value will be."""
-
-    value: Any = None
-
-
-class AnyOrder:
-    """Keeps values, runs jobs in any order that their handles allow, and tells of them in any."""
-
-    remote = keeps = True
-
-    def __init__(self, rng: random.Random, limit: int = 0, dies: int = -1) -> None:
-        self.rng, self.limit, self.dies = rng, limit, dies
-        self.packer = Packer()
-        self.waiting: list[tuple[Any, Any, Any, Handle]] = []
-        self.news: list[Outcome | Started] = []
-        self.most = 0
-
-    def submit(self, job: Any) -> Handle:
-        handle = Handle()
-        self.waiting.append((job, self.packer.pack(job), job.target, handle))
-        self.most = max(self.most, len(self.waiting) + len(self.news))
-        return handle
-
-    def run(self) -> None:
-        ready = [
-            each
-            for each in self.waiting
-            if all(
-                not isinstance(value, Handle) or value.value is not None for value in each[0].values
-            )
-        ]
-        each = self.rng.choice(ready)
-        self.waiting.remove(each)
-        job, packed, target, handle = each
-        values = [value.value if isinstance(value, Handle) else value for value in job.values]
-        outcome = compute(packed, values, target.value if target else None)
-        handle.value = outcome.target if job.target or job.constructs else outcome.value
-        self.news.append(outcome_of(job.key, told(outcome)))
-        if job.target:
-            target.value, handle.value = outcome.target, outcome.value
-
-    def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
-        self.dies -= 1
-        if self.dies == 0:
-            raise WorkerDiedError("the cluster is gone")
-        if timeout == 0 and self.rng.random() < 0.5:
-            return []
-        while self.waiting and (not self.news or self.rng.random() < 0.7):
-            self.run()
-        self.rng.shuffle(self.news)
-        count = self.rng.randint(0 if timeout == 0 else 1, len(self.news))
-        told_now, self.news = self.news[:count], self.news[count:]
-        return told_now
-
-    def cancel(self) -> Sequence[Outcome | Started]:
-        self.waiting.clear()
-        return self.news
-
-    def fetch(self, handles: Sequence[Any]) -> list[Any]:
-        return [unpack(handle.value) for handle in handles]
 
 
 @workflow

@@ -2,23 +2,95 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import same_workflow
+from any_order import AnyOrder
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage
 
 ROUNDS = 40
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 
 def test_two_processes_at_once_both_end_right(tmp_path: Path) -> None:
     """Whoever computes and whoever reuses, both have the values of a run without a storage."""
     same_workflow.at_once({"kind": "file", "options": {"path": str(tmp_path)}}, ROUNDS)
+
+
+@pytest.mark.battery
+@pytest.mark.parametrize(
+    ("settings", "always_read"),
+    [((0, 1), False), ((0, 1, 2, 3), True)]
+    + [((0, 1), True), ((0, 1, 2, 3), False), ((0, 1, 2), True)] * FULL,
+)
+def test_processes_with_other_settings_never_mix(
+    tmp_path: Path, settings: tuple[int, ...], always_read: bool
+) -> None:
+    """They store under the same names; each has the values of its own setting, in every run."""
+    config = {"kind": "file", "options": {"path": str(tmp_path)}}
+    rounds = (2000 if FULL else 60) // len(settings)
+    same_workflow.at_once(config, rounds, settings=settings, always_read=always_read)
+
+
+@pytest.mark.parametrize("always_read", [False, True])
+@pytest.mark.parametrize("how", ["here", "threads", "elsewhere"])
+def test_another_run_stores_between_two_nodes(tmp_path: Path, how: str, always_read: bool) -> None:
+    """What a node is given is what its own run planned or saved, not what is stored by then."""
+
+    @workflow(version="1")
+    def load(number: int) -> list[int]:
+        return [number, number]
+
+    @workflow(version="1")
+    def mean(rows: list[int]) -> float:
+        return sum(rows) / 2
+
+    def made(number: int) -> LocalWorkflow:
+        rows = load(number).set_name("load")
+        last = mean(mean_of(mean(rows).set_name("mean")).set_name("again")).set_name("last")
+        flow = LocalWorkflow(last, workflow_name="w")
+        flow.set_storage(FileStorage(tmp_path))
+        flow.storage.always_read = always_read
+        return flow
+
+    @workflow(version="1")
+    def mean_of(number: float) -> list[float]:
+        return [number, number]
+
+    def run(flow: LocalWorkflow) -> Any:
+        if how == "here":
+            return flow.run()
+        if how == "elsewhere":
+            return flow.run(AnyOrder(random.Random(0)))
+        with ThreadPoolExecutor(2) as pool:
+            return flow.run(pool)
+
+    for kind, node in [
+        ("saved", "load"),
+        ("saved", "mean"),
+        ("saved", "again"),
+        ("reused", "mean"),
+    ]:
+        flow = made(1)
+        if kind == "reused":
+            flow.run()
+            for name in ("again", "last"):
+                flow.storage.remove_task("w", name)
+        flow.listeners.append(
+            lambda event, at=(kind, node): made(2).run() if event[:3:2] == at else None
+        )
+        assert 1.0 == run(flow)
+        assert 1.0 == made(1).run()
 
 
 def test_what_another_run_puts_in_the_place_of_a_planned_result_is_not_taken(

@@ -1,7 +1,7 @@
 """A process that runs one workflow whenever it is told to, for tests with several of them.
 
-It is given the config of a storage. Reads lines, each a number that the workflow depends on, and
-answers with result and actions.
+It is given the config of a storage, and its `always_read`. Reads lines, each a number that the
+workflow depends on, and answers with result and actions.
 """
 
 from __future__ import annotations
@@ -48,42 +48,48 @@ def made(number):
     return LocalWorkflow(values[-1], values[-2], workflow_name="w")
 
 
-def at_once(config, rounds):
-    """Have two processes run it with one storage: both have the values of a run without one.
+def at_once(config, rounds, *, settings=(0, 0), always_read=False):
+    """Have some processes run it with one storage: all have the values of a run without one.
 
     Each round changes what the first node is given, sometimes back to what it was, and removes some
-    results; what is stored in the end is whole, and a third run computes nothing.
+    results; what is stored in the end is whole, and another run of one setting computes nothing.
+
+    Args:
+        settings: for each process, what is added to the number that the first node is given.
     """
-    command = [sys.executable, __file__, json.dumps(config)]
+    command = [sys.executable, __file__, json.dumps([config, always_read])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     storage, chance, actions = storage_factory(config), random.Random(0), []
     with ExitStack() as stack:
-        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(2)]
+        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in settings]
         for process in processes:
             assert "\n" == process.stdout.readline()
         for number in (chance.randrange(8) for _ in range(rounds)):
-            for name in chance.sample(storage.list_tasks("w"), 3) if actions else ():
-                storage.remove_task("w", name)
-            for process in processes:
-                process.stdin.write(f"{number}\n")
+            if actions and len(set(settings)) == 1:
+                for name in chance.sample(storage.list_tasks("w"), 3):
+                    storage.remove_task("w", name)
+            for process, setting in zip(processes, settings, strict=True):
+                process.stdin.write(f"{number + setting}\n")
                 process.stdin.flush()
-            expected = made(number).run()
-            for process in processes:
+            for process, setting in zip(processes, settings, strict=True):
                 result, done = json.loads(process.stdout.readline())
-                assert expected == result
+                assert made(number + setting).run() == result
                 actions.append(done)
         for process in processes:
             process.stdin.close()
     assert [] == [found for found in storage.verify() if found.problem]
     assert any(done.get("computed") for done in actions)
-    last = subprocess.run(command, input=f"{number}\n", capture_output=True, text=True, check=True)
+    lines = f"{number}\n{number}\n"
+    last = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
     result, done = json.loads(last.stdout.splitlines()[-1])
-    assert expected == result
+    assert made(number).run() == result
     assert "computed" not in done
 
 
 if __name__ == "__main__":
-    storage = storage_factory(json.loads(sys.argv[1]))
+    config, always_read = json.loads(sys.argv[1])
+    storage = storage_factory(config)
+    storage.always_read = always_read
     print(flush=True)
     for line in sys.stdin:
         flow = made(int(line))

@@ -82,9 +82,8 @@ class Portable:
             outcome = job.run()
         except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
             outcome = Outcome.of_error(0, error)
-        error = outcome.error
-        if error is not None:
-            message = traceback.format_exception_only(error)[-1].strip()
+        if outcome.error is not None:
+            message = traceback.format_exception_only(outcome.error)[-1].strip()
             raise JobError(message, Portable(outcome)) from None
         return Portable(outcome)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter, sleep
 from types import EllipsisType
@@ -24,7 +25,7 @@ from ..reuse.results import Header, Summary
 from ..reuse.values import digest_of
 from ..reuse.workers import Expected
 from ..serializers.script import lend
-from .resultstore import Lease, ResultStore
+from .resultstore import OF_NO_USE, Lease, ResultStore
 
 __all__ = ["Flight", "Job", "Load", "Outcome", "Save"]
 
@@ -268,12 +269,13 @@ class Job:
             refuse_nodes(outcome.value)  # nodes can't be pickled: that may be the cause
             raise
         if storage.always_read or storage.reads_back(saved):
-            outcome.value = None
-            if not self.keeps:
-                outcome.returned = False  # later nodes get what the storage reads
-            elif self.wanted:
+            # Later nodes get what the storage reads: here if values stay, else when they need it.
+            outcome.value, outcome.returned = None, False
+            if self.keeps and self.wanted:
                 digest = getattr(saved, "digest", "")
-                outcome.value = storage.read_unchanged(save.workflow, save.task, digest)
+                with suppress(*OF_NO_USE):  # another run has replaced it: it is loaded, or computed
+                    outcome.value = storage.read_unchanged(save.workflow, save.task, digest)
+                    outcome.returned = True
 
     def _changed(self) -> str:
         """Return the variable that differs from the driver's, as text. Raises CodeDiffersError."""

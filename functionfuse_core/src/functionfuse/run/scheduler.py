@@ -324,12 +324,12 @@ class Scheduler:
         waiting = self.loads.pop(index, ())
         if error is None:
             self.values.held[index] = handle
-        elif isinstance(error, OF_NO_USE) and self.results and not self.results.saved[index]:
-            self.results.give_up(index, error)
+        elif isinstance(error, OF_NO_USE) and self.results and self.results.give_up(index, error):
+            error = None  # it is computed
         elif not waiting:
             raise error
         for child in waiting:
-            if error is not None and self.stored[index]:
+            if error is not None:
                 self._fail(child, error)
             self.order.unblock(child)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -21,6 +22,8 @@ from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, Re
 __all__ = ["StoredResults"]
 
 logger = logging.getLogger(__name__)
+
+_OFTEN = 10  # times that a result is computed again because what was saved can't be read
 
 
 class StoredResults:
@@ -51,6 +54,7 @@ class StoredResults:
         self.stored = stored
         self.saved = bytearray(len(names))
         self.decisions: Decisions | None = None
+        self._lost = Counter[int]()  # by node: how often its saved result was gone
         self._workflow_name = workflow_name
         self._names = names
         save = self.storage.save
@@ -92,7 +96,7 @@ class StoredResults:
             header: Any = decisions.stored(index)
             header = getattr(header, "info", header)
             own = header.own if getattr(header, "by_value", False) else ()
-            digest = self._planned(index)
+            digest = self._digest(index)
         names = self._workflow_name, self._names[index]
         return Load(self.storage, *names, digest, borrowed(own) if own else {})
 
@@ -100,14 +104,13 @@ class StoredResults:
         """Read a stored value into `into`; return False if it can't be read, so it is computed.
 
         Raises:
-            DamagedResultError, ResultNotFoundError: a result saved in this run can't be read back.
+            DamagedResultError, ResultNotFoundError: see `give_up`.
         """
         try:
             into[index] = self.load(index).value()
         except OF_NO_USE as error:
-            if self.saved[index]:
+            if not self.give_up(index, error):
                 raise
-            self.give_up(index, error)
             return False
         return True
 
@@ -115,7 +118,7 @@ class StoredResults:
         """Read the stored ones of several values at once; leave it to `read` if one is no use."""
         stored = [index for index in indexes if self.stored[index] and index not in into]
         if len(stored) > 1:
-            names = {self._names[index]: self._planned(index) for index in sorted(stored)}
+            names = {self._names[index]: self._digest(index) for index in sorted(stored)}
             with suppress(*OF_NO_USE):
                 values = self.storage.read_tasks(self._workflow_name, names, digests=names)
                 into.update({index: values[self._names[index]] for index in stored})
@@ -131,11 +134,12 @@ class StoredResults:
         except OF_NO_USE:
             return ()
 
-    def _planned(self, index: int) -> str:
-        """Return the digest of the stored value that the plan saw; "" if it saw none."""
-        if self.decisions is None or self.saved[index]:
-            return ""
-        return getattr(self.decisions.infos[index], "digest", "")
+    def _digest(self, index: int) -> str:
+        """Return the digest of the value that this run saved, or its plan saw; "" if unknown.
+
+        So what another run has stored under the name meanwhile is never taken for it.
+        """
+        return getattr(self.decisions.stored(index), "digest", "") if self.decisions else ""
 
     def save(
         self,
@@ -170,16 +174,21 @@ class StoredResults:
         look = partial(_look, self.headers, names)
         return Flight(look, call.hex(), self.headers.lease(*names))
 
-    def give_up(self, index: int, error: Exception) -> None:
-        """Note that a stored result can't be used, with a warning.
+    def give_up(self, index: int, error: Exception) -> bool:
+        """Note that a stored result can't be used, with a warning: its node is computed.
 
-        A damaged one is set aside until the next gc.
+        A damaged one is set aside until the next gc. Returns False if this run has computed and
+        saved it many times, and never could read it.
         """
+        if self.saved[index]:
+            self._lost[index] += 1
+            if self._lost[index] > _OFTEN:
+                return False
         self.stored[index] = False
         if self.decisions:
             self.decisions.give_up(index, f"stored result is of no use: {error}")
         if self.headers is None:
-            return  # reading is the only way to find out that nothing is stored: no warning
+            return True  # reading is the only way to find out that nothing is stored: no warning
         names = self._workflow_name, self._names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
         aside = broken and self.headers.set_aside(*names)
@@ -191,6 +200,7 @@ class StoredResults:
             error,
             "; its bytes are kept until the next gc" if aside else "",
         )
+        return True
 
 
 def _replaced(info: Info) -> Any:

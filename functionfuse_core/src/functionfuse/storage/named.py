@@ -14,11 +14,12 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Named", "names_in", "versions_of"]
+__all__ = ["NOTHING", "Named", "names_in", "versions_of"]
 
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
 _BINGET, _LONG_BINGET = ord("h"), ord("j")
 _LONGEST = 1 << 12  # bytes; the longest name of a module or class that is found
+_SMALL = 1 << 10  # bytes
 _COUNTED = 1 << 16  # bytes; memoized objects are counted up to this offset only
 
 # MEMOIZE after EMPTY_SET, FROZENSET or STACK_GLOBAL. The search is for one byte, and then looks at
@@ -49,11 +50,15 @@ class Named(NamedTuple):
     unordered: bool
 
 
-_NOTHING = Named((), unordered=False)
+NOTHING = Named((), unordered=False)
 
 
 def names_in(data: bytes) -> Named:
     """Return the names in a pickle of protocol 4 or later."""
+    if len(data) < _SMALL and not (
+        b"\x93\x94" in data or b"\x8f\x94" in data or b"\x91\x94" in data
+    ):
+        return NOTHING  # quicker than the search, which is made for big pickles
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
     for found in _marked(data):
@@ -65,14 +70,12 @@ def names_in(data: bytes) -> Named:
         elif not unordered:
             is_set = data[offset] == _EMPTY_SET
             unordered = bool(_items(data, offset + 2)) if is_set else _is_behind_item(data, offset)
-    return Named(tuple(names), unordered) if names or unordered else _NOTHING
+    return Named(tuple(names), unordered) if names or unordered else NOTHING
 
 
 def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str]:
     """Return the versions of the top-level modules in `names` that have one."""
     versions: dict[str, str] = {}
-    if not names:
-        return versions
     for top in dict.fromkeys(module.partition(".")[0] for module, _ in names if module):
         # Not by attribute: some modules give a DeprecationWarning for it.
         version = getattr(sys.modules.get(top), "__dict__", {}).get("__version__")

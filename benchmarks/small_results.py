@@ -40,7 +40,7 @@ def measure_in(folder: Path) -> Iterator[Row]:
 
 
 def saves(folder: Path, storage: Storage, blob: bytes) -> Iterator[Row]:
-    """Save under new names, and again under one name."""
+    """Save under new names, and an object of an own class."""
     bare = str(folder / "bare")
     os.mkdir(bare)
     temporaries, ours, theirs = itertools.count(), itertools.count(), itertools.count()
@@ -60,14 +60,6 @@ def saves(folder: Path, storage: Storage, blob: bytes) -> Iterator[Row]:
         clock=time.process_time,
     )
     yield at_most("save a result / create, write, rename its bytes (CPU)", 2.4, new)
-    again = time_pair(
-        lambda: storage.save(WORKFLOW, "again", RESULT, function="bench.train", seconds=0.001),
-        lambda: create_write_rename("again"),
-        rounds=300,
-        calls=20,
-        clock=time.process_time,
-    )
-    yield at_most("replace one by hand / create, write, rename its bytes (CPU)", 3, again)
     describe, result = describing(), Result("random forest")
     described = time_pair(
         lambda: storage.save(WORKFLOW, "own", result, describe=describe),

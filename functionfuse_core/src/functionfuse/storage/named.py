@@ -19,12 +19,11 @@ __all__ = ["NOTHING", "Named", "names_in", "versions_of"]
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
 _BINGET, _LONG_BINGET = ord("h"), ord("j")
 _LONGEST = 1 << 12  # bytes; the longest name of a module or class that is found
-_SMALL = 1 << 10  # bytes
 _COUNTED = 1 << 16  # bytes; memoized objects are counted up to this offset only
 
 # MEMOIZE after EMPTY_SET, FROZENSET or STACK_GLOBAL. The search is for one byte, and then looks at
 # the byte before: a search for the class of bytes takes ten times as long, and `bytes.find` twice.
-_marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)").finditer
+_marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)")
 
 # Such bytes also occur by chance, for example for each number 38031 in a list. So the bytes around
 # them are checked. The items of a set begin with MARK, and an opcode that can begin an object.
@@ -55,13 +54,11 @@ NOTHING = Named((), unordered=False)
 
 def names_in(data: bytes) -> Named:
     """Return the names in a pickle of protocol 4 or later."""
-    if len(data) < _SMALL and not (
-        b"\x93\x94" in data or b"\x8f\x94" in data or b"\x91\x94" in data
-    ):
-        return NOTHING  # quicker than the search, which is made for big pickles
+    if _marked.search(data) is None:
+        return NOTHING  # in a third of the time
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
-    for found in _marked(data):
+    for found in _marked.finditer(data):
         offset = found.start() - 1
         if data[offset] == _STACK_GLOBAL:
             for name, start in _pushed(data, offset):

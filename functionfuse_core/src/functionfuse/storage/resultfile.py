@@ -124,7 +124,7 @@ def packed(
         workflow,
         task,
         function,
-        f"{_second(now // 1_000_000)}.{now % 1_000_000:06d}Z",
+        f"{_second(now // 1_000_000)}.{str(now)[-6:]}Z",
         seconds,
         kind,
         digest,

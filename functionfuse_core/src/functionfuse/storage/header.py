@@ -167,33 +167,13 @@ def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
         fields: the fields of `TaskInfo` without the last two.
         key: signs the header.
     """
-    (
-        workflow,
-        task,
-        function,
-        created,
-        seconds,
-        kind,
-        digest,
-        pickle,
-        buffers,
-        side_data,
-        by_value,
-        python,
-        packages,
-        host,
-        token,
-        fingerprint,
-        own,
-        value,
-        own_key,
-    ) = fields
-    if seconds is None:
-        number = "null"
-    elif type(seconds) is float and -1e300 < seconds < 1e300:
-        number = repr(seconds)  # JSON, too; `_encode` refuses infinities and NaN
-    else:
-        number = _encode(seconds)
+    workflow, task, function, created, seconds, kind, digest, pickle, buffers = fields[:9]
+    side_data, by_value, python, packages, host, token, fingerprint, own, value, own_key = fields[
+        9:
+    ]
+    # `repr` gives JSON for usual numbers; `_encode` refuses infinities and NaN.
+    usual = type(seconds) is float and -1e300 < seconds < 1e300
+    number = "null" if seconds is None else repr(seconds) if usual else _encode(seconds)
     header = (
         f'{{"workflow":{_quoted(workflow)},"task":{_quoted(task)},'
         f'"function":{_quoted(function)},"created":"{created}",'

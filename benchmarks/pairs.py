@@ -34,12 +34,14 @@ def time_pair(
     rounds: int,
     calls: int = 1,
     prepare: Callable[[], object] = tuple,
+    clock: Callable[[], float] = perf_counter,
 ) -> Pair:
     """Time both in every round, after one round that isn't counted; the first is the other's next.
 
     Args:
         calls: of each, per round; the round's time is their mean.
         prepare: called, untimed, before each side's turn.
+        clock: `time.process_time` for CPU seconds.
     """
     mine: list[float] = []
     theirs: list[float] = []
@@ -47,7 +49,7 @@ def time_pair(
         turns = [(ours, mine), (peer, theirs)]
         for call, times in turns if number % 2 else reversed(turns):
             prepare()
-            times.append(_seconds(call, calls))
+            times.append(_seconds(call, calls, clock))
     del mine[0], theirs[0]
     both = list(zip(mine, theirs, strict=True))
     return Pair(
@@ -58,8 +60,8 @@ def time_pair(
     )
 
 
-def _seconds(call: Callable[[], object], calls: int) -> float:
-    started = perf_counter()
+def _seconds(call: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    started = clock()
     for _ in itertools.repeat(None, calls):
         call()
-    return (perf_counter() - started) / calls
+    return (clock() - started) / calls

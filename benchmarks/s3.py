@@ -26,7 +26,7 @@ from s3_servers import BUCKET, Server, seaweedfs, weed  # found by the line abov
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import Storage, storage_factory
-from functionfuse.storage.keys import HEADERS
+from functionfuse_s3.heads import HEADERS
 from pairs import Pair, time_pair
 from table import Row, amount, at_least, at_most
 

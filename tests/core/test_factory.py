@@ -13,6 +13,7 @@ import pytest
 from memory_kind import SOURCE as PLUGIN
 
 from functionfuse.errors import OptionsError
+from functionfuse.kinds import FileOptions
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 
@@ -22,6 +23,21 @@ def test_a_file_storage_is_made_from_its_config(tmp_path: Path) -> None:
     storage = storage_factory({"kind": "file", "options": {"path": str(tmp_path / "s")}})
     assert isinstance(storage, FileStorage)
     assert not (tmp_path / "s").exists()
+
+
+def test_options_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a config and by the class."""
+    checks, validate = [], FileOptions.model_validate
+
+    def noted(options: Any) -> FileOptions:
+        checks.append(options)
+        return validate(options)
+
+    monkeypatch.setattr(FileOptions, "model_validate", noted)
+    made = storage_factory({"kind": "file", "options": {"path": str(tmp_path), "private": True}})
+    assert (1, str(tmp_path), True) == (len(checks), made.path, made.store.private)
+    FileStorage(tmp_path)
+    assert 2 == len(checks)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -261,11 +262,11 @@ def test_a_failed_write_leaves_the_earlier_result(
     def full(*_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for call in ("writev", "rename"):
+    for call, value in (("write", "later"), ("writev", np.zeros(1000)), ("rename", "later")):
         with monkeypatch.context() as patched:
             patched.setattr(os, call, full)
             with pytest.raises(OSError, match="No space left") as caught:
-                storage.save("w", "t", "later")
+                storage.save("w", "t", value)
         assert any("'t'" in note for note in caught.value.__notes__)
         assert "earlier" == storage.read_task("w", "t")
         assert ["w/t"] == files(storage)
@@ -279,6 +280,49 @@ def test_short_writes_are_continued(storage: FileStorage, monkeypatch: pytest.Mo
     value = {"a": np.arange(3000), "b": np.arange(5000)}
     storage.save("w", "t", value)
     np.testing.assert_array_equal(value["b"], storage.read_task("w", "t")["b"])
+    storage.save("w", "small", "x" * 2000)
+    assert "x" * 2000 == storage.read_task("w", "small")
+
+
+def test_the_system_calls_of_a_small_result(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save in a run writes, and looks at nothing; by hand it reads one header; whatever lies by.
+
+    A blob that is missing is found missing by one call.
+    """
+    storage.save("w", "t", 1)
+    for number in range(100):
+        storage.store.put(f"w/.data/other-{number}", [b"x"])
+    called: Counter[str] = Counter()
+    for name in ("access", "close", "fstat", "fsync", "listdir", "mkdir", "open", "read", "readv"):
+        _count(monkeypatch, name, called)
+    for name in ("rename", "scandir", "stat", "unlink", "write", "writev"):
+        _count(monkeypatch, name, called)
+    for name in ("t", "new"):
+        called.clear()
+        storage.save("w", name, 2, replaces=None)
+        assert {"open": 2, "write": 1, "close": 2, "rename": 1} == called
+    called.clear()
+    storage.save("w", "t", 3)
+    assert {"open": 3, "read": 1, "write": 1, "close": 3, "rename": 1} == called
+    called.clear()
+    assert 3 == storage.read_task("w", "t")
+    assert {"open": 1, "readv": 1, "read": 1, "close": 1} == called
+    called.clear()
+    infos = list(storage.task_infos("w", ["t", "missing", "new"]))
+    assert [False, True, False] == [info is None for info in infos]
+    assert {"open": 3, "read": 2, "close": 2} == called
+
+
+def _count(monkeypatch: pytest.MonkeyPatch, name: str, called: Counter[str]) -> None:
+    call = getattr(os, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        called[name] += 1
+        return call(*args, **kwargs)
+
+    monkeypatch.setattr(os, name, counted)
 
 
 def test_many_buffers_in_one_result(storage: FileStorage) -> None:

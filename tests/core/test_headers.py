@@ -1,277 +1,90 @@
-"""The headers of many results, from a store where every read is a request."""
+"""The headers and values of many results, from a store where every read is a request."""
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import md5
 from typing import Any
 
-import numpy as np
 import pytest
+from remote_store import AT_ONCE, LATE, MANY, NAMES, RemoteStore, fill, tokens, true_tokens
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import (
     DamagedResultError,
     ResultNotFoundError,
-    StorageAccessError,
     StorageConnectionError,
 )
-from functionfuse.storage import BlobInfo, BlobStore, Storage
-from functionfuse.storage import catalog as headers
+from functionfuse.storage import Storage
 from functionfuse.storage.blobstore import Buffer
-from functionfuse.storage.keys import HEADERS
-
-AT_ONCE = 4
-LATE = 300  # seconds; what takes longer hangs
-MANY = 50
-REMEMBERED = f"w/{HEADERS}"
-
-
-class RemoteStore(BlobStore):
-    """Blobs in memory that counts what it is asked, as a store over a network would be."""
-
-    remote = True
-    concurrency = AT_ONCE
-
-    def __init__(self) -> None:
-        self.blobs_held: dict[str, bytes] = {}
-        self.asked: Counter[str] = Counter()
-        self.heads: list[str] = []
-        self.lock = threading.Lock()
-        self.most = self.now_reading = 0
-        self.met = threading.Event()  # set when as many as can be are reading at once
-        self.readable_only = False
-        self.waits = False  # whether a header is read only when others are, too
-        self.tells = True  # whether `put` returns the etag
-
-    def put(
-        self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
-    ) -> str | None:
-        self.asked["put"] += 1
-        if self.readable_only:
-            raise StorageAccessError("no writing here")
-        if if_absent and key in self.blobs_held:
-            raise FileExistsError(key)
-        self.blobs_held[key] = b"".join(parts)
-        return md5(self.blobs_held[key]).hexdigest() if self.tells else None
-
-    def get(self, key: str) -> Buffer:
-        self.asked["get"] += 1
-        return self._blob(key)
-
-    def head(self, key: str, size: int) -> Buffer:
-        with self.lock:
-            self.asked["head"] += 1
-            self.heads.append(key)
-            self.now_reading += 1
-            self.most = max(self.most, self.now_reading)
-            if self.now_reading == AT_ONCE:
-                self.met.set()
-        if self.waits:
-            self.met.wait(LATE)
-        with self.lock:
-            self.now_reading -= 1
-        return self._blob(key)[:size]
-
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        self.asked["list"] += 1
-        for key, data in sorted(self.blobs_held.items()):
-            if key.startswith(prefix):
-                yield BlobInfo(key, len(data), 0.0, md5(data).hexdigest())
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self.blobs_held.pop(key, None)
-
-    def _blob(self, key: str) -> bytes:
-        try:
-            return self.blobs_held[key]
-        except KeyError:
-            raise ResultNotFoundError(f"no blob {key!r}") from None
-
-
-NAMES = [f"t{number}" for number in range(MANY)]
 
 
 @pytest.fixture
 def store() -> RemoteStore:
     """A store with MANY results, and its counters at zero."""
     store = RemoteStore()
-    storage = Storage(store)
-    for number, name in enumerate(NAMES):
-        storage.save("w", name, number)
-    store.asked.clear()
+    fill(store)
     return store
 
 
-def tokens(store: RemoteStore, names: Sequence[str] = NAMES) -> list[str | None]:
-    """Return the tokens that a plan is told, by a storage that knows nothing yet."""
-    infos = Storage(store).task_infos("w", names)
-    return [None if info is None else info.info.token for info in infos]  # type: ignore[union-attr]
-
-
-def true_tokens(store: RemoteStore, names: Sequence[str] = NAMES) -> list[str | None]:
-    """Return the tokens that are stored, one after the other."""
-    found: list[str | None] = []
-    for name in names:
-        try:
-            found.append(Storage(store).task_info("w", name).token)
-        except ResultNotFoundError:
-            found.append(None)
-    store.asked.clear()
-    store.heads.clear()
-    return found
-
-
-def test_a_plan_lists_and_reads_headers_at_once(store: RemoteStore) -> None:
-    """One listing, a header for each result, many at once, and a second listing."""
+def test_a_plan_reads_headers_at_once(store: RemoteStore) -> None:
+    """A read for each task, and nothing else."""
     expected = true_tokens(store, [*NAMES, "missing"])
     store.waits = True
     assert expected == tokens(store, [*NAMES, "missing"])
-    assert {"list": 2, "head": MANY, "get": 1, "put": 1} == store.asked
+    assert {"head": MANY + 1} == store.asked
     assert AT_ONCE == store.most
 
 
-def test_a_store_of_one_request_at_a_time_is_remote_all_the_same(
-    store: RemoteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """How many requests are worth it says nothing about what one costs."""
-    monkeypatch.setattr(RemoteStore, "concurrency", 1)
-    expected = true_tokens(store)
-    for asked in ({"list": 2, "head": MANY, "get": 1, "put": 1}, {"list": 1, "get": 1}):
-        assert expected == tokens(store)
-        assert asked == store.asked
-        store.asked.clear()
-
-
-def test_planned_again_it_costs_two_requests(store: RemoteStore) -> None:
-    """A listing, and the one blob of headers."""
-    expected = true_tokens(store)
-    tokens(store)
-    store.asked.clear()
-    assert expected == tokens(store)
-    assert {"list": 1, "get": 1} == store.asked
-
-
-def test_what_values_refer_to_is_remembered(store: RemoteStore) -> None:
-    """The last fields of a header, as all of it."""
-    for number, name in enumerate(NAMES):
-        told = [f"m:C{number}"], f"{number:032x}"
-        Storage(store).save("w", name, 0, describe=lambda *_, told=told: told)
-    store.asked.clear()
-    for asked in ({"list": 2, "head": MANY, "get": 1, "put": 1}, {"list": 1, "get": 1}):
-        stored = list(Storage(store).task_infos("w", NAMES))
-        assert asked == store.asked
-        assert [f"{number:032x}" for number in range(MANY)] == [each.value for each in stored]  # type: ignore[union-attr]
-        assert MANY == len({each.key for each in stored})  # type: ignore[union-attr]
-        store.asked.clear()
-
-
-def test_few_results_need_no_memory(store: RemoteStore) -> None:
-    """What can be asked for at once is, and one result is asked for directly."""
-    expected = true_tokens(store)
-    assert expected[:AT_ONCE] == tokens(store, NAMES[:AT_ONCE])
-    assert {"list": 1, "head": AT_ONCE} == store.asked
-    store.asked.clear()
-    assert expected[:1] == tokens(store, NAMES[:1])
-    assert {"head": 1} == store.asked
-
-
-def test_what_is_not_stored_costs_nothing(store: RemoteStore) -> None:
-    """Only the headers that are there are asked for."""
-    assert [None] * 30 == tokens(store, [f"new{number}" for number in range(30)])
-    assert {"list": 1} == store.asked
-
-
-def test_what_was_replaced_is_read_again(store: RemoteStore) -> None:
-    """A header counts only for the very blob that it was read from; removed results are gone."""
-    tokens(store)
-    Storage(store).save("w", "t7", "new")
-    Storage(store).remove_task("w", "t9")
-    expected = true_tokens(store)
-    assert expected == tokens(store)
-    assert None is expected[9]
-    assert ["w/t7"] == store.heads
-
-
-def test_many_replaced_are_remembered_anew(store: RemoteStore) -> None:
-    """After one plan more, it costs two requests again."""
-    tokens(store)
-    for name in NAMES[:10]:
-        Storage(store).save("w", name, "new")
-    expected = true_tokens(store)
-    assert expected == tokens(store)
-    assert {"list": 2, "head": 10, "get": 1, "put": 1} == store.asked
-    store.asked.clear()
-    assert expected == tokens(store)
-    assert {"list": 1, "get": 1} == store.asked
-
-
-@pytest.mark.parametrize("place", [0, 40, -1])
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
-def test_a_damaged_memory_is_only_slower(store: RemoteStore, damage: str, place: int) -> None:
-    """Whatever is wrong with it, the headers are read from the results."""
-    expected = true_tokens(store)
-    tokens(store)
-    store.asked.clear()
-    data = bytearray(store.blobs_held[REMEMBERED])
-    if damage == "flipped":
-        data[place] ^= 1
-    store.blobs_held[REMEMBERED] = {"flipped": data, "cut": data[:place], "empty": b""}[damage]
-    assert expected == tokens(store)
-    assert MANY == store.asked["head"]
-
-
-def test_what_is_replaced_while_it_is_read_is_not_remembered(store: RemoteStore) -> None:
-    """The listing showed one blob and the read another: that pair must never be believed."""
-    before, listing = store.blobs_held["w/t7"], store.list
-    Storage(store).save("w", "t7", "new")
-    after, store.blobs_held["w/t7"] = store.blobs_held["w/t7"], before
-
-    def replacing(prefix: str) -> Iterator[BlobInfo]:
-        yield from listing(prefix)
-        store.blobs_held["w/t7"] = after
-
-    store.list = replacing  # type: ignore[method-assign]
-    tokens(store)
-    store.list = listing  # type: ignore[method-assign]
-    store.blobs_held["w/t7"] = before  # as somebody does who restores an earlier version
-    assert true_tokens(store) == tokens(store)
-
-
-def test_a_damaged_result_is_told_each_time(store: RemoteStore) -> None:
-    """An error is nothing to be remembered, and the other headers are."""
+def test_a_damaged_header_is_an_item(store: RemoteStore) -> None:
+    """The other headers are told all the same."""
     store.blobs_held["w/t7"] = b"no result"
-    for heads in (MANY, 1):
-        store.asked.clear()
-        infos = list(Storage(store).task_infos("w", NAMES))
-        assert isinstance(infos[7], DamagedResultError)
-        assert MANY - 1 == sum(not isinstance(info, Exception) for info in infos)
-        assert heads == store.asked["head"]
+    infos = list(Storage(store).task_infos("w", NAMES))
+    assert isinstance(infos[7], DamagedResultError)
+    assert MANY - 1 == sum(not isinstance(info, Exception) for info in infos)
+    assert {"head": MANY} == store.asked
 
 
-def test_a_long_header_is_remembered_whole(store: RemoteStore) -> None:
-    """Headers longer than the first read are asked for twice, once."""
-    for name in NAMES:
-        Storage(store).save("w", name, 0, fingerprint={"call": "0" * 32, "long": "x" * 9000})
+def test_a_long_header_is_read_on(store: RemoteStore) -> None:
+    """One that is longer than the first read takes two."""
+    Storage(store).save("w", "t1", 0, fingerprint={"call": "0" * 32, "long": "x" * 9000})
     expected = true_tokens(store)
     assert expected == tokens(store)
-    assert 2 * MANY == store.asked["head"]
+    assert {"head": MANY + 1} == store.asked
+
+
+def test_a_save_reads_one_header_at_most(store: RemoteStore) -> None:
+    """That of the replaced result, if it isn't given: whatever else the workflow stores."""
+    for number in range(20):
+        store.blobs_held[f"w/.data/other-{number}"] = b"x"
+    storage = Storage(store)
+    seen = next(iter(storage.task_infos("w", ["t1"])))
+    assert seen is not None
+    assert not isinstance(seen, Exception)
+    saves: list[tuple[dict[str, Any], dict[str, int]]] = [
+        ({}, {"head": 1, "put": 1}),
+        ({"replaces": seen}, {"put": 1}),
+        ({"replaces": None}, {"put": 1}),
+    ]
+    for options, asked in saves:
+        for name in ("t1", "new"):
+            store.asked.clear()
+            storage.save("w", name, 0, **options)
+            assert asked == store.asked
     store.asked.clear()
-    assert expected == tokens(store)
-    assert {"list": 1, "get": 1} == store.asked
+    storage.save("w", "newer", 0, if_absent=True)
+    assert {"put": 1} == store.asked
 
 
-def test_who_can_only_read_plans_as_well(store: RemoteStore) -> None:
-    """That nothing can be remembered is no error."""
-    expected = true_tokens(store)
-    store.readable_only = True
-    assert expected == tokens(store)
-    assert REMEMBERED not in store.blobs_held
+def test_a_removal_reads_the_headers(store: RemoteStore) -> None:
+    """One each, and only a removal by a pattern lists."""
+    storage = Storage(store)
+    storage.remove_task("w", "t1")
+    assert {"head": 1, "delete": 1} == +store.asked
+    store.asked.clear()
+    storage.remove_task("w", pattern="t2*")
+    assert {"list": 1, "head": 11, "delete": 1} == +store.asked
+    assert MANY - 12 == len(storage.list_tasks("w"))
 
 
 def test_a_lost_connection_is_an_error(store: RemoteStore) -> None:
@@ -336,129 +149,6 @@ def test_a_run_reads_values_at_once(damaged: bool) -> None:
     assert met
 
 
-def test_a_run_reuses_what_is_remembered() -> None:
-    """A workflow computes nothing again, and what changed alone; as with any storage."""
-    computed = []
-
-    @workflow(version="1")  # it notes its calls
-    def double(number: int) -> int:
-        computed.append(number)
-        return 2 * number
-
-    @workflow
-    def total(*numbers: int) -> int:
-        return sum(numbers)
-
-    def run(numbers: Sequence[int]) -> Any:
-        computed.clear()
-        nodes = [double(number).set_name(f"n{at}") for at, number in enumerate(numbers)]
-        flow = LocalWorkflow(total(*nodes).set_name("total"), workflow_name="w")
-        flow.set_storage(Storage(store))
-        return flow.run()
-
-    store = RemoteStore()
-    numbers = list(range(20))
-    assert 380 == run(numbers)
-    for _ in range(3):
-        assert 380 == run(numbers)
-        assert [] == computed
-    numbers[5] = 100
-    assert 570 == run(numbers)
-    assert [100] == computed
-    assert 570 == run(numbers)
-    assert [] == computed
-
-
 @workflow
 def same(value: Any) -> Any:
     return value
-
-
-def failing(value: Any) -> Any:
-    raise ZeroDivisionError(value)
-
-
-def flow_over(store: BlobStore, values: Iterable[Any]) -> LocalWorkflow:
-    """Return a workflow with a node for each value, and a storage of its own."""
-    nodes = [same(value).set_name(f"t{at}") for at, value in enumerate(values)]
-    flow = LocalWorkflow(*nodes, workflow_name="w")
-    flow.set_storage(Storage(store))
-    return flow
-
-
-@pytest.mark.parametrize("tells", [True, False])
-def test_what_a_run_has_saved_is_remembered(tells: bool) -> None:
-    """The first plan after it costs two requests, where `put` returns etags; headers elsewhere."""
-    store = RemoteStore()
-    store.tells = tells
-    flow_over(store, range(MANY)).run()
-    assert (MANY + tells, tells) == (store.asked["put"], store.asked["get"])
-    expected = true_tokens(store)
-    assert expected == tokens(store)
-    assert ({"list": 1, "get": 1} if tells else {"list": 2, "head": MANY, "get": 1, "put": 1}) == (
-        store.asked
-    )
-
-
-def test_a_later_run_adds_to_what_is_remembered() -> None:
-    """Also where another has replaced a result since: that one is asked for."""
-    store = RemoteStore()
-    flow_over(store, range(MANY)).run()
-    flow_over(store, [f"new {at}" for at in range(10)]).run()
-    Storage(store).save("w", "t30", "theirs")
-    expected = true_tokens(store)
-    assert expected == tokens(store)
-    assert {"list": 1, "get": 1, "head": 1} == store.asked
-    assert ["w/t30"] == store.heads
-
-
-def test_a_run_that_fails_remembers_what_it_has_saved() -> None:
-    """As do big results, whose headers are written last."""
-    store = RemoteStore()
-    flow = flow_over(store, [np.zeros(1 << 20), *range(AT_ONCE), "a node that fails"])
-    flow.replace_func(flow.graph().nodes[-1], failing)
-    with pytest.raises(ZeroDivisionError):
-        flow.run()
-    names = NAMES[: AT_ONCE + 1]
-    expected = true_tokens(store, names)
-    assert None not in expected
-    assert expected == tokens(store, names)
-    assert {"list": 1, "get": 1} == store.asked
-
-
-def test_that_nothing_is_remembered_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
-    """What a run returns is stored already; and few results are not worth the requests."""
-    store = RemoteStore()
-
-    def lost(key: str) -> Any:
-        raise StorageConnectionError("the line is dead")
-
-    store.get = lost  # type: ignore[method-assign]
-    with caplog.at_level("INFO"):
-        assert list(range(MANY)) == flow_over(store, range(MANY)).run()
-    assert "the line is dead" in caplog.text
-    assert REMEMBERED not in store.blobs_held
-    few = RemoteStore()
-    flow_over(few, range(AT_ONCE)).run()
-    assert REMEMBERED not in few.blobs_held
-
-
-def test_what_was_written_stays_in_its_process() -> None:
-    """A storage is pickled for each node that a worker computes; headers would add up."""
-    storage = Storage(RemoteStore())
-    for name in NAMES:
-        storage.save("w", name, 0)
-    heads = storage._saver.heads
-    assert MANY == len(heads.by_folder["w/"])
-    assert {} == copy.copy(heads).by_folder
-
-
-def test_a_process_that_saves_for_ever_holds_a_bounded_number(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What is beyond that is asked for by the first plan."""
-    monkeypatch.setattr(headers, "_MOST_WRITTEN", 10)
-    storage = Storage(RemoteStore())
-    for name in NAMES:
-        storage.save("w", name, 0)
-    assert NAMES[:10] == list(storage._saver.heads.by_folder["w/"])

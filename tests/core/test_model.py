@@ -35,7 +35,7 @@ from functionfuse.storage.filestorage import FileStorage
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 ABSENT, DAMAGED = "absent", "damaged"
-CALLS = ["open", "writev", "rename", "link", "unlink", "fsync", "mkdir", "rmdir", "close"]
+CALLS = ["open", "write", "writev", "rename", "link", "unlink", "fsync", "mkdir", "rmdir", "close"]
 
 LONG = "long" * 60
 workflows = st.sampled_from(["w", "../v", LONG])

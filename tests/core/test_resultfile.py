@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from result_bytes import MemoryStore, header_of
 
 from functionfuse.errors import UnpicklableResultError
-from functionfuse.storage import Storage, named, pickling, resultfile
+from functionfuse.storage import Storage, header, named, pickling, resultfile
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.pickling import Pickled
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 MIB = 1 << 20
@@ -339,6 +340,17 @@ def test_a_big_result_is_digested_while_it_is_written(
     assert info.digest == found.digest
     monkeypatch.setattr(resultfile, "_DIGESTED_ASIDE_FROM", 1 << 40)
     assert info.digest == resultfile.pack(pickled, "w", "t")[1].digest
+
+
+def test_a_pickle_from_elsewhere_is_packed() -> None:
+    """Whoever has bytes can pack them; the names in them and the origin may be left out."""
+    side = header.SideData("grid", "", (("f", 1, "0" * 32),))
+    parts, info = resultfile.pack(Pickled(b"N.", [], False), "w", "t", side_data=[side])
+    assert (info, [b"N."]) == resultfile.check(b"".join(parts))
+    assert (side,) == info.side_data
+    assert ("", None, {}) == (info.function, info.seconds, info.fingerprint)
+    parts, info = resultfile.pack(Pickled(b"N.", [], False), "w", "t", function="f", seconds=2.0)
+    assert ("f", 2.0) == (info.function, info.seconds)
 
 
 def test_reading_copies_no_large_array(storage: FileStorage) -> None:

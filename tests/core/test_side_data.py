@@ -391,6 +391,42 @@ def test_the_header_of_what_is_replaced_saves_a_look(
     assert others == side_files(storage)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_a_value_that_looks_like_a_header(storage: Storage, told: bool) -> None:
+    """Only the header says whether there is side data; also if it is longer than a first read."""
+    looks = ',"side_data":[],'
+    for fingerprint in ({}, {"long": "x" * 9000}):
+        storage.save("w", "t", [looks, Grid([[1]])], fingerprint=fingerprint)
+        assert 2 == len(side_files(storage))
+        seen = {"replaces": next(iter(storage.task_infos("w", ["t"])))} if told else {}
+        storage.save("w", "t", 1, **seen)  # type: ignore[arg-type]
+        assert ["w/t"] == keys(storage)
+    storage.save("w", "t", [looks, Grid([[1]])])
+    storage.remove_task("w", "t")
+    assert [] == keys(storage)
+
+
+@pytest.mark.parametrize("damage", [b"no result", b"", b"\x93FUSE\r\n\x1a\1\0\0\0\xff\xff\0\0"])
+def test_a_damaged_header_is_replaced_and_removed(storage: Storage, damage: bytes) -> None:
+    """What it listed is unknown, and left for `gc`."""
+    for act in (lambda: storage.save("w", "t", 1), lambda: storage.remove_task("w", "t")):
+        storage.save("w", "t", Grid([[1]]))
+        storage.store.put("w/t", [damage])
+        act()
+        assert 2 == len(side_files(storage))
+        storage.gc(-1)
+        assert [] == side_files(storage)
+
+
+def test_a_copy_under_another_name_does_not_own_the_side_data(storage: Storage) -> None:
+    """A copied file is no result of that task, so nothing beside it is removed."""
+    storage.save("w", "t", Grid([[1]]))
+    for act in (lambda: storage.save("w", "copy", 1), lambda: storage.remove_task("w", "copy")):
+        storage.store.put("w/copy", [storage.store.get("w/t")])
+        act()
+        assert [[1]] == storage.read_task("w", "t").rows
+
+
 def test_another_value_in_the_place_of_a_planned_one_is_not_found(storage: Storage) -> None:
     """Also when it is put there, and the old files are removed, while the planned one is read."""
 

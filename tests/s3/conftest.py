@@ -12,9 +12,11 @@ import pytest
 from botocore import loaders
 
 IMPORTABLE = str(Path(__file__).parent / "importable")
+OF_CORE = str(Path(__file__).parents[1] / "core" / "importable")
 
-if IMPORTABLE not in sys.path:
-    sys.path.insert(0, IMPORTABLE)
+for folder in (IMPORTABLE, OF_CORE):
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 from s3_proxy import Proxy, faulty, no_waiting  # noqa: E402  # found by the line above
 from s3_servers import BUCKET, PIECES, Server, moto, seaweedfs, weed  # noqa: E402

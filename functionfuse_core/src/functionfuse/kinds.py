@@ -33,12 +33,14 @@ class FileStorage(Storage):
     """Results in files below `path`. `storage_factory` makes one from a config.
 
     Args:
-        path: the folder; created with the first workflow or result.
+        path: the folder; created with the first workflow or result. Or all options, checked.
         options: the other options of the kind, see `FileOptions`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
-        checked = check_options(FileOptions, kind="file", options={"path": path, **options})
+    def __init__(self, path: str | os.PathLike[str] | FileOptions, **options: Any) -> None:
+        checked = path
+        if not isinstance(checked, FileOptions):
+            checked = check_options(FileOptions, kind="file", options={"path": path, **options})
         self.path = os.path.abspath(os.path.expanduser(checked.path))
         super().__init__(FileStore(self.path, private=checked.private), checked)
 
@@ -62,10 +64,6 @@ class LocalOptions(BaseModel):
     )
 
 
-def _build_file(options: FileOptions) -> FileStorage:
-    return FileStorage(**dict(options))
-
-
 def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str) -> Any:
     from .backends.builtin.localback import LocalWorkflow
 
@@ -82,7 +80,7 @@ def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
     """Return the kind "file"."""
-    return [StorageKind("file", FileOptions, _build_file, api_version=1)]
+    return [StorageKind("file", FileOptions, FileStorage, api_version=1)]
 
 
 @hookimpl

@@ -8,11 +8,13 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, overload
 
 from xxhash import xxh3_128_hexdigest
 
+from ..errors import ResultNotFoundError
 from ..serializers import FILE_PROTOCOL
 
 __all__ = ["BlobInfo", "BlobStore", "Buffer", "FirstPartLast", "StagedFiles"]
@@ -81,8 +83,7 @@ class BlobStore(ABC):
     connections on first use, once per process.
 
     Attributes:
-        remote: whether each read is a request over a network. Listings of such a store have etags,
-            and `put` returns one if it is known.
+        remote: whether each read is a request over a network.
         concurrency: the useful number of reads at once.
     """
 
@@ -92,7 +93,7 @@ class BlobStore(ABC):
     @abstractmethod
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
-    ) -> str | None:
+    ) -> None:
         """Store the concatenation of `parts` under `key`, all or nothing.
 
         The parts are written one after the other, and are not joined first. (For a first part that
@@ -102,8 +103,6 @@ class BlobStore(ABC):
         When this returns, every reader sees the new blob. Until then, and if it raises or the
         process is killed, every reader sees the earlier blob, whole, or none. Of two writers, one
         wins.
-
-        Returns the etag that listings will give for exactly this blob, if the store knows it.
 
         Args:
             if_absent: leave an existing blob as it is, and raise FileExistsError.
@@ -135,6 +134,32 @@ class BlobStore(ABC):
         """Return the first `size` bytes of a blob, or all of a shorter one. Raises as `get`."""
         return memoryview(self.get(key))[:size]
 
+    def heads(self, folder: str, names: Sequence[str], size: int) -> Iterator[Buffer | None]:
+        """Iterate over the beginnings of blobs directly in `folder`, in order, for a plan.
+
+        An item has `size` bytes, or more, or all of a shorter blob; it is None for a missing blob.
+        By default each is read by `head`, `concurrency` at once.
+        """
+
+        def head(name: str) -> Buffer | None:
+            try:
+                return self.head(folder + name, size)
+            except ResultNotFoundError:
+                return None
+
+        workers = min(self.concurrency, len(names))
+        if workers <= 1:
+            return map(head, names)
+        with ThreadPoolExecutor(workers, thread_name_prefix="heads") as pool:
+            return iter(list(pool.map(head, names)))
+
+    def finish(self, folder: str) -> None:
+        """Store whatever helps later `heads` of a folder, after a run; raise no error of a store.
+
+        By default nothing.
+        """
+        del folder
+
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
         """Iterate over a blob from its start in blocks of at most `size` bytes. Raises as `get`.
 
@@ -144,10 +169,6 @@ class BlobStore(ABC):
         view = memoryview(self.get(key))
         for start in range(0, len(view), size):
             yield view[start : start + size]
-
-    def blobs(self, folder: str) -> Iterator[BlobInfo]:
-        """Iterate over the blobs directly in `folder`, as `list` does, but over no deeper ones."""
-        return (info for info in self.list(folder) if "/" not in info.key[len(folder) :])
 
     def names(self, folder: str) -> Iterator[str]:
         """Iterate over the names directly in `folder`, in any order, each once.

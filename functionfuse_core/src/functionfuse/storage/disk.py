@@ -43,6 +43,11 @@ def open_safely(path: str, flags: int) -> int:
 def write_all(file: int, parts: Sequence[Buffer]) -> None:
     """Write all bytes of all parts; a single system call may write fewer."""
     if isinstance(parts, (list, tuple)):
+        if len(parts) == 1 and len(parts[0]) < _LAID_OUT_FROM:
+            written = os.write(file, parts[0])
+            if written < len(parts[0]):
+                _write_rest(file, parts, written)
+            return
         total = sum(map(len, parts))
         if total >= _LAID_OUT_FROM:
             lay_out(file, os.lseek(file, 0, os.SEEK_CUR), total)

@@ -26,6 +26,9 @@ _TEMPORARY = ".tmp-"
 _MAPPED_FROM = 1 << 20  # bytes; below, a plain read is quicker than a map and its page faults
 _READ_AT_ONCE = 4096
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+_READ = os.O_RDONLY | SAFELY
+# A symbolic link is no blob; for it, O_NOFOLLOW gives ELOOP or EMLINK.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
 
 class FileStore(BlobStore):
@@ -83,7 +86,10 @@ class FileStore(BlobStore):
 
     def get(self, key: str) -> Buffer:
         """Return a blob; see `BlobStore.get`."""
-        file = self._open(key)
+        try:
+            file = os.open(f"{self.root}/{key}", _READ)
+        except OSError as error:
+            raise self._explained(error, key) from None
         try:
             # A small file is read without asking for its size: a second read proves the end.
             data = bytearray(_READ_AT_ONCE)
@@ -107,13 +113,29 @@ class FileStore(BlobStore):
 
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob; see `BlobStore.head`."""
-        file = self._open(key)
-        try:
-            return os.read(file, size)
-        except IsADirectoryError:
-            raise self._not_found(key) from None
-        finally:
-            os.close(file)
+        [data] = self.heads("", [key], size)
+        if data is None:
+            raise self._not_found(key)
+        return data
+
+    def heads(self, folder: str, names: Sequence[str], size: int) -> Iterator[Buffer | None]:
+        """Iterate over the beginnings of blobs; see `BlobStore.heads`."""
+        for name in names:
+            try:
+                file = os.open(f"{self.root}/{folder}{name}", _READ)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                yield None
+                continue
+            data: Buffer | None = None
+            try:
+                data = os.read(file, size)
+            except IsADirectoryError:
+                pass  # a folder is no blob
+            finally:
+                os.close(file)
+            yield data
 
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
         """Iterate over a blob in blocks; see `BlobStore.blocks`. They share one buffer."""
@@ -221,13 +243,12 @@ class FileStore(BlobStore):
 
     def _open(self, key: str) -> int:
         try:
-            return os.open(f"{self.root}/{key}", os.O_RDONLY | SAFELY)
+            return os.open(f"{self.root}/{key}", _READ)
         except OSError as error:
-            # A symbolic link is no blob; for it, O_NOFOLLOW gives ELOOP or EMLINK.
-            absent = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK
-            if error.errno not in absent:
-                raise
-            raise self._not_found(key) from None
+            raise self._explained(error, key) from None
+
+    def _explained(self, error: OSError, key: str) -> OSError:
+        return self._not_found(key) if error.errno in _ABSENT else error
 
     def _not_found(self, key: str) -> ResultNotFoundError:
         return ResultNotFoundError(f"no blob {key!r} in {self!r}")

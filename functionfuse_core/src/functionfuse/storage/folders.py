@@ -33,14 +33,6 @@ class Folders:
         attempts = 1
         while True:
             try:
-                # Quick, and safe if the last segment is the only one: O_NOFOLLOW checks the last.
-                if folder and "/" not in folder:
-                    return os.open(f"{self.root}/{folder}", FOLDER)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise self._no_folder(folder, error) from error
-            try:
                 os.makedirs(self.root, self._folder_mode, exist_ok=True)
                 return self._descend(folder, make=True)
             except OSError as error:
@@ -69,7 +61,14 @@ class Folders:
         """Open a file in a folder, which is made if it is missing; return both descriptors."""
         attempts = 1
         while True:
-            directory = self.enter(folder)
+            if "/" in folder:
+                directory = self.enter(folder)
+            else:
+                try:
+                    # Quick, and safe: O_NOFOLLOW checks the last segment, and this is the only one.
+                    directory = os.open(f"{self.root}/{folder}", FOLDER)
+                except OSError:
+                    directory = self.enter(folder)  # makes it, or raises an error that explains
             try:
                 return directory, os.open(name, flags | SAFELY, self.file_mode, dir_fd=directory)
             except BaseException as error:

@@ -8,6 +8,7 @@ otherwise; `read_info` parses every header.
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import struct
@@ -27,12 +28,13 @@ __all__ = [
     "TaskInfo",
     "encoded",
     "header_end",
-    "names_in_header",
     "parsed",
     "plain_pickle",
     "read_info",
     "read_stored",
     "sections_of",
+    "side_data_field",
+    "signature_of",
 ]
 
 MAGIC = b"\x93FUSE\r\n\x1a"
@@ -46,17 +48,21 @@ ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
 IN_PIECES = "pieces"  # instead of a digest: a second file has the digests of the file's pieces
 
-quoted = json.encoder.encode_basestring_ascii
+_quoted = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
 # The fields are in the order of `encoded`; a string with an escape doesn't match.
+_FUNCTION = b'"function":"'
 _plain = re.compile(
-    rb'"function":"[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
+    _FUNCTION + rb'[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
     rb'"digest":"[0-9a-f]{32}","pickle":\[(\d{1,18}),"([0-9a-f]{32})"\],'
     rb'"buffers":\[\],"side_data":\[\],"by_value":false,"python":"'
 ).match
 
+# The first match in a blob is the field: a quotation mark inside a JSON string is escaped. It has a
+# group if the list is empty.
+side_data_field = re.compile(rb',"side_data":\[(\],)?').search
 
 # The last fields have a fixed form. A quotation mark inside a JSON string is escaped, and one brace
 # ends the header, so no part of the earlier fields can look like them.
@@ -152,35 +158,44 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def encoded(fields: tuple[Any, ...]) -> bytes:
-    """Return a header as JSON; all digests have one length, so its length is known before them.
+def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
+    """Return prefix and header; all digests have one length, so its length is known before them.
 
-    It is built by hand, in a third of the time that encoding a dictionary takes.
+    The JSON is built by hand, in a third of the time that encoding a dictionary takes.
 
     Args:
         fields: the fields of `TaskInfo` without the last two.
+        key: signs the header.
     """
-    workflow, task, function, created, seconds, kind, digest, pickle, *rest = fields
-    buffers, side_data, by_value, python, packages, host, token, fingerprint, own, value, key = rest
-    return (
-        f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},'
-        f'"function":{quoted(function)},"created":"{created}",'
-        f'"seconds":{_number(seconds)},"type":{quoted(kind)},'
+    workflow, task, function, created, seconds, kind, digest, pickle, buffers = fields[:9]
+    side_data, by_value, python, packages, host, token, fingerprint, own, value, own_key = fields[
+        9:
+    ]
+    # `repr` gives JSON for usual numbers; `_encode` refuses infinities and NaN.
+    usual = type(seconds) is float and -1e300 < seconds < 1e300
+    number = "null" if seconds is None else repr(seconds) if usual else _encode(seconds)
+    header = (
+        f'{{"workflow":{_quoted(workflow)},"task":{_quoted(task)},'
+        f'"function":{_quoted(function)},"created":"{created}",'
+        f'"seconds":{number},"type":{_quoted(kind)},'
         f'"digest":"{digest}","pickle":[{pickle[0]},"{pickle[1]}"],'
         f'"buffers":{_encode(buffers) if buffers else "[]"},'
         f'"side_data":{_encode(side_data) if side_data else "[]"},'
         f'"by_value":{"true" if by_value else "false"},"python":"{python}",'
         f'"packages":{_encode(packages) if packages else "{}"},'
-        f'"host":{quoted(host)},"token":"{token}",'
+        f'"host":{_quoted(host)},"token":"{token}",'
         f'"fingerprint":{_encode(fingerprint) if fingerprint else "{}"},'
         f'"own":{_encode(own) if own else "[]"},"value":"{value}",'
-        f'"key":"{key}"}}\n'
+        f'"key":"{own_key}"}}\n'
     ).encode()
+    start = START.pack(MAGIC, VERSION, len(header))
+    signature = UNSIGNED if key is None else signature_of(key, start, header)
+    return start + xxh3_128_digest(start + signature + header) + signature + header
 
 
-def _number(value: float | None) -> str:
-    # `repr` gives JSON for these; `_encode` refuses infinities and NaN.
-    return repr(value) if type(value) is float and -1e300 < value < 1e300 else _encode(value)
+def signature_of(key: bytes, start: Buffer, header: Buffer) -> bytes:
+    """Return the signature of a header and the start of its prefix: HMAC-SHA256 (RFC 2104)."""
+    return hmac.digest(key, b"".join((start, header)), "sha256")
 
 
 def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
@@ -308,10 +323,8 @@ class Summary:
     @property
     def side_data(self) -> tuple[SideData, ...]:
         """As in `TaskInfo`."""
-        # A quotation mark inside a JSON string is escaped, so this can't be found in one.
-        if self._info is None and b',"side_data":[],' in bytes(self._data):
-            return ()
-        return self.info.side_data
+        field = None if self._info is not None else side_data_field(self._data)
+        return () if field and field[1] else self.info.side_data
 
     @property
     def info(self) -> TaskInfo:
@@ -329,13 +342,12 @@ class Summary:
         return cls(info.digest, call, info.value, info.key, info=info)
 
 
-def read_stored(data: Buffer, names: bytes) -> Summary | None:
-    """Return the summary of a sound header that `pack` wrote; None for others: see `read_info`.
+def read_stored(data: Buffer, workflow: str, task: str) -> Summary | None:
+    """Return the summary of a task's sound header as `encoded` writes it; None for others.
 
-    Args:
-        names: the beginning of the header, from `names_in_header`.
+    `read_info` parses those.
     """
-    head = _sound(data, names)
+    head = _sound(data, workflow, task)
     # A quotation mark inside a JSON string is escaped, so no string can contain these.
     digest = head.find(b',"digest":"', HEADER_AT) + 11
     call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
@@ -353,18 +365,18 @@ def read_stored(data: Buffer, names: bytes) -> Summary | None:
     return Summary(own, found, value, key, head)
 
 
-def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | None:
+def plain_pickle(data: Buffer, workflow: str, task: str, wanted: str = "") -> memoryview | None:
     """Return the pickle of a sound result that has neither buffers nor side data nor code.
 
-    Returns None for others, for a result that isn't sound, and if `pack` didn't write its header.
+    Returns None for others, for a result that isn't sound or belongs to another task, and if
+    `encoded` didn't write its header.
 
     Args:
         data: the whole blob.
-        names: the beginning of the header, from `names_in_header`.
         wanted: the value's digest; "" for any.
     """
-    head = _sound(data, names)
-    found = _plain(head, HEADER_AT + len(names)) if head else None
+    head = _sound(data, workflow, task)
+    found = _plain(head, head.find(_FUNCTION, HEADER_AT)) if head else None
     if found is None:
         return None
     size, digest = found.groups()
@@ -375,8 +387,8 @@ def plain_pickle(data: Buffer, names: bytes, wanted: str = "") -> memoryview | N
     return view
 
 
-def _sound(data: Buffer, names: bytes) -> bytes:
-    """Return a sound prefix and header that begin with `names`; b"" for any other."""
+def _sound(data: Buffer, workflow: str, task: str) -> bytes:
+    """Return a task's sound prefix and header; b"" for any other."""
     if len(data) < HEADER_AT:
         return b""
     magic, version, length = START.unpack_from(data)
@@ -386,9 +398,5 @@ def _sound(data: Buffer, names: bytes) -> bytes:
     head = bytes(memoryview(data)[:end])
     if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[DIGEST_AT:SIGNATURE_AT]:
         return b""
+    names = f'{{"workflow":{_quoted(workflow)},"task":{_quoted(task)},'.encode()
     return head if head.startswith(names, HEADER_AT) else b""
-
-
-def names_in_header(workflow: str, task: str) -> bytes:
-    """Return the beginning of the header of a task's result, as `pack` writes it."""
-    return f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},'.encode()

@@ -20,7 +20,6 @@ from ..names import check_name
 
 __all__ = [
     "DAMAGED",
-    "HEADERS",
     "LEASES",
     "LONGEST",
     "SIDE_DATA",
@@ -38,7 +37,6 @@ LONGEST = 200
 SIDE_DATA = ".data/"
 DAMAGED = ".damaged/"
 LEASES = ".lease/"
-HEADERS = ".headers/remembered"  # one blob
 
 _is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
 _special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")
@@ -82,7 +80,10 @@ def key_of(workflow_name: str, task_name: str) -> str:
     Raises:
         InvalidNameError: one of the names is no string, or empty.
     """
-    return folder_of(workflow_name) + segment_of(check_name(task_name, "task"))
+    folder = folder_of(workflow_name)
+    if type(task_name) is str and len(task_name) <= LONGEST and _is_plain(task_name):
+        return folder + task_name  # quicker
+    return folder + segment_of(check_name(task_name, "task"))
 
 
 _numbers = itertools.count()

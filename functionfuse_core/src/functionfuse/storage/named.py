@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Named", "names_in", "versions_of"]
+__all__ = ["NOTHING", "Named", "names_in", "versions_of"]
 
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
 _BINGET, _LONG_BINGET = ord("h"), ord("j")
@@ -23,7 +23,7 @@ _COUNTED = 1 << 16  # bytes; memoized objects are counted up to this offset only
 
 # MEMOIZE after EMPTY_SET, FROZENSET or STACK_GLOBAL. The search is for one byte, and then looks at
 # the byte before: a search for the class of bytes takes ten times as long, and `bytes.find` twice.
-_marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)").finditer
+_marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)")
 
 # Such bytes also occur by chance, for example for each number 38031 in a list. So the bytes around
 # them are checked. The items of a set begin with MARK, and an opcode that can begin an object.
@@ -49,14 +49,16 @@ class Named(NamedTuple):
     unordered: bool
 
 
-_NOTHING = Named((), unordered=False)
+NOTHING = Named((), unordered=False)
 
 
 def names_in(data: bytes) -> Named:
     """Return the names in a pickle of protocol 4 or later."""
+    if _marked.search(data) is None:
+        return NOTHING  # in a third of the time
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
-    for found in _marked(data):
+    for found in _marked.finditer(data):
         offset = found.start() - 1
         if data[offset] == _STACK_GLOBAL:
             for name, start in _pushed(data, offset):
@@ -65,14 +67,12 @@ def names_in(data: bytes) -> Named:
         elif not unordered:
             is_set = data[offset] == _EMPTY_SET
             unordered = bool(_items(data, offset + 2)) if is_set else _is_behind_item(data, offset)
-    return Named(tuple(names), unordered) if names or unordered else _NOTHING
+    return Named(tuple(names), unordered) if names or unordered else NOTHING
 
 
 def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str]:
     """Return the versions of the top-level modules in `names` that have one."""
     versions: dict[str, str] = {}
-    if not names:
-        return versions
     for top in dict.fromkeys(module.partition(".")[0] for module, _ in names if module):
         # Not by attribute: some modules give a DeprecationWarning for it.
         version = getattr(sys.modules.get(top), "__dict__", {}).get("__version__")

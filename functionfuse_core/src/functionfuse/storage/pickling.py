@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
 from ..serializers.portable import PortablePickler
 from ..serializers.script import moved, own_object, script_object, script_state
-from .named import Named, names_in
+from .named import NOTHING, Named, names_in
 
 __all__ = ["Pickled", "dumps", "loads", "restore"]
 
@@ -60,7 +60,7 @@ class Pickled(NamedTuple):
     data: bytes
     views: list[memoryview]
     by_value: bool
-    named: Named
+    named: Named = NOTHING
     code: tuple[Any, ...] = ()
 
 
@@ -111,7 +111,8 @@ def dumps(value: Any, extractor: Extractor | None = None) -> Pickled:
     except Exception:  # noqa: BLE001  # any; cloudpickle's error, if it fails, is clearer
         by_name = False
     if by_name:
-        return Pickled(data, views, by_value=False, named=names_in(data))
+        by_value = False
+        return Pickled(data, views, by_value, names_in(data))  # keywords take longer
     views.clear()
     try:
         data, code = _pickled_by_value(value, in_band, extractor)

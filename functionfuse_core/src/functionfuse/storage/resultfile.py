@@ -16,9 +16,9 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_hexdigest
 
 from ..errors import (
     DamagedResultError,
@@ -29,10 +29,7 @@ from .header import (
     ALIGNMENT,
     DIGEST_AT,
     HEADER_AT,
-    MAGIC,
     SIGNATURE_AT,
-    START,
-    UNSIGNED,
     VERSION,
     SideData,
     TaskInfo,
@@ -40,6 +37,7 @@ from .header import (
     header_end,
     parsed,
     sections_of,
+    signature_of,
 )
 from .keys import unique
 from .named import versions_of
@@ -48,9 +46,11 @@ from .pickling import Pickled
 __all__ = [
     "VERSION",
     "DigestedAside",
+    "Origin",
     "check",
     "check_blocks",
     "pack",
+    "packed",
     "trusted",
     "unchecked",
 ]
@@ -66,62 +66,92 @@ _TO_COME = "0" * 32  # instead of a digest that is not computed yet
 _padding = [bytes(count) for count in range(ALIGNMENT)]
 
 
+class Origin(NamedTuple):
+    """All that is known of a result before it is pickled; see `TaskInfo`."""
+
+    workflow: str
+    task: str
+    function: str = ""
+    type: str = ""
+    seconds: float | None = None
+    fingerprint: Mapping[str, Any] | None = None
+
+
 def pack(
     pickled: Pickled,
     workflow: str,
     task: str,
     *,
-    function: str = "",
-    seconds: float | None = None,
-    kind: str = "",
-    fingerprint: Mapping[str, Any] | None = None,
     side_data: Sequence[SideData] = (),
-    own: Sequence[str] = (),
-    value: str = "",
     key: bytes | None = None,
-) -> tuple[Sequence[Buffer], TaskInfo]:
+    **known: Any,
+) -> tuple[list[Buffer] | DigestedAside, TaskInfo]:
+    """Return the same as `packed`; the other fields of the `Origin` are arguments."""
+    return packed(pickled, Origin(workflow, task, **known), side_data=side_data, key=key)
+
+
+def packed(
+    pickled: Pickled,
+    origin: Origin,
+    *,
+    side_data: Sequence[SideData] = (),
+    described: tuple[Sequence[str], str] = ((), ""),
+    key: bytes | None = None,
+) -> tuple[list[Buffer] | DigestedAside, TaskInfo]:
     """Return a result's bytes as parts to be written in order, and the fields of its header.
 
     The value's own buffers are among the parts, so they must not change until they are written. If
     the parts are `DigestedAside`, the fields have no digests yet: see `DigestedAside.info`.
 
     Args:
-        workflow, task, function, seconds, fingerprint, side_data, own, value: see `TaskInfo`.
-        kind: module and qualified name of the value's type.
-        key: signs the header, and through its digests all bytes (HMAC-SHA256, RFC 2104).
+        described: `own` and `value` of `TaskInfo`.
+        key: signs the header, and through its digests all bytes.
     """
     data, views, by_value, named, _ = pickled
-    aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
+    workflow, task, function, kind, seconds, fingerprint = origin
     digest = pickle = _TO_COME
-    if aside:
-        buffers = [(len(view), _TO_COME) for view in views]
-    else:
+    aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
+    buffers = [(len(view), _TO_COME) for view in views] if views else []
+    if not aside:
         pickle = digest = xxh3_128_hexdigest(data)
-        buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-        if buffers or side_data:
+        if views or side_data:
+            buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
             digest = _combined(data, pickle, buffers, side_data)
-    own = tuple(own)
+    own, value = tuple(described[0]), described[1]
     packages = tuple(fingerprint.get("packages", {}).items()) if fingerprint else ()
+    now = time.time_ns() // 1000
     fields = (
-        *(workflow, task, function, _now(), seconds, kind),
-        *(digest, (len(data), pickle), buffers, tuple(side_data), by_value),
-        *(PYTHON, versions_of(named.names), _HOST, unique(), fingerprint or {}),
-        *(own, value, _key_of(own, packages) if own or packages else ""),
+        workflow,
+        task,
+        function,
+        f"{_second(now // 1_000_000)}.{str(now)[-6:]}Z",
+        seconds,
+        kind,
+        digest,
+        (len(data), pickle),
+        buffers,
+        tuple(side_data),
+        by_value,
+        PYTHON,
+        versions_of(named.names) if named.names else {},
+        _HOST,
+        unique(),
+        fingerprint or {},
+        own,
+        value,
+        _key_of(own, packages) if own or packages else "",
     )
-    header = encoded(fields)
-    size = HEADER_AT + len(header) + len(data)
+    first = encoded(fields, key)
+    size = len(first) + len(data)
     rest: list[Buffer] = []
     for view in views:
         if gap := -size % ALIGNMENT:
             rest.append(_padding[gap])
         rest.append(view)
         size += gap + len(view)
-    info = TaskInfo(*fields, size, key is not None)
+    info = TaskInfo._make((*fields, size, key is not None))
     if aside:
-        return DigestedAside(
-            info, HEADER_AT + len(header), [data, *rest], [data, *views], key
-        ), info
-    first = _sealed(header, key)
+        return DigestedAside(info, len(first), [data, *rest], [data, *views], key), info
     if len(data) <= _JOINED_UP_TO:
         return [first + data, *rest], info  # one small copy is quicker than one more part
     return [first, data, *rest], info
@@ -170,25 +200,13 @@ class DigestedAside(FirstPartLast):
             digest = _combined(bytes(self.rest[0]), own, buffers, before.side_data)
             pickle = before.pickle[0], own
             self._info = before._replace(digest=digest, pickle=pickle, buffers=buffers)
-            self._first = _sealed(encoded(self._info[:-2]), self._key)
+            self._first = encoded(self._info[:-2], self._key)
         return self._first
 
     def info(self) -> TaskInfo:
         """Wait for the digests, and return the fields of the header."""
         self.first()
         return self._info
-
-
-def _sealed(header: bytes, key: bytes | None) -> bytes:
-    """Return prefix and header."""
-    start = START.pack(MAGIC, VERSION, len(header))
-    signature = UNSIGNED if key is None else _sign(key, start, header)
-    return start + xxh3_128_digest(start + signature + header) + signature + header
-
-
-def _sign(key: bytes, start: Buffer, encoded: Buffer) -> bytes:
-    """Return the signature of a header and the start of its prefix: HMAC-SHA256 (RFC 2104)."""
-    return hmac.digest(key, b"".join((start, encoded)), "sha256")
 
 
 def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memoryview]]:
@@ -234,7 +252,7 @@ def trusted(head: bytes, key: bytes | None) -> TaskInfo:
     """
     info = parsed(head, None)
     if key is not None:
-        signature = _sign(key, head[:DIGEST_AT], head[HEADER_AT:])
+        signature = signature_of(key, head[:DIGEST_AT], head[HEADER_AT:])
         if not hmac.compare_digest(signature, head[SIGNATURE_AT:HEADER_AT]):
             state = "signed with another key, or changed" if info.signed else "not signed"
             raise UntrustedResultError(
@@ -262,11 +280,6 @@ def _key_of(own: tuple[str, ...], packages: tuple[tuple[str, str], ...]) -> str:
     """Return the digest of the names and the versions; see `TaskInfo.key`."""
     names_and_versions = json.dumps([own, dict(packages)], separators=(",", ":"))
     return xxh3_64_hexdigest(names_and_versions.encode())
-
-
-def _now() -> str:
-    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_second(seconds)}.{rest // 1000:06d}Z"
 
 
 @functools.lru_cache(maxsize=2)

@@ -19,12 +19,12 @@ from ..errors import FunctionFuseError, ResultNotFoundError, UnreadableResultErr
 from ..serializers import Serializer
 from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
-from .blobstore import BlobStore, Buffer
-from .catalog import WrittenHeads, beside, keys_beside, may_hold, refuse_other
-from .header import Summary, TaskInfo, names_in_header, plain_pickle
-from .keys import SIDE_DATA, folder_of, key_of
+from .blobstore import BlobStore
+from .catalog import beside, may_hold, refuse_other
+from .header import SideData, Summary, TaskInfo, plain_pickle
+from .keys import folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
-from .resultfile import PYTHON, DigestedAside, check, pack, unchecked
+from .resultfile import PYTHON, Origin, check, packed, unchecked
 from .sidedata import SideReader, SideWriter, check_side_data
 
 __all__ = ["Describe", "Reader", "Saver"]
@@ -50,9 +50,6 @@ class Saver:
         store: the blob store.
         serializers: the registered serializers, by name; more may be registered later.
         durability, key: as in `StorageOptions`.
-
-    Attributes:
-        heads: the headers of the saved results, if a read is a request.
     """
 
     def __init__(
@@ -62,23 +59,16 @@ class Saver:
         durability: str,
         key: bytes | None,
     ) -> None:
-        self.heads = WrittenHeads(store)
         self._store = store
         self._serializers = serializers
         self._durability = durability
         self._key = key
-        # Whether workflows have side data, by folder: looked up once a run, not before each save.
-        self._have_side_data: dict[str, bool] = {}
 
     def save(
         self,
-        workflow: str,
-        task: str,
+        origin: Origin,
         obj: Any,
         *,
-        function: str,
-        seconds: float | None,
-        fingerprint: Mapping[str, Any] | None,
         describe: Describe | None,
         durable: bool,
         if_absent: bool,
@@ -89,48 +79,38 @@ class Saver:
         Raises:
             FileExistsError: a result exists, and `if_absent` was given.
         """
-        store, key, folder = self._store, key_of(workflow, task), folder_of(workflow)
-        kind = type(obj)
+        store, key = self._store, key_of(origin.workflow, origin.task)
         writer, token = None, ""
         if self._serializers or awake():
-            writer = SideWriter(store, folder, self._serializers.values())
+            writer = SideWriter(store, folder_of(origin.workflow), self._serializers.values())
         try:
             pickled = dumps(obj, writer)
             if writer and writer.write_noted():
                 pickled = dumps(obj, writer)
             side_data = writer.side_data() if writer else ()
-            own: Sequence[str] = ()
-            value = ""
+            described: tuple[Sequence[str], str] = (), ""
             if describe is not None:
                 try:
-                    own, value = _described(describe, obj, pickled)
+                    described = _described(describe, obj, pickled, side_data)
                 except Exception as error:  # noqa: BLE001  # the result is more important
-                    logger.warning(_NOT_DESCRIBED, task, workflow, self._store, error)
-                    own, value, fingerprint = (), os.urandom(16).hex(), None
-                else:
-                    if side_data:
-                        value = ""  # `digest` includes side data, which the object may only name
-            parts, info = pack(
-                pickled,
-                workflow,
-                task,
-                function=function,
-                seconds=seconds,
-                kind=f"{kind.__module__}.{kind.__qualname__}",
-                fingerprint=fingerprint,
-                side_data=side_data,
-                own=own,
-                value=value,
-                key=self._key,
+                    logger.warning(_NOT_DESCRIBED, origin.task, origin.workflow, store, error)
+                    described = (), os.urandom(16).hex()
+                    origin = origin._replace(fingerprint=None)
+            parts, info = packed(
+                pickled, origin, side_data=side_data, described=described, key=self._key
             )
             if side_data and writer:
-                self.look_again(folder)
                 # Whatever the durability: a read doesn't check side data, so it must be whole.
                 store.flush(writer.keys())
-            replaced = self._side_data_of(key, folder, replaces)
+            replaced: Sequence[str] = ()
+            if replaces is not None and not if_absent:
+                replaced = beside(store, key, replaces)
             token = info.token  # from here on, an error may come after the commit
-            durable = self._is_durable(seconds, durable)
-            etag = store.put(key, parts, if_absent=if_absent, durable=durable)
+            if self._durability != "auto":
+                durable = self._durability == "fsync"
+            elif origin.seconds is not None and origin.seconds >= _DURABLE_FROM:
+                durable = True
+            store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
             if writer and writer.files and not (token and may_hold(store, key, token)):
                 try:
@@ -139,63 +119,33 @@ class Saver:
                     error.add_note(f"its side data is left for gc: {second}")
             raise
         if replaced:
-            self._remove(replaced, workflow, task)
-        if etag:
-            self.heads.note(key, etag, parts)
-        return _final_info(parts, info)
+            self._remove(replaced, origin)
+        return info if isinstance(parts, list) else parts.info()
 
-    def _side_data_of(
-        self, key: str, folder: str, header: TaskInfo | Summary | EllipsisType | None
-    ) -> Sequence[str]:
-        """Return the keys of the side data of a result, given its header if that is known."""
-        if isinstance(header, EllipsisType):
-            return beside(self._store, key, folder) if self.has_side_data(folder) else ()
-        return () if header is None else keys_beside(self._store, folder, header.side_data)
-
-    def has_side_data(self, folder: str) -> bool:
-        """Return whether a workflow has side data; the answer is remembered until `look_again`."""
-        found = self._have_side_data.get(folder)
-        if found is None:
-            found = next(iter(self._store.names(folder + SIDE_DATA)), None) is not None
-            self._have_side_data[folder] = found
-        return found
-
-    def look_again(self, folder: str) -> None:
-        """Forget whether a workflow has side data."""
-        self._have_side_data.pop(folder, None)
-
-    def _is_durable(self, seconds: float | None, durable: bool) -> bool:
-        if self._durability != "auto":
-            return self._durability == "fsync"
-        return durable or (seconds is not None and seconds >= _DURABLE_FROM)
-
-    def _remove(self, replaced: Sequence[str], workflow: str, task: str) -> None:
+    def _remove(self, replaced: Sequence[str], origin: Origin) -> None:
         """Remove the side data of a replaced result: nothing refers to it any more."""
         try:
             self._store.delete(replaced)
         except OSError as error:
             logger.warning(
                 "side data that was replaced is left for gc: task %r of workflow %r in %r: %s",
-                task,
-                workflow,
+                origin.task,
+                origin.workflow,
                 self._store,
                 error,
             )
 
 
-def _described(describe: Describe, obj: Any, pickled: Pickled) -> tuple[Sequence[str], str]:
+def _described(
+    describe: Describe, obj: Any, pickled: Pickled, side_data: Sequence[SideData]
+) -> tuple[Sequence[str], str]:
     """Call `describe`, and check its answer; raise ValueError if `value` is no digest."""
     own, value = describe(obj, pickled)
     if value and not _is_digest(value):
         raise ValueError(f"{value!r} is no digest")
+    if side_data:
+        value = ""  # `digest` includes side data, which the object may only name
     return sorted(set(own)) if own else own, value
-
-
-def _final_info(parts: Sequence[Buffer], info: TaskInfo) -> TaskInfo:
-    """Return the fields of the header after all parts are written: they have all digests."""
-    if not isinstance(parts, list) and isinstance(parts, DigestedAside):
-        return parts.info()
-    return info
 
 
 _MAPPED_FROM = 16 << 20  # bytes; a copy of a smaller result in memory is as fast
@@ -232,7 +182,7 @@ class Reader:
         try:
             data = self._store.get(key_of(workflow, task))
             if self._key is None:
-                pickled = plain_pickle(data, names_in_header(workflow, task), digest)
+                pickled = plain_pickle(data, workflow, task, digest)
                 if pickled is not None and not may_name_script(bytes(data[: -len(pickled)])):
                     try:
                         return loads(pickled, (), allow=self._allow)

@@ -39,7 +39,7 @@ from .catalog import (
 from .header import SideData, Summary, TaskInfo
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
-from .resultfile import check
+from .resultfile import Origin, check
 from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
@@ -109,16 +109,11 @@ class Storage:
     def new_workflow(self, workflow_name: str) -> None:
         """Make sure that results of the workflow can be saved; stored results stay.
 
-        After this, the storage looks up once whether the workflow has side data. Side data that
-        another process writes later, and this storage replaces, is left for `gc`.
-
         Raises:
             InvalidNameError: the name is no string, or empty.
             StoragePathError: the location in the options can't be written.
         """
-        folder = folder_of(workflow_name)
-        self.store.prepare(folder)
-        self._saver.look_again(folder)
+        self.store.prepare(folder_of(workflow_name))
 
     def save(
         self,
@@ -150,8 +145,7 @@ class Storage:
                 `durability` is "rename").
             if_absent: leave an existing result as it is.
             replaces: the header of the replaced result, whose side data is removed then; None if
-                there is no such result. By default the header is read, if the workflow has side
-                data.
+                there is no such result. By default the header is read.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
@@ -160,13 +154,11 @@ class Storage:
                 only making it durable failed.
         """
         try:
+            kind = type(obj)
+            type_name = f"{kind.__module__}.{kind.__qualname__}"
             info = self._saver.save(
-                workflow_name,
-                task_name,
+                Origin(workflow_name, task_name, function, type_name, seconds, fingerprint),
                 obj,
-                function=function,
-                seconds=seconds,
-                fingerprint=fingerprint,
                 describe=describe,
                 durable=durable,
                 if_absent=if_absent,
@@ -261,18 +253,18 @@ class Storage:
             return dict(zip(names, pool.map(read, names), strict=True))
 
     def remember(self, workflow_name: str) -> None:
-        """Store the headers of the results saved here, so that later plans need not read each.
+        """Let the store keep whatever makes later plans quicker; see `BlobStore.finish`.
 
-        Called at the end of a run. It costs two requests, if a read is a request and more than a
-        few results were saved; else nothing. An error is logged: then plans read the headers.
+        Called at the end of a run.
         """
-        self._saver.heads.remember(folder_of(workflow_name))
+        self.store.finish(folder_of(workflow_name))
 
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""
-        return self.always_read or any(
-            getattr(self._serializer_of(side), "always_read", False) for side in info.side_data
-        )
+        if self.always_read or not info.side_data:
+            return self.always_read
+        serializers = map(self._serializer_of, info.side_data)
+        return any(getattr(serializer, "always_read", False) for serializer in serializers)
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
@@ -285,10 +277,9 @@ class Storage:
     def task_infos(
         self, workflow_name: str, task_names: Iterable[str]
     ) -> Iterator[Summary | FunctionFuseError | None]:
-        """Iterate over the headers of tasks, in order, for a plan: one read each, nothing else.
+        """Iterate over the headers of tasks, in order, for a plan; see `BlobStore.heads`.
 
-        If a read is a request, the stored results are listed, and the headers are remembered. An
-        item is None if nothing is stored, and the error if a result is of no use.
+        An item is None if nothing is stored, and the error if a result is of no use.
         """
         return infos_of_tasks(self.store, workflow_name, task_names)
 
@@ -340,14 +331,14 @@ class Storage:
         elif task_name is None:
             raise ValueError("remove_task takes a task_name or a pattern")
         else:
-            if not self.file_exists(workflow_name, task_name):
-                raise self._not_found(workflow_name, task_name)
             names = [task_name]
-        keys, folder = [key_of(workflow_name, name) for name in names], folder_of(workflow_name)
-        self._saver.look_again(folder)
+        keys = [key_of(workflow_name, name) for name in names]
         side_data = []
-        if self._saver.has_side_data(folder):
-            side_data = [file for key in keys for file in beside(self.store, key, folder)]
+        for key, info in zip(keys, self.task_infos(workflow_name, names), strict=True):
+            if isinstance(info, Summary):
+                side_data += beside(self.store, key, info)
+            elif info is None and task_name is not None and pattern is None:
+                raise self._not_found(workflow_name, task_name)
         self.store.delete(keys)
         self._call_removed_hooks(workflow_name, names)
         self.store.delete(side_data)

@@ -17,8 +17,8 @@ from ..errors import (
     StorageError,
 )
 from .blobstore import BlobInfo, BlobStore
-from .catalog import info_of, read_heads, segments
-from .header import TaskInfo, read_info
+from .catalog import info_of, segments
+from .header import FIRST_READ, TaskInfo
 from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
 from .resultfile import check_blocks
 from .sidedata import BLOCK, check_side_data
@@ -135,16 +135,16 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
 
 def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[BlobInfo]:
     used: set[str] = set()
-    for head in read_heads(store, [folder + name for name in segments(store, folder)]):
-        if head is None:
-            continue
+    names = list(segments(store, folder))
+    for name, data in zip(names, store.heads(folder, names, FIRST_READ), strict=True):
         try:
-            if not isinstance(head, bytes):
-                raise head
-            info = read_info(head)
+            info = None if data is None else info_of(store, folder + name, data)
+        except ResultNotFoundError:
+            info = None  # removed meanwhile
         except (DamagedResultError, NewerFormatError):
             return []  # the side data of a damaged result is unknown, so none is removed
-        assert isinstance(info, TaskInfo)
+        if info is None:
+            continue
         used.update(
             f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
         )

@@ -89,13 +89,22 @@ class BlobListing(Blobs):
             etags += [blob.etag for blob in store.list("w/t")]
         assert ["", "", ""] == etags or len(set(etags)) == 3
 
-    def test_put_returns_the_etag_of_listings(self, store: BlobStore) -> None:
-        """`put` returns the etag of listings, or none; also for large blobs and `if_absent`."""
-        sizes = {"w/small": 3, "w/large": max(self.multipart_from, 1 << 20) + 1}
-        returned = {key: store.put(key, [bytes(size)]) for key, size in sizes.items()}
-        returned["w/new"] = store.put("w/new", [b"new"], if_absent=True)
-        listed = {blob.key: blob.etag for blob in store.list("w/")}
-        assert {key: etag or listed[key] for key, etag in returned.items()} == listed
+    @pytest.mark.parametrize("count", [1, 2, 300])
+    def test_heads_of_a_folder(self, store: BlobStore, count: int) -> None:
+        """`heads` gives at least the wanted bytes of each blob, in order; None for no blob."""
+        names = [f"{number}" for number in range(count)]
+        for name in names[::2]:
+            store.put(f"w/{name}", [name.encode() * 100])
+        for name in names[1::2]:
+            store.put(f"v/{name}", [b"another folder's"])
+        for order in (names, names[::-1]):
+            for name, head in zip(order, store.heads("w/", order, 10), strict=True):
+                if int(name) % 2:
+                    assert head is None
+                else:
+                    assert head is not None
+                    assert len(head) >= 10
+                    assert (name.encode() * 100).startswith(head)
 
     def test_a_listing_is_an_iterator(self, store: BlobStore) -> None:
         """A listing is an iterator, and can be abandoned at any time."""

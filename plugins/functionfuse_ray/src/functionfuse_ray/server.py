@@ -93,6 +93,12 @@ class Server:
         """See `BlobStore.head`."""
         return bytes(self.store.head(key, size))
 
+    @ray.method(concurrency_group="requests")
+    def heads(self, folder: str, names: list[str], size: int) -> list[bytes | None]:
+        """See `BlobStore.heads`."""
+        found = self.store.heads(folder, names, size)
+        return [None if head is None else bytes(head) for head in found]
+
     @ray.method(
         concurrency_group="readers",
         num_returns="streaming",

@@ -120,6 +120,10 @@ class RayStore(BlobStore):
         data: bytes = self._ask("head", key, size)
         return data
 
+    def heads(self, folder: str, names: Sequence[str], size: int) -> Iterator[Buffer | None]:
+        """Iterate the beginnings of blobs, with one request; see `BlobStore.heads`."""
+        return iter(self._ask("heads", folder, list(names), size))
+
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """Iterate blobs; see `BlobStore.list`."""
         self._ask("hello")

@@ -158,14 +158,19 @@ def place_of(path: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def checked(options: Mapping[str, Any]) -> S3Options:
+def checked(options: Mapping[str, Any] | S3Options) -> S3Options:
     """Return checked options; those with older names are also there by their newer names.
+
+    Of options in the model, each is checked already, so they are only checked together.
 
     Raises:
         OptionsError: an option is unknown, missing, wrong, given twice, or contradicts another.
     """
-    given = {name: value for name, value in options.items() if name != "s3fs" or value is not None}
-    found = check_options(S3Options, kind="S3", options=given)
+    if isinstance(options, S3Options):
+        found, given = options, {name: getattr(options, name) for name in options.model_fields_set}
+    else:
+        given = {key: value for key, value in options.items() if key != "s3fs" or value is not None}
+        found = check_options(S3Options, kind="S3", options=given)
     if found.s3fs is not None:
         older = newer_names(found.s3fs)
         own = {name: value for name, value in given.items() if name != "s3fs"}

@@ -19,7 +19,7 @@ class S3FileStorage(Storage):
     Making a storage sends nothing. It pickles by its options, secrets included.
 
     Args:
-        path: bucket and prefix, such as "bucket/prefix" or "s3://bucket/prefix".
+        path: bucket and prefix, such as "bucket/prefix" or "s3://bucket/prefix". Or all options.
         s3fs: options by the names of the package s3fs.
         options: the other options of the kind, see `functionfuse_s3.options.S3Options`.
 
@@ -27,18 +27,17 @@ class S3FileStorage(Storage):
         OptionsError: an option is unknown or wrong.
     """
 
-    def __init__(self, path: str, s3fs: Mapping[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, path: str | S3Options, s3fs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         from .store import S3Store  # imports boto3
 
-        found = checked({"path": path, "s3fs": s3fs, **options})
+        given = path if isinstance(path, S3Options) else {"path": path, "s3fs": s3fs, **options}
+        found = checked(given)
         super().__init__(S3Store(found), found)
-
-
-def _build(options: S3Options) -> S3FileStorage:
-    return S3FileStorage(**dict(options))
 
 
 @hookimpl
 def functionfuse_storages() -> list[StorageKind]:
     """Return the kind "S3"."""
-    return [StorageKind("S3", S3Options, _build, api_version=1)]
+    return [StorageKind("S3", S3Options, S3FileStorage, api_version=1)]

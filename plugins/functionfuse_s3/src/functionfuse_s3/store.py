@@ -12,10 +12,11 @@ from botocore.exceptions import ClientError
 from functionfuse.errors import PluginError
 from functionfuse.serializers import FILE_PROTOCOL, S3_PROTOCOL
 from functionfuse.storage import BlobInfo, BlobStore
-from functionfuse.storage.blobstore import Buffer, StagedFiles
+from functionfuse.storage.blobstore import Buffer, FirstPartLast, StagedFiles
 from functionfuse.storage.keys import segment_of
 
 from .bucket import Bucket, etag_of
+from .heads import Heads
 from .options import S3Options
 from .reading import read, read_blocks, read_range
 from .writing import TEMPORARY, write, write_if_absent
@@ -41,6 +42,7 @@ class S3Store(BlobStore):
     def __init__(self, options: S3Options) -> None:
         self.bucket = Bucket(options)
         self.concurrency = options.concurrency
+        self._heads = Heads(self, self.blobs)
         self._is_prepared = False
         self._clock: float | None = None  # the server's time minus time.monotonic
 
@@ -52,14 +54,16 @@ class S3Store(BlobStore):
 
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
-    ) -> str:
+    ) -> None:
         """Store a blob; see `BlobStore.put`.
 
         Raises:
             StorageError: it failed. After a lost connection, the blob may be stored anyway.
         """
         del durable
-        return (write_if_absent if if_absent else write)(self.bucket, key, parts)
+        etag = (write_if_absent if if_absent else write)(self.bucket, key, parts)
+        if isinstance(parts, (list, FirstPartLast)) and parts:
+            self._heads.note(key, etag, parts[0])
 
     def get(self, key: str) -> Buffer:
         """Return a blob; see `BlobStore.get`."""
@@ -68,6 +72,14 @@ class S3Store(BlobStore):
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob; see `BlobStore.head`."""
         return read_range(self.bucket, key, f"bytes=0-{max(size, 1) - 1}")[:size]
+
+    def heads(self, folder: str, names: Sequence[str], size: int) -> Iterator[Buffer | None]:
+        """Iterate over the headers of results; see `BlobStore.heads`. They are remembered."""
+        return self._heads.read(folder, names, size)
+
+    def finish(self, folder: str) -> None:
+        """Remember the headers of the results that were put; see `BlobStore.finish`."""
+        self._heads.finish(folder)
 
     def blocks(self, key: str, size: int) -> Iterator[Buffer]:
         """Iterate a blob in blocks; see `BlobStore.blocks`. One chunk at a time is in memory."""
@@ -85,7 +97,7 @@ class S3Store(BlobStore):
         return iter(sorted(found, key=lambda blob: blob.key))
 
     def blobs(self, folder: str) -> Iterator[BlobInfo]:
-        """Iterate the blobs directly in a folder; see `BlobStore.blobs`."""
+        """Iterate the blobs directly in a folder, as `list` does, but no deeper ones."""
         for page in self.bucket.pages("list_objects_v2", folder, Delimiter="/"):
             for entry in page.get("Contents", ()):
                 if _is_blob(key := entry["Key"][len(self.bucket.prefix) :]):

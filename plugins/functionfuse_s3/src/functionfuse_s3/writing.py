@@ -97,9 +97,8 @@ def _check_conditions(bucket: Bucket) -> None:
             known = _is_refused(error)
             if not known and code_of(error) not in ("NotImplemented", "InvalidArgument"):
                 problem = bucket.failed(error, "put_object", key)
-                raise problem from problem.__cause__
-        finally:
-            bucket.call("delete_object", key)
+                raise problem from problem.__cause__  # gc finds the probe, if it is there
+        bucket.call("delete_object", key)
         _keeps_conditions[where] = known
     if not _keeps_conditions[where]:
         raise StorageError(

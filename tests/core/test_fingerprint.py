@@ -145,6 +145,25 @@ def test_arguments_by_place_are_no_keywords() -> None:
     assert 3 == len({own(call) for call in calls})
 
 
+def test_an_argument_that_changed_is_found_in_any_order_of_the_call() -> None:
+    """Also if an argument by keyword has the name of one by place."""
+
+    @workflow
+    def function(first: Any, /, b: Any, *, a: Any, **others: Any) -> None: ...
+
+    for changed, name in enumerate(("first", "b", "a", "first")):
+        lists: list[Any] = [[0], [1], [2], [3]]
+        node, identities = (
+            function(lists[0], b=lists[1], a=lists[2], first=lists[3]),
+            Identities({}),
+        )
+        before = identities.own(node)
+        assert "" == identities.changed(node)
+        lists[changed].append(None)
+        assert f"argument {name!r}" == identities.changed(node)
+        assert before != Identities({}).own(node)
+
+
 # All other values.
 
 

@@ -30,6 +30,8 @@ REUSE = "reuse"
 COMPUTE = "compute"
 MAYBE = "maybe"
 
+_Digests = Sequence[bytes | None] | Mapping[int, bytes]  # by index of a node
+
 
 class Decisions:
     """The verdicts on the nodes of a graph, as far as they are known; `settle` adds to them.
@@ -264,9 +266,7 @@ class Decisions:
         always = self._policies[index] == ALWAYS
         return always and not useless and hasattr(self.infos[index], "digest")
 
-    def _combined(
-        self, index: int, results: Sequence[bytes | None], calls: Sequence[bytes | None]
-    ) -> bytes | None:
+    def _combined(self, index: int, results: _Digests, calls: _Digests) -> bytes | None:
         """Return the digest of a node's own part and of its parents'; None if one is unknown.
 
         Args:
@@ -325,24 +325,25 @@ class Decisions:
 
     def _supposed(self, index: int, recorded: Mapping[str, Any]) -> tuple[bytes | None, list[int]]:
         """Return the call if unknown parents are as recorded, and the parents that may differ."""
-        own, parents, awaited = self._own[index], recorded["parents"], []
+        parents, awaited = recorded["parents"], []
         needs, before = self.graph.needs[index], self._before.get(index)
-        if own is None or len(parents) != len(needs):
+        if len(parents) != len(needs):
             return None, []
         results, calls = self._recipes()
-        known = [own]
+        known: dict[int, bytes] = {}
+        earlier: dict[int, bytes] = {}
         for parent, (_, digest, *marks) in zip(needs, parents, strict=True):
-            known.append(self.digests[parent] or self._results.as_recorded(digest, *marks[2:]))
+            known[parent] = self.digests[parent] or self._results.as_recorded(digest, *marks[2:])
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
         if before is not None:
             if recorded["before"] is None:
                 return None, []
             _, _, *marks = recorded["before"]
-            known.append(self._calls[before] or bytes.fromhex(marks[0]))
+            earlier[before] = self._calls[before] or bytes.fromhex(marks[0])
             if self._calls[before] is None and not self._same(before, marks, calls):
                 awaited.append(before)
-        return xxh3_128_digest(b"".join(known)), awaited
+        return self._combined(index, known, earlier), awaited
 
     def _same(self, index: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a stored result would compute the recorded one."""

@@ -152,16 +152,16 @@ def test_an_argument_that_changed_is_found_in_any_order_of_the_call() -> None:
     def function(first: Any, /, b: Any, *, a: Any, **others: Any) -> None: ...
 
     for changed, name in enumerate(("first", "b", "a", "first")):
-        lists: list[Any] = [[0], [1], [2], [3]]
-        node, identities = (
-            function(lists[0], b=lists[1], a=lists[2], first=lists[3]),
-            Identities({}),
-        )
-        before = identities.own(node)
-        assert "" == identities.changed(node)
-        lists[changed].append(None)
-        assert f"argument {name!r}" == identities.changed(node)
-        assert before != Identities({}).own(node)
+        for others in (0, [0]):
+            arguments: list[Any] = [copy.copy(others) for _ in range(4)]
+            arguments[changed] = [1]
+            node = function(arguments[0], b=arguments[1], a=arguments[2], first=arguments[3])
+            identities = Identities({})
+            before = identities.own(node)
+            assert "" == identities.changed(node)
+            arguments[changed].append(2)
+            assert f"argument {name!r}" == identities.changed(node)
+            assert before != Identities({}).own(node)
 
 
 # All other values.

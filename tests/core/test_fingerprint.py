@@ -145,6 +145,25 @@ def test_arguments_by_place_are_no_keywords() -> None:
     assert 3 == len({own(call) for call in calls})
 
 
+def test_an_argument_that_changed_is_found_in_any_order_of_the_call() -> None:
+    """Also if an argument by keyword has the name of one by place."""
+
+    @workflow
+    def function(first: Any, /, b: Any, *, a: Any, **others: Any) -> None: ...
+
+    for changed, name in enumerate(("first", "b", "a", "first")):
+        for others in (0, [0]):
+            arguments: list[Any] = [copy.copy(others) for _ in range(4)]
+            arguments[changed] = [1]
+            node = function(arguments[0], b=arguments[1], a=arguments[2], first=arguments[3])
+            identities = Identities({})
+            before = identities.own(node)
+            assert "" == identities.changed(node)
+            arguments[changed].append(2)
+            assert f"argument {name!r}" == identities.changed(node)
+            assert before != Identities({}).own(node)
+
+
 # All other values.
 
 

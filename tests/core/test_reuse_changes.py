@@ -47,6 +47,27 @@ def test_members_that_code_combines_are_no_change(after: Any) -> None:
     assert not after(combine, lambda: [Color.RED, Mode.READ, combine()])
 
 
+class Measured:
+    """A class of results; nodes that take them don't name it."""
+
+    size = 1
+
+
+def test_code_in_a_parents_result_that_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report names it, although the node's own code doesn't refer to it."""
+    made = workflow(lambda: [Measured()])().set_name("made")
+    enlarge = workflow(lambda: monkeypatch.setattr(Measured, "size", 2))().set_name("enlarge")
+    taken = workflow(lambda *values: len(values))(made, enlarge).set_name("taken")
+    flow = LocalWorkflow(taken, workflow_name="w")
+    flow.set_storage(FileStorage(str(tmp_path)))
+    flow.run()
+    assert flow.report is not None
+    reason = flow.report["taken"].reason
+    assert reason.endswith("which the result of 'made' uses, changed during the run")
+
+
 def many(rows=[1], names=[2], *, sizes=[3]):  # noqa: B006
     return [*rows, *names, *sizes]
 

@@ -48,6 +48,7 @@ class Reference(Any):  # type: ignore[misc]  # fits any type, for checkers
     """
 
     __slots__ = ()
+    whole = False  # whether it stands for the whole result of the node that it is
 
     __bool__ = _refused("it is neither true nor false")
     __lt__ = __le__ = __gt__ = __ge__ = _refused("it can't be compared")
@@ -263,7 +264,7 @@ def resolve(
             built[value] = value.build(items)
         return built[value]
     if isinstance(value, Reference):
-        return value.of(result_of(value.source))
+        return result_of(value) if value.whole else value.of(result_of(value.source))
     if own is None:
         return value
     if id(value) not in built:

@@ -77,6 +77,7 @@ class Node(Reference):
         needs: the nodes whose results the call needs, each once, in order of first use.
         parents: the nodes that run before this one: `needs`, and for a method the previous call.
         called: the decorated function or class; for a method, its class.
+        function: the user's function, class or method that this node calls.
         children: the nodes that have this one as a parent, in order of creation.
         where: file and line of the call.
     """
@@ -93,7 +94,9 @@ class Node(Reference):
         "where",
     )
 
+    whole = True
     called: Decorated
+    function: Callable[..., Any]
 
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], index: int, before: Node | None = None
@@ -126,11 +129,6 @@ class Node(Reference):
         return self
 
     @property
-    def function(self) -> Callable[..., Any]:
-        """The user's function, class or method that this node calls."""
-        return self.called.func
-
-    @property
     def settings(self) -> Settings:
         """The settings of the decorator."""
         return self.called.settings
@@ -149,11 +147,6 @@ class Node(Reference):
     def label(self) -> str:
         """The qualified name of the called function, class or method."""
         return label_of(self.function)
-
-    @property
-    def numbered_with(self) -> object:
-        """A key: unnamed nodes with equal keys are numbered together."""
-        return self.function
 
     @property
     def name(self) -> str:
@@ -209,32 +202,32 @@ class Node(Reference):
 class Call(Node):
     """A call of a decorated function."""
 
-    __slots__ = ("called",)
+    __slots__ = ("called", "function")
 
     called: Decorated
+    function: Callable[..., Any]
 
     def __init__(
         self, called: Decorated, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
     ) -> None:
         self.called = called
+        self.function = called.func
         Node.__init__(self, args, kwargs, index)
-
-    @property
-    def numbered_with(self) -> object:
-        return self.called.key
 
 
 class ConstructorCall(Node):
     """The construction of an object of a decorated class. Its result is None."""
 
-    __slots__ = ("called", "constructor", "last")
+    __slots__ = ("called", "constructor", "function", "last")
 
     called: Decorated
+    function: Callable[..., Any]
 
     def __init__(
         self, called: Decorated, args: tuple[Any, ...], kwargs: dict[str, Any], index: int
     ) -> None:
         self.called = called
+        self.function = called.func
         self.constructor = self
         self.last: Node = self
         Node.__init__(self, args, kwargs, index)
@@ -266,7 +259,7 @@ class MethodCall(Node):
         constructor.last = self
 
     @property
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> Callable[..., Any]:  # type: ignore[override]
         function: Callable[..., Any] = getattr(self.constructor.called.func, self.method)
         return function
 
@@ -285,10 +278,6 @@ class MethodCall(Node):
     @property
     def label(self) -> str:
         return f"{label_of(self.constructor.called.func)}.{self.method}"
-
-    @property
-    def numbered_with(self) -> object:
-        return self.constructor.called.func, self.method
 
 
 class StatefulObject(Reference):

@@ -15,7 +15,7 @@ from ..errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
 from ..names import check_name, close_to, default_name, label_of
 from .arguments import Reference
 from .decorator import WorkflowClass, WorkflowFunction
-from .nodes import Call, ConstructorCall, Node, Pick, as_node
+from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, as_node
 from .parameters import parameters_of
 
 __all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
@@ -174,7 +174,7 @@ class BaseWorkflow:
         connected = _closure(_closure(roots, _children), _parents)
         nodes = sorted(needed if _is_interactive() else connected, key=_number)
         names = _names(nodes, self.workflow_name)
-        positions = {node: index for index, node in enumerate(nodes)}
+        positions = dict(zip(nodes, itertools.count(), strict=False))
         return Graph(nodes, names, positions, len(connected) - len(nodes))
 
     def graph_traversal(self) -> Iterator[tuple[str, Node]]:
@@ -311,7 +311,9 @@ def _names(nodes: list[Node], workflow_name: str) -> list[str]:
     for node in nodes:
         name = node._name
         if name is None:
-            key = node.numbered_with
+            key: object = node.called.key
+            if type(node) is MethodCall:
+                key = key, node.method
             if key not in counts:
                 counts[key] = node.label, itertools.count()
             label, count = counts[key]

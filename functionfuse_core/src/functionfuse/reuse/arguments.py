@@ -13,7 +13,7 @@ from ..names import close_to
 from .project import meant, version_of
 from .seen import Seen
 
-__all__ = ["Head", "arguments_of", "check_ignored", "check_packages", "parameters_of"]
+__all__ = ["Head", "check_ignored", "check_packages", "order_of", "parameters_of"]
 
 
 class Head(NamedTuple):
@@ -24,36 +24,42 @@ class Head(NamedTuple):
         names: the parameters that take arguments by position.
         keywords: the parameters that take arguments by keyword.
         ignored: the parameters that don't count.
+        seen: the first look at the function's code.
+        own: the packages that belong to the project.
+        parts: the parts of `Identities.parts` that the arguments don't change.
+        orders: the known results of `order_of`, by shape.
     """
 
     text: bytes
     names: tuple[str, ...]
     keywords: frozenset[str]
     ignored: frozenset[str]
+    seen: Seen
+    own: frozenset[str]
+    parts: dict[str, Any]
+    orders: dict[object, list[tuple[str, int]]]
 
 
-def arguments_of(node: Node, head: Head) -> list[tuple[str, Any]]:
-    """Return (name, value) of a node's arguments: named parameters sorted, then the others."""
-    known = len(head.names)
-    if known and len(node.args) == 1 and not (node.kwargs or head.ignored):
-        return [(head.names[0], node.args[0])]
-    pairs = [
-        (head.names[index] if index < known else f"*{index - known}", value)
-        for index, value in enumerate(node.args)
-    ]
-    others: list[tuple[str, Any]] = []
-    for pair in node.kwargs.items():
-        (pairs if pair[0] in head.keywords else others).append(pair)
-    if len(pairs) > 1:
-        pairs.sort(key=_first)
-    pairs += others
+def order_of(node: Node, head: Head, shape: object) -> list[tuple[str, int]]:
+    """Return name and position of a node's arguments: named parameters sorted, then the others.
+
+    Arguments by keyword have the positions after those by position.
+
+    Args:
+        shape: equal for calls with equal names. If all are parameters, `head` keeps the order.
+    """
+    count, known = len(node.args), len(head.names)
+    order = [*zip(head.names, range(count), strict=False)]
+    others: list[tuple[str, int]] = []
+    order += [(f"*{position - known}", position) for position in range(known, count)]
+    for position, name in enumerate(node.kwargs, count):
+        (order if name in head.keywords else others).append((name, position))
+    order = [*sorted(order), *others]
     if head.ignored:
-        pairs = [pair for pair in pairs if pair[0] not in head.ignored]
-    return pairs
-
-
-def _first(pair: tuple[str, Any]) -> str:
-    return pair[0]
+        order = [pair for pair in order if pair[0] not in head.ignored]
+    if count <= known and not others:
+        head.orders[shape] = order
+    return order
 
 
 def parameters_of(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset[str], bool]:

@@ -8,6 +8,7 @@ module: see `stream` for the order.
 from __future__ import annotations
 
 import inspect
+import operator
 from abc import get_cache_token
 from collections.abc import Callable
 from enum import Enum, Flag
@@ -213,8 +214,7 @@ def _defaulted(function: FunctionType, key: str | int) -> str:
     return [*[""] * count, *code.co_varnames[: code.co_argcount]][code.co_argcount + key]
 
 
-def _made_of(function: FunctionType) -> tuple[Any, ...]:
-    return function.__code__, function.__defaults__, function.__kwdefaults__
+_made_of = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
 
 
 def _write_cell(writer: Stream, cell: CellType, free: str, name: str) -> None:

@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -21,23 +22,18 @@ from ..errors import FingerprintError, OptionsError
 from ..graph.nodes import Call, MethodCall, Node
 from ..names import label_of
 from ..serializers.script import module_name
-from .arguments import Head, arguments_of, check_ignored, check_packages, parameters_of
+from .arguments import Head, check_ignored, check_packages, order_of, parameters_of
 from .bytecode import IMPORTED
-from .literals import literal_stream, shown, tagged
+from .literals import LITERALS, shown, tagged
 from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget
 from .values import Writer
 from .workers import Expected
 
-__all__ = ["PYTHON", "RULE", "Identities", "combined", "version_of"]
+__all__ = ["PYTHON", "RULE", "Identities", "version_of"]
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 RULE = 2  # version of the digests; it goes up whenever equal code would get another digest
-
-
-def combined(own: bytes, parents: Sequence[bytes]) -> bytes:
-    """Return the digest of a node's own part and of the digests of its parents."""
-    return xxh3_128_digest(b"".join((own, *parents)))
 
 
 class Identities:
@@ -62,6 +58,8 @@ class Identities:
         plugins: Mapping[Node, Sequence[Any]] | None = None,
     ) -> None:
         self._replaced = replaced
+        # The keys of their code; with an id, as a function may be unhashable.
+        self._keys = {node: (node.called, id(called)) for node, called in replaced.items()}
         self._plugins = plugins or {}
         self._own = frozenset(own)
         for name in self._own:
@@ -73,8 +71,8 @@ class Identities:
         self._packages = tuple(packages)
         self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, Head] = {}
-        self._given: dict[Node, dict[str, bytes]] = {}  # digests of arguments that can change
-        self._indexes: dict[Node, dict[Node, int]] = {}  # of the parents, for nodes with several
+        # Streams of arguments that can change, by index in `_arguments`.
+        self._given: dict[Node, dict[int, bytes]] = {}
         self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, per function
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
@@ -92,16 +90,8 @@ class Identities:
         out = [head.text]
         if len(node.args) > len(head.names):
             out.append(b"*%d;" % (len(node.args) - len(head.names)))
-        for name, value in arguments_of(node, head):
-            out.append(_named(name))
-            if type(value) is Call:
-                out.append(b"n%d;" % self._index(node, value))
-                continue
-            stream = literal_stream(value)
-            if stream is None:
-                stream = self._stream(node, f"argument {name!r}", value)
-                self._given.setdefault(node, {})[name] = stream
-            out.append(stream)
+        for name, _, stream in self._arguments(node, head):
+            out += _named(name), stream
         if self._plugins:
             out += [b"P" + stream for _, stream in self._of_plugins(node)]
         return xxh3_128_digest(b"".join(out))
@@ -111,64 +101,50 @@ class Identities:
 
         Raises FingerprintError as `own`.
         """
-        code, given = self._code(node), self._given.get(node, {})
-        arguments = {}
-        for name, value in arguments_of(node, self._head(node)):
-            stream = literal_stream(value) or given.get(name)
-            if not stream:
-                stream = self._stream(node, f"argument {name!r}", value)
-            arguments[name] = [shown(value), xxh3_128_digest(stream)[:8].hex()]
-        versions = {name: version_of(name) for name in sorted(code.packages)}
-        plugins = [
-            [type(plugin).__name__, xxh3_128_digest(stream)[:8].hex()]
-            for plugin, stream in self._of_plugins(node)
-        ]
-        return {
-            "rule": RULE,
-            "python": PYTHON,
-            "function": self.name(node),
-            "code": code.digest.hex(),
-            "uses": code.codes,
-            "globals": code.variables,
-            "packages": {name: version for name, version in versions.items() if version},
-            "arguments": arguments,
-            **({"plugins": plugins} if plugins else {}),
-        }
+        head = self._head(node)
+        packages, arguments = {}, {}
+        for name in sorted(head.seen.packages):
+            if version := version_of(name):
+                packages[name] = version
+        for name, value, stream in self._arguments(node, head):
+            text = shown(value) if type(value) in LITERALS else ""
+            arguments[name] = [text, xxh3_128_digest(stream)[:8].hex()]
+        parts = {**head.parts, "packages": packages, "arguments": arguments}
+        if plugins := self._plugins and self._of_plugins(node):
+            parts["plugins"] = [
+                [type(plugin).__name__, xxh3_128_digest(stream)[:8].hex()]
+                for plugin, stream in plugins
+            ]
+        return parts
 
     def changed(self, node: Node) -> str:
         """Return the first input of a node that changed since the run began; "" for none.
 
         An input is an argument, a plugin, or a variable that the code reads.
         """
-        given = dict(arguments_of(node, self._head(node)))
-        inputs = [
-            (f"argument {name!r}", given[name], before)
-            for name, before in self._given.get(node, {}).items()
-        ]
-        inputs += [
-            (_described(plugin), plugin, before) for plugin, before in self._of_plugins(node)
-        ]
+        head, inputs = self._head(node), []
+        if node in self._given:
+            arguments = self._arguments(node, head)
+            for index in self._given[node]:
+                name, value, before = arguments[index]
+                inputs.append((f"argument {name!r}", value, before))
+        if self._plugins:
+            for plugin, before in self._of_plugins(node):
+                inputs.append((_described(plugin), plugin, before))
+        places = _places(node) if inputs else {}
         for description, value, before in inputs:
             try:
-                same = self._stream(node, description, value) == before
+                same = self._stream(node, description, value, places) == before
             except FingerprintError as error:
                 forget(error)
                 same = False
             if not same:
                 return description
-        return self._code(node).changed(partial(self._look, node))
-
-    def name(self, node: Node) -> str:
-        """Return module and qualified name of the function that a node calls."""
-        function, label = node.function, node.label
-        if node in self._replaced:
-            function = self._replaced[node]
-            label = label_of(function)
-        return f"{module_name(str(getattr(function, '__module__', None)))}.{label}"
+        return head.seen.changed(partial(self._look, node))
 
     def own_packages(self, node: Node) -> frozenset[str]:
         """Return the packages that belong to the project for a node."""
-        return self._own | defined_in(self._function(node))[0]
+        return self._subject(node).own
 
     def held(self, names: Collection[str], by_value: bool) -> Seen:
         """Return the first look at the classes and functions in a result, and all they refer to.
@@ -206,7 +182,7 @@ class Identities:
             for names, by_value in held:
                 things = [_found(name, by_value=by_value) for name in names]
                 found.update((id(thing), thing) for thing in things if thing is not None)
-            key = self._key(node)
+            key: object = self._keys.get(node, node.called)
             if key not in self._expected:
                 self._expected[key] = Expected(self._subject(node), self._code(node)), None
             ids = tuple(found)
@@ -232,24 +208,68 @@ class Identities:
         """Raise OptionsError if a name in `packages` or `ignore` of the nodes doesn't exist."""
         check_packages(self._packages, "set_reuse(packages=...)")
         for node in nodes:
-            if node.settings.ignore or node.settings.packages:
+            settings = node.called.settings
+            if settings.ignore or settings.packages:
                 try:
                     self._code(node)
                 except FingerprintError as error:
                     forget(error)
 
+    def _arguments(self, node: Node, head: Head) -> list[tuple[str, Any, bytes]]:
+        """Return name, value and stream of each argument that counts.
+
+        The stream of a value that can change is that of the first look; see `changed`.
+        """
+        found: list[tuple[str, Any, bytes]] = []
+        values: tuple[Any, ...] = node.args
+        shape: object = len(values)
+        if node.kwargs:
+            values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
+        places = _places(node) if len(node.needs) > 1 else {}
+        order = head.orders.get(shape)
+        for name, position in order_of(node, head, shape) if order is None else order:
+            value = values[position]
+            kind = type(value)
+            if kind is Call:
+                stream = b"n%d;" % places[value] if places else b"n0;"
+            elif kind in LITERALS:
+                stream = LITERALS[kind](value)
+            else:
+                given, index = self._given.setdefault(node, {}), len(found)
+                if index not in given:
+                    places = places or _places(node)
+                    given[index] = self._stream(node, f"argument {name!r}", value, places)
+                stream = given[index]
+            found.append((name, value, stream))
+        return found
+
     def _head(self, node: Node) -> Head:
-        key = self._key(node)
+        key: object = self._keys.get(node, node.called)
         if type(node) is MethodCall:
             key = key, node.method
         head = self._heads.get(key)
         if head is None:
-            digest = self._code(node).digest
-            name = f"{RULE} {PYTHON} {self.name(node)} ".encode("utf-8", "surrogatepass")
-            names, keywords, _ = parameters_of(self._replaced.get(node, node.function), node)
-            head = Head(name + digest, names, keywords, frozenset(node.settings.ignore))
-            self._heads[key] = head
+            head = self._heads[key] = self._new_head(node)
         return head
+
+    def _new_head(self, node: Node) -> Head:
+        seen, called, label = self._code(node), node.function, node.label
+        if node in self._replaced:
+            called = self._replaced[node]
+            label = label_of(called)
+        name = f"{module_name(str(getattr(called, '__module__', None)))}.{label}"
+        text = f"{RULE} {PYTHON} {name} ".encode("utf-8", "surrogatepass") + seen.digest
+        names, keywords, _ = parameters_of(called, node)
+        parts = {
+            "rule": RULE,
+            "python": PYTHON,
+            "function": name,
+            "code": seen.digest.hex(),
+            "uses": seen.codes,
+            "globals": seen.variables,
+        }
+        ignored = frozenset(node.called.settings.ignore)
+        return Head(text, names, keywords, ignored, seen, self._subject(node).own, parts, {})
 
     def _function(self, node: Node) -> Any:
         """Return the function whose code counts, or a method's class."""
@@ -258,7 +278,7 @@ class Identities:
         return node.constructor.function if type(node) is MethodCall else node.function
 
     def _code(self, node: Node) -> Seen:
-        key = self._key(node)
+        key: object = self._keys.get(node, node.called)
         known = self._codes.get(key)
         if known is None:
             try:
@@ -271,65 +291,56 @@ class Identities:
             raise FingerprintError(known)
         return known
 
-    def _key(self, node: Node) -> object:
-        """Return the key of a node's code; with an id, as a replacement may be unhashable."""
-        if self._replaced and node in self._replaced:
-            return node.called, id(self._replaced[node])
-        return node.called
-
     def _look(self, node: Node) -> Seen:
         """Return a new look at a node's code and all that it refers to."""
-        function = self._function(node)
-        found = self._subject(node).look(function)
-        if node not in self._replaced:
-            check_ignored(node, function, found, self._subject(node).home)
+        function, subject = self._function(node), self._subject(node)
+        found = subject.look(function)
+        if node.called.settings.ignore and node not in self._replaced:
+            check_ignored(node, function, found, subject.home)
         return found
 
     def _subject(self, node: Node) -> Subject:
         """Return the settings for the look at a node's code."""
-        key = self._key(node)
+        key: object = self._keys.get(node, node.called)
         subject = self._subjects.get(key)
         if subject is None:
-            function, settings = self._function(node), node.settings
-            check_packages(settings.packages, f"@workflow(packages=...) of {node.label!r}")
-            check_packages(self._packages, "set_reuse(packages=...)")
-            names, keywords, _ = parameters_of(node.function, node)
-            subject = self._subjects[key] = Subject(
-                node.label,
-                self.own_packages(node),
-                tuple(name for name in settings.ignore if name not in (*names, *keywords)),
-                module_name(str(getattr(function, "__module__", ""))),
-                (*settings.packages, *self._packages, *defined_in(function)[1]),
-                None if node in self._replaced else settings.version,
-            )
+            subject = self._subjects[key] = self._new_subject(node)
         return subject
 
-    def _index(self, node: Node, parent: Node) -> int:
-        """Return the index of a parent among a node's parents; -1 for any other node."""
-        if node.needs and node.needs[0] is parent:
-            return 0
-        indexes = self._indexes.get(node)
-        if indexes is None:
-            indexes = {need: index for index, need in enumerate(node.needs)}
-            self._indexes[node] = indexes
-        return indexes.get(parent, -1)
+    def _new_subject(self, node: Node) -> Subject:
+        function, settings, label = self._function(node), node.called.settings, node.label
+        check_packages(settings.packages, f"@workflow(packages=...) of {label!r}")
+        check_packages(self._packages, "set_reuse(packages=...)")
+        own, packages = defined_in(function)
+        ignored = settings.ignore
+        if ignored:
+            names, keywords, _ = parameters_of(node.function, node)
+            ignored = tuple(name for name in ignored if name not in (*names, *keywords))
+        return Subject(
+            label,
+            self._own | own,
+            ignored,
+            module_name(str(getattr(function, "__module__", ""))),
+            (*settings.packages, *self._packages, *packages),
+            None if node in self._replaced else settings.version,
+        )
 
     def _of_plugins(self, node: Node) -> list[tuple[Any, bytes]]:
         """Return the plugins of a node that count, with their streams from the first look."""
         found = []
         for plugin in self._plugins.get(node, ()):
-            key = id(plugin), self._key(node)
+            key = id(plugin), self._keys.get(node, node.called)
             if key not in self._prepared:
-                self._prepared[key] = self._stream(node, _described(plugin), plugin)
+                described = _described(plugin)
+                self._prepared[key] = self._stream(node, described, plugin, _places(node))
             found.append((plugin, self._prepared[key]))
         return found
 
-    def _stream(self, node: Node, description: str, value: Any) -> bytes:
-        if type(value) is Call:
-            return b"n%d;" % self._index(node, value)
-        inspected = self._code(node).inspected
-        index = partial(self._index, node)
-        writer = Writer(index, own=self.own_packages(node), inspected=inspected)
+    def _stream(
+        self, node: Node, description: str, value: Any, places: Mapping[Node, int]
+    ) -> bytes:
+        head = self._head(node)
+        writer = Writer(places, own=head.own, inspected=head.seen.inspected)
         try:
             writer.write(value)
             digest = writer.digest()
@@ -338,6 +349,11 @@ class Identities:
         if writer.direct:
             self._direct.setdefault(node, {}).update((id(code), code) for code in writer.direct)
         return b"#" + digest
+
+
+def _places(node: Node) -> dict[Node, int]:
+    """Return the number of each node whose result a node needs."""
+    return dict(zip(node.needs, count(), strict=False))
 
 
 def _described(plugin: Any) -> str:

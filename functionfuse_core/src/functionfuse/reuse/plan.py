@@ -10,15 +10,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 from typing import Any
+
+from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, FunctionFuseError
 from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import ALWAYS, NEVER, Graph
 from .difference import changed_during_run, difference
-from .identity import RULE, Identities, combined
+from .identity import RULE, Identities
 from .results import Header, Held, Info, Results, Summary
 from .workers import Expected
 
@@ -27,6 +29,8 @@ __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
 REUSE = "reuse"
 COMPUTE = "compute"
 MAYBE = "maybe"
+
+_Digests = Sequence[bytes | None] | Mapping[int, bytes]  # by index of a node
 
 
 class Decisions:
@@ -58,11 +62,15 @@ class Decisions:
         self.graph = graph
         self.identities = identities
         self.infos = list(infos)
-        self._policies = policies
-        self._policy = policy
+        self._stored: list[Header | Info] = list(infos)  # as this run has saved them
+        self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
         self._why_not: dict[int, str] = {}  # of nodes without a fingerprint
         self._unsaved = unsaved
+        never = {index for index, found in enumerate(self._policies) if found == NEVER}
+        self._volatile = unsaved | never  # each run computes these, so no record is valid
+        self._always = ALWAYS in self._policies
         self._useless: set[int] = set()  # indexes of damaged stored results
+        self._before: dict[int, int] = {}  # by method call: the earlier call on its object
         count = len(graph.nodes)
         self.verdicts = [COMPUTE] * count
         self.reasons = [""] * count
@@ -72,10 +80,10 @@ class Decisions:
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # indexes of nodes computed from these
-        self._saved: dict[int, Header] = {}  # stored results of this run
-        self._results = Results(identities)
-        self._unclear: dict[int, str] = {}  # why a result's code has no digest
+        self._results = Results(identities, self.infos)
         for index, node in enumerate(graph.nodes):
+            if type(node) is MethodCall:
+                self._before[index] = graph.positions[node.before]
             try:
                 self._own[index] = self.identities.own(node)
             except FingerprintError as error:
@@ -89,7 +97,8 @@ class Decisions:
         stack = list(found)
         while stack:
             index = stack.pop()
-            for parent in self._awaited(index):
+            awaited = self._awaited if self.verdicts[index] == MAYBE else self._missing
+            for parent in awaited(index):
                 if parent not in found:
                     found.add(parent)
                     stack.append(parent)
@@ -112,10 +121,9 @@ class Decisions:
 
     def judge(self, index: int) -> str:
         """Decide on a node from its parents' current digests; store and return the verdict."""
-        verdict, reason, call = self._judged(index, self.graph.nodes[index])
+        verdict, reason = self._judged(index)
         if verdict == REUSE:
-            self.digests[index] = self._counts_as(index, self.header(index))
-            self._calls[index] = call
+            self.digests[index] = self._results.counts_as(index, self.header(index))
         self.verdicts[index], self.reasons[index] = verdict, reason
         return verdict
 
@@ -133,17 +141,19 @@ class Decisions:
         Args:
             stored: the stored result, as the storage returned it from the save.
         """
-        if stored is not None:
-            self._saved[index] = stored
-            digest = self._counts_as(index, stored)
+        if stored is not None:  # its record has noted the call
+            self._stored[index] = stored
+            digest = self._results.counts_as(index, stored)
+        else:
+            call = self._combined(index, self.digests, self._calls)
+            self._calls[index] = call or self._calls[index]
         self.digests[index] = digest
-        self._call(index, self.graph.nodes[index])
 
     def take(self, index: int, info: Summary) -> None:
         """Reuse a result that another run has stored since the plan was made."""
-        self.infos[index] = info
+        self.infos[index] = self._stored[index] = info
         self.verdicts[index], self.reasons[index] = REUSE, ""
-        self.digests[index] = self._counts_as(index, info)
+        self.digests[index] = self._results.counts_as(index, info)
 
     def call(self, index: int) -> bytes | None:
         """Return the digest of a node's call; None while a part of it is unknown."""
@@ -151,59 +161,64 @@ class Decisions:
 
     def record(self, index: int) -> dict[str, object]:
         """Return a node's fingerprint for the header of its result; its parents must be settled."""
-        node = self.graph.nodes[index]
-        own, call = self._own[index], self._call(index, node)
-        if own is None or call is None or self._no_digest(index, node):
-            return {"why not": self._no_digest(index, node)}
-        changed = self.identities.changed(node) or self._changed_class(node)
-        if type(node) is MethodCall and not changed:  # that call may have changed the object
-            changed = self.changed.get(self._index(node.before), "")
+        node, before = self.graph.nodes[index], self._before.get(index)
+        call = self._combined(index, self.digests, self._calls)
+        self._calls[index] = call or self._calls[index]
+        if call is None or (self._results.unclear and self._no_digest(index)):
+            return {"why not": self._no_digest(index)}
+        changed = self.identities.changed(node)
+        if self._results.coded and not changed:
+            changed = self._changed_class(index)
+        if before is not None and not changed:  # that call may have changed the object
+            changed = self.changed.get(before, "")
         if changed:
             self.changed[index] = changed
             return {"why not": changed_during_run(changed)}
-        results, calls = self._recipes()
-        parents = []
-        for parent in map(self._index, node.needs):
-            made_by = _hex(self._calls[parent])
-            if self._stands(parent):
-                made_by = self.header(parent).call  # with ALWAYS, it may be of an earlier call
-            digest, recipe = _hex(self.digests[parent]), _hex(results[parent])
+        results, calls = self._found or self._recipes()
+        marks = None
+        if before is not None:
+            made_by, recipe = (self._calls[before] or b"").hex(), (calls[before] or b"").hex()
+            marks = [self.graph.names[before], "", made_by, recipe]
+        return {
+            "call": call.hex(),
+            "recipe": (calls[index] or b"").hex(),
+            "parents": self._parents(index, results),
+            "before": marks,
+            **self.identities.parts(node),
+        }
+
+    def _parents(self, index: int, recipes: Sequence[bytes | None]) -> list[list[object]]:
+        """Return the record of each parent: name, digest, call, recipe, and the code in it."""
+        parents: list[list[object]] = []
+        for parent in self.graph.needs[index]:
+            made_by, recipe = (self._calls[parent] or b"").hex(), (recipes[parent] or b"").hex()
+            if self._always and self._stands(parent):
+                made_by = self.header(parent).call  # it may be of an earlier call
             if parent in self.changed or parent in self._tainted:
                 # The next run computes the parent again, and its result may differ.
                 made_by, recipe = "", ""
                 self._tainted.add(index)
-            held = self._held(parent)
+            digest = (self.digests[parent] or b"").hex()
+            held = self._held(parent) if self._results.coded else ()
             parents.append([self.graph.names[parent], digest, made_by, recipe, *held])
-        before = None
-        if type(node) is MethodCall:
-            earlier = self._index(node.before)
-            marks = "", _hex(self._calls[earlier]), _hex(calls[earlier])
-            before = [self.graph.names[earlier], *marks]
-        return {
-            "call": call.hex(),
-            "recipe": _hex(calls[index]),
-            "parents": parents,
-            "before": before,
-            **self.identities.parts(node),
-        }
+        return parents
 
     def expected(self, index: int) -> list[tuple[Expected, object]]:
         """Return the checks a worker makes before it calls a node; see `Identities.expected`."""
-        node = self.graph.nodes[index]
-        held = [self._held(parent)[1:] for parent in map(self._index, node.needs)]
-        return self.identities.expected(node, [parts for parts in held if parts])
+        held = [self._held(parent)[1:] for parent in self.graph.needs[index]]
+        return self.identities.expected(self.graph.nodes[index], [code for code in held if code])
 
-    def _changed_class(self, node: Node) -> str:
+    def _changed_class(self, index: int) -> str:
         """Return the code in parents' results that changed since the run began; "" for none."""
-        for index in map(self._index, node.needs):
-            held = self._held(index)[1:]
+        for parent in self.graph.needs[index]:
+            held = self._held(parent)[1:]
             if held and (changed := self.identities.held_changed(*held)):
-                return f"{changed}, which the result of {self.graph.names[index]!r} uses,"
+                return f"{changed}, which the result of {self.graph.names[parent]!r} uses,"
         return ""
 
     def stored(self, index: int) -> Header | Info:
         """Return a node's stored result, as the storage returned it for the plan or the save."""
-        return self._saved.get(index, self.infos[index])
+        return self._stored[index]
 
     def header(self, index: int) -> Summary:
         """Return the header of a result that is stored."""
@@ -214,27 +229,17 @@ class Decisions:
         reused = [index for index, verdict in enumerate(self.verdicts) if verdict == REUSE]
         return self._results.notes(map(self.header, reused))
 
-    def _counts_as(self, index: int, info: Header | Summary) -> bytes:
-        """Return a result's digest; a random one, equal to no other, if its code has none."""
-        try:
-            return self._results.counts_as(info)
-        except FingerprintError as error:
-            self._unclear[index] = str(error)
-            return os.urandom(16)
-
     def _held(self, index: int) -> Held:
         """Return the digest of a result's value, and the code in it; see `Results.held`."""
-        return self._results.held(self.stored(index))
+        return self._results.held(self._stored[index])
 
-    def _no_digest(self, index: int, node: Node) -> str:
+    def _no_digest(self, index: int) -> str:
         """Return why a node has no fingerprint; "" if it has one."""
-        for parent in map(self._index, node.needs) if self._unclear else ():
-            if parent in self._unclear:
-                return f"the result of {self.graph.names[parent]!r} holds {self._unclear[parent]}"
+        unclear = self._results.unclear
+        for parent in self.graph.needs[index] if unclear else ():
+            if parent in unclear:
+                return f"the result of {self.graph.names[parent]!r} holds {unclear[parent]}"
         return self._why_not.get(index, "")
-
-    def _index(self, node: Node) -> int:
-        return self.graph.positions[node]
 
     def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
         """Return the recipes of all results, and of all calls; they are made at the first use.
@@ -244,111 +249,106 @@ class Decisions:
         if self._found is None:
             results: list[bytes | None] = []
             calls: list[bytes | None] = []
-            for index, node in enumerate(self.graph.nodes):
-                own, recipe = self._own[index], None
-                if own is not None and not self._volatile(index, node):
-                    parents = [results[self._index(parent)] for parent in node.needs]
-                    if type(node) is MethodCall:
-                        parents.append(calls[self._index(node.before)])
-                    if None not in parents:
-                        recipe = combined(own, parents)  # type: ignore[arg-type]
+            for index in range(len(self.graph.nodes)):
+                volatile = index in self._volatile
+                recipe = None if volatile else self._combined(index, results, calls)
                 calls.append(recipe)
-                if self._stands(index):
-                    recipe = combined(b"stored", [self._counts_as(index, self.header(index))])
+                if self._always and self._stands(index):
+                    digest = self._results.counts_as(index, self.header(index))
+                    recipe = xxh3_128_digest(b"stored" + digest)
                 results.append(recipe)
             self._found = results, calls
         return self._found
 
     def _stands(self, index: int) -> bool:
         """Whether a node's stored result is reused, whatever it was computed from."""
-        policy = self._policies.get(self.graph.nodes[index], self._policy)
         useless = index in self._unsaved or index in self._useless
-        return policy == ALWAYS and not useless and hasattr(self.infos[index], "digest")
+        always = self._policies[index] == ALWAYS
+        return always and not useless and hasattr(self.infos[index], "digest")
 
-    def _volatile(self, index: int, node: Node) -> bool:
-        """Whether each run computes a node, so that no record of its result is valid."""
-        return index in self._unsaved or self._policies.get(node, self._policy) == NEVER
+    def _combined(self, index: int, results: _Digests, calls: _Digests) -> bytes | None:
+        """Return the digest of a node's own part and of its parents'; None if one is unknown.
 
-    def _call(self, index: int, node: Node) -> bytes | None:
-        """Return and store the digest of a node's call; None while a part of it is unknown."""
-        own = self._own[index]
-        if own is None:
+        Args:
+            results: digests or recipes of results, by index.
+            calls: digests or recipes of calls, for the earlier call on an object.
+        """
+        part = self._own[index]
+        if part is None:
             return None
-        known: list[bytes] = []
-        for parent in node.needs:
-            digest = self.digests[self._index(parent)]
-            if digest is None:
+        known = [part]
+        for parent in self.graph.needs[index]:
+            part = results[parent]
+            if part is None:
                 return None
-            known.append(digest)
-        if type(node) is MethodCall:
-            before = self._calls[self._index(node.before)]
-            if before is None:
+            known.append(part)
+        if index in self._before:
+            part = calls[self._before[index]]
+            if part is None:
                 return None
-            known.append(before)
-        call = self._calls[index] = combined(own, known)
-        return call
+            known.append(part)
+        return xxh3_128_digest(b"".join(known))
 
-    def _judged(self, index: int, node: Node) -> tuple[str, str, bytes | None]:
-        call, info = self._call(index, node), self.infos[index]
-        policy = self._policies.get(node, self._policy)
+    def _judged(self, index: int) -> tuple[str, str]:
+        info, policy = self.infos[index], self._policies[index]
+        call = self._calls[index] = self._combined(index, self.digests, self._calls)
         if index in self._unsaved:
-            return COMPUTE, "runs always, and is not stored", None
-        if type(node) is ConstructorCall:
-            return COMPUTE, "an object is never stored", None
-        if isinstance(info, FunctionFuseError):
-            return COMPUTE, f"stored result is of no use: {info}", None
+            return COMPUTE, "runs always, and is not stored"
+        if type(self.graph.nodes[index]) is ConstructorCall:
+            return COMPUTE, "an object is never stored"
         if info is None:
-            return COMPUTE, "nothing stored", None
+            return COMPUTE, "nothing stored"
+        if isinstance(info, FunctionFuseError):
+            return COMPUTE, f"stored result is of no use: {info}"
         if policy == NEVER:
-            return COMPUTE, "is never reused", None
+            return COMPUTE, "is never reused"
         if policy == ALWAYS:
-            return REUSE, "", call
-        if reason := self._no_digest(index, node):
-            return COMPUTE, reason, None
+            return REUSE, ""
+        if reason := self._no_digest(index):
+            return COMPUTE, reason
         if call is not None and call.hex() == info.call:
-            return REUSE, "", call
+            return REUSE, ""
         recorded = info.info.fingerprint
         if "call" not in recorded:
-            return COMPUTE, recorded.get("why not") or "stored without a fingerprint", None
+            return COMPUTE, recorded.get("why not") or "stored without a fingerprint"
         if recorded.get("rule") != RULE:
-            return COMPUTE, "recorded by an earlier rule", None
+            return COMPUTE, "recorded by an earlier rule"
         if call is None:
-            supposed, awaited = self._supposed(index, node, recorded)
+            supposed, awaited = self._supposed(index, recorded)
             if supposed is not None and supposed.hex() == recorded["call"]:
                 if not awaited:
-                    return REUSE, "", supposed
+                    self._calls[index] = supposed
+                    return REUSE, ""
                 names = " or ".join(repr(self.graph.names[parent]) for parent in awaited)
-                return MAYBE, f"compute if {names} changes", None
-        return COMPUTE, self._difference(node, recorded), None
+                return MAYBE, f"compute if {names} changes"
+        return COMPUTE, self._difference(index, recorded)
 
-    def _supposed(
-        self, index: int, node: Node, recorded: Mapping[str, Any]
-    ) -> tuple[bytes | None, list[int]]:
+    def _supposed(self, index: int, recorded: Mapping[str, Any]) -> tuple[bytes | None, list[int]]:
         """Return the call if unknown parents are as recorded, and the parents that may differ."""
-        own, parents, awaited = self._own[index], recorded["parents"], []
-        if own is None or len(parents) != len(node.needs):
+        parents, awaited = recorded["parents"], []
+        needs, before = self.graph.needs[index], self._before.get(index)
+        if len(parents) != len(needs):
             return None, []
         results, calls = self._recipes()
-        known: list[bytes] = []
-        for parent_node, (_, digest, *marks) in zip(node.needs, parents, strict=True):
-            parent = self._index(parent_node)
-            known.append(self.digests[parent] or self._results.as_recorded(digest, *marks[2:]))
+        known: dict[int, bytes] = {}
+        earlier: dict[int, bytes] = {}
+        for parent, (_, digest, *marks) in zip(needs, parents, strict=True):
+            known[parent] = self.digests[parent] or self._results.as_recorded(digest, *marks[2:])
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
-        if type(node) is MethodCall:
+        if before is not None:
             if recorded["before"] is None:
                 return None, []
-            parent = self._index(node.before)
             _, _, *marks = recorded["before"]
-            known.append(self._calls[parent] or bytes.fromhex(marks[0]))
-            if self._calls[parent] is None and not self._same(parent, marks, calls):
-                awaited.append(parent)
-        return combined(own, known), awaited
+            earlier[before] = self._calls[before] or bytes.fromhex(marks[0])
+            if self._calls[before] is None and not self._same(before, marks, calls):
+                awaited.append(before)
+        return self._combined(index, known, earlier), awaited
 
     def _same(self, index: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a stored result would compute the recorded one."""
         call, recipe, *_ = marks
-        if self._volatile(index, self.graph.nodes[index]):
+        if index in self._volatile:
             return False
         now = self._calls[index]
         if now is not None:
@@ -356,43 +356,34 @@ class Decisions:
         recipe_now = recipes[index]
         return recipe_now is not None and recipe_now.hex() == recipe
 
-    def _awaited(self, index: int) -> list[int]:
-        """Return the parents that must be computed before a node can be computed or judged."""
-        node = self.graph.nodes[index]
-        if self.verdicts[index] == MAYBE:
-            return self._supposed(index, node, self.header(index).info.fingerprint)[1]
-        return self._missing(index)
+    def _awaited(self, index: int) -> Sequence[int]:
+        """Return the parents that must be computed before a node can be judged again."""
+        return self._supposed(index, self.header(index).info.fingerprint)[1]
 
-    def _missing(self, index: int) -> list[int]:
+    def _missing(self, index: int) -> Sequence[int]:
         """Return the parents that must be computed before a node can be computed."""
-        node = self.graph.nodes[index]
-        before = node.before if type(node) is MethodCall else None
-        return [
-            self._index(parent)
-            for parent in node.parents
-            if parent is before or self.verdicts[self._index(parent)] != REUSE
-        ]
+        verdicts, before = self.verdicts, self._before.get(index)
+        parents = self.graph.parents[index]
+        if REUSE not in map(verdicts.__getitem__, parents):
+            return parents
+        return [parent for parent in parents if parent == before or verdicts[parent] != REUSE]
 
-    def _difference(self, node: Node, recorded: Mapping[str, Any]) -> str:
+    def _difference(self, index: int, recorded: Mapping[str, Any]) -> str:
         """Return the first difference from the recorded fingerprint, as text."""
+        node, before = self.graph.nodes[index], self._before.get(index)
         reason = difference(node.label, self.identities.parts(node), recorded)
         if reason:
             return reason
-        for parent, (_, was, _, _, *held) in zip(node.needs, recorded["parents"], strict=False):
-            index = self._index(parent)
-            digest = self.digests[index]
+        needs = self.graph.needs[index]
+        for parent, (_, was, _, _, *held) in zip(needs, recorded["parents"], strict=False):
+            digest = self.digests[parent]
             if digest is not None and digest.hex() == was:
                 continue
-            name = self.graph.names[index]
-            if held and digest is not None and held == list(self._held(index)):
+            name = self.graph.names[parent]
+            if held and digest is not None and held == list(self._held(parent)):
                 names = ", ".join(repr(path.rstrip(":").rpartition(":")[2]) for path in held[1])
                 return f"code of {names} changed, which is in the result of {name!r}"
             return f"parent {name!r} changed"
-        if type(node) is MethodCall:
-            before = self.graph.names[self._index(node.before)]
-            return f"an earlier call on its object changed: {before!r}"
+        if before is not None:
+            return f"an earlier call on its object changed: {self.graph.names[before]!r}"
         return "what it was computed from changed"
-
-
-def _hex(digest: bytes | None) -> str:
-    return digest.hex() if digest else ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import FunctionFuseError
-from .identity import Identities, combined
+from xxhash import xxh3_128_digest
+
+from ..errors import FingerprintError, FunctionFuseError
+from .identity import Identities
 from .project import version_of
 
 __all__ = ["Header", "Held", "Info", "Key", "Results", "Summary"]
@@ -62,23 +66,32 @@ class Results:
     """Compute the digests of stored results from their `digest`, `value` and `key`.
 
     One header is parsed for each key.
+
+    Attributes:
+        coded: whether any result has code in it.
+        unclear: by index of a node, why the code in its result has no digest.
     """
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, infos: Iterable[Info]) -> None:
+        self.coded = any(map(getattr, infos, repeat("key"), repeat("")))
+        self.unclear: dict[int, str] = {}
         self._identities = identities
         self._keys: dict[str, Key] = {}
 
-    def counts_as(self, info: Header | Summary) -> bytes:
-        """Return the digest of a stored result: of its value and of the code in it now.
+    def counts_as(self, index: int, info: Header | Summary) -> bytes:
+        """Return the digest of a node's stored result: of its value and of the code in it now.
 
-        Raises:
-            FingerprintError: the code has no digest.
+        If the code has no digest, it is a random one, equal to no other.
         """
-        value = _value_of(info)
+        value = getattr(info, "value", "") or info.digest
         if not getattr(info, "key", ""):
             return bytes.fromhex(value)
-        key = self.key(info)
-        return self.as_recorded(value, value, key.own, key.by_value)
+        self.coded, key = True, self.key(info)
+        try:
+            return self.as_recorded(value, value, key.own, key.by_value)
+        except FingerprintError as error:
+            self.unclear[index] = str(error)
+            return os.urandom(16)
 
     def as_recorded(
         self, digest: str, value: str = "", own: Sequence[str] = (), by_value: bool = False
@@ -91,14 +104,16 @@ class Results:
         """
         if not own:
             return bytes.fromhex(digest)
-        return combined(bytes.fromhex(value), [self._identities.held(own, by_value).digest])
+        code = self._identities.held(own, by_value).digest
+        return xxh3_128_digest(bytes.fromhex(value) + code)
 
     def held(self, info: Header | Info) -> Held:
         """Return a result's value digest, `own` and `by_value`; () if no code is in it."""
         if info is None or isinstance(info, FunctionFuseError):
             return ()
         key = self.key(info)
-        return (_value_of(info), list(key.own), key.by_value) if key.own else ()
+        value = getattr(info, "value", "") or info.digest
+        return (value, list(key.own), key.by_value) if key.own else ()
 
     def key(self, info: Header | Summary) -> Key:
         """Return the properties that a result's key stands for."""
@@ -126,8 +141,3 @@ class Results:
             f" packages=[{name!r}] counts it"
             for (name, version, now), count in counts.items()
         ]
-
-
-def _value_of(info: Header | Summary) -> str:
-    value: str = getattr(info, "value", "") or info.digest
-    return value

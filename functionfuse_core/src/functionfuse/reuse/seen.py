@@ -7,8 +7,10 @@ function, it compares its own look with the driver's (see `workers`).
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -52,7 +54,7 @@ class Subject(NamedTuple):
         writer.write(versions)
         if self.version is None:
             # It may be an object, such as a decorator that counts its calls.
-            writer.variable(f"the state of {self.label!r}", lambda: code)
+            writer.variable(f"the state of {self.label!r}", repeat(code).__next__)
         else:
             writer.write(("version", self.version))
             writer.codes["version"] = self.version
@@ -86,17 +88,18 @@ class Seen(NamedTuple):
             again: looks at the same code once more.
         """
         for description, look, value in self.fixed:
-            if not _same(look(), value):
+            now = look()
+            if now is not value and not _same(now, value):
                 return description
         if self.changeable:
             try:
-                now = again()
+                other = again()
             except FingerprintError as error:
                 return untold(error)
             for description, digest in self.changeable.items():
-                if now.changeable.get(description) != digest:
+                if other.changeable.get(description) != digest:
                     return description
-            if now.digest != self.digest:  # a variable has other code now
+            if other.digest != self.digest:  # a variable has other code now
                 return UNKNOWN
         return ""
 
@@ -125,11 +128,12 @@ def _same(now: Any, before: Any) -> bool:
         return True
     if type(now) is not type(before):
         return False
+    if type(now) is tuple:
+        same = map(operator.is_, now, before)
+        return len(now) == len(before) and (all(same) or all(map(_same, now, before)))
     stream = literal_stream(now)
     if stream is not None:
         return stream == literal_stream(before)
-    if type(now) is tuple:
-        return len(now) == len(before) and all(map(_same, now, before))
     try:
         return digest_of(now) == digest_of(before)
     except FingerprintError:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -62,13 +62,13 @@ class Writer(Stream):
     """Writes values into a stream.
 
     Args:
-        index: returns the number of a node, -1 if it isn't allowed; if None, no node is allowed.
+        places: the numbers of the nodes that may stand in the values.
         options: see `Stream`.
     """
 
-    def __init__(self, index: Callable[[Node], int] | None = None, **options: Any) -> None:
+    def __init__(self, places: Mapping[Any, int] = MappingProxyType({}), **options: Any) -> None:
         super().__init__(**options)
-        self._index = index
+        self._places = places
         self._open: dict[int, int] = {}  # objects being written: id to depth
         self._lowest = sys.maxsize  # smallest depth of the objects met inside themselves
         self._done: dict[tuple[int, bool], bytes] = {}  # stream of each written object
@@ -155,7 +155,7 @@ class Writer(Stream):
 
     def _node(self, value: Any) -> None:
         if isinstance(value, (Node, Pick)):
-            index = -1 if self._index is None else self._index(value.source)
+            index = self._places.get(value.source, -1)
             if index < 0:
                 raise GraphError(
                     f"{value!r} stands inside an object: nodes may stand in lists, tuples, dicts"
@@ -209,7 +209,7 @@ class Writer(Stream):
 
     def _beside(self) -> Writer:
         """Return a writer for an item of a set, which shares the notes of this one."""
-        writer = Writer(self._index, own=self.own, ignore=self._ignore, home=self.home)
+        writer = Writer(self._places, own=self.own, ignore=self._ignore, home=self.home)
         for name in ("codes", "variables", "changeable", "constants", "fixed", "packages"):
             setattr(writer, name, getattr(self, name))
         writer.direct, writer._inside, writer._loose = self.direct, self._inside, self._loose

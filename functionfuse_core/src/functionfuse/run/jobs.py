@@ -104,7 +104,7 @@ class JobMaker:
         elif self._functions:
             function = self._functions.get(node, function)
         job = Job(index, graph.names[index], function, args, kwargs)
-        job.wanted = values.is_wanted(index)
+        job.wanted = values.users[index] > 0 or index in values.needed
         if keeps:
             job.keeps, job.needs = True, node.needs
             job.values = list(map(self._handle, graph.needs[index]))

@@ -123,7 +123,7 @@ class Values:
     Attributes:
         held: the values, by index of the node.
         users: for each node, the number of children that are to be computed, or are.
-        stored: as given.
+        needed, stored: as given.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Values:
         self.held: dict[int, Any] = {}
         self.users = [0] * len(graph.nodes)
         self._graph = graph
-        self._needed = needed
+        self.needed = needed
         self.stored = stored
         self._again = again
         self._masters: dict[int, Master] = {}  # pickles of values that several calls take
@@ -147,10 +147,6 @@ class Values:
         """Release everything."""
         self.held.clear()
         self._masters.clear()
-
-    def is_wanted(self, index: int) -> bool:
-        """Return whether a node's value is needed, by a node or by the caller of the run."""
-        return self.users[index] > 0 or index in self._needed
 
     def arguments(self, index: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments of a call; if values are copied, no other call shares them."""
@@ -195,7 +191,7 @@ class Values:
             if not users[parent]:
                 if self._masters:
                     self._masters.pop(parent, None)
-                if parent not in self._needed:
+                if parent not in self.needed:
                     self.held.pop(parent, None)
 
     def _taken(self, index: int, by: int) -> Any:
@@ -205,7 +201,7 @@ class Values:
             return value
         self._took.setdefault(by, set()).add(index)
         self._takers[index] += 1
-        last = index not in self._needed and self.users[index] == self._takers[index]
+        last = index not in self.needed and self.users[index] == self._takers[index]
         if not last or not self.stored[index]:
             return self._copy(index, value)
         del self.held[index]  # the call may change it; the storage has the result

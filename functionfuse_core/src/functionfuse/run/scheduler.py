@@ -122,9 +122,9 @@ class Scheduler:
         needs = self.graph.needs[index]
         if (replayed or not all(map(held.__contains__, needs))) and self._lacks(index, replayed):
             return
-        self.order.state[index] = SUBMITTED
-        if not self.backend.remote:
-            self._begin(index)
+        self.order.state[index] = SUBMITTED if self.backend.remote else RUNNING
+        if self.events.listeners and not self.backend.remote:
+            self.events.start(index)
         self.out[index] = None
         try:
             job = self.jobs.make(index, target)
@@ -219,7 +219,10 @@ class Scheduler:
             self._reuse(key)
             return
         self._computed(key, handle, news)
-        self._release(key)
+        self.order.settle(key)
+        self.values.let_go(key)
+        if self.early:
+            self.came += self.early.pop(key, ())
 
     def _computed(self, index: int, handle: Any, outcome: Outcome) -> None:
         """Note that a node is computed; keep its value, or the handle, and its object."""
@@ -242,7 +245,7 @@ class Scheduler:
                 constructs = type(node) is ConstructorCall
                 self.decisions.settle(index, None if constructs else outcome.digest)
         # A node may need a value that none needed when the job began: load or compute it then.
-        if outcome.returned and not replayed and values.is_wanted(index):
+        if outcome.returned and not replayed and (values.users[index] or index in values.needed):
             if self.backend.keeps:
                 values.held[index] = handle
             elif type(node) is MethodCall:
@@ -269,14 +272,8 @@ class Scheduler:
     def _reuse(self, index: int) -> None:
         self.stored[index] = True
         self.events.reuse([index])
-        self._release(index)
-
-    def _release(self, index: int) -> None:
-        """Release what a node used, and unblock its children."""
         self.order.settle(index)
         self.values.let_go(index)
-        if self.early:
-            self.came += self.early.pop(index, ())
 
     def _fail(self, index: int, error: BaseException) -> None:
         """Stop a node and those that wait for it; raise its error unless the run goes on."""

@@ -28,6 +28,7 @@ from functionfuse.errors import (
     ResultExistsError,
     ResultNotFoundError,
     SerializerMissingError,
+    StorageError,
     UnpicklableResultError,
 )
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
@@ -389,6 +390,25 @@ def test_the_header_of_what_is_replaced_saves_a_look(
     monkeypatch.undo()
     assert own
     assert others == side_files(storage)
+
+
+def test_who_may_only_write_can_save(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A header that can't be read is no error of the save; its side data is left for gc."""
+    storage.save("w", "t", Grid([[1]]))
+    left = side_files(storage)
+
+    def refuse(*_: object) -> Any:
+        raise StorageError("you may not read here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.store, "heads", refuse)
+        storage.save("w", "t", 1)
+    assert "left for gc: task 't' of workflow 'w'" in caplog.text
+    assert 1 == storage.read_task("w", "t")
+    assert left == side_files(storage)
+    assert left == [leftover.key for leftover in storage.gc(older_than=0)]
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])

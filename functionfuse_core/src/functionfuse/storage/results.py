@@ -104,7 +104,10 @@ class Saver:
                 store.flush(writer.keys())
             replaced: Sequence[str] = ()
             if replaces is not None and not if_absent:
-                replaced = beside(store, key, replaces)
+                try:
+                    replaced = beside(store, key, replaces)
+                except OSError as error:  # who may only write can save
+                    self._warn_of_leftovers(origin, error)
             token = info.token  # from here on, an error may come after the commit
             if self._durability != "auto":
                 durable = self._durability == "fsync"
@@ -127,13 +130,13 @@ class Saver:
         try:
             self._store.delete(replaced)
         except OSError as error:
-            logger.warning(
-                "side data that was replaced is left for gc: task %r of workflow %r in %r: %s",
-                origin.task,
-                origin.workflow,
-                self._store,
-                error,
-            )
+            self._warn_of_leftovers(origin, error)
+
+    def _warn_of_leftovers(self, origin: Origin, error: OSError) -> None:
+        logger.warning(
+            "side data that is replaced is left for gc: task %r of workflow %r in %r: %s",
+            *(origin.task, origin.workflow, self._store, error),
+        )
 
 
 def _described(

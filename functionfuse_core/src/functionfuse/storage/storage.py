@@ -206,6 +206,13 @@ class Storage:
     def _read(self, workflow_name: str, task_name: str, digest: str) -> Any:
         try:
             value = self._reader.read(workflow_name, task_name, digest)
+        except ResultNotFoundError:
+            if not digest:
+                raise self._not_found(workflow_name, task_name) from None
+            raise ResultNotFoundError(
+                f"the result of {self._where(workflow_name, task_name)} is gone, or another one has"
+                " replaced it"
+            ) from None
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__

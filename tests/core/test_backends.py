@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from functionfuse import workflow
 from functionfuse.backends import Outcome, Started, unpack
 from functionfuse.backends.builtin.inplace import InProcess
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import PluginError, WorkerDiedError
+from functionfuse.errors import GraphError, PluginError, WorkerDiedError
 from functionfuse.run.crossing import pack
 from functionfuse.run.run import Run
 from functionfuse.storage.filestorage import FileStorage
@@ -105,6 +108,8 @@ def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
     limit = rng.choice([0, 1, 3])
     backend = AnyOrder(rng, limit)
     run = Run(flow, backend, keep_going=True)
+    events: list[tuple[str, int]] = []
+    flow.listeners.append(lambda event: events.append((event.kind, event.node_index)))
     if None not in values.values():
         assert [values[node.name] for node in nodes] == run.run()
     else:
@@ -123,15 +128,21 @@ def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
         assert {*values} - computed - {*failed} == {
             name for name, action in actions.items() if action == "not run"
         }
-    if limit:
-        assert backend.most <= limit
+    assert not limit or backend.most <= limit
+    started = [index for kind, index in events if kind == "started"]
+    assert sorted(set(started)) == sorted(started)
+    for place, (kind, index) in enumerate(events):
+        if kind == "finished":
+            assert ("started", index) in events[:place]
     if stored:
         assert sorted(computed) == flow.storage.list_tasks("w")
         for name in rng.sample(sorted(computed), len(computed) // 2):
             flow.storage.remove_task("w", name)
         if not failed:
-            again = Run(flow, AnyOrder(rng, limit)).run()
+            backend = AnyOrder(rng, limit)
+            again = Run(flow, backend).run()
             assert [values[node.name] for node in nodes] == again
+            assert not limit or backend.most <= limit
 
 
 @pytest.mark.battery
@@ -251,3 +262,101 @@ def test_settings_of_a_node_reach_its_job() -> None:
     flow.options[one] = {"queue": "big"}
     flow.run(Reading())
     assert {"one": {"queue": "big"}, "two": None} == seen
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_backend_that_keeps_values_in_this_process(stored: bool, tmp_path: Any) -> None:
+    """A node has started when it is submitted, once."""
+
+    class Here(AnyOrder):
+        remote = False
+
+    one = step(1, "one").set_name("one")
+    flow = LocalWorkflow(step(1, "two", one).set_name("two"), workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path) if stored else None)
+    events = []
+    flow.listeners.append(lambda event: events.append((event.kind, event.node)))
+    assert 2 == flow.run(Here(random.Random(1)))
+    assert ["one", "two"] == [node for kind, node in events if kind == "started"]
+
+
+def test_a_load_that_submit_refuses(tmp_path: Any) -> None:
+    """It is the error of the node that needs the value; what doesn't need it is computed."""
+
+    class RefusesLoads(AnyOrder):
+        def submit(self, job: Any) -> Handle:
+            if job.load is not None:
+                raise OSError("no way to read here")
+            return super().submit(job)
+
+    def made() -> LocalWorkflow:
+        one = step(1, "one").set_name("one")
+        other = step(1, "other").set_name("other")
+        flow = LocalWorkflow(step(1, "two", one).set_name("two"), other, workflow_name="w")
+        flow.set_storage(FileStorage(tmp_path))
+        return flow
+
+    made().run()
+    for name in ("two", "other"):
+        made().storage.remove_task("w", name)
+    flow = made()
+    with pytest.raises(OSError, match="no way to read") as raised:
+        Run(flow, RefusesLoads(random.Random(1)), keep_going=True).run()
+    assert "in node 'two'" in "\n".join(raised.value.__notes__)
+    actions = {record.name: record.action for record in flow.report.nodes}
+    assert {"one": "reused", "two": "failed", "other": "computed"} == actions
+
+
+def test_a_report_holds_no_values_of_a_run_that_failed() -> None:
+    """The traceback of an error does, and the report lives as long as the workflow."""
+
+    class Big:
+        pass
+
+    made = []
+
+    @workflow
+    def make() -> Big:
+        big = Big()
+        made.append(weakref.ref(big))
+        return big
+
+    @workflow
+    def fail(value: Big) -> None:
+        raise LookupError("gone")
+
+    flow = LocalWorkflow(fail(make()).set_name("wrong"), workflow_name="w")
+    with pytest.raises(LookupError):
+        flow.run()
+    gc.collect()
+    assert [None] == [reference() for reference in made]
+    assert "LookupError: gone" == flow.report["wrong"].reason
+
+
+def test_an_error_whose_text_raises() -> None:
+    """It is raised as it is, and the report has its type."""
+
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    @workflow
+    def fail() -> None:
+        raise Unspeakable
+
+    for executor in (None, ThreadPoolExecutor(1)):
+        flow = LocalWorkflow(fail().set_name("wrong"), workflow_name="w")
+        with pytest.raises(Unspeakable):
+            flow.run(executor)
+        assert "Unspeakable" == flow.report["wrong"].reason
+
+
+def test_what_is_almost_a_backend() -> None:
+    """Its missing member is named."""
+
+    class Almost:
+        remote = keeps = False
+        submit = wait = cancel = fetch = print
+
+    with pytest.raises(GraphError, match="is no backend: it has no limit"):
+        LocalWorkflow(step(1, "one"), workflow_name="w").run(Almost())

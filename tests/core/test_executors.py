@@ -521,7 +521,10 @@ class Full(Toy):
             self.first = fn
         self.futures.append(Future())
         if len(self.futures) == 4:
-            self.futures[0].set_result(self.first())
+            try:
+                self.futures[0].set_result(self.first())
+            except Exception as error:  # noqa: BLE001  # as an executor does
+                self.futures[0].set_exception(error)
         return self.futures[-1]
 
 

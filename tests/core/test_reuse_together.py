@@ -87,7 +87,7 @@ def test_another_run_stores_between_two_nodes(tmp_path: Path, how: str, always_r
             for name in ("again", "last"):
                 flow.storage.remove_task("w", name)
         flow.listeners.append(
-            lambda event, at=(kind, node): made(2).run() if event[:3:2] == at else None
+            lambda event, at=(kind, node): made(2).run() if (event.kind, event.node) == at else None
         )
         assert 1.0 == run(flow)
         assert 1.0 == made(1).run()

@@ -31,7 +31,8 @@ class AnyOrder:
     def submit(self, job: Any) -> Handle:
         handle = Handle()
         self.waiting.append((job, self.packer.pack(job), job.target, handle))
-        self.most = max(self.most, len(self.waiting) + len(self.news))
+        told_later = [news for news in self.news if isinstance(news, Outcome)]
+        self.most = max(self.most, len(self.waiting) + len(told_later))
         return handle
 
     def run(self) -> None:
@@ -47,10 +48,11 @@ class AnyOrder:
         job, packed, target, handle = each
         values = [value.value if isinstance(value, Handle) else value for value in job.values]
         outcome = compute(packed, values, target.value if target else None)
-        handle.value = outcome.target if job.target or job.constructs else outcome.value
+        handle.value = outcome.target if job.constructs else outcome.value
+        self.news.append(Started(job.key))
         self.news.append(outcome_of(job.key, told(outcome)))
         if job.target:
-            target.value, handle.value = outcome.target, outcome.value
+            target.value = outcome.target
 
     def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
         self.dies -= 1
@@ -65,9 +67,9 @@ class AnyOrder:
         told_now, self.news = self.news[:count], self.news[count:]
         return told_now
 
-    def cancel(self) -> Sequence[Outcome | Started]:
+    def cancel(self) -> Sequence[Outcome]:
         self.waiting.clear()
-        return self.news
+        return [news for news in self.news if isinstance(news, Outcome)]
 
     def fetch(self, handles: Sequence[Any]) -> list[Any]:
         return [unpack(handle.value) for handle in handles]

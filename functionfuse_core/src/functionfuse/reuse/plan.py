@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -57,12 +57,12 @@ class Decisions:
         policies: Mapping[Node, str],
         policy: str,
         unsaved: set[int],
-        infos: Sequence[Info],
+        infos: Iterable[Info],
     ) -> None:
         self.graph = graph
         self.identities = identities
         self.infos = list(infos)
-        self._stored: list[Header | Info] = list(infos)  # as this run has saved them
+        self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
         self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
         self._why_not: dict[int, str] = {}  # of nodes without a fingerprint
         self._unsaved = unsaved

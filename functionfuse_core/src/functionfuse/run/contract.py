@@ -1,7 +1,7 @@
 """The contract of backends: where and how the jobs of a run are done.
 
-The scheduler owns the graph, the plan, the order, reuse, failures and events. A backend runs jobs,
-and knows no graph. See docs/writing-a-backend.md.
+A run owns the plan and the results, and its scheduler owns order, failures and events. A backend
+runs jobs, and knows no graph. See docs/writing-a-backend.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Backend(Protocol):
     3. Ctrl-C passes through `submit` and `wait`. The scheduler calls `cancel`, takes over its
        outcomes, and raises.
     4. If values stay with the backend, a handle may be given to later jobs before its value is
-       there. It is given back by being dropped.
+       there. The scheduler drops a handle that it doesn't need any more.
 
     Attributes:
         remote: whether functions are called in other processes, or may be.
@@ -44,11 +44,12 @@ class Backend(Protocol):
     limit: int
 
     def submit(self, job: Job) -> Any:
-        """Begin a job, or note it to be begun; return at once, unless all jobs run here.
+        """Begin a job, or queue it. Return at once, unless jobs run in this process.
 
         If the backend keeps values, return a handle of the value, or of the object that a
-        constructor makes; None if the value is not wanted. `job.values` has the handles that
-        earlier calls returned, `job.target` that of the object.
+        constructor makes; None if the value is not wanted. `job.values` has handles that
+        earlier calls returned, and `job.target` the one of the object. The result of a constructor
+        is None, so its value is the packed None. A job with a negative key reads a stored result.
         """
 
     def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
@@ -57,11 +58,14 @@ class Backend(Protocol):
         Each job has one outcome. Without a timeout, there is always news: a job is submitted.
         """
 
-    def cancel(self) -> Sequence[Outcome | Started]:
+    def cancel(self) -> Sequence[Outcome]:
         """Begin nothing more. End what runs, or wait for it; return the outcomes of what ran.
 
         A job without an outcome counts as not run. Nothing is submitted after this.
         """
 
     def fetch(self, handles: Sequence[Any]) -> list[Any]:
-        """Return the values of handles; called only if the backend keeps values."""
+        """Return the values of handles; called only if the backend keeps values.
+
+        What it raises ends the run.
+        """

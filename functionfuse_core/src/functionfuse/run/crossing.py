@@ -254,11 +254,11 @@ class SavedHeader(NamedTuple):
 
     digest: str
     size: int
-    value: str = ""
-    key: str = ""
-    own: tuple[str, ...] = ()
-    by_value: bool = False
-    fingerprint: Mapping[str, Any] = {}
+    value: str
+    key: str
+    own: tuple[str, ...]
+    by_value: bool
+    fingerprint: Mapping[str, Any]
 
 
 def told(outcome: Outcome) -> bytes:
@@ -266,12 +266,9 @@ def told(outcome: Outcome) -> bytes:
     fields = {name: content for name, content in vars(outcome).items() if name not in _APART}
     saved = outcome.saved
     if getattr(saved, "digest", ""):
-        header = SavedHeader(saved.digest, saved.size)
-        if getattr(saved, "value", "") or getattr(saved, "key", ""):
-            packages = {"packages": saved.fingerprint.get("packages", {})}
-            described = saved.value, saved.key, tuple(saved.own), saved.by_value
-            header = SavedHeader(saved.digest, saved.size, *described, packages)
-        fields["saved"] = tuple(header)
+        packages = {"packages": saved.fingerprint.get("packages", {})}
+        described = saved.value, saved.key, tuple(saved.own), saved.by_value
+        fields["saved"] = saved.digest, saved.size, *described, packages
     if outcome.error is None:
         return pickle.dumps(fields, 5)
     return dumps(fields | _portable(outcome.error))

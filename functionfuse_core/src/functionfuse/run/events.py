@@ -64,6 +64,7 @@ class RunEvents:
         self.sizes: dict[int, int] = {}
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
+        self.failed: dict[int, str] = {}  # their texts, for the report
 
     def planned(self, indexes: Iterable[int]) -> None:
         """Emit "planned" for nodes."""
@@ -95,6 +96,10 @@ class RunEvents:
     def fail(self, index: int, error: BaseException) -> None:
         """Note that a node has failed; add a note with its name to the error."""
         self.errors[index] = error
+        try:
+            self.failed[index] = f"{type(error).__name__}: {error}"
+        except Exception:  # noqa: BLE001  # the text of a user's error can raise anything
+            self.failed[index] = type(error).__name__
         self._call("failed", (index,), error=error)
         error.add_note(
             f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"
@@ -127,7 +132,8 @@ class RunEvents:
         return Report(self.workflow_name, lambda: self._each(self._planned), self._notes)
 
     def report(self) -> Report:
-        """Return the report: the action that each node had."""
+        """Return the report: the action that each node had. The run is over."""
+        self.errors.clear()  # the report lives on, and their tracebacks hold values
         return Report(self.workflow_name, lambda: self._each(self._done), self._notes)
 
     def _call(
@@ -167,9 +173,8 @@ class RunEvents:
         if index in self.seconds:
             size = self.sizes.get(index, 0)
             return NodeRecord(name, COMPUTED, self._reason(index), self.seconds[index], size)
-        if index in self.errors:
-            error = self.errors[index]
-            return NodeRecord(name, FAILED, f"{type(error).__name__}: {error}")
+        if index in self.failed:
+            return NodeRecord(name, FAILED, self.failed[index])
         if index in self.reused:
             return NodeRecord(name, REUSED, "", 0.0, self._stored_size(index))
         if index in self.wanted:

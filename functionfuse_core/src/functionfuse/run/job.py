@@ -268,7 +268,7 @@ class Job:
         except Exception:
             refuse_nodes(outcome.value)  # nodes can't be pickled: that may be the cause
             raise
-        if storage.always_read or storage.reads_back(saved):
+        if storage.reads_back(saved):
             # Later nodes get what the storage reads: here if values stay, else when they need it.
             outcome.value, outcome.returned = None, False
             if self.keeps and self.wanted:

@@ -34,7 +34,6 @@ class JobMaker:
     """Makes the jobs of one run.
 
     Args:
-        unsaved: indexes of the nodes that always run and are never stored.
         single_flight: whether to wait for a node that another run is computing.
 
     Attributes:
@@ -49,7 +48,6 @@ class JobMaker:
         results: StoredResults | None,
         values: Values,
         *,
-        unsaved: set[int],
         single_flight: bool,
     ) -> None:
         self.decisions: Decisions | None = None
@@ -60,7 +58,6 @@ class JobMaker:
         self._keeps = backend.keeps
         self._results = results
         self._values = values
-        self._unsaved = unsaved
         self._single_flight = single_flight
         self._known: dict[object, tuple[str, Describe | None]] = {}  # by function
         self._warned: set[str] = set()
@@ -116,7 +113,7 @@ class JobMaker:
         job.target = target
         job.constructs = type(node) is ConstructorCall
         if self._results and not job.constructs and not values.stored[index]:
-            if index in self._unsaved:
+            if index in self._results.unsaved:
                 job.digest = bool(self.decisions and graph.children[index])
             else:
                 self._store(job, index, node, self._results)
@@ -128,7 +125,6 @@ class JobMaker:
         """Return a job that reads a node's stored result."""
         assert self._results is not None
         job = Job(~index, self._graph.names[index], "", (), {})
-        job.keeps = True
         job.load = self._results.load(index)
         return job
 

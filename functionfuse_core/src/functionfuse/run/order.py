@@ -68,7 +68,7 @@ class Order:
                 heapq.heappush(self.ready, index)
 
     def pop(self) -> int | None:
-        """Return the next node that is ready, and is not any more; None if none is."""
+        """Take the next node from those that are ready; None if there is none."""
         while self.ready:
             index = heapq.heappop(self.ready)
             if self.state[index] == WAITING and not self.blockers[index]:
@@ -85,13 +85,11 @@ class Order:
         if not self.blockers[index] and self.state[index] == WAITING:
             heapq.heappush(self.ready, index)
 
-    def submit(self, index: int) -> None:
-        """Mark a node SUBMITTED; unblock the children that may run ahead of its end."""
-        self.state[index] = SUBMITTED
-        if self._ahead:
-            for child in self._children[index]:
-                if self.state[child] == WAITING and not self._waits(child, index):
-                    self.unblock(child)
+    def run_ahead(self, index: int) -> None:
+        """Unblock the children that may be submitted before a node is done."""
+        for child in self._children[index]:
+            if self.state[child] == WAITING and not self._waits(child, index):
+                self.unblock(child)
 
     def settle(self, index: int) -> None:
         """Mark a node SETTLED, and unblock its children."""

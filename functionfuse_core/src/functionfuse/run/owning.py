@@ -30,19 +30,8 @@ _BIG = 1 << 20  # bytes; an array in a literal argument that is this big is not 
 
 IMMUTABLE = frozenset(
     {
-        *(
-            int,
-            float,
-            complex,
-            bool,
-            str,
-            bytes,
-            type(None),
-            type(...),
-            range,
-            type(NotImplemented),
-            object,
-        ),
+        *(int, float, complex, bool, str, bytes, range, object),
+        *(type(None), type(...), type(NotImplemented)),
         *(dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone),
         *(decimal.Decimal, fractions.Fraction),
         *(FunctionType, BuiltinFunctionType, ModuleType, type),

@@ -50,8 +50,6 @@ class MinimalStorage(Protocol):
 class ResultStore(Protocol):
     """The members of a `Storage` by which a run stores and reads results; see there."""
 
-    @property
-    def always_read(self) -> bool: ...
     def new_workflow(self, workflow_name: str, /) -> object: ...
     def save(
         self,
@@ -68,6 +66,16 @@ class ResultStore(Protocol):
     ) -> Any: ...
     def reads_back(self, info: Any, /) -> bool: ...
     def read_unchanged(self, workflow_name: str, task_name: str, digest: str, /) -> Any: ...
+
+
+@runtime_checkable
+class HeaderStore(ResultStore, Protocol):
+    """A storage that returns headers without reading values, and so tells a plan what is stored.
+
+    A run asks for all headers at once, before it computes. It reads the values of the results that
+    it needs, and of no others.
+    """
+
     def read_tasks(
         self,
         workflow_name: str,
@@ -76,16 +84,6 @@ class ResultStore(Protocol):
         *,
         digests: Mapping[str, str] | None = None,
     ) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class HeaderStore(ResultStore, Protocol):
-    """A storage that returns headers without reading values, and so tells a plan what is stored.
-
-    A run asks for all headers at once, before it computes. Only of the results that it needs does
-    it read the values.
-    """
-
     def task_infos(self, workflow_name: str, task_names: Iterable[str], /) -> Iterator[Info]: ...
     def read_again(self, workflow_name: str, task_name: str, info: Any, /) -> Any: ...
     def set_aside(self, workflow_name: str, task_name: str, /) -> bool: ...
@@ -102,11 +100,6 @@ class FourMembers:
     def __init__(self, storage: MinimalStorage) -> None:
         self.storage = storage
 
-    @property
-    def always_read(self) -> bool:
-        """See `Storage`."""
-        return self.storage.always_read
-
     def new_workflow(self, workflow_name: str) -> object:
         """See `Storage.new_workflow`."""
         return self.storage.new_workflow(workflow_name)
@@ -121,20 +114,9 @@ class FourMembers:
     def reads_back(self, info: object) -> bool:
         """See `Storage.reads_back`."""
         del info
-        return self.always_read
+        return self.storage.always_read
 
     def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
         """Return the stored result, which has no digest."""
         del digest
         return self.storage.read_task(workflow_name, task_name)
-
-    def read_tasks(
-        self,
-        workflow_name: str,
-        task_names: Iterable[str],
-        *,
-        digests: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """Return several stored results by task name."""
-        del digests
-        return {name: self.storage.read_task(workflow_name, name) for name in task_names}

@@ -29,7 +29,7 @@ __all__ = ["Run"]
 
 
 class Run:
-    """One run. A node is known by its index in the graph; parents have lower ones.
+    """Runs a workflow once. A node is an index in the graph here; parents have lower ones.
 
     Args:
         backend: runs the jobs.
@@ -52,13 +52,13 @@ class Run:
         self._graph = graph = workflow.graph()
         positions = graph.positions
         self._returned = [positions[node] for node, _ in workflow.leaves] if returns else []
-        self._unsaved = {positions[node] for node in workflow._logged if node in positions}
         self._stored = stored = bytearray(len(graph.nodes))
         self._events = RunEvents(workflow.workflow_name, graph, workflow.listeners)
         self._results: StoredResults | None = None
         if workflow.storage is not None:
             names = workflow.workflow_name, graph.names
-            self._results = StoredResults(workflow.storage, *names, stored)
+            unsaved = {positions[node] for node in workflow._logged if node in positions}
+            self._results = StoredResults(workflow.storage, *names, stored, unsaved)
         again = self._results.again if self._results and not backend.keeps else None
         self._values = Values(graph, set(self._returned), stored, again)
         self._jobs = JobMaker(
@@ -67,7 +67,6 @@ class Run:
             backend,
             self._results,
             self._values,
-            unsaved=self._unsaved,
             single_flight=single_flight,
         )
         self._scheduler = Scheduler(
@@ -84,6 +83,8 @@ class Run:
         """Return the plan of `run`."""
         if self._results is None or self._results.headers:
             self._events.wanted = self._decide()
+        else:
+            self._identities().check(self._graph.nodes)
         return self._events.plan()
 
     def run(self) -> list[Any]:
@@ -104,9 +105,9 @@ class Run:
             raise
         finally:
             scheduler.clear()
+            self._workflow.report = self._events.report()
             if self._results:
                 self._results.remember()
-            self._workflow.report = self._events.report()
 
     def _announce(self, indexes: Sequence[int]) -> None:
         """Emit what is planned and what is reused, and warn of stored results of no use."""
@@ -144,22 +145,16 @@ class Run:
 
     def _decide(self) -> Sequence[int]:
         """Find the stored results; return the indexes of the nodes to compute, ascending."""
-        graph, workflow = self._graph, self._workflow
-        identities = Identities(
-            workflow._functions,
-            own=workflow._own,
-            packages=workflow._packages,
-            plugins=self._jobs.counting_plugins(),
-        )
+        graph, workflow, identities = self._graph, self._workflow, self._identities()
         if self._results is None or self._results.headers is None:
             identities.check(graph.nodes)  # `Decisions` checks all nodes itself
         if self._results is None:
             return range(len(graph.nodes))
         # The result of a constructor is None, so there is no reason to make the object for it.
         returned = [index for index in self._returned if not self._is_constructor(index)]
-        targets = [*graph.last(), *returned, *self._unsaved]
+        targets = [*graph.last(), *returned, *self._results.unsaved]
         if self._results.headers:
-            given = self._results.headers, graph, identities, workflow, self._unsaved
+            given = self._results.headers, graph, identities, workflow
             decisions = self._results.decide(*given)
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
             return decisions.needed(targets)
@@ -170,7 +165,7 @@ class Run:
             if index in found:
                 continue
             policy = workflow._policies.get(graph.nodes[index], workflow._policy)
-            is_saved = index not in self._unsaved and not self._is_constructor(index)
+            is_saved = index not in self._results.unsaved and not self._is_constructor(index)
             self._stored[index] = is_saved and policy != NEVER
             if self._stored[index] and self._scheduler.is_there(index):
                 self._events.reuse([index])
@@ -178,6 +173,15 @@ class Run:
                 found.add(index)
                 targets += graph.parents[index]
         return sorted(found)
+
+    def _identities(self) -> Identities:
+        workflow = self._workflow
+        return Identities(
+            workflow._functions,
+            own=workflow._own,
+            packages=workflow._packages,
+            plugins=self._jobs.counting_plugins(),
+        )
 
     def _is_constructor(self, index: int) -> bool:
         return type(self._graph.nodes[index]) is ConstructorCall

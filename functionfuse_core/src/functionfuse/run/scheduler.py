@@ -12,7 +12,7 @@ because it may be theirs.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
@@ -36,7 +36,7 @@ _STATEFUL = ConstructorCall, MethodCall
 
 
 class Scheduler:
-    """Which nodes are computed when, and what their outcomes mean. Nodes are known by their index.
+    """Decides when nodes are computed, and takes over their outcomes. A node is an index here.
 
     Args:
         backend: runs the jobs.
@@ -72,13 +72,15 @@ class Scheduler:
         self.came: list[Outcome | Started] = []  # news to take over, the next one last
         self.early: dict[int, list[Outcome]] = {}  # by a node that is out: errors of its children
         self.loads: dict[int, list[int]] = {}  # by a node that is loaded: those that wait for it
+        self.to_load: deque[int] = deque()  # of these, the nodes whose loads are not submitted
         self.objects: dict[Node, tuple[Any, Node]] = {}  # by constructor: object and last call
         self.calls_left: Counter[Node] = Counter()  # by constructor: calls to be made, or running
 
     def clear(self) -> None:
         """Release all values and objects."""
         self.values.clear()
-        self.objects.clear()
+        for held in (self.objects, self.out, self.came, self.early):
+            held.clear()
 
     def activate(self, indexes: Collection[int]) -> None:
         """Let nodes be computed, by `work`."""
@@ -87,18 +89,23 @@ class Scheduler:
             node = self.graph.nodes[index]
             if type(node) in _STATEFUL:
                 self.calls_left[node.constructor] += 1
-        try:
-            for index in indexes if self.jobs.prepares else ():
+        for index in indexes if self.jobs.prepares else ():
+            try:
                 self.jobs.prepare(index)
-        except BaseException as error:  # noqa: BLE001  # it is the node's error
-            self._fail(index, error)
+            except Exception as error:  # noqa: BLE001  # it is the node's error
+                self._fail(index, error)
 
     def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
-        while order.ready or out:
-            while len(out) < limit and (index := order.pop()) is not None:
-                self._start(index)
+        while order.ready or out or self.to_load:
+            while len(out) < limit:
+                if self.to_load:
+                    self._load(self.to_load.popleft())
+                elif (index := order.pop()) is not None:
+                    self._start(index)
+                else:
+                    break
                 if limit > 1:
                     self._take_all(0)
             if out:
@@ -129,7 +136,7 @@ class Scheduler:
         try:
             job = self.jobs.make(index, target)
             handle = self.out[index] = self.backend.submit(job)
-        except WorkerDiedError:
+        except (WorkerDiedError, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001  # it is the node's error
             del self.out[index]
@@ -138,7 +145,7 @@ class Scheduler:
         if self.ahead:
             if handle is not None and not job.constructs:
                 held[index] = handle
-            self.order.submit(index)
+            self.order.run_ahead(index)
 
     def _begin(self, index: int) -> None:
         """Note that a node runs, once."""
@@ -174,28 +181,32 @@ class Scheduler:
     # Take over what the backend tells.
 
     def _take_all(self, timeout: float | None) -> None:
-        """Wait for news, and take them over; after an error, those that are left are in `came`."""
+        """Wait for news, and take it over. After an error, the rest is in `came`."""
         news, came = self.backend.wait(timeout), self.came
         if timeout is None and not news:
-            raise PluginError(f"{self.backend!r} has no news of the jobs {sorted(self.out)}")
+            names = sorted({self.graph.names[max(key, ~key)] for key in self.out})
+            raise PluginError(f"{self.backend!r} has no news of the jobs of nodes {names[:10]}")
         came += reversed(news)
         while came:
             self._take(came.pop())
 
     def cancel(self) -> None:
         """Begin nothing more, and take over what ran."""
-        self.came[:0] = reversed(self.backend.cancel())
-        while self.came:
-            with suppress(BaseException):  # the run has an error already; these are in the report
-                self._take(self.came.pop())
+        try:
+            self.came[:0] = reversed(self.backend.cancel())
+        finally:
+            while self.came:
+                with suppress(BaseException):  # the run has an error; these are in the report
+                    self._take(self.came.pop())
 
     def _take(self, news: Outcome | Started) -> None:
         key = news.key
+        if isinstance(news, Started):
+            if key >= 0 and key in self.out:  # a load is no event of its node
+                self._begin(key)
+            return
         if key not in self.out:
             raise PluginError(f"{self.backend!r} tells of job {key}, which it doesn't have")
-        if isinstance(news, Started):
-            self._begin(key)
-            return
         if news.error is not None and self.ahead:
             for parent in self.graph.parents[key]:
                 if parent in self.out:
@@ -307,20 +318,25 @@ class Scheduler:
     def _load_for(self, index: int, parent: int) -> None:
         """Let the backend load a stored result, and block a node until then."""
         self.order.block(index)
-        waiting = self.loads.setdefault(parent, [])
-        waiting.append(index)
-        if len(waiting) == 1:
-            self._load(parent)
+        if parent not in self.loads:
+            self.to_load.append(parent)
+        self.loads.setdefault(parent, []).append(index)
 
     def _load(self, index: int) -> None:
-        job = self.jobs.load(index)
-        self.out[job.key] = self.backend.submit(job)
+        """Submit the load of a stored result."""
+        try:
+            self.out[~index] = self.backend.submit(self.jobs.load(index))
+        except (WorkerDiedError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  # it is the error of those that wait
+            self._loaded(index, None, error)
 
     def _loaded(self, index: int, handle: Any, error: BaseException | None) -> None:
         """Take over the handle of a loaded value, or the error."""
         waiting = self.loads.pop(index, ())
         if error is None:
-            self.values.held[index] = handle
+            if self.values.users[index] or not waiting:  # else all that waited were stopped
+                self.values.held[index] = handle
         elif isinstance(error, OF_NO_USE) and self.results and self.results.give_up(index, error):
             error = None  # it is computed
         elif not waiting:
@@ -331,7 +347,7 @@ class Scheduler:
             self.order.unblock(child)
 
     def is_there(self, index: int) -> bool:
-        """Return whether a storage without headers has a result; its value is held then."""
+        """Return whether a storage without headers has a result. If so, its value is held."""
         if not self.backend.keeps:
             return self.read(index, self.values.held)
         self._load(index)

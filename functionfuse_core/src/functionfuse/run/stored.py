@@ -31,6 +31,7 @@ class StoredResults:
 
     Args:
         stored: for each node, whether the storage holds its present result.
+        unsaved: indexes of the nodes that always run and are never stored.
 
     Attributes:
         headers: the storage, if it returns headers without reading values, as a `Storage` does.
@@ -44,6 +45,7 @@ class StoredResults:
         workflow_name: str,
         names: Sequence[str],
         stored: bytearray,
+        unsaved: set[int],
     ) -> None:
         self.storage: ResultStore
         self.headers: HeaderStore | None = None
@@ -52,6 +54,7 @@ class StoredResults:
         else:
             self.storage = FourMembers(storage)
         self.stored = stored
+        self.unsaved = unsaved
         self.saved = bytearray(len(names))
         self.decisions: Decisions | None = None
         self._lost = Counter[int]()  # by node: how often its saved result was gone
@@ -70,27 +73,25 @@ class StoredResults:
         graph: Graph,
         identities: Identities,
         settings: BaseWorkflow,
-        unsaved: set[int],
     ) -> Decisions:
         """Read the headers of all stored results, and decide which of them are still right.
 
         Args:
             settings: has the policies of reuse.
-            unsaved: indexes of the nodes that always run and are never stored.
         """
         decisions = self.decisions = Decisions(
             graph,
             identities,
             policies=settings._policies,
             policy=settings._policy,
-            unsaved=unsaved,
-            infos=list(headers.task_infos(self._workflow_name, self._names)),
+            unsaved=self.unsaved,
+            infos=headers.task_infos(self._workflow_name, self._names),
         )
         self.stored[:] = bytes([verdict == REUSE for verdict in decisions.verdicts])
         return decisions
 
     def load(self, index: int) -> Load:
-        """Return the record to read a stored value by, in this process or in another."""
+        """Return the record by which a stored value is read, here or in another process."""
         decisions, digest, own = self.decisions, "", ()
         if decisions:
             header: Any = decisions.stored(index)
@@ -103,8 +104,7 @@ class StoredResults:
     def read(self, index: int, into: dict[int, Any]) -> bool:
         """Read a stored value into `into`; return False if it can't be read, so it is computed.
 
-        Raises:
-            DamagedResultError, ResultNotFoundError: see `give_up`.
+        Raises the error of the reading if `give_up` returns False.
         """
         try:
             into[index] = self.load(index).value()
@@ -115,12 +115,12 @@ class StoredResults:
         return True
 
     def read_many(self, indexes: Sequence[int], into: dict[int, Any]) -> None:
-        """Read the stored ones of several values at once; leave it to `read` if one is no use."""
+        """Read several stored values at once, if all can be read; else call `read` for each."""
         stored = [index for index in indexes if self.stored[index] and index not in into]
-        if len(stored) > 1:
+        if self.headers and len(stored) > 1:
             names = {self._names[index]: self._digest(index) for index in sorted(stored)}
             with suppress(*OF_NO_USE):
-                values = self.storage.read_tasks(self._workflow_name, names, digests=names)
+                values = self.headers.read_tasks(self._workflow_name, names, digests=names)
                 into.update({index: values[self._names[index]] for index in stored})
 
     def again(self, index: int) -> tuple[Any, ...]:
@@ -148,7 +148,7 @@ class StoredResults:
         fingerprint: Mapping[str, object] | None = None,
         describe: Callable[..., Any] | None = None,
     ) -> Save:
-        """Return the record to store a node's result by.
+        """Return the record by which a node's result is stored.
 
         Args:
             function: the full name of the function.
@@ -210,7 +210,9 @@ def _replaced(info: Info) -> Any:
         side_data = getattr(info, "side_data", None)
     except FunctionFuseError:
         return ...  # it is damaged where the plan did not look
-    return ... if side_data is None else info if side_data else None
+    if side_data is None:
+        return ...
+    return info if side_data else None
 
 
 def _look(storage: HeaderStore, names: tuple[str, str]) -> Any:

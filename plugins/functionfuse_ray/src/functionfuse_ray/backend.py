@@ -20,9 +20,8 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from functionfuse.backends import Job, Outcome, Packer, outcome_of, unpack
 from functionfuse.errors import WorkerDiedError
-from functionfuse.run.crossing import Packer, outcome_of, unpack
-from functionfuse.run.job import Job, Outcome
 from functionfuse.serializers.portable import dumps
 
 from .tasks import OBJECT, PLAIN, FailedJobError, Remote
@@ -58,7 +57,10 @@ class OnRay:
         self._names: dict[int, str] = {}
 
     def submit(self, job: Job) -> Any:
-        """Submit a job; return the reference of its packed value, or the actor that it makes."""
+        """Submit a job; return the reference of its packed value, or the actor that it makes.
+
+        None if nobody needs the value.
+        """
         remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
         head, big = self._parts(job, remote.retried)
         actor = job.target
@@ -75,7 +77,7 @@ class OnRay:
         return actor if job.constructs else value
 
     def wait(self, timeout: float | None) -> Sequence[Outcome]:
-        """Wait for answers; return the outcomes. Without a time to wait, look every 50 ms."""
+        """Wait for answers; return the outcomes. With a timeout of 0, look every 50 ms at most."""
         return [self._outcome(key, answer) for key, answer in self._handed.next(timeout)]
 
     def cancel(self) -> Sequence[Outcome]:

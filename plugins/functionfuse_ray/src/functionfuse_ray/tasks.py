@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import ray
 
+from functionfuse.backends import compute as compute_job
+from functionfuse.backends import told
 from functionfuse.errors import OptionsError
 from functionfuse.graph.nodes import ConstructorCall, Node
-from functionfuse.run.crossing import Packed, told
-from functionfuse.run.crossing import compute as compute_job
+from functionfuse.run.crossing import Packed
 
 __all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
 

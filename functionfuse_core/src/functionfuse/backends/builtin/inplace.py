@@ -44,8 +44,9 @@ class InProcess:
         return self.wait(0)
 
     def fetch(self, handles: Sequence[Any]) -> list[Any]:
-        """Return nothing: values come in outcomes."""
-        return list(handles)
+        """Never called: values come in outcomes."""
+        del handles
+        return []
 
 
 class OnExecutor:
@@ -105,7 +106,7 @@ class OnExecutor:
             except BrokenExecutor as error:
                 raise self._died() from error
 
-    def cancel(self) -> Sequence[Outcome | Started]:
+    def cancel(self) -> Sequence[Outcome]:
         """Cancel the jobs that have not begun, wait for the others, and return their outcomes."""
         for key, (_, future) in list(self._jobs.items()):
             if _is_cancelled(future):
@@ -117,8 +118,9 @@ class OnExecutor:
         return [self._outcome(key) for key in list(self._jobs)]
 
     def fetch(self, handles: Sequence[Any]) -> list[Any]:
-        """Return nothing: values come in outcomes."""
-        return list(handles)
+        """Never called: values come in outcomes."""
+        del handles
+        return []
 
     def _begun(self) -> list[Started]:
         """Return the jobs that have begun; executors begin them in the order of submission."""

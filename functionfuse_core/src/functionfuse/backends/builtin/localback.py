@@ -70,12 +70,22 @@ class LocalWorkflow(ComputingWorkflow):
         if executor is None and self.make_executor is not None:
             with self.make_executor() as made:
                 return self.run(made, single_flight=single_flight)
-        backend: Backend = InProcess()
-        if isinstance(executor, Backend):
-            backend = executor
-        elif executor is not None:
-            if not hasattr(executor, "submit"):
-                raise GraphError(f"run takes a concurrent.futures.Executor, not {executor!r}")
-            backend = OnExecutor(executor, self.workflow_name)
+        backend = InProcess() if executor is None else _backend(executor, self.workflow_name)
         results = Run(self, backend, single_flight=single_flight).run()
         return results[0] if len(results) == 1 else results
+
+
+def _backend(given: Any, workflow_name: str) -> Backend:
+    """Return a backend, or one for an executor; raise GraphError for anything else."""
+    if isinstance(given, Backend):
+        return given
+    if not hasattr(given, "submit"):
+        raise GraphError(
+            "run takes a concurrent.futures.Executor or a functionfuse.backends.Backend,"
+            f" not {given!r}"
+        )
+    if hasattr(given, "wait") and not isinstance(given, Executor):
+        members = "remote", "keeps", "limit", "cancel", "fetch"
+        lacks = ", ".join(name for name in members if not hasattr(given, name))
+        raise GraphError(f"{given!r} is no backend: it has no {lacks}")
+    return OnExecutor(given, workflow_name)

@@ -28,7 +28,7 @@ from functionfuse.errors import (
     ResultExistsError,
     ResultNotFoundError,
     SerializerMissingError,
-    StorageError,
+    StorageAccessError,
     UnpicklableResultError,
 )
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
@@ -400,7 +400,7 @@ def test_who_may_only_write_can_save(
     left = side_files(storage)
 
     def refuse(*_: object) -> Any:
-        raise StorageError("you may not read here")
+        raise StorageAccessError("you may not read here")
 
     with monkeypatch.context() as patch:
         patch.setattr(storage.store, "heads", refuse)

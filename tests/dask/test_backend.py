@@ -32,7 +32,7 @@ class TestOnDask(BackendSuite):
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(folder / "src")
             cls.backends = importlib.import_module("dask_backend")
-            kept = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+            kept = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
             with Client(**kept) as cls.client:
                 yield
             del sys.modules["dask_backend"]

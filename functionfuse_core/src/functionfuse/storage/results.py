@@ -106,7 +106,7 @@ class Saver:
             if replaces is not None and not if_absent:
                 try:
                     replaced = beside(store, key, replaces)
-                except OSError as error:  # who may only write can save
+                except PermissionError as error:  # who may only write can save
                     self._warn_of_leftovers(origin, error)
             token = info.token  # from here on, an error may come after the commit
             if self._durability != "auto":

@@ -221,7 +221,9 @@ class Unknown(InProcess):
         return [Outcome(99)]
 
 
-@pytest.mark.parametrize(("backend", "said"), [(Silent, "no news"), (Unknown, "tells of job 99")])
+@pytest.mark.parametrize(
+    ("backend", "said"), [(Silent, "no news of nodes"), (Unknown, "outcome of job 99")]
+)
 def test_a_backend_that_breaks_the_rules(backend: type, said: str) -> None:
     """It is named, and the run ends."""
     flow = LocalWorkflow(step(1, "one"), workflow_name="w")

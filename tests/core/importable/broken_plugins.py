@@ -8,11 +8,11 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kit_plugins import Table, Tables
 
-from functionfuse.backends import Packer, compute, outcome_of, told, unpack
+from functionfuse.backends import Outcome, Packer, compute, outcome_of, told, unpack
 from functionfuse.backends.builtin.inplace import InProcess, OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.run.crossing import pack
@@ -304,6 +304,39 @@ class _CancelsSilently(OnExecutor):
         return ()
 
 
+class _LeavesRunning(OnExecutor):
+    def cancel(self) -> Any:
+        return ()
+
+
+class EndsBeforeItsNodes(LocalWorkflow):
+    """After an error, returns while nodes run on, and are stored."""
+
+    pools: ClassVar[list[Any]] = []
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        pool = ThreadPoolExecutor(4)
+        self.pools.append(pool)  # it ends with the process
+        return super().run(_LeavesRunning(pool, "w"), **options)
+
+
+class _SwallowsCtrlC(InProcess):
+    def wait(self, timeout: float | None) -> Any:
+        return super().wait(timeout)
+
+    def submit(self, job: Any) -> None:
+        super().submit(job)
+        if isinstance(self._done[0].error, KeyboardInterrupt):
+            self._done[0] = Outcome(job.key)
+
+
+class SwallowsCtrlC(LocalWorkflow):
+    """Goes on after Ctrl-C."""
+
+    def run(self, *_: Any, **options: Any) -> Any:
+        return super().run(_SwallowsCtrlC(), **options)
+
+
 class ForgetsWhatRan(LocalWorkflow):
     """After Ctrl-C, says nothing of what ran meanwhile."""
 
@@ -337,5 +370,7 @@ BACKENDS = [
     CallsTwice,
     TakesCallsForPure,
     SendsAllThroughTheDriver,
+    EndsBeforeItsNodes,
+    SwallowsCtrlC,
     ForgetsWhatRan,
 ]

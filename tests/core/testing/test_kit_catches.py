@@ -83,6 +83,8 @@ CAUGHT_BY = {
     "CallsTwice": "test_one_node_gives_one_result",
     "TakesCallsForPure": "test_equal_calls_are_made_each",
     "SendsAllThroughTheDriver": "test_values_stay_with_the_workers[False]",
+    "EndsBeforeItsNodes": "test_the_report_of_a_run_that_failed[error]",
+    "SwallowsCtrlC": "test_ctrl_c",
     "ForgetsWhatRan": "test_the_report_of_a_run_that_failed[error]",
 }
 KINDS = [*broken_stores.kinds(), *broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]

@@ -97,7 +97,7 @@ class RunEvents:
         """Note that a node has failed; add a note with its name to the error."""
         self.errors[index] = error
         try:
-            self.failed[index] = f"{type(error).__name__}: {error}"
+            self.failed[index] = f"{type(error).__name__}: {error}".removesuffix(": ")
         except Exception:  # noqa: BLE001  # the text of a user's error can raise anything
             self.failed[index] = type(error).__name__
         self._call("failed", (index,), error=error)
@@ -122,7 +122,10 @@ class RunEvents:
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
             error.add_note(f"other nodes failed, too: {names}{more}")
         if left_out:
-            error.add_note(f"{left_out} nodes that follow were not run; all others were")
+            nodes = (
+                "1 node that follows was" if left_out == 1 else f"{left_out} nodes that follow were"
+            )
+            error.add_note(f"{nodes} not run; all others were")
         raise error
 
     def plan(self) -> Report:

@@ -100,8 +100,11 @@ class Run:
             scheduler.activate(indexes)
             scheduler.work()
             return self._returned_values()
-        except BaseException:
-            scheduler.cancel()
+        except BaseException as error:
+            try:
+                scheduler.cancel()
+            except Exception as second:  # noqa: BLE001  # the first error is more important
+                error.add_note(f"cancel of the backend failed: {second!r}")
             raise
         finally:
             scheduler.clear()

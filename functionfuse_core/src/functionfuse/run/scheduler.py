@@ -142,6 +142,8 @@ class Scheduler:
             del self.out[index]
             self._fail(index, error)
             return
+        if handle is None and self.backend.keeps and (job.wanted or job.constructs):
+            raise PluginError(f"submit of {self.backend!r} returned no handle for {job.name!r}")
         if self.ahead:
             if handle is not None and not job.constructs:
                 held[index] = handle
@@ -185,7 +187,7 @@ class Scheduler:
         news, came = self.backend.wait(timeout), self.came
         if timeout is None and not news:
             names = sorted({self.graph.names[max(key, ~key)] for key in self.out})
-            raise PluginError(f"{self.backend!r} has no news of the jobs of nodes {names[:10]}")
+            raise PluginError(f"wait(None) of {self.backend!r} has no news of nodes {names[:10]}")
         came += reversed(news)
         while came:
             self._take(came.pop())
@@ -193,7 +195,7 @@ class Scheduler:
     def cancel(self) -> None:
         """Begin nothing more, and take over what ran."""
         try:
-            self.came[:0] = reversed(self.backend.cancel())
+            self.came[:0] = reversed(self.backend.cancel() or ())
         finally:
             while self.came:
                 with suppress(BaseException):  # the run has an error; these are in the report
@@ -206,7 +208,7 @@ class Scheduler:
                 self._begin(key)
             return
         if key not in self.out:
-            raise PluginError(f"{self.backend!r} tells of job {key}, which it doesn't have")
+            raise PluginError(f"{self.backend!r} has an outcome of job {key}, but not the job")
         if news.error is not None and self.ahead:
             for parent in self.graph.parents[key]:
                 if parent in self.out:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +280,33 @@ class BackendResults(Backends):
         assert computed <= stored
         if kind == "error":  # an interrupt may come after a node is stored, and before it tells
             assert computed == stored
+        time.sleep(0.5)  # longer than a node takes
+        assert stored == set(storage.list_tasks("w")), "a node ran on after the run"
         assert 1 == sum(name in ("fail", "interrupt") for name in program.calls())
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such signal")
+    def test_ctrl_c(self, backend: Backend, program: Program, storage: Storage) -> None:
+        """Ctrl-C in the workflow's process ends the run soon; the report says what is stored."""
+        nodes = [program.slow(value).set_name(f"slow {value}") for value in range(30)]
+        workflow = self.kept(backend, storage, *nodes)
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                self.run(workflow)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        stored = set(storage.list_tasks("w"))
+        assert len(stored) < 30
+        if self.plans:
+            assert {*workflow.report.names("computed")} <= stored
+        time.sleep(0.5)  # longer than a node takes
+        assert stored == set(storage.list_tasks("w")), "a node ran on after the run"
 
     def test_a_run_goes_on_after_a_repair(
         self, backend: Backend, program: Program, storage: Storage

@@ -120,7 +120,7 @@ class OnRay:
         if not isinstance(answer, _DIED):
             return Outcome.of_error(key, answer)
         died = WorkerDiedError(
-            f"the worker of node {name!r} died: {answer}. All that was computed before is stored"
+            f"the worker of node {name!r} died: {str(answer).rstrip('.')}. Stored results stay"
         )
         died.__cause__ = answer
         return Outcome.of_error(key, died)

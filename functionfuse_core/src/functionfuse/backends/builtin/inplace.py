@@ -161,8 +161,8 @@ class OnExecutor:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         return WorkerDiedError(
             f"a worker of {self._executor!r} died; it was given, in this order, node(s)"
-            f" {', '.join(names[:10])}{more} of workflow {self._workflow_name!r}. All that was"
-            " computed before is stored: run again with a new executor"
+            f" {', '.join(names[:10])}{more} of workflow {self._workflow_name!r}. Stored results"
+            " stay: run again with a new executor"
         )
 
 

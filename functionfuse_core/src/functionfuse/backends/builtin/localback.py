@@ -77,9 +77,11 @@ class LocalWorkflow(ComputingWorkflow):
 
 def _backend(given: Any, workflow_name: str) -> Backend:
     """Return a backend, or one for an executor; raise GraphError for anything else."""
-    if isinstance(given, Backend):
+    if isinstance(given, Backend) and not isinstance(given, type):
+        if type(given.limit) is not int or given.limit < 0:
+            raise GraphError(f"the limit of {given!r} is 0 or more, not {given.limit!r}")
         return given
-    if not hasattr(given, "submit"):
+    if not hasattr(given, "submit") or isinstance(given, type):
         raise GraphError(
             "run takes a concurrent.futures.Executor or a functionfuse.backends.Backend,"
             f" not {given!r}"

@@ -140,9 +140,14 @@ def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
             flow.storage.remove_task("w", name)
         if not failed:
             backend = AnyOrder(rng, limit)
+            events.clear()
             again = Run(flow, backend).run()
             assert [values[node.name] for node in nodes] == again
             assert not limit or backend.most <= limit
+            started = [index for kind, index in events if kind == "started"]
+            records = enumerate(flow.report.nodes)
+            computed_now = [index for index, record in records if record.action == "computed"]
+            assert computed_now == sorted(started)
 
 
 @pytest.mark.battery

@@ -287,6 +287,29 @@ def test_a_backend_that_keeps_values_in_this_process(stored: bool, tmp_path: Any
     assert ["one", "two"] == [node for kind, node in events if kind == "started"]
 
 
+def test_a_load_that_starts_is_no_event(tmp_path: Any) -> None:
+    """A backend says that it runs, while the last node of the graph waits for its turn."""
+
+    class InOrder(AnyOrder):
+        def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
+            while timeout is None and self.waiting:
+                self.rng.choice = lambda ready: ready[0]  # type: ignore[method-assign]
+                self.run()
+            told_now, self.news = self.news, []
+            return told_now
+
+    one = step(1, "one").set_name("one")
+    flow = LocalWorkflow(step(1, "two", one).set_name("two"), step(1, "three"), workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path))
+    flow.run()
+    for name in set(flow.storage.list_tasks("w")) - {"one"}:
+        flow.storage.remove_task("w", name)
+    events = []
+    flow.listeners.append(lambda event: events.append((event.kind, event.node_index)))
+    flow.run(InOrder(random.Random(1)))
+    assert [1, 2] == sorted(index for kind, index in events if kind == "started")
+
+
 def test_a_load_that_submit_refuses(tmp_path: Any) -> None:
     """It is the error of the node that needs the value; what doesn't need it is computed."""
 

@@ -24,7 +24,7 @@ PATHS: dict[str, dict[str, str]] = {
         "Started": "functionfuse.run.contract:Started",
         "compute": "functionfuse.run.crossing:compute",
         "outcome_of": "functionfuse.run.crossing:outcome_of",
-        "told": "functionfuse.run.crossing:told",
+        "rest_of": "functionfuse.run.crossing:rest_of",
         "unpack": "functionfuse.run.crossing:unpack",
         "workflow_factory": "functionfuse.config.factories:workflow_factory",
     },

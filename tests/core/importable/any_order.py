@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from functionfuse.backends import Outcome, Packer, Started, compute, outcome_of, told, unpack
+from functionfuse.backends import Outcome, Packer, Started, compute, outcome_of, rest_of, unpack
 from functionfuse.errors import WorkerDiedError
 
 
@@ -50,7 +50,7 @@ class AnyOrder:
         outcome = compute(packed, values, target.value if target else None)
         handle.value = outcome.target if job.constructs else outcome.value
         self.news.append(Started(job.key))
-        self.news.append(outcome_of(job.key, told(outcome)))
+        self.news.append(outcome_of(job.key, rest_of(outcome)))
         if job.target:
             target.value = outcome.target
 

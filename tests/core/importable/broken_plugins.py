@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from kit_plugins import Table, Tables
 
-from functionfuse.backends import Outcome, Packer, compute, outcome_of, told, unpack
+from functionfuse.backends import Outcome, Packer, compute, outcome_of, rest_of, unpack
 from functionfuse.backends.builtin.inplace import InProcess, OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.run.crossing import pack
@@ -284,7 +284,7 @@ class _ThroughHere:
 
 def _computed(packed: Any, values: Any) -> Any:
     outcome = compute(packed, values)
-    return outcome.value, told(outcome)
+    return outcome.value, rest_of(outcome)
 
 
 class SendsAllThroughTheDriver(LocalWorkflow):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..run.crossing import Packer as Packer
     from ..run.crossing import compute as compute
     from ..run.crossing import outcome_of as outcome_of
-    from ..run.crossing import told as told
+    from ..run.crossing import rest_of as rest_of
     from ..run.crossing import unpack as unpack
     from ..run.job import Job as Job
     from ..run.job import Outcome as Outcome
@@ -29,7 +29,7 @@ __all__ = [
     "Started",
     "compute",
     "outcome_of",
-    "told",
+    "rest_of",
     "unpack",
     "workflow_factory",
 ]

@@ -3,7 +3,7 @@
 An executor gets a `Portable`: it is pickled only if it crosses. A backend that keeps values gets
 the pickle of each job from a `Packer`, which pickles functions and storages once a run. On the
 worker, `compute` runs the job, with the packed values of its parents. The packed value stays there.
-`told` makes small bytes of the rest of the outcome, which `outcome_of` reads in the driver.
+`rest_of` makes small bytes of the rest of the outcome, which `outcome_of` reads in the driver.
 
 Everything is unpickled on use, not on arrival: so a value that can't be unpickled is an error of
 the node that needs it.
@@ -37,7 +37,7 @@ __all__ = [
     "compute",
     "outcome_of",
     "pack",
-    "told",
+    "rest_of",
     "unpack",
 ]
 
@@ -261,7 +261,7 @@ class SavedHeader(NamedTuple):
     fingerprint: Mapping[str, Any]
 
 
-def told(outcome: Outcome) -> bytes:
+def rest_of(outcome: Outcome) -> bytes:
     """Return the small rest of an outcome, without value and object, for `outcome_of`."""
     fields = {name: content for name, content in vars(outcome).items() if name not in _APART}
     saved = outcome.saved
@@ -278,7 +278,7 @@ _APART = ("key", "value", "target")  # fields of an outcome that don't go with t
 
 
 def outcome_of(key: int, rest: bytes) -> Outcome:
-    """Return the outcome of the job with this key, without its value, from what `told` returned."""
+    """Return the outcome of the job with this key, from its `rest_of`: without value and object."""
     outcome = Outcome(key)
     vars(outcome).update(pickle.loads(rest))
     if type(outcome.saved) is tuple:

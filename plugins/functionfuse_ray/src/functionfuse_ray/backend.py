@@ -116,7 +116,7 @@ class OnRay:
                 ray.get(value)  # or Ray prints that nobody retrieved this error
         cause = getattr(answer, "cause", None) if isinstance(answer, RayTaskError) else None
         if isinstance(cause, FailedJobError):
-            return outcome_of(key, cause.told)
+            return outcome_of(key, cause.rest)
         if not isinstance(answer, _DIED):
             return Outcome.of_error(key, answer)
         died = WorkerDiedError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import ray
 
 from functionfuse.backends import compute as compute_job
-from functionfuse.backends import told
+from functionfuse.backends import rest_of
 from functionfuse.errors import OptionsError
 from functionfuse.graph.nodes import ConstructorCall, Node
 from functionfuse.run.crossing import Packed
@@ -21,12 +21,12 @@ class FailedJobError(Exception):
     """A job failed. Ray passes this error on to submitted jobs that need the job's value.
 
     Attributes:
-        told: for `outcome_of`.
+        rest: for `outcome_of`.
     """
 
-    def __init__(self, told: bytes) -> None:
-        super().__init__(told)
-        self.told = told
+    def __init__(self, rest: bytes) -> None:
+        super().__init__(rest)
+        self.rest = rest
 
 
 class RetriedJobError(FailedJobError):
@@ -48,8 +48,8 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
     outcome = compute_job(whole, rest[count:], target)
     if outcome.error is not None:
         kind = RetriedJobError if isinstance(outcome.error, tuple(retried)) else FailedJobError
-        raise kind(told(outcome)) from None
-    return outcome.value, told(outcome), outcome.target
+        raise kind(rest_of(outcome)) from None
+    return outcome.value, rest_of(outcome), outcome.target
 
 
 @ray.remote(num_returns=2)

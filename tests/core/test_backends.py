@@ -390,3 +390,89 @@ def test_what_is_almost_a_backend() -> None:
 
     with pytest.raises(GraphError, match="is no backend: it has no limit"):
         LocalWorkflow(step(1, "one"), workflow_name="w").run(Almost())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_an_object_that_is_made_again_while_a_call_on_it_runs(seed: int, tmp_path: Any) -> None:
+    """The running call and those after it stay on the first object, whatever the replay does."""
+
+    def made(fourth: int, other: int) -> LocalWorkflow:
+        tally = Tally(0)
+        numbers = [1, 2, 4, fourth, 16, 33]
+        calls = [tally.add(each, f"m{at}").set_name(f"m{at}") for at, each in enumerate(numbers, 1)]
+        last = step(other, "x", calls[1]).set_name("x")
+        flow = LocalWorkflow(calls[4], calls[5], last, workflow_name="w")
+        flow.set_storage(FileStorage(tmp_path))
+        return flow
+
+    made(8, 0).run()
+    path = tmp_path / "w" / "m2"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    expected = [123, 156, 4]
+    assert expected == made(100, 1).run(AnyOrder(random.Random(seed)))
+    assert expected == made(100, 1).run()
+
+
+def test_errors_that_wait_for_many_parents_are_looked_at_once() -> None:
+    """Each parent of such a node is looked at once, and not again whenever another one ends."""
+    count = 500
+
+    class FailsFirst(InProcess):
+        remote = keeps = True
+        limit = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.keys: list[int] = []
+
+        def submit(self, job: Any) -> Handle:
+            self.keys.append(job.key)
+            return Handle()
+
+        def wait(self, timeout: float | None) -> Sequence[Outcome]:
+            if timeout == 0:
+                return []
+            failed, self.keys = self.keys[count - 1 :], self.keys[: count - 1]
+            if not failed:
+                return [Outcome(key) for key in self.keys]
+            return [Outcome.of_error(key, LookupError("gone")) for key in failed]
+
+    parents = [step(1, "parent") for _ in range(count)]
+    flow = LocalWorkflow(step(1, "child", *parents), workflow_name="w")
+    run = Run(flow, FailsFirst(), keep_going=True)
+    looked = 0
+
+    class Counted(tuple[int, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Any:
+            nonlocal looked
+            for each in tuple.__iter__(self):
+                looked += 1
+                yield each
+
+    children = run._graph.parents
+    children[count] = Counted(children[count])
+    with pytest.raises(LookupError, match="gone"):
+        run.run()
+    assert looked < 6 * count
+
+
+def test_a_listener_that_raises_loses_no_outcome(tmp_path: Any) -> None:
+    """What a backend has computed and stored is in the report."""
+
+    def refuse(event: Any) -> None:
+        if event.kind == "started":
+            raise RuntimeError("the listener is broken")
+
+    class Quiet(AnyOrder):
+        def wait(self, timeout: float | None) -> Sequence[Outcome | Started]:
+            return [news for news in super().wait(timeout) if isinstance(news, Outcome)]
+
+    nodes = [step(1, name).set_name(name) for name in ("one", "two")]
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path))
+    flow.listeners.append(refuse)
+    with pytest.raises(RuntimeError, match="the listener is broken"):
+        flow.run(Quiet(random.Random(1), limit=1))
+    assert flow.storage.list_tasks("w") == flow.report.names("computed") != []

@@ -119,7 +119,7 @@ class Run:
         if decisions and self._results:
             for index, info in enumerate(decisions.infos):
                 if isinstance(info, FunctionFuseError):
-                    self._results.give_up(index, info)
+                    self._results.warn(index, info)
             self._events.planned(indexes)
             planned = set(indexes)
             verdicts = enumerate(decisions.verdicts)

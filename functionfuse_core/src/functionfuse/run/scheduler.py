@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -71,6 +71,8 @@ class Scheduler:
         self.out: dict[int, Any] = {}  # by key of a submitted job: the backend's handle
         self.came: list[Outcome | Started] = []  # news to take over, the next one last
         self.early: dict[int, list[Outcome]] = {}  # by a node that is out: errors of its children
+        self.unseen: dict[int, Iterator[int]] = {}  # by key of such an error: parents to look at
+        self.targets: dict[int, Any] = {}  # by a call that is out: its object, if that is kept
         self.loads: dict[int, list[int]] = {}  # by a node that is loaded: those that wait for it
         self.to_load: deque[int] = deque()  # of these, the nodes whose loads are not submitted
         self.objects: dict[Node, tuple[Any, Node]] = {}  # by constructor: object and last call
@@ -79,7 +81,7 @@ class Scheduler:
     def clear(self) -> None:
         """Release all values and objects."""
         self.values.clear()
-        for held in (self.objects, self.out, self.came, self.early):
+        for held in (self.objects, self.targets, self.out, self.came, self.early):
             held.clear()
 
     def activate(self, indexes: Collection[int]) -> None:
@@ -133,6 +135,8 @@ class Scheduler:
         if self.events.listeners and not self.backend.remote:
             self.events.start(index)
         self.out[index] = None
+        if target is not None and self.backend.keeps:
+            self.targets[index] = target
         try:
             job = self.jobs.make(index, target)
             handle = self.out[index] = self.backend.submit(job)
@@ -210,7 +214,7 @@ class Scheduler:
         if key not in self.out:
             raise PluginError(f"{self.backend!r} has an outcome of job {key}, but not the job")
         if news.error is not None and self.ahead:
-            for parent in self.graph.parents[key]:
+            for parent in self.unseen.setdefault(key, iter(self.graph.parents[key])):
                 if parent in self.out:
                     self.early.setdefault(parent, []).append(news)
                     return
@@ -225,17 +229,23 @@ class Scheduler:
                 self._begin(key)
                 self._fail(key, news.error)
             return
-        if self.backend.remote:
-            self._begin(key)
-        if news.reused is not None and self.decisions:
-            self.decisions.take(key, news.reused)
-            self._reuse(key)
+        try:
+            if self.backend.remote:
+                self._begin(key)
+        finally:  # a listener may raise, and the result is stored all the same
+            self._settle(key, handle, news)
+
+    def _settle(self, index: int, handle: Any, outcome: Outcome) -> None:
+        """Take over the outcome of a node that has not failed, and unblock its children."""
+        if outcome.reused is not None and self.decisions:
+            self.decisions.take(index, outcome.reused)
+            self._reuse(index)
             return
-        self._computed(key, handle, news)
-        self.order.settle(key)
-        self.values.let_go(key)
+        self._computed(index, handle, outcome)
+        self.order.settle(index)
+        self.values.let_go(index)
         if self.early:
-            self.came += self.early.pop(key, ())
+            self.came += self.early.pop(index, ())
 
     def _computed(self, index: int, handle: Any, outcome: Outcome) -> None:
         """Note that a node is computed; keep its value, or the handle, and its object."""
@@ -259,20 +269,23 @@ class Scheduler:
                 self.decisions.settle(index, None if constructs else outcome.digest)
         # A node may need a value that none needed when the job began: load or compute it then.
         if outcome.returned and not replayed and (values.users[index] or index in values.needed):
-            if self.backend.keeps:
+            if type(node) is ConstructorCall:
+                values.held.pop(index, None)  # its result is None: see `read`
+            elif self.backend.keeps:
                 values.held[index] = handle
             elif type(node) is MethodCall:
                 values.add_of_method(index, outcome.value)
             else:
                 values.held[index] = outcome.value
         if type(node) in _STATEFUL:
-            self._keep_object(node, handle, outcome)
+            self._keep_object(index, node, handle, outcome)
 
-    def _keep_object(self, node: Any, handle: Any, outcome: Outcome) -> None:
+    def _keep_object(self, index: int, node: Any, handle: Any, outcome: Outcome) -> None:
         """Keep an object for its next call."""
         constructor, target = node.constructor, outcome.target
         if self.backend.keeps:
-            target = handle if node is constructor else self.objects[constructor][0]
+            # The object may have been made again meanwhile, for a call that is replayed.
+            target = handle if node is constructor else self.targets.pop(index)
         self.objects[constructor] = target, node
         self._end_call(constructor)
 
@@ -300,6 +313,7 @@ class Scheduler:
         """Give up a node, and those that wait for it."""
         for stopped in self.order.stop(index):
             self.values.let_go(stopped)
+            self.targets.pop(stopped, None)
             node = self.graph.nodes[stopped]
             if type(node) in _STATEFUL:
                 self._end_call(node.constructor)

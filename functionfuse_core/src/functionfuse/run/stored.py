@@ -177,8 +177,7 @@ class StoredResults:
     def give_up(self, index: int, error: Exception) -> bool:
         """Note that a stored result can't be used, with a warning: its node is computed.
 
-        A damaged one is set aside until the next gc. Returns False if this run has computed and
-        saved it many times, and never could read it.
+        Returns False if this run has computed and saved it many times, and never could read it.
         """
         if self.saved[index]:
             self._lost[index] += 1
@@ -187,8 +186,13 @@ class StoredResults:
         self.stored[index] = False
         if self.decisions:
             self.decisions.give_up(index, f"stored result is of no use: {error}")
+        self.warn(index, error)
+        return True
+
+    def warn(self, index: int, error: Exception) -> None:
+        """Warn that a stored result can't be used; set a damaged one aside until the next gc."""
         if self.headers is None:
-            return True  # reading is the only way to find out that nothing is stored: no warning
+            return  # reading is the only way to find out that nothing is stored
         names = self._workflow_name, self._names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
         aside = broken and self.headers.set_aside(*names)
@@ -200,7 +204,6 @@ class StoredResults:
             error,
             "; its bytes are kept until the next gc" if aside else "",
         )
-        return True
 
 
 def _replaced(info: Info) -> Any:

@@ -158,10 +158,10 @@ class BackendGraphs(Backends):
         assert 4 == self.run(backend(node, workflow_name="w"))
 
     def test_calls_on_an_object(self, backend: Backend, program: Program) -> None:
-        """Method calls are made on one object, in the order of the program."""
+        """Calls are made on one object, in the order of the program; as a result, it is None."""
         account = program.Account(program.number(100))
         calls = [account.pay(1), account.pay(program.number(10)), account.pay(1000)]
-        assert [101, 111, 1111] == self.run(backend(*calls, workflow_name="w"))
+        assert [101, 111, 1111, None] == self.run(backend(*calls, account, workflow_name="w"))
         assert ["Account", "number", "number", "pay", "pay", "pay"] == program.calls()
 
     def test_objects_are_apart(self, backend: Backend, program: Program) -> None:

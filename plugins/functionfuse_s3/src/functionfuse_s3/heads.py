@@ -119,8 +119,11 @@ class Heads:
             return {}
         if blake2b(data[_DIGEST:], digest_size=_DIGEST).digest() != data[:_DIGEST]:
             return {}
-        entries: Mapping[str, tuple[str, str]] = json.loads(zlib.decompress(data[_DIGEST:]))
-        return {name: (etag, head.encode("latin-1")) for name, (etag, head) in entries.items()}
+        try:
+            entries: Mapping[str, tuple[str, str]] = json.loads(zlib.decompress(data[_DIGEST:]))
+            return {name: (etag, head.encode("latin-1")) for name, (etag, head) in entries.items()}
+        except (AttributeError, TypeError, ValueError, zlib.error):  # another version wrote it
+            return {}
 
     def _remember(self, folder: str, entries: Mapping[str, tuple[str, bytes]]) -> None:
         held = {name: (etag, head.decode("latin-1")) for name, (etag, head) in entries.items()}

@@ -154,7 +154,7 @@ class OnExecutor:
         names = [
             repr(name)
             for name, future in self._jobs.values()
-            if not future.done() or future.exception() is not None
+            if not future.done() or _is_lost(future)
         ]
         if not names:  # it broke earlier
             return WorkerDiedError(f"{self._executor!r} is broken: make a new one")

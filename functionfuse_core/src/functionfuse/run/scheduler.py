@@ -233,22 +233,14 @@ class Scheduler:
             if self.backend.remote:
                 self._begin(key)
         finally:  # a listener may raise, and the result is stored all the same
-            self._settle(key, handle, news)
-
-    def _settle(self, index: int, handle: Any, outcome: Outcome) -> None:
-        """Take over the outcome of a node that has not failed, and unblock its children."""
-        if outcome.reused is not None and self.decisions:
-            self.decisions.take(index, outcome.reused)
-            self._reuse(index)
-            return
-        self._computed(index, handle, outcome)
-        self.order.settle(index)
-        self.values.let_go(index)
-        if self.early:
-            self.came += self.early.pop(index, ())
+            if news.reused is not None and self.decisions:
+                self.decisions.take(key, news.reused)
+                self._reuse(key)
+            else:
+                self._computed(key, handle, news)
 
     def _computed(self, index: int, handle: Any, outcome: Outcome) -> None:
-        """Note that a node is computed; keep its value, or the handle, and its object."""
+        """Note that a node is computed; keep its value and its object, and unblock its children."""
         node, values, saved = self.graph.nodes[index], self.values, outcome.saved
         # A call replayed for its object already has a stored result, which stays the result.
         replayed = self.stored[index] and saved is None
@@ -279,6 +271,10 @@ class Scheduler:
                 values.held[index] = outcome.value
         if type(node) in _STATEFUL:
             self._keep_object(index, node, handle, outcome)
+        self.order.settle(index)
+        self.values.let_go(index)
+        if self.early:
+            self.came += self.early.pop(index, ())
 
     def _keep_object(self, index: int, node: Any, handle: Any, outcome: Outcome) -> None:
         """Keep an object for its next call."""

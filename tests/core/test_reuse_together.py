@@ -16,6 +16,7 @@ from any_order import AnyOrder
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.errors import DamagedResultError, ResultNotFoundError
 from functionfuse.storage.filestorage import FileStorage
 
 ROUNDS = 40
@@ -40,6 +41,34 @@ def test_processes_with_other_settings_never_mix(
     config = {"kind": "file", "options": {"path": str(tmp_path)}}
     rounds = (2000 if FULL else 60) // len(settings)
     same_workflow.at_once(config, rounds, settings=settings, always_read=always_read)
+
+
+def test_a_store_that_loses_or_damages_what_is_saved(tmp_path: Path) -> None:
+    """With `always_read`, a run ends with the error, and not never."""
+
+    class Loses(FileStorage):
+        times = 0
+        damages = False
+
+        def save(self, *arguments: Any, **about: Any) -> Any:
+            self.times += 1
+            info = super().save(*arguments, **about)
+            path = tmp_path / "w" / "one"
+            if self.damages:
+                path.write_bytes(path.read_bytes()[:-1] + b"!")
+            else:
+                path.unlink()
+            return info
+
+    one = workflow(version="1")(lambda: 1)
+    for damages, kind, times in ((False, ResultNotFoundError, 101), (True, DamagedResultError, 1)):
+        storage = Loses(tmp_path)
+        storage.always_read, storage.damages = True, damages
+        flow = LocalWorkflow(one().set_name("one"), workflow_name="w")
+        flow.set_storage(storage)
+        with pytest.raises(kind):
+            flow.run()
+        assert times == storage.times
 
 
 @pytest.mark.parametrize("always_read", [False, True])

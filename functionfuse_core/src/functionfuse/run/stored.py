@@ -23,7 +23,8 @@ __all__ = ["StoredResults"]
 
 logger = logging.getLogger(__name__)
 
-_OFTEN = 10  # times that a result is computed again because what was saved can't be read
+# So often a result is computed again because other runs have replaced it before it was read.
+_OFTEN = 100
 
 
 class StoredResults:
@@ -177,11 +178,11 @@ class StoredResults:
     def give_up(self, index: int, error: Exception) -> bool:
         """Note that a stored result can't be used, with a warning: its node is computed.
 
-        Returns False if this run has computed and saved it many times, and never could read it.
+        Returns False if this run has saved it, and it is damaged already, or has been gone often.
         """
         if self.saved[index]:
             self._lost[index] += 1
-            if self._lost[index] > _OFTEN:
+            if self._lost[index] > _OFTEN or not isinstance(error, FileNotFoundError):
                 return False
         self.stored[index] = False
         if self.decisions:

@@ -43,6 +43,35 @@ def test_processes_with_other_settings_never_mix(
     same_workflow.at_once(config, rounds, settings=settings, always_read=always_read)
 
 
+def test_another_run_stores_between_a_save_and_its_reading(tmp_path: Path) -> None:
+    """Where values stay with the workers, the worker that saved a result reads it back."""
+
+    class Overtaken(FileStorage):
+        times = 1
+
+        def save(self, *names: Any, **about: Any) -> Any:
+            info = super().save(*names, **about)
+            if names[1] == "one" and self.times:
+                self.times = 0
+                FileStorage(str(self.path)).save("w", "one", 100)
+            return info
+
+    @workflow(version="1")
+    def one() -> int:
+        return 1
+
+    @workflow(version="1")
+    def twice(number: int) -> int:
+        return 2 * number
+
+    storage = Overtaken(tmp_path)
+    storage.always_read = True
+    flow = LocalWorkflow(twice(one().set_name("one")), workflow_name="w")
+    flow.set_storage(storage)
+    assert 2 == flow.run(AnyOrder(random.Random(0)))
+    assert 1 == storage.read_task("w", "one")
+
+
 def test_a_store_that_loses_or_damages_what_is_saved(tmp_path: Path) -> None:
     """With `always_read`, a run ends with the error, and not never."""
 

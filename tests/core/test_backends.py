@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -372,13 +373,18 @@ def test_an_error_whose_text_raises() -> None:
 
     @workflow
     def fail() -> None:
-        raise Unspeakable
+        error = Unspeakable()
+        error.lock = threading.Lock()  # type: ignore[attr-defined]  # it can't be pickled
+        raise error
 
     for executor in (None, ThreadPoolExecutor(1)):
         flow = LocalWorkflow(fail().set_name("wrong"), workflow_name="w")
         with pytest.raises(Unspeakable):
             flow.run(executor)
         assert "Unspeakable" == flow.report["wrong"].reason
+    flow = LocalWorkflow(fail().set_name("wrong"), workflow_name="w")
+    with pytest.raises(RuntimeError, match=r"^Unspeakable\n"):  # it had to cross
+        flow.run(AnyOrder(random.Random(1)))
 
 
 def test_what_is_almost_a_backend() -> None:

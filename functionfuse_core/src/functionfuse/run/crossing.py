@@ -27,7 +27,7 @@ from ..graph.arguments import Reference, resolve
 from ..graph.nodes import Node
 from ..reuse.workers import look_around
 from ..serializers.portable import PortablePickler, dumps
-from .job import Job, Outcome
+from .job import Job, Outcome, text_of
 
 __all__ = [
     "JobError",
@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
+
+_STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
+_APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
 
 
 class Portable:
@@ -83,8 +86,7 @@ class Portable:
         except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
             outcome = Outcome.of_error(0, error)
         if outcome.error is not None:
-            message = traceback.format_exception_only(outcome.error)[-1].strip()
-            raise JobError(message, Portable(outcome)) from None
+            raise JobError(text_of(outcome.error), Portable(outcome)) from None
         return Portable(outcome)
 
 
@@ -161,9 +163,6 @@ class Packer:
             known = dumps(thing)
             self._known[key] = thing, known
         return known
-
-
-_STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
 
 
 class _Slot(Reference):
@@ -274,9 +273,6 @@ def rest_of(outcome: Outcome) -> bytes:
     return dumps(fields | _portable(outcome.error))
 
 
-_APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
-
-
 def outcome_of(key: int, rest: bytes) -> Outcome:
     """Return the outcome of the job with this key, from its `rest_of`: without value and object."""
     outcome = Outcome(key)
@@ -324,7 +320,7 @@ def _portable(error: BaseException) -> dict[str, Any]:
                 return {"error": form, "traceback": text}
         except Exception:  # noqa: BLE001, S112  # this form can't be pickled
             continue
-    replaced = RuntimeError(f"{type(error).__name__}: {error}")
+    replaced = RuntimeError(text_of(error))
     for note in getattr(error, "__notes__", ()):
         replaced.add_note(note)
     return {"error": replaced, "traceback": text}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
 from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
+from .job import text_of
 from .report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 
 __all__ = ["Event", "Listener", "RunEvents"]
@@ -96,10 +97,7 @@ class RunEvents:
     def fail(self, index: int, error: BaseException) -> None:
         """Note that a node has failed; add a note with its name to the error."""
         self.errors[index] = error
-        try:
-            self.failed[index] = f"{type(error).__name__}: {error}".removesuffix(": ")
-        except Exception:  # noqa: BLE001  # the text of a user's error can raise anything
-            self.failed[index] = type(error).__name__
+        self.failed[index] = text_of(error)
         self._call("failed", (index,), error=error)
         error.add_note(
             f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"

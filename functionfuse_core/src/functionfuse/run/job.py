@@ -27,7 +27,7 @@ from ..reuse.workers import Expected
 from ..serializers.script import lend
 from .resultstore import OF_NO_USE, Lease, ResultStore
 
-__all__ = ["Flight", "Job", "Load", "Outcome", "Save"]
+__all__ = ["Flight", "Job", "Load", "Outcome", "Save", "text_of"]
 
 POLL = 0.05  # seconds between two looks for the result of another run
 
@@ -287,6 +287,15 @@ class Job:
             called = holder.func
         found = [look(called if code is None else code) for look, code in self.expected]
         return next(filter(None, found), "")
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's type and text; only the type if the text of a user's error can't be had."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}".removesuffix(": ")
+    except Exception:  # noqa: BLE001  # `__str__` can raise anything
+        return name
 
 
 def _digest(value: object) -> bytes:

@@ -130,6 +130,19 @@ class BlobStore(ABC):
         A key that ends in "/" is a folder that `prepare` made; it is removed if it is empty.
         """
 
+    def copy(self, key: str, to: str) -> None:
+        """Store a blob's bytes under `to`, too; replace an earlier blob there, all or nothing.
+
+        The entry of the copy in a listing has the time of the copying. Blobs never change, so both
+        keys may share the bytes; put and delete of one key leave the other as it is. Nothing
+        happens to a copy onto itself. By default the blob is read, and put again.
+
+        Raises:
+            ResultNotFoundError: there is no such blob.
+        """
+        if key != to:
+            self.put(to, [self.get(key)])
+
     def head(self, key: str, size: int) -> Buffer:
         """Return the first `size` bytes of a blob, or all of a shorter one. Raises as `get`."""
         return memoryview(self.get(key))[:size]

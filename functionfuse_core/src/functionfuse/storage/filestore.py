@@ -29,6 +29,8 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 _READ = os.O_RDONLY | SAFELY
 # A symbolic link is no blob; for it, O_NOFOLLOW gives ELOOP or EMLINK.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
+# Errors of link(2): no links on this file system, to this file, to one of another user, or no more.
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
 
 class FileStore(BlobStore):
@@ -55,7 +57,6 @@ class FileStore(BlobStore):
         """Store a blob; see `BlobStore.put`."""
         folder, _, name = key.rpartition("/")
         if self._folds is not False:
-            os.close(self._folders.enter(folder))
             self._refuse_folded(folder, name)
         temporary = _TEMPORARY + unique()
         directory, file = self._folders.create(folder, temporary, _NEW)
@@ -110,6 +111,47 @@ class FileStore(BlobStore):
             raise self._not_found(key) from None
         finally:
             os.close(file)
+
+    def copy(self, key: str, to: str) -> None:
+        """Link a file under a second name, or copy it; see `BlobStore.copy`.
+
+        The first name's time changes, too, because both names are of one file.
+        """
+        try:
+            linked = key == to or self._link(key, to)
+        except OSError as error:
+            raise self._explained(error, key) from None
+        if not linked:
+            super().copy(key, to)
+
+    def _link(self, key: str, to: str) -> bool:
+        """Link a file under another name; return False if the system refuses links here."""
+        folder, _, name = key.rpartition("/")
+        to_folder, _, to_name = to.rpartition("/")
+        if self._folds is not False:
+            self._refuse_folded(to_folder, to_name)
+        temporary = _TEMPORARY + unique()
+        source, target = self._folders.open_both(folder, to_folder)
+        try:
+            try:
+                os.link(
+                    name, temporary, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False
+                )
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    return False
+                raise
+            try:
+                os.utime(temporary, dir_fd=target, follow_symlinks=False)
+                os.rename(temporary, to_name, src_dir_fd=target, dst_dir_fd=target)
+            except PermissionError:  # the file belongs to another user
+                return False
+            finally:
+                unlink(temporary, target)  # it is still there if both names were of one file
+            return True
+        finally:
+            os.close(source)
+            os.close(target)
 
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob; see `BlobStore.head`."""
@@ -255,6 +297,7 @@ class FileStore(BlobStore):
 
     def _refuse_folded(self, folder: str, name: str) -> None:
         """Refuse a second name that differs only in case, if the file system folds case."""
+        os.close(self._folders.enter(folder))
         if self._folds is None:
             probe = f"{self.root}/{_TEMPORARY}{os.urandom(8).hex()}-probe"
             file = os.open(probe, _NEW | SAFELY, 0o600)

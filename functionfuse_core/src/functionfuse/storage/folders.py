@@ -78,6 +78,26 @@ class Folders:
                     raise
             attempts += 1
 
+    def open_both(self, folder: str, to: str) -> tuple[int, int]:
+        """Open two folders; make `to` if it is missing. Of two, one is often in the other."""
+        outer, inner = sorted((folder, to), key=len)
+        if "/" not in outer and inner.startswith(f"{outer}/") and inner.count("/") == 1:
+            first = -1
+            try:
+                first = os.open(f"{self.root}/{outer}", FOLDER)  # quick; see `create`
+                second = os.open(inner[len(outer) + 1 :], FOLDER, dir_fd=first)
+            except OSError:
+                if first >= 0:
+                    os.close(first)
+            else:
+                return (first, second) if folder == outer else (second, first)
+        source = self._descend(folder)
+        try:
+            return source, self.enter(to)
+        except BaseException:
+            os.close(source)
+            raise
+
     def remove(self, folder: str, names: Iterable[str]) -> None:
         """Remove files of a folder; raise StoragePathError for a symbolic link in its path."""
         try:

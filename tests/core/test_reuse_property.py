@@ -6,6 +6,7 @@ FUNCTIONFUSE_BATTERY=full. A node changes only arguments in place that no other 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from functionfuse.storage.blobstore import BlobInfo
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 GRAPHS = 2000 if FULL else 75
 BATCH = 25
-STEPS = 5
+STEPS = 6
 EXACT = {
     "compute": {"computed"},
     "reuse": {"reused"},
@@ -94,14 +95,17 @@ def actions(report):
 def one_graph(seed, seen):
     """Edit one graph some times; check every plan, every report and every value."""
     chance = random.Random(seed)
-    project, store = Project(chance), Memory()
+    project, store, states = Project(chance), Memory(), []
     for step in range(STEPS):
         where = f"seed {seed}, step {step}"
         if step:
+            if chance.random() < 0.4:
+                project.go_back(chance.choice(states))
             for _ in range(chance.randrange(3)):
                 project.edit()
             if chance.random() < 0.5:
                 project.spoil(store)
+        states.append(copy.deepcopy((project.code, project.nodes, project.handed)))
         settings = project.settings()
         always = "always" in (settings[0], *settings[1].values())
         if always:  # what was saved by hand is of another type than what a function gives
@@ -112,7 +116,7 @@ def one_graph(seed, seen):
         before = dict(store.blobs)
         store.asked.clear()
         plan = made(project, store, settings).plan()
-        assert store.asked.keys() <= {"head", "get"}, where
+        assert store.asked.keys() <= {"head", "get", "list"}, where
         assert store.blobs == before, where
         planned = actions(plan)
 
@@ -122,6 +126,7 @@ def one_graph(seed, seen):
         done = actions(flow.report)
         seen.update(done.values())
         seen["maybe"] += len(plan.names("maybe"))
+        seen["went back"] += sum(node.reason == "an earlier result" for node in flow.report.nodes)
         seen["steps"] += 1
         seen["values"] += 1 if not isinstance(expected, list) else len(expected)
         if not always:
@@ -158,7 +163,8 @@ def test_every_value_is_right_after_any_edit(batch: int) -> None:
     for seed in range(batch * BATCH, (batch + 1) * BATCH):
         one_graph(seed, seen)
     print(f"seeds {batch * BATCH} to {(batch + 1) * BATCH - 1}: {json.dumps(seen)}")
-    assert min(seen[kind] for kind in ("computed", "reused", "not needed", "maybe")) > 0
+    kinds = "computed", "reused", "not needed", "maybe", "went back"
+    assert min(seen[kind] for kind in kinds) > 0
 
 
 # What a plan and a second run read.

@@ -105,8 +105,13 @@ def test_what_changes_in_a_worker_is_not_reused(storage) -> None:
     assert noticed <= {*run(range(8)).names("computed")}
 
 
-def test_what_others_put_in_the_place_of_a_planned_result_is_not_taken(storage) -> None:
-    """Between the plan and the worker's reading: it is computed again."""
+@pytest.mark.parametrize(("earlier", "latest"), [({"days": 1}, 100), (False, 1)])
+def test_what_others_put_in_the_place_of_a_planned_result_is_not_taken(
+    tmp_path, earlier, latest
+) -> None:
+    """Between the plan and the worker's reading: that reads the earlier one, or computes it."""
+    path = str(tmp_path / "store")
+    storage = FileStorage(path, earlier=earlier)
 
     class Overtaken(FileStorage):
         def task_infos(self, *names):
@@ -123,10 +128,10 @@ def test_what_others_put_in_the_place_of_a_planned_result_is_not_taken(storage) 
         return 2 * number
 
     assert 1 == kept(storage, one().set_name("one")).run(return_results=True)
-    overtaken = Overtaken(storage.path)
+    overtaken = Overtaken(path, earlier=earlier)
     flow = kept(overtaken, twice(one().set_name("one")).set_name("two"))
     assert 2 == flow.run(return_results=True)
-    assert 1 == storage.read_task("w", "one")
+    assert latest == storage.read_task("w", "one")
 
 
 def test_picks_and_containers_are_resolved_by_workers(storage, notes) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 from functionfuse import workflow
 from functionfuse.errors import DamagedResultError, NewerFormatError
 from functionfuse.storage import Storage
+from functionfuse.storage.catalog import info_of
 
 # The code of a project. Results are small numbers, so that they often stay equal.
 
@@ -284,10 +285,14 @@ class Project:
         elif kind == "hand":
             self.handed = chance.sample(range(len(self.nodes)), 1)
 
+    def go_back(self, state):
+        """Be as in an earlier step: `state` is a deep copy of code, nodes and handed nodes."""
+        self.code, self.nodes, self.handed = copy.deepcopy(state)
+
     def spoil(self, store):
         """Delete, damage, shorten, exchange or overwrite stored results."""
         chance = self.chance
-        keys = [key for key in sorted(store.blobs) if "/." not in key]
+        keys = [key for key in sorted(store.blobs) if "/." not in key or "/.earlier/" in key]
         for key in chance.sample(keys, min(len(keys), chance.randrange(4))):
             kind = chance.choice(("delete", "delete", "flip", "cut", "other", "overwrite"))
             data = bytearray(store.blobs[key])
@@ -300,6 +305,8 @@ class Project:
                 del data[chance.randrange(len(data)) :]
             elif kind == "other":
                 data = store.blobs[chance.choice([key for key in keys if key in store.blobs])]
+            elif "/." in key:
+                continue
             else:
                 Storage(store).save("w", key.partition("/")[2], 99)
                 self.by_hand.add(key)
@@ -307,7 +314,7 @@ class Project:
             before, store.blobs[key] = store.blobs[key], bytes(data)
             with suppress(DamagedResultError):
                 try:
-                    Storage(store).task_info("w", key.partition("/")[2])
+                    info_of(store, key)
                 except NewerFormatError:  # which is no damage
                     store.blobs[key] = before
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 
 from ..errors import OptionsError
 from ..names import close_to
 from .source import Source
 
-__all__ = ["Allow", "StorageOptions", "check_options"]
+__all__ = ["Allow", "Earlier", "StorageOptions", "check_options"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -24,6 +24,21 @@ class Allow(BaseModel):
 
     allow: Sequence[str] = Field(
         description="Modules, such as 'numpy', or single names, such as 'collections.OrderedDict'."
+    )
+
+
+class Earlier(BaseModel):
+    """The limits of the earlier results of each workflow; None for no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: ByteSize | None = Field(
+        default=ByteSize(10 << 30),
+        ge=0,
+        description="Their size with side data, as a number or as '10 GiB'. The oldest go first.",
+    )
+    days: float | None = Field(
+        default=30.0, ge=0, description="For how long one stays after a later one replaced it."
     )
 
 
@@ -53,6 +68,13 @@ class StorageOptions(BaseModel):
         default=None,
         min_length=1,  # an empty environment variable must not switch the check off
         description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
+    )
+    earlier: Earlier | Literal[False] = Field(
+        default=Earlier(),
+        description=(
+            "How many earlier results a workflow keeps, so that a run with the same code and inputs"
+            " as before finds its results again: {'bytes': '10 GiB', 'days': 30}; False: none."
+        ),
     )
 
 

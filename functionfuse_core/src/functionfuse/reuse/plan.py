@@ -6,6 +6,8 @@
    has the same call or recipe now.
 3. If that parent's call or recipe differs, the verdict is MAYBE: the parent is computed first.
 4. The run passes the new digest to `settle`, and asks `judge` for the child's verdict again.
+5. If the latest result is of another call, an earlier one is sought by the call. While the call is
+   unknown, the verdict of a node that has earlier results is MAYBE.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
-from xxhash import xxh3_128_digest
-
-from ..errors import FingerprintError, FunctionFuseError
-from ..graph.nodes import ConstructorCall, MethodCall, Node
-from ..graph.workflow import ALWAYS, NEVER, Graph
+from ..errors import FunctionFuseError
+from ..graph.nodes import ConstructorCall, Node
+from ..graph.workflow import ALWAYS, NEVER, UNCHANGED, Graph
+from .calls import Calls
 from .difference import changed_during_run, difference
 from .identity import RULE, Identities
-from .results import Header, Held, Info, Results, Summary
+from .results import Earlier, Header, Held, Info, Results, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
@@ -30,8 +31,6 @@ REUSE = "reuse"
 COMPUTE = "compute"
 MAYBE = "maybe"
 
-_Digests = Sequence[bytes | None] | Mapping[int, bytes]  # by index of a node
-
 
 class Decisions:
     """The verdicts on the nodes of a graph, as far as they are known; `settle` adds to them.
@@ -39,14 +38,16 @@ class Decisions:
     Args:
         policies, policy: reuse policies of single nodes, and of all others.
         unsaved: indexes of the nodes that always run and are never stored.
-        infos: for each node its stored result with `digest`, `call` and `info`; None if nothing is
-            stored; the error if the stored result can't be used.
+        infos: for each node its latest stored result with `digest`, `call` and `info`; None if
+            nothing is stored; the error if the stored result can't be used.
+        earlier: finds earlier results; None if none are kept.
 
     Attributes:
         verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
         reasons: why a node is computed, as text; "" for REUSE.
         digests: of results that are reused or were computed; else None.
         changed: by index of a node: the variable, argument or plugin that changed during the run.
+        restored: indexes of the nodes whose earlier results are reused.
     """
 
     def __init__(
@@ -58,38 +59,51 @@ class Decisions:
         policy: str,
         unsaved: set[int],
         infos: Iterable[Info],
+        earlier: Earlier | None = None,
     ) -> None:
         self.graph = graph
         self.identities = identities
         self.infos = list(infos)
+        self.earlier = earlier
+        self.restored: set[int] = set()
+        batches = earlier is not None and earlier.batches
+        self._seeks = earlier is not None and not batches  # whether earlier results are sought
+        self._awaited: dict[int, Sequence[int]] = {}  # by index of a MAYBE: parents to compute
         self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
         self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
-        self._why_not: dict[int, str] = {}  # of nodes without a fingerprint
         self._unsaved = unsaved
         never = {index for index, found in enumerate(self._policies) if found == NEVER}
         self._volatile = unsaved | never  # each run computes these, so no record is valid
         self._always = ALWAYS in self._policies
         self._useless: set[int] = set()  # indexes of damaged stored results
-        self._before: dict[int, int] = {}  # by method call: the earlier call on its object
+        self._calls = Calls(graph, identities)
+        self._before, self.digests = self._calls.before, self._calls.results
         count = len(graph.nodes)
         self.verdicts = [COMPUTE] * count
         self.reasons = [""] * count
-        self.digests: list[bytes | None] = [None] * count
-        self._own: list[bytes | None] = [None] * count
-        self._calls: list[bytes | None] = [None] * count
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # indexes of nodes computed from these
         self._results = Results(identities, self.infos)
-        for index, node in enumerate(graph.nodes):
-            if type(node) is MethodCall:
-                self._before[index] = graph.positions[node.before]
-            try:
-                self._own[index] = self.identities.own(node)
-            except FingerprintError as error:
-                self._why_not[index] = str(error)
         for index in range(count):
             self.judge(index)
+        if batches and any(map(self._may_go_back, range(count))):
+            self._seek_all()
+
+    def _seek_all(self) -> None:
+        """Judge nodes again for which earlier results may be right, parents first.
+
+        The headers of all nodes with equally long paths above them are read together, and judging
+        finds them read.
+        """
+        assert self.earlier is not None
+        self._seeks = True
+        for level in self._calls.levels():
+            again = list(filter(self._may_go_back, level))
+            calls = [(self.graph.names[index], self._calls.now(index)) for index in again]
+            self.earlier.infos([(name, call.hex()) for name, call in calls if call is not None])
+            for index in again:
+                self.judge(index)
 
     def needed(self, targets: Sequence[int]) -> list[int]:
         """Return the indexes of the nodes to compute or judge again for the targets, sorted."""
@@ -97,8 +111,8 @@ class Decisions:
         stack = list(found)
         while stack:
             index = stack.pop()
-            awaited = self._awaited if self.verdicts[index] == MAYBE else self._missing
-            for parent in awaited(index):
+            maybe = self.verdicts[index] == MAYBE
+            for parent in self._awaited[index] if maybe else self._missing(index):
                 if parent not in found:
                     found.add(parent)
                     stack.append(parent)
@@ -122,6 +136,9 @@ class Decisions:
     def judge(self, index: int) -> str:
         """Decide on a node from its parents' current digests; store and return the verdict."""
         verdict, reason = self._judged(index)
+        if verdict == COMPUTE and self._may_fit(index):
+            verdict, reason = MAYBE, "compute unless an earlier result fits"
+            self._awaited[index] = self._calls.unknown(index)
         if verdict == REUSE:
             self.digests[index] = self._results.counts_as(index, self.header(index))
         self.verdicts[index], self.reasons[index] = verdict, reason
@@ -145,25 +162,25 @@ class Decisions:
             self._stored[index] = stored
             digest = self._results.counts_as(index, stored)
         else:
-            call = self._combined(index, self.digests, self._calls)
-            self._calls[index] = call or self._calls[index]
+            call = self._calls.now(index)
+            self._calls.made[index] = call or self._calls.made[index]
         self.digests[index] = digest
 
     def take(self, index: int, info: Summary) -> None:
         """Reuse a result that another run has stored since the plan was made."""
-        self.infos[index] = self._stored[index] = info
+        self._stored[index] = info
         self.verdicts[index], self.reasons[index] = REUSE, ""
         self.digests[index] = self._results.counts_as(index, info)
 
     def call(self, index: int) -> bytes | None:
         """Return the digest of a node's call; None while a part of it is unknown."""
-        return self._calls[index]
+        return self._calls.made[index]
 
     def record(self, index: int) -> dict[str, object]:
         """Return a node's fingerprint for the header of its result; its parents must be settled."""
         node, before = self.graph.nodes[index], self._before.get(index)
-        call = self._combined(index, self.digests, self._calls)
-        self._calls[index] = call or self._calls[index]
+        call = self._calls.now(index)
+        self._calls.made[index] = call or self._calls.made[index]
         if call is None or (self._results.unclear and self._no_digest(index)):
             return {"why not": self._no_digest(index)}
         changed = self.identities.changed(node)
@@ -177,7 +194,7 @@ class Decisions:
         results, calls = self._found or self._recipes()
         marks = None
         if before is not None:
-            made_by, recipe = (self._calls[before] or b"").hex(), (calls[before] or b"").hex()
+            made_by, recipe = (self._calls.made[before] or b"").hex(), (calls[before] or b"").hex()
             marks = [self.graph.names[before], "", made_by, recipe]
         return {
             "call": call.hex(),
@@ -191,7 +208,8 @@ class Decisions:
         """Return the record of each parent: name, digest, call, recipe, and the code in it."""
         parents: list[list[object]] = []
         for parent in self.graph.needs[index]:
-            made_by, recipe = (self._calls[parent] or b"").hex(), (recipes[parent] or b"").hex()
+            made_by = (self._calls.made[parent] or b"").hex()
+            recipe = (recipes[parent] or b"").hex()
             if self._always and self._stands(parent):
                 made_by = self.header(parent).call  # it may be of an earlier call
             if parent in self.changed or parent in self._tainted:
@@ -221,8 +239,13 @@ class Decisions:
         return self._stored[index]
 
     def header(self, index: int) -> Summary:
-        """Return the header of a result that is stored."""
-        return self.infos[index]  # type: ignore[return-value]
+        """Return the header of a result that is reused."""
+        return self._stored[index]  # type: ignore[return-value]
+
+    def keeps_other(self, index: int) -> bool:
+        """Whether the stored result of a node is of another call, and this run left it so."""
+        other = self.verdicts[index] == COMPUTE and index not in self._useless
+        return other and getattr(self.infos[index], "call", "") != ""
 
     def notes(self) -> list[str]:
         """Return hints: packages whose version has changed since reused results were made."""
@@ -239,25 +262,15 @@ class Decisions:
         for parent in self.graph.needs[index] if unclear else ():
             if parent in unclear:
                 return f"the result of {self.graph.names[parent]!r} holds {unclear[parent]}"
-        return self._why_not.get(index, "")
+        return self._calls.why_not.get(index, "")
 
     def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
-        """Return the recipes of all results, and of all calls; they are made at the first use.
-
-        They differ for a result that `_stands`: its children are computed from the stored value.
-        """
+        """Return the recipes of all results, and of all calls; they are made at the first use."""
         if self._found is None:
-            results: list[bytes | None] = []
-            calls: list[bytes | None] = []
-            for index in range(len(self.graph.nodes)):
-                volatile = index in self._volatile
-                recipe = None if volatile else self._combined(index, results, calls)
-                calls.append(recipe)
-                if self._always and self._stands(index):
-                    digest = self._results.counts_as(index, self.header(index))
-                    recipe = xxh3_128_digest(b"stored" + digest)
-                results.append(recipe)
-            self._found = results, calls
+            nodes = range(len(self.graph.nodes)) if self._always else ()
+            stand = filter(self._stands, nodes)
+            digests = {n: self._results.counts_as(n, self.header(n)) for n in stand}
+            self._found = self._calls.recipes(self._volatile, digests)
         return self._found
 
     def _stands(self, index: int) -> bool:
@@ -266,62 +279,68 @@ class Decisions:
         always = self._policies[index] == ALWAYS
         return always and not useless and hasattr(self.infos[index], "digest")
 
-    def _combined(self, index: int, results: _Digests, calls: _Digests) -> bytes | None:
-        """Return the digest of a node's own part and of its parents'; None if one is unknown.
-
-        Args:
-            results: digests or recipes of results, by index.
-            calls: digests or recipes of calls, for the earlier call on an object.
-        """
-        part = self._own[index]
-        if part is None:
-            return None
-        known = [part]
-        for parent in self.graph.needs[index]:
-            part = results[parent]
-            if part is None:
-                return None
-            known.append(part)
-        if index in self._before:
-            part = calls[self._before[index]]
-            if part is None:
-                return None
-            known.append(part)
-        return xxh3_128_digest(b"".join(known))
-
     def _judged(self, index: int) -> tuple[str, str]:
         info, policy = self.infos[index], self._policies[index]
-        call = self._calls[index] = self._combined(index, self.digests, self._calls)
+        call = self._calls.made[index] = self._calls.now(index)
         if index in self._unsaved:
             return COMPUTE, "runs always, and is not stored"
         if type(self.graph.nodes[index]) is ConstructorCall:
             return COMPUTE, "an object is never stored"
         if info is None:
             return COMPUTE, "nothing stored"
+        of_no_use = ""
         if isinstance(info, FunctionFuseError):
-            return COMPUTE, f"stored result is of no use: {info}"
+            of_no_use = f"stored result is of no use: {info}"
         if policy == NEVER:
-            return COMPUTE, "is never reused"
+            return COMPUTE, of_no_use or "is never reused"
         if policy == ALWAYS:
-            return REUSE, ""
+            return (COMPUTE, of_no_use) if of_no_use else (REUSE, "")
         if reason := self._no_digest(index):
-            return COMPUTE, reason
-        if call is not None and call.hex() == info.call:
+            return COMPUTE, of_no_use or reason
+        if call is not None and call.hex() == getattr(info, "call", ""):
             return REUSE, ""
+        if call is not None and self._goes_back(index, call):
+            return REUSE, "an earlier result"
+        if isinstance(info, FunctionFuseError):
+            return COMPUTE, of_no_use
         recorded = info.info.fingerprint
-        if "call" not in recorded:
-            return COMPUTE, recorded.get("why not") or "stored without a fingerprint"
-        if recorded.get("rule") != RULE:
-            return COMPUTE, "recorded by an earlier rule"
-        if call is None:
+        if call is None and recorded.get("rule") == RULE and "call" in recorded:
             supposed, awaited = self._supposed(index, recorded)
             if supposed is not None and supposed.hex() == recorded["call"]:
                 if not awaited:
-                    self._calls[index] = supposed
+                    self._calls.made[index] = supposed
                     return REUSE, ""
+                self._awaited[index] = awaited
                 names = " or ".join(repr(self.graph.names[parent]) for parent in awaited)
                 return MAYBE, f"compute if {names} changes"
         return COMPUTE, self._difference(index, recorded)
+
+    def _may_go_back(self, index: int) -> bool:
+        """Whether a node is not reused, but another result is stored under its name."""
+        if self.verdicts[index] == REUSE or self.infos[index] is None:
+            return False
+        if index in self._unsaved or index in self._useless:
+            return False
+        constructs = type(self.graph.nodes[index]) is ConstructorCall
+        return self._policies[index] == UNCHANGED and not constructs
+
+    def _may_fit(self, index: int) -> bool:
+        """Whether an earlier result may be of the call of a node, which is still unknown."""
+        if self.earlier is None or not self._seeks or self._calls.made[index] is not None:
+            return False
+        if not self._may_go_back(index) or self._no_digest(index):
+            return False
+        return self.earlier.has(self.graph.names[index])
+
+    def _goes_back(self, index: int, call: bytes) -> bool:
+        """Reuse an earlier result of a call, if there is one; return whether there is."""
+        if self.earlier is None or not self._seeks or index in self._useless:
+            return False
+        [found] = self.earlier.infos([(self.graph.names[index], call.hex())])
+        if found is not None:
+            self._stored[index] = found
+            self.restored.add(index)
+        return found is not None
 
     def _supposed(self, index: int, recorded: Mapping[str, Any]) -> tuple[bytes | None, list[int]]:
         """Return the call if unknown parents are as recorded, and the parents that may differ."""
@@ -340,25 +359,21 @@ class Decisions:
             if recorded["before"] is None:
                 return None, []
             _, _, *marks = recorded["before"]
-            earlier[before] = self._calls[before] or bytes.fromhex(marks[0])
-            if self._calls[before] is None and not self._same(before, marks, calls):
+            earlier[before] = self._calls.made[before] or bytes.fromhex(marks[0])
+            if self._calls.made[before] is None and not self._same(before, marks, calls):
                 awaited.append(before)
-        return self._combined(index, known, earlier), awaited
+        return self._calls.combined(index, known, earlier), awaited
 
     def _same(self, index: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a stored result would compute the recorded one."""
         call, recipe, *_ = marks
         if index in self._volatile:
             return False
-        now = self._calls[index]
+        now = self._calls.made[index]
         if now is not None:
             return now.hex() == call
         recipe_now = recipes[index]
         return recipe_now is not None and recipe_now.hex() == recipe
-
-    def _awaited(self, index: int) -> Sequence[int]:
-        """Return the parents that must be computed before a node can be judged again."""
-        return self._supposed(index, self.header(index).info.fingerprint)[1]
 
     def _missing(self, index: int) -> Sequence[int]:
         """Return the parents that must be computed before a node can be computed."""
@@ -370,6 +385,10 @@ class Decisions:
 
     def _difference(self, index: int, recorded: Mapping[str, Any]) -> str:
         """Return the first difference from the recorded fingerprint, as text."""
+        if "call" not in recorded:
+            return recorded.get("why not") or "stored without a fingerprint"
+        if recorded.get("rule") != RULE:
+            return "recorded by an earlier rule"
         node, before = self.graph.nodes[index], self._before.get(index)
         reason = difference(node.label, self.identities.parts(node), recorded)
         if reason:

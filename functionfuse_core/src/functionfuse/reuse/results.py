@@ -14,7 +14,7 @@ from ..errors import FingerprintError, FunctionFuseError
 from .identity import Identities
 from .project import version_of
 
-__all__ = ["Header", "Held", "Info", "Key", "Results", "Summary"]
+__all__ = ["Earlier", "Header", "Held", "Info", "Key", "Results", "Summary"]
 
 
 class Header(Protocol):
@@ -37,6 +37,16 @@ class Summary(Protocol):
     key: str
     call: str
     info: Header
+    size: int
+
+
+class Earlier(Protocol):
+    """The earlier results of a workflow; see `functionfuse.storage.earlier.EarlierResults`."""
+
+    batches: bool
+
+    def has(self, task: str, /) -> bool: ...
+    def infos(self, sought: Sequence[tuple[str, str]], /) -> Sequence[Summary | None]: ...
 
 
 # None: nothing is stored. An error: the stored result can't be used.

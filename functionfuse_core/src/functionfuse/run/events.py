@@ -167,7 +167,7 @@ class RunEvents:
         if index in self.possible:
             return NodeRecord(name, MAYBE, self.possible[index])
         if verdict == REUSE:
-            return NodeRecord(name, REUSE, "", 0.0, self._stored_size(index))
+            return NodeRecord(name, REUSE, self._reason(index), 0.0, self._stored_size(index))
         return NodeRecord(name, NOT_NEEDED, self._reason(index))
 
     def _done(self, index: int, name: str) -> NodeRecord:
@@ -177,9 +177,11 @@ class RunEvents:
         if index in self.failed:
             return NodeRecord(name, FAILED, self.failed[index])
         if index in self.reused:
-            return NodeRecord(name, REUSED, "", 0.0, self._stored_size(index))
+            return NodeRecord(name, REUSED, self._reason(index), 0.0, self._stored_size(index))
         if index in self.wanted:
             return NodeRecord(name, NOT_RUN, self._reason(index))
+        if self.decisions and self.decisions.keeps_other(index):
+            return NodeRecord(name, NOT_NEEDED, f"an older result stays: {self._reason(index)}")
         return NodeRecord(name, NOT_NEEDED)
 
     def _reason(self, index: int) -> str:

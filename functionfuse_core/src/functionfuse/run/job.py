@@ -99,8 +99,7 @@ class Load(NamedTuple):
 
     Attributes:
         storage, workflow, task: where.
-        digest: of the value that the plan saw; a value with another digest is not found. "" accepts
-            any.
+        digest, call: of the value that the plan saw; see `Storage.read_unchanged`.
         lent: the definitions of the driver's script that unpickling the value needs.
     """
 
@@ -108,13 +107,14 @@ class Load(NamedTuple):
     workflow: str
     task: str
     digest: str
+    call: str
     lent: Mapping[tuple[str, str], Any]
 
     def value(self) -> Any:
         """Return the value. Raises what reading raises."""
         if self.lent:
             lend(self.lent)
-        return self.storage.read_unchanged(self.workflow, self.task, self.digest)
+        return self.storage.read_unchanged(self.workflow, self.task, self.digest, self.call)
 
 
 @dataclass(slots=True)
@@ -272,9 +272,9 @@ class Job:
             # Later nodes get what the storage reads: here if values stay, else when they need it.
             outcome.value, outcome.returned = None, False
             if self.keeps and self.wanted:
-                digest = getattr(saved, "digest", "")
+                wanted = getattr(saved, "digest", ""), getattr(saved, "call", "")
                 with suppress(*OF_NO_USE):  # another run has replaced it: it is loaded, or computed
-                    outcome.value = storage.read_unchanged(save.workflow, save.task, digest)
+                    outcome.value = storage.read_unchanged(save.workflow, save.task, *wanted)
                     outcome.returned = True
 
     def _changed(self) -> str:

@@ -29,7 +29,7 @@ class NodeRecord:
         action: in a plan "compute", "maybe" (the reason names the condition), "reuse" or "not
             needed". In a report "computed", "reused" (the stored result is still right) or "not
             needed"; after an error also "failed" or "not run".
-        reason: why the node is computed; "" if it isn't.
+        reason: why the node is computed, or that an earlier result is reused; "" for others.
         seconds: how long the function ran in this run.
         bytes: size of the stored result; 0 if nothing is stored.
     """

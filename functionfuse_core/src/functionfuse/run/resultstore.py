@@ -13,7 +13,7 @@ from ..errors import (
     UntrustedResultError,
 )
 from ..graph.arguments import refuse_nodes
-from ..reuse.results import Header, Info, Summary
+from ..reuse.results import Earlier, Header, Info, Summary
 
 __all__ = ["OF_NO_USE", "FourMembers", "HeaderStore", "Lease", "MinimalStorage", "ResultStore"]
 
@@ -65,7 +65,9 @@ class ResultStore(Protocol):
         replaces: Header | Summary | EllipsisType | None = ...,
     ) -> Any: ...
     def reads_back(self, info: Any, /) -> bool: ...
-    def read_unchanged(self, workflow_name: str, task_name: str, digest: str, /) -> Any: ...
+    def read_unchanged(
+        self, workflow_name: str, task_name: str, digest: str, call: str, /
+    ) -> Any: ...
 
 
 @runtime_checkable
@@ -82,13 +84,17 @@ class HeaderStore(ResultStore, Protocol):
         task_names: Iterable[str],
         /,
         *,
-        digests: Mapping[str, str] | None = None,
+        digests: Mapping[str, tuple[str, str]] | None = None,
     ) -> dict[str, Any]: ...
     def task_infos(self, workflow_name: str, task_names: Iterable[str], /) -> Iterator[Info]: ...
     def read_again(self, workflow_name: str, task_name: str, info: Any, /) -> Any: ...
     def set_aside(self, workflow_name: str, task_name: str, /) -> bool: ...
     def lease(self, workflow_name: str, task_name: str, /) -> Lease: ...
-    def remember(self, workflow_name: str, /) -> None: ...
+    def remember(self, workflow_name: str, /, *, set_aside: int) -> None: ...
+    def earlier_results(self, workflow_name: str, /) -> Earlier | None: ...
+    def restore(
+        self, workflow_name: str, tasks: Mapping[str, tuple[str, Any]], /
+    ) -> dict[str, Exception]: ...
 
 
 class FourMembers:
@@ -116,7 +122,7 @@ class FourMembers:
         del info
         return self.storage.always_read
 
-    def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
+    def read_unchanged(self, workflow_name: str, task_name: str, digest: str, call: str) -> Any:
         """Return the stored result, which has no digest."""
-        del digest
+        del digest, call
         return self.storage.read_task(workflow_name, task_name)

@@ -124,6 +124,7 @@ class Run:
             planned = set(indexes)
             verdicts = enumerate(decisions.verdicts)
             reused = [index for index, verdict in verdicts if verdict == REUSE]
+            self._results.restore(reused)
             self._events.reuse([index for index in reused if index not in planned])
 
     def _returned_values(self) -> list[Any]:

@@ -293,6 +293,8 @@ class Scheduler:
 
     def _reuse(self, index: int) -> None:
         self.stored[index] = True
+        if self.results:
+            self.results.restore([index])
         self.events.reuse([index])
         self.order.settle(index)
         self.values.let_go(index)

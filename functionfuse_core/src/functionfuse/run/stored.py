@@ -87,20 +87,20 @@ class StoredResults:
             policy=settings._policy,
             unsaved=self.unsaved,
             infos=headers.task_infos(self._workflow_name, self._names),
+            earlier=headers.earlier_results(self._workflow_name),
         )
         self.stored[:] = bytes([verdict == REUSE for verdict in decisions.verdicts])
         return decisions
 
     def load(self, index: int) -> Load:
         """Return the record by which a stored value is read, here or in another process."""
-        decisions, digest, own = self.decisions, "", ()
+        decisions, own = self.decisions, ()
         if decisions:
             header: Any = decisions.stored(index)
             header = getattr(header, "info", header)
             own = header.own if getattr(header, "by_value", False) else ()
-            digest = self._digest(index)
         names = self._workflow_name, self._names[index]
-        return Load(self.storage, *names, digest, borrowed(own) if own else {})
+        return Load(self.storage, *names, *self._wanted(index), borrowed(own) if own else {})
 
     def read(self, index: int, into: dict[int, Any]) -> bool:
         """Read a stored value into `into`; return False if it can't be read, so it is computed.
@@ -119,7 +119,7 @@ class StoredResults:
         """Read several stored values at once, if all can be read; else call `read` for each."""
         stored = [index for index in indexes if self.stored[index] and index not in into]
         if self.headers and len(stored) > 1:
-            names = {self._names[index]: self._digest(index) for index in sorted(stored)}
+            names = {self._names[index]: self._wanted(index) for index in sorted(stored)}
             with suppress(*OF_NO_USE):
                 values = self.headers.read_tasks(self._workflow_name, names, digests=names)
                 into.update({index: values[self._names[index]] for index in stored})
@@ -135,12 +135,13 @@ class StoredResults:
         except OF_NO_USE:
             return ()
 
-    def _digest(self, index: int) -> str:
-        """Return the digest of the value that this run saved, or its plan saw; "" if unknown.
+    def _wanted(self, index: int) -> tuple[str, str]:
+        """Return digest and call of the value that this run saved, or its plan saw; else "".
 
         So what another run has stored under the name meanwhile is never taken for it.
         """
-        return getattr(self.decisions.stored(index), "digest", "") if self.decisions else ""
+        header = self.decisions.stored(index) if self.decisions else None
+        return getattr(header, "digest", ""), getattr(header, "call", "")
 
     def save(
         self,
@@ -156,16 +157,55 @@ class StoredResults:
             fingerprint, describe: see `Storage.save`.
         """
         replaces: Any = ...
-        if self.decisions and self._takes_header:
+        if self.decisions and self._takes_header and not self._lost[index]:
             info = self.decisions.infos[index]
-            replaces = None if info is None else _replaced(info)
+            if info is None:
+                replaces = None
+            elif self.decisions.earlier is None:
+                replaces = _replaced(info)
         names = self._workflow_name, self._names[index]
         return Save(self.storage, *names, function, fingerprint, describe, replaces)
 
+    def restore(self, indexes: Sequence[int]) -> None:
+        """Make the earlier results that are reused the latest ones again.
+
+        An error is logged: the values of this run are right anyway.
+        """
+        decisions, headers = self.decisions, self.headers
+        tasks = {
+            self._names[index]: (decisions.header(index).call, decisions.infos[index])
+            for index in indexes
+            if decisions and index in decisions.restored
+        }
+        errors = headers.restore(self._workflow_name, tasks) if headers and tasks else {}
+        if errors:
+            task, error = next(iter(errors.items()))
+            logger.warning(
+                "%d earlier results of workflow %r are reused, but are not made the latest ones"
+                " again, so read_task reads those of another run: task %r: %r",
+                *(len(errors), self._workflow_name, task, error),
+            )
+
     def remember(self) -> None:
-        """Let later plans know what this run saved, if the storage can."""
-        if self.headers:
-            self.headers.remember(self._workflow_name)
+        """End the run: let later plans know what it saved, and remove what is too old."""
+        if self.headers is None:
+            return
+        try:
+            self.headers.remember(self._workflow_name, set_aside=self._set_aside())
+        except OSError as error:
+            logger.warning(
+                "the earlier results of workflow %r are not pruned: %r", self._workflow_name, error
+            )
+
+    def _set_aside(self) -> int:
+        """Return the size of the results that this run has set aside, in bytes."""
+        size, decisions = 0, self.decisions
+        for index, info in enumerate(decisions.infos if decisions else ()):
+            if decisions and (self.saved[index] or index in decisions.restored):
+                call = getattr(info, "call", "")
+                if call and call != getattr(decisions.stored(index), "call", ""):
+                    size += getattr(info, "size", 0)
+        return size
 
     def flight(self, index: int, call: bytes | None) -> Flight | None:
         """Return the flight that lets one of several runs compute a node; None if unsupported."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import EllipsisType
+from contextlib import suppress
 
 from ..errors import (
     DamagedResultError,
@@ -14,23 +14,35 @@ from ..errors import (
 from .blobstore import BlobStore, Buffer
 from .header import (
     FIRST_READ,
-    SideData,
     Summary,
     TaskInfo,
     header_end,
     read_info,
     read_stored,
-    side_data_field,
 )
-from .keys import SIDE_DATA, folder_of, key_of, name_of, segment_of
+from .keys import (
+    EARLIER,
+    NEWER,
+    SIDE_DATA,
+    earlier_key,
+    folder_of,
+    key_of,
+    name_of,
+    segment_of,
+)
 from .sidedata import side_keys
 
 __all__ = [
+    "belongs",
     "beside",
     "everything",
     "head_of",
+    "headers_of",
     "info_of",
+    "infos_at",
     "infos_of_tasks",
+    "is_earlier",
+    "is_result",
     "may_hold",
     "own_info",
     "refuse_other",
@@ -96,21 +108,29 @@ def infos_of_tasks(
     store: BlobStore, workflow: str, tasks: Iterable[str]
 ) -> Iterator[Summary | FunctionFuseError | None]:
     """Iterate over the headers of tasks; see `Storage.task_infos`."""
-    folder, names = folder_of(workflow), list(tasks)
-    heads = store.heads(folder, list(map(segment_of, names)), FIRST_READ)
-    for task, data in zip(names, heads, strict=True):
+    names = list(tasks)
+    return infos_at(store, workflow, folder_of(workflow), list(map(segment_of, names)), names)
+
+
+def infos_at(
+    store: BlobStore, workflow: str, folder: str, segments: Sequence[str], tasks: Sequence[str]
+) -> Iterator[Summary | FunctionFuseError | None]:
+    """Iterate over the headers of tasks whose results have other keys: see `infos_of_tasks`."""
+    heads = store.heads(folder, segments, FIRST_READ)
+    for segment, task, data in zip(segments, tasks, heads, strict=True):
         if data is None:
             yield None
         else:
-            yield read_stored(data, workflow, task) or _parsed(store, data, workflow, task)
+            found = read_stored(data, workflow, task)
+            yield found or _parsed(store, folder + segment, data, workflow, task)
 
 
 def _parsed(
-    store: BlobStore, data: Buffer, workflow: str, task: str
+    store: BlobStore, key: str, data: Buffer, workflow: str, task: str
 ) -> Summary | FunctionFuseError | None:
     """Return the summary of any header, given the beginning of its blob; or the error in it."""
     try:
-        info = info_of(store, key_of(workflow, task), data)
+        info = info_of(store, key, data)
         refuse_other(info, workflow, task)
     except ResultNotFoundError:
         return None
@@ -159,7 +179,8 @@ def tasks(store: BlobStore, folder: str) -> list[str]:
 
 def segments(store: BlobStore, folder: str) -> Iterator[str]:
     """Iterate over the last segments of the results' keys in a workflow's folder."""
-    return (name for name in store.names(folder) if name[0] != "." and name[-1] != "/")
+    names = store.names(folder)
+    return (name for name in names if name[0] != "." and name[-1] != "/" and name != NEWER)
 
 
 def task_of(store: BlobStore, key: str) -> str:
@@ -167,47 +188,66 @@ def task_of(store: BlobStore, key: str) -> str:
     return name_of(key.rpartition("/")[2]) or _long_names(store, key)[1]
 
 
-def beside(
-    store: BlobStore, key: str, header: TaskInfo | Summary | EllipsisType = ...
-) -> list[str]:
-    """Return the keys of a stored result's side data, by its header, which is read if not given.
+def headers_of(store: BlobStore, keys: Iterable[str]) -> dict[str, TaskInfo]:
+    """Return the headers of results by their keys, without those that are of no use.
 
-    There are none if the header is of no use, or another task's: `gc` finds them.
+    A result that belongs under another key is of no use.
     """
-    folder, slash, segment = key.rpartition("/")
-    side_data: Sequence[SideData] = ()
-    try:
-        if not isinstance(header, EllipsisType):
-            side_data = header.side_data
-        else:
-            [data] = store.heads(folder + slash, [segment], FIRST_READ)
-            field = data and side_data_field(data)
-            if data and not (field and field[1]):
-                info = info_of(store, key, data)
-                side_data = info.side_data if segment_of(info.task) == segment else ()
-    except (ResultNotFoundError, DamagedResultError, NewerFormatError):
-        return []
-    if not side_data:
-        return []
-    names = [name for side in side_data for name, *_ in side.files]
-    return side_keys(store, folder + slash, names)
+    folders: dict[str, list[str]] = {}
+    for key in keys:
+        folder, slash, name = key.rpartition("/")
+        folders.setdefault(folder + slash, []).append(name)
+    found = {}
+    for folder, names in folders.items():
+        for name, data in zip(names, store.heads(folder, names, FIRST_READ), strict=True):
+            with suppress(ResultNotFoundError, DamagedResultError, NewerFormatError):
+                info = None if data is None else info_of(store, folder + name, data)
+                if info and belongs(info, folder + name):
+                    found[folder + name] = info
+    return found
+
+
+def belongs(info: TaskInfo, key: str) -> bool:
+    """Return whether a result has its own key: as the latest of its task, or as an earlier one."""
+    return key in (
+        key_of(info.workflow, info.task),
+        earlier_key(info.workflow, info.task, info.call),
+    )
+
+
+def beside(store: BlobStore, folder: str, header: TaskInfo | Summary) -> list[str]:
+    """Return the keys of a result's side data, by its header."""
+    names = [name for side in header.side_data for name, *_ in side.files]
+    return side_keys(store, folder, names) if names else []
 
 
 def everything(store: BlobStore, folder: str) -> tuple[list[str], list[str]]:
-    """Return the keys of a workflow's results, and the keys of its other blobs.
+    """Return the keys of a workflow's results, earlier ones too, and of its other blobs.
 
     Side data that no result refers to is left out while it may belong to a running save.
     """
     blobs = list(store.list(folder))
-    results = [blob.key for blob in blobs if not blob.key.startswith(f"{folder}.")]
+    results = [blob.key for blob in blobs if is_result(blob.key) or is_earlier(blob.key)]
     side_data = [blob for blob in blobs if blob.key.startswith(folder + SIDE_DATA)]
     other = {blob.key for blob in blobs}.difference(results, [blob.key for blob in side_data])
     if not side_data:
         return results, sorted(other)
     before = store.now() - ABANDONED_AFTER
-    used = [key for result in results for key in beside(store, result)]
+    headers = headers_of(store, results).values()
+    used = {key: None for header in headers for key in beside(store, folder, header)}
     abandoned = [blob.key for blob in side_data if blob.modified < before]
     return results, [*used, *abandoned, *sorted(other)]
+
+
+def is_result(key: str) -> bool:
+    """Return whether a key is that of a task's latest result."""
+    folder, _, segment = key.rpartition("/")
+    return "/" not in folder and bool(folder) and segment[0] != "." and segment != NEWER
+
+
+def is_earlier(key: str) -> bool:
+    """Return whether a key is that of an earlier result."""
+    return key.count("/") == 2 and f"/{EARLIER}" in key
 
 
 def _long_names(store: BlobStore, key: str) -> tuple[str, str]:

@@ -23,6 +23,8 @@ from .blobstore import Buffer
 __all__ = [
     "FIRST_READ",
     "IN_PIECES",
+    "MAGIC",
+    "VERSION",
     "SideData",
     "Summary",
     "TaskInfo",
@@ -136,6 +138,17 @@ class TaskInfo(NamedTuple):
     key: str = ""
     size: int = 0
     signed: bool = False
+
+    @property
+    def call(self) -> str:
+        """The digest of the call that computed it: code and inputs; "" if it isn't known."""
+        call: str = self.fingerprint.get("call", "")
+        return call
+
+    @property
+    def side_size(self) -> int:
+        """The size of the side data in bytes."""
+        return sum(size for side in self.side_data for _, size, _ in side.files)
 
 
 # The types of the fields, in the order of writing, which is also the order of `TaskInfo`.
@@ -327,6 +340,15 @@ class Summary:
         return () if field and field[1] else self.info.side_data
 
     @property
+    def size(self) -> int:
+        """Bytes of the blob and of the side data."""
+        data = bytes(self._data)
+        plain = _plain(data, data.find(_FUNCTION, HEADER_AT)) if data else None
+        if plain is not None:
+            return len(data) + int(plain[1])
+        return self.info.size + self.info.side_size
+
+    @property
     def info(self) -> TaskInfo:
         """All fields of the header."""
         if self._info is None:
@@ -338,8 +360,7 @@ class Summary:
     @classmethod
     def of(cls, info: TaskInfo) -> Summary:
         """Return the summary of a header that is parsed already."""
-        call = info.fingerprint.get("call", "")
-        return cls(info.digest, call, info.value, info.key, info=info)
+        return cls(info.digest, info.call, info.value, info.key, info=info)
 
 
 def read_stored(data: Buffer, workflow: str, task: str) -> Summary | None:

@@ -20,9 +20,13 @@ from ..names import check_name
 
 __all__ = [
     "DAMAGED",
+    "EARLIER",
     "LEASES",
     "LONGEST",
+    "NEWER",
     "SIDE_DATA",
+    "earlier_key",
+    "earlier_name",
     "folder_of",
     "key_of",
     "name_of",
@@ -37,6 +41,11 @@ LONGEST = 200
 SIDE_DATA = ".data/"
 DAMAGED = ".damaged/"
 LEASES = ".lease/"
+EARLIER = ".earlier/"
+
+# A blob in a workflow's folder that is no result: see `earlier.refuse_older_gc`. No name has this
+# segment, because letters are never percent-encoded.
+NEWER = "%6Eeds a newer functionfuse"
 
 _is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
 _special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")
@@ -84,6 +93,16 @@ def key_of(workflow_name: str, task_name: str) -> str:
     if type(task_name) is str and len(task_name) <= LONGEST and _is_plain(task_name):
         return folder + task_name  # quicker
     return folder + segment_of(check_name(task_name, "task"))
+
+
+def earlier_key(workflow_name: str, task_name: str, call: str) -> str:
+    """Return the key of a task's earlier result, by the digest of its call."""
+    return f"{folder_of(workflow_name)}{EARLIER}{earlier_name(task_name, call)}"
+
+
+def earlier_name(task_name: str, call: str) -> str:
+    """Return the last segment of an earlier result's key: the digest of the name, and the call."""
+    return f"{xxh3_128_hexdigest(task_name.encode('utf-8', 'surrogatepass'))}-{call}"
 
 
 _numbers = itertools.count()

@@ -1,9 +1,10 @@
 """Save one result in a store, and read one.
 
-To save: serializers write side data under fresh names while the value is pickled. Then one `put` of
-the result's own blob commits it. The side data of the replaced result is removed last. If the save
-fails before the commit, the new side data is removed. To read: the digests are checked, and the
-signature if there is a key, before anything is unpickled.
+To save: serializers write side data under fresh names while the value is pickled. A result of
+another call is set aside (see `earlier`). Then one `put` of the result's own blob commits it. The
+side data of the replaced result is removed last, unless it was set aside. If the save fails before
+the commit, the new side data is removed. To read: the digests are checked, and the signature if
+there is a key, before anything is unpickled.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
-from ..errors import FunctionFuseError, ResultNotFoundError, UnreadableResultError
+from ..errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    ResultNotFoundError,
+    UnreadableResultError,
+)
 from ..serializers import Serializer
 from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore
-from .catalog import beside, may_hold, refuse_other
+from .catalog import beside, headers_of, infos_of_tasks, may_hold, refuse_other
+from .earlier import set_aside
 from .header import SideData, Summary, TaskInfo, plain_pickle
-from .keys import folder_of, key_of
+from .keys import earlier_key, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
 from .resultfile import PYTHON, Origin, check, packed, unchecked
 from .sidedata import SideReader, SideWriter, check_side_data
@@ -50,6 +58,7 @@ class Saver:
         store: the blob store.
         serializers: the registered serializers, by name; more may be registered later.
         durability, key: as in `StorageOptions`.
+        earlier: whether results are set aside.
     """
 
     def __init__(
@@ -58,11 +67,15 @@ class Saver:
         serializers: Mapping[str, Serializer],
         durability: str,
         key: bytes | None,
+        *,
+        earlier: bool,
     ) -> None:
         self._store = store
         self._serializers = serializers
         self._durability = durability
         self._key = key
+        self._earlier = earlier
+        self._warned = False
 
     def save(
         self,
@@ -102,12 +115,9 @@ class Saver:
             if side_data and writer:
                 # Whatever the durability: a read doesn't check side data, so it must be whole.
                 store.flush(writer.keys())
-            replaced: Sequence[str] = ()
-            if replaces is not None and not if_absent:
-                try:
-                    replaced = beside(store, key, replaces)
-                except PermissionError as error:  # who may only write can save
-                    self._warn_of_leftovers(origin, error)
+            replaced, looks = None, not (replaces is None or if_absent)
+            if looks:
+                replaced = self._make_room(origin, info.call, replaces)
             token = info.token  # from here on, an error may come after the commit
             if self._durability != "auto":
                 durable = self._durability == "fsync"
@@ -121,14 +131,54 @@ class Saver:
                 except OSError as second:
                     error.add_note(f"its side data is left for gc: {second}")
             raise
-        if replaced:
-            self._remove(replaced, origin)
+        if looks and (side_data or (replaced and replaced.side_data)):
+            self._remove(origin, info.call, replaced)
         return info if isinstance(parts, list) else parts.info()
 
-    def _remove(self, replaced: Sequence[str], origin: Origin) -> None:
-        """Remove the side data of a replaced result: nothing refers to it any more."""
+    def _make_room(
+        self, origin: Origin, call: str, replaces: TaskInfo | Summary | EllipsisType | None
+    ) -> TaskInfo | Summary | None:
+        """Set the result aside that will be replaced, if it is of another call.
+
+        Returns the header of a result that is not set aside; None if there is none that is of use.
+        """
+        workflow, task = origin.workflow, origin.task
+        if not (self._earlier or isinstance(replaces, EllipsisType)):
+            return replaces
         try:
-            self._store.delete(replaced)
+            [found] = infos_of_tasks(self._store, workflow, [task])
+        except PermissionError as error:  # who may only write can save
+            self._warn_of_leftovers(origin, error)
+            return None
+        if not isinstance(found, Summary):
+            return None
+        if not self._earlier or found.call in ("", call):
+            return found
+        try:
+            set_aside(self._store, workflow, task, found)
+        except Exception as error:  # noqa: BLE001  # the new result is more important
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "results that are replaced are not set aside in %r, so going back computes"
+                    " them again: task %r of workflow %r: %r",
+                    *(self._store, task, workflow, error),
+                )
+        return None
+
+    def _remove(self, origin: Origin, call: str, replaced: TaskInfo | Summary | None) -> None:
+        """Remove side data of a replaced result, and an earlier result of the same call with its.
+
+        Otherwise nothing would refer to that side data when this result is set aside.
+        """
+        store, folder = self._store, folder_of(origin.workflow)
+        try:
+            keys = beside(store, folder, replaced) if replaced else []
+            if self._earlier and call:
+                copies = headers_of(store, [earlier_key(origin.workflow, origin.task, call)])
+                store.delete(copies)
+                keys += [key for copy in copies.values() for key in beside(store, folder, copy)]
+            store.delete(keys)
         except OSError as error:
             self._warn_of_leftovers(origin, error)
 
@@ -175,16 +225,28 @@ class Reader:
         self._allow = allow
         self._key = key
 
-    def read(self, workflow: str, task: str, digest: str) -> Any:
+    def read(self, workflow: str, task: str, digest: str, call: str) -> Any:
         """Return a stored result; see `Storage.read_unchanged`.
 
         Raises:
             FunctionFuseError: see `Storage.read_task`; the message doesn't name the task.
         """
+        key, names = key_of(workflow, task), (workflow, task)
+        try:
+            return self._read(key, *names, digest, call)
+        except (ResultNotFoundError, DamagedResultError):
+            if not call:
+                raise
+            for other in (earlier_key(workflow, task, call), key):  # it may be restored meanwhile
+                with suppress(ResultNotFoundError, DamagedResultError):
+                    return self._read(other, *names, digest, call)
+            raise
+
+    def _read(self, key: str, workflow: str, task: str, digest: str, call: str) -> Any:
         info = None
         try:
-            data = self._store.get(key_of(workflow, task))
-            if self._key is None:
+            data = self._store.get(key)
+            if self._key is None and (digest or not call):
                 pickled = plain_pickle(data, workflow, task, digest)
                 if pickled is not None and not may_name_script(bytes(data[: -len(pickled)])):
                     try:
@@ -193,14 +255,14 @@ class Reader:
                         logger.debug("%r can't be unpickled: %r", task, error)
             info, contents = check(data, self._key)
             refuse_other(info, workflow, task)
-            if digest not in ("", info.digest):
+            if digest not in ("", info.digest) or not (digest or call in ("", info.call)):
                 raise ResultNotFoundError(f"{task!r} is another value")
             restore = self._restore(workflow, info) if info.side_data else None
             planned = bool(digest)
             return _unpack(info, contents, allow=self._allow, restore=restore, planned=planned)
         except FunctionFuseError:
-            if info and info.side_data and not self._is_there(workflow, task, info):
-                return self.read(workflow, task, digest)  # it was replaced meanwhile
+            if info and info.side_data and not may_hold(self._store, key, info.token):
+                return self._read(key, workflow, task, digest, call)  # it was replaced meanwhile
             raise
 
     def again(self, workflow: str, task: str, info: TaskInfo) -> Any:
@@ -220,9 +282,6 @@ class Reader:
             check_side_data(self._store, folder, info.side_data)
         reader = SideReader(self._store, folder, serializers, info.side_data, allow=self._allow)
         return reader.restore
-
-    def _is_there(self, workflow: str, task: str, info: TaskInfo) -> bool:
-        return may_hold(self._store, key_of(workflow, task), info.token)
 
 
 def _unpack(

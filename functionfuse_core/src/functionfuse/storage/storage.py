@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import errno
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType
 from typing import Any, Protocol
 
-from xxhash import xxh3_128_hexdigest
-
 from ..errors import (
-    DamagedResultError,
     FunctionFuseError,
-    NewerFormatError,
     PluginError,
     ResultExistsError,
     ResultNotFoundError,
-    StorageError,
     UnknownKindError,
 )
 from ..plugins.hooks import event_hooks
@@ -26,25 +20,17 @@ from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import serializer_for
 from .blobstore import BlobStore
-from .catalog import (
-    ABANDONED_AFTER,
-    beside,
-    everything,
-    infos_of_tasks,
-    own_info,
-    task_of,
-    tasks,
-    workflows,
-)
+from .earlier import Limits
 from .header import SideData, Summary, TaskInfo
-from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
-from .lease import Lease
-from .resultfile import Origin, check
+from .inventory import Inventory
+from .keys import folder_of
+from .resultfile import Origin
 from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
-from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Storage"]
+
+_FULL = errno.ENOSPC, errno.EDQUOT
 
 
 class Options(Protocol):
@@ -56,9 +42,11 @@ class Options(Protocol):
     def trust(self) -> Any: ...
     @property
     def key(self) -> Any: ...
+    @property
+    def earlier(self) -> Any: ...
 
 
-class Storage:
+class Storage(Inventory):
     """Results of workflows. Several threads and processes may use it at once, without locks.
 
     A result is replaced as a whole: readers see the old one or the new one. A storage can be
@@ -66,7 +54,8 @@ class Storage:
 
     Args:
         store: the blob store that stores the bytes.
-        options: durability, trust and key; by default "auto", "pickle" and none.
+        options: durability, trust, key and earlier; by default "auto", "pickle", none, and 10 GiB
+            and 30 days.
 
     Attributes:
         always_read: whether the nodes after a saved node get the stored result, read back, instead
@@ -75,16 +64,19 @@ class Storage:
     """
 
     def __init__(self, store: BlobStore, options: Options | None = None) -> None:
-        self.store = store
-        self.always_read = False
-        durability, allow, self._key = "auto", None, None
+        durability, allow, key = "auto", None, None
+        limits: Limits | None = Limits(days=30, size=10 << 30)
         if options is not None:
-            durability = options.durability
+            durability, earlier = options.durability, options.earlier
             allow = None if options.trust == "pickle" else tuple(options.trust.allow)
-            self._key = options.key.get_secret_value().encode() if options.key else None
+            key = options.key.get_secret_value().encode() if options.key else None
+            limits = Limits(days=earlier.days, size=earlier.bytes) if earlier else None
+        super().__init__(store, key, limits)
+        self.always_read = False
         self._serializers: dict[str, Serializer] = {}
-        self._saver = Saver(store, self._serializers, durability, self._key)
-        self._reader = Reader(store, self._serializers, allow, self._key)
+        keeps = limits is not None
+        self._saver = Saver(store, self._serializers, durability, key, earlier=keeps)
+        self._reader = Reader(store, self._serializers, allow, key)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
@@ -129,10 +121,11 @@ class Storage:
         if_absent: bool = False,
         replaces: TaskInfo | Summary | EllipsisType | None = ...,
     ) -> TaskInfo:
-        """Store a result, replacing an earlier one atomically, and return its header.
+        """Store a result, replacing the task's latest one atomically, and return its header.
 
-        Side data is written first, under fresh names. Writing the result's own blob commits it.
-        Then the side data of the replaced result is removed.
+        Side data is written first, under fresh names. If the latest result is of another call, it
+        is set aside: see `earlier`. Writing the result's own blob commits it. Then the side data of
+        a replaced result is removed, unless that was set aside.
 
         Args:
             function: module and qualified name of the function that computed it.
@@ -144,8 +137,8 @@ class Storage:
             durable: when this returns, the result survives a loss of power (unless the option
                 `durability` is "rename").
             if_absent: leave an existing result as it is.
-            replaces: the header of the replaced result, whose side data is removed then; None if
-                there is no such result. By default the header is read.
+            replaces: None if no result is stored under these names, so that the store isn't asked.
+                If no results are set aside, it can be the header of the replaced one.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
@@ -168,6 +161,9 @@ class Storage:
             where = self._where(workflow_name, task_name)
             if if_absent and isinstance(error, FileExistsError):
                 raise ResultExistsError(f"{where} is stored already") from None
+            if isinstance(error, OSError) and error.errno in _FULL:
+                prune = f"storage.prune({workflow_name!r}, bytes=0)"
+                error.add_note(f"{prune} removes the workflow's earlier results")
             error.add_note(f"while saving {where}")
             raise
         hooks = event_hooks()
@@ -176,8 +172,12 @@ class Storage:
             hooks.call("functionfuse_result_saved", storage=self, **about)
         return info
 
-    def read_task(self, workflow_name: str, task_name: str) -> Any:
+    def read_task(self, workflow_name: str, task_name: str, *, call: str = "") -> Any:
         """Return a stored result.
+
+        Args:
+            call: the digest of a call, as in `TaskInfo`; the result is the latest or an earlier one
+                of that call. By default the latest of any.
 
         Raises:
             ResultNotFoundError: none is stored under these names.
@@ -188,31 +188,36 @@ class Storage:
                 they don't allow. Nothing of it was unpickled.
             NewerFormatError: a later version of Function Fuse wrote it.
         """
-        return self._read(workflow_name, task_name, "")
+        return self._read(workflow_name, task_name, "", call)
 
-    def read_unchanged(self, workflow_name: str, task_name: str, digest: str) -> Any:
+    def read_unchanged(
+        self, workflow_name: str, task_name: str, digest: str, call: str = ""
+    ) -> Any:
         """Return a stored result as `read_task` does, if its value still has this digest.
 
-        So a run that has planned with a header never reads a later result of another run. If a
-        subclass overrides `read_task`, that is called instead, without the digest.
+        So a run that has planned with a header never reads a result of another run. If a subclass
+        overrides `read_task`, that is called instead, without digest and call.
 
         Args:
             digest: see `TaskInfo`; a result with another digest is not found. "" accepts any.
+            call: if the latest result has another digest, the earlier one of this call is read.
         """
         if getattr(self.read_task, "__func__", None) is not Storage.read_task:
             return self.read_task(workflow_name, task_name)
-        return self._read(workflow_name, task_name, digest)
+        return self._read(workflow_name, task_name, digest, call)
 
-    def _read(self, workflow_name: str, task_name: str, digest: str) -> Any:
+    def _read(self, workflow_name: str, task_name: str, digest: str, call: str) -> Any:
         try:
-            value = self._reader.read(workflow_name, task_name, digest)
+            value = self._reader.read(workflow_name, task_name, digest, call)
         except ResultNotFoundError:
-            if not digest:
+            where = self._where(workflow_name, task_name)
+            if digest:
+                problem = f"the result of {where} is gone, or another one has replaced it"
+            elif call:
+                problem = f"no result of call {call!r} is stored for {where}"
+            else:
                 raise self._not_found(workflow_name, task_name) from None
-            raise ResultNotFoundError(
-                f"the result of {self._where(workflow_name, task_name)} is gone, or another one has"
-                " replaced it"
-            ) from None
+            raise ResultNotFoundError(problem) from None
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
@@ -239,19 +244,20 @@ class Storage:
         workflow_name: str,
         task_names: Iterable[str],
         *,
-        digests: Mapping[str, str] | None = None,
+        digests: Mapping[str, tuple[str, str]] | None = None,
     ) -> dict[str, Any]:
         """Return several stored results by task name, in the order of the names.
 
         If a read is a request, many run at once. Raises as `read_task`, for one that can't be read.
 
         Args:
-            digests: by task name, as for `read_unchanged`; by default any digest is accepted.
+            digests: by task name, digest and call for `read_unchanged`; by default any result is
+                accepted.
         """
         names, digests = list(dict.fromkeys(task_names)), digests or {}
 
         def read(name: str) -> Any:
-            return self.read_unchanged(workflow_name, name, digests.get(name, ""))
+            return self.read_unchanged(workflow_name, name, *digests.get(name, ("", "")))
 
         workers = min(self.store.concurrency, len(names))
         if workers <= 1:
@@ -259,175 +265,12 @@ class Storage:
         with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
             return dict(zip(names, pool.map(read, names), strict=True))
 
-    def remember(self, workflow_name: str) -> None:
-        """Let the store keep whatever makes later plans quicker; see `BlobStore.finish`.
-
-        Called at the end of a run.
-        """
-        self.store.finish(folder_of(workflow_name))
-
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""
         if self.always_read or not info.side_data:
             return self.always_read
         serializers = map(self._serializer_of, info.side_data)
         return any(getattr(serializer, "always_read", False) for serializer in serializers)
-
-    def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
-        """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
-        try:
-            return own_info(self.store, workflow_name, task_name)
-        except FunctionFuseError as error:
-            explained = self._explained(error, workflow_name, task_name)
-            raise explained from explained.__cause__
-
-    def task_infos(
-        self, workflow_name: str, task_names: Iterable[str]
-    ) -> Iterator[Summary | FunctionFuseError | None]:
-        """Iterate over the headers of tasks, in order, for a plan; see `BlobStore.heads`.
-
-        An item is None if nothing is stored, and the error if a result is of no use.
-        """
-        return infos_of_tasks(self.store, workflow_name, task_names)
-
-    def file_exists(self, workflow_name: str, task_name: str) -> bool:
-        """Return whether a result is stored under these names; its bytes are not checked."""
-        try:
-            self.task_info(workflow_name, task_name)
-        except ResultNotFoundError:
-            return False
-        except StorageError:
-            raise  # the answer is unknown
-        except FunctionFuseError:
-            return True  # a damaged result is stored, too
-        return True
-
-    def list_workflows(self) -> list[str]:
-        """Return the sorted names of the workflows that have results."""
-        return workflows(self.store)
-
-    def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
-        """Return the sorted names of stored results that match a glob pattern, or are equal to it.
-
-        The list is empty for a workflow without stored results.
-        """
-        names = tasks(self.store, folder_of(workflow_name))
-        if pattern == "*":
-            return names
-        matches = re.compile(fnmatch.translate(pattern)).match
-        return [name for name in names if matches(name) or name == pattern]
-
-    def remove_task(
-        self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
-    ) -> None:
-        """Remove one result; or, if a glob pattern is given, all results whose names match it.
-
-        Their side data is removed after them, without serializers.
-
-        Raises:
-            ResultNotFoundError: no result has that name, or none matches.
-            ValueError: neither a name nor a pattern is given.
-        """
-        if pattern is not None:
-            names = self.list_tasks(workflow_name, pattern)
-            if not names:
-                raise ResultNotFoundError(
-                    f"workflow {workflow_name!r} has no stored task that matches {pattern!r}"
-                    f" in {self!r}"
-                )
-        elif task_name is None:
-            raise ValueError("remove_task takes a task_name or a pattern")
-        else:
-            names = [task_name]
-        keys = [key_of(workflow_name, name) for name in names]
-        side_data = []
-        for key, info in zip(keys, self.task_infos(workflow_name, names), strict=True):
-            if isinstance(info, Summary):
-                side_data += beside(self.store, key, info)
-            elif info is None and task_name is not None and pattern is None:
-                raise self._not_found(workflow_name, task_name)
-        self.store.delete(keys)
-        self._call_removed_hooks(workflow_name, names)
-        self.store.delete(side_data)
-
-    def remove_workflow(self, workflow_name: str) -> None:
-        """Remove all blobs of a workflow: the results first, then the others.
-
-        Raises:
-            ResultNotFoundError: it has none.
-            InvalidNameError: the name is no string, or empty.
-        """
-        folder = folder_of(workflow_name)
-        # Compare names: on a file system that folds case, a read would find another workflow.
-        if folder not in self.store.names(""):
-            raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
-        results, others = everything(self.store, folder)
-        names = [task_of(self.store, key) for key in results] if event_hooks() else []
-        self.store.delete(results)
-        self._call_removed_hooks(workflow_name, names)
-        self.store.delete([*others, folder])
-
-    def verify(self, workflow_name: str | None = None) -> list[Verified]:
-        """Check every byte of all results, or of one workflow's, and of their side data.
-
-        Nothing is unpickled, changed or locked; several threads read. Returns one record for each
-        result, in the order of the keys; `problem` is "" for a sound result.
-        """
-        return verify(self.store, self._folder(workflow_name), self._key)
-
-    def gc(self, older_than: float = ABANDONED_AFTER, *, dry_run: bool = False) -> list[Leftover]:
-        """Remove leftovers, and return them.
-
-        Leftovers are temporaries of killed writers, side data that no result refers to, damaged
-        results that runs have set aside, and leases of runs that died. Safe beside running
-        workflows as long as no save takes longer than `older_than`.
-
-        Args:
-            older_than: in seconds, on the storage's own clock; younger leftovers stay.
-            dry_run: remove nothing, and only return the leftovers.
-        """
-        return list(collect(self.store, older_than, dry_run=dry_run))
-
-    def du(self, workflow_name: str | None = None) -> list[Usage]:
-        """Return the size of each workflow, or of one; lists keys, and reads no result."""
-        names = self.list_workflows() if workflow_name is None else [workflow_name]
-        return [usage(self.store, folder_of(name), name) for name in names]
-
-    def set_aside(self, workflow_name: str, task_name: str) -> bool:
-        """Copy a result's bytes to another key, if they are damaged or of a newer format.
-
-        `gc` removes the copy later. The result itself stays until it is replaced or removed, so a
-        sound result that another writer has stored meanwhile is safe. Returns whether it was
-        copied.
-        """
-        key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
-        try:
-            data = self.store.get(key)
-            check(data)
-        except ResultNotFoundError:
-            return False
-        except (DamagedResultError, NewerFormatError):
-            aside = f"{folder}{DAMAGED}{segment_of(task_name)}/{xxh3_128_hexdigest(data)}"
-            self.store.put(aside, [data])
-            return True
-        return False
-
-    def lease(self, workflow_name: str, task_name: str) -> Lease:
-        """Return the lease on computing a task's result: see `Lease`. Nothing is written yet."""
-        folder = folder_of(workflow_name)
-        return Lease(self.store, f"{folder}{LEASES}{segment_of(task_name)}")
-
-    def _explained(
-        self, error: FunctionFuseError, workflow_name: str, task_name: str
-    ) -> FunctionFuseError:
-        """Return an error that names the task."""
-        if isinstance(error, ResultNotFoundError):
-            return self._not_found(workflow_name, task_name)
-        note = f"while reading {self._where(workflow_name, task_name)}"
-        if not isinstance(error, StorageError):
-            note += "; remove it, or run the workflow again, to be rid of it"
-        error.add_note(note)
-        return error
 
     def _serializer_of(self, side: SideData) -> Serializer | None:
         """Return the serializer of side data, if it is registered or installed here."""
@@ -438,21 +281,3 @@ class Storage:
             return serializer_for(side.type)
         except (PluginError, UnknownKindError):
             return None
-
-    def _call_removed_hooks(self, workflow_name: str, names: Iterable[str]) -> None:
-        hooks = event_hooks()
-        if hooks:
-            for name in names:
-                about = {"workflow": workflow_name, "task": name}
-                hooks.call("functionfuse_result_removed", storage=self, **about)
-
-    def _folder(self, workflow_name: str | None) -> str:
-        return "" if workflow_name is None else folder_of(workflow_name)
-
-    def _not_found(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
-        return ResultNotFoundError(
-            f"no result of task {task_name!r} of workflow {workflow_name!r} is stored in {self!r}"
-        )
-
-    def _where(self, workflow_name: str, task_name: str) -> str:
-        return f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"

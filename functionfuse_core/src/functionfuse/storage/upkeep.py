@@ -17,9 +17,9 @@ from ..errors import (
     StorageError,
 )
 from .blobstore import BlobInfo, BlobStore
-from .catalog import info_of, segments
+from .catalog import belongs, headers_of, info_of, is_earlier, is_result, may_hold, segments
 from .header import FIRST_READ, TaskInfo
-from .keys import DAMAGED, LEASES, SIDE_DATA, key_of, name_of
+from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, key_of, name_of
 from .resultfile import check_blocks
 from .sidedata import BLOCK, check_side_data
 
@@ -34,24 +34,29 @@ class Verified:
         workflow, task: its names; if they are unknown because it is damaged, those of its key.
         size: bytes, with side data; 0 if unknown.
         problem: the problem, as text; "" if it is sound.
+        call: the digest of its call, for an earlier result; "" for the latest of its task.
     """
 
     workflow: str
     task: str
     size: int
     problem: str
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A blob that `gc` removed, or would remove.
+    """A blob that `gc` or `prune` removed, or would remove.
 
     Attributes:
         key: its key.
-        kind: "temporary" (of a killed writer), "side data" (that no result refers to), "damaged"
-            (set aside by a run) or "lease" (of a run that died).
-        size: in bytes.
-        modified: the time when it was written, in seconds since the epoch.
+        kind: from `gc` "temporary" (of a killed writer), "side data" (that no result refers to),
+            "damaged" (found by a run) or "lease" (of a run that died); from `prune` "earlier" (a
+            result of another call than the latest) or "unused" (a result of a task that the
+            workflow no longer has).
+        size: in bytes; of an earlier result with its side data.
+        modified: the time when it was written, in seconds since the epoch; of an earlier result the
+            time when it was set aside.
     """
 
     key: str
@@ -67,28 +72,38 @@ class Usage:
     Attributes:
         workflow: its name.
         tasks: the number of its stored results.
-        size: bytes of all its blobs, including side data and leftovers.
+        size: bytes of all its blobs, including side data and leftovers, but without earlier
+            results.
+        earlier: bytes of its earlier results, with side data that only these refer to. Where files
+            can be linked, one that was restored is on the disk only once.
     """
 
     workflow: str
     tasks: int
     size: int
+    earlier: int = 0
 
 
 def verify(store: BlobStore, folder: str, key: bytes | None) -> list[Verified]:
     """Check all digests of all results under a folder and of their side data, in threads."""
-    keys = [blob.key for blob in store.list(folder) if _is_result(blob.key)]
+    blobs = store.list(folder)
+    keys = [blob.key for blob in blobs if is_result(blob.key) or is_earlier(blob.key)]
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
         found = pool.map(lambda name: _verified(store, name, key), keys)
         return [record for record in found if record is not None]
 
 
 def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None:
-    folder, _, segment = name.rpartition("/")
+    folder, _, segment = name.partition("/")
+    earlier, call = is_earlier(name), ""
+    if earlier:
+        call = name.rpartition("-")[2]
     workflow, task, size = name_of(folder) or folder, name_of(segment) or segment, 0
     try:
         info = _checked(store, name, key)
-        if key_of(info.workflow, info.task) != name:
+        if not belongs(info, name):
+            if earlier:
+                return None  # two writers at once have exchanged them, and no run uses it
             raise DamagedResultError(
                 f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
             )
@@ -102,8 +117,8 @@ def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None
     except ResultNotFoundError:
         return None  # removed after it was listed
     except (FunctionFuseError, OSError) as error:
-        return Verified(workflow, task, size, str(error))
-    return Verified(workflow, task, size, "")
+        return Verified(workflow, task, size, str(error), call)
+    return Verified(workflow, task, size, "", call)
 
 
 def _checked(store: BlobStore, name: str, key: bytes | None) -> TaskInfo:
@@ -135,19 +150,22 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
 
 def _unused(store: BlobStore, folder: str, side_data: list[BlobInfo]) -> list[BlobInfo]:
     used: set[str] = set()
-    names = list(segments(store, folder))
-    for name, data in zip(names, store.heads(folder, names, FIRST_READ), strict=True):
-        try:
-            info = None if data is None else info_of(store, folder + name, data)
-        except ResultNotFoundError:
-            info = None  # removed meanwhile
-        except (DamagedResultError, NewerFormatError):
-            return []  # the side data of a damaged result is unknown, so none is removed
-        if info is None:
-            continue
-        used.update(
-            f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
-        )
+    # Earlier results are read before and after the latest ones: a run may set one aside, or restore
+    # one, and another process may prune that.
+    for where in (folder + EARLIER, folder, folder + EARLIER):
+        names = list(segments(store, where))
+        for name, data in zip(names, store.heads(where, names, FIRST_READ), strict=True):
+            try:
+                info = None if data is None else info_of(store, where + name, data)
+            except ResultNotFoundError:
+                info = None  # removed meanwhile
+            except (DamagedResultError, NewerFormatError):
+                return []  # the side data of a damaged result is unknown, so none is removed
+            if info is None:
+                continue
+            used.update(
+                f"{folder}{SIDE_DATA}{file}" for side in info.side_data for file, *_ in side.files
+            )
     start = len(folder) + len(SIDE_DATA)
     return [blob for blob in side_data if _first(blob.key, start) not in used]
 
@@ -160,11 +178,17 @@ def _first(key: str, start: int) -> str:
 def usage(store: BlobStore, folder: str, workflow_name: str) -> Usage:
     """Return the size of a workflow."""
     tasks = size = 0
+    earlier = []
+    some = False
     for blob in store.list(folder):
-        tasks += _is_result(blob.key)
+        tasks += is_result(blob.key)
         size += blob.size
-    return Usage(workflow_name, tasks, size)
-
-
-def _is_result(key: str) -> bool:
-    return key.count("/") == 1 and "/." not in f"/{key}"
+        some = some or blob.key.startswith(folder + SIDE_DATA)
+        if is_earlier(blob.key):
+            earlier.append(blob)
+    aside = sum(blob.size for blob in earlier)
+    if some and earlier:
+        for info in headers_of(store, [blob.key for blob in earlier]).values():
+            if info.side_data and not may_hold(store, key_of(workflow_name, info.task), info.token):
+                aside += info.side_size
+    return Usage(workflow_name, tasks, size - aside, aside)

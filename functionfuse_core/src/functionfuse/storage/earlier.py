@@ -1,0 +1,269 @@
+"""Earlier results: a result of another call doesn't overwrite one, but sets it aside.
+
+The latest result of a task has the task's own key. Before a result of another call is put there,
+`set_aside` copies the blob to the key of task and call in `.earlier/`, and `restore` copies it
+back. Both only copy, so the latest result is whole at any time. Two writers at once can copy a blob
+under the key of another call. So a blob counts only if its header has the call of its key, and a
+result that is lost is computed again.
+
+Side data stays in its place: it belongs to each blob whose header lists it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from math import inf
+from typing import NamedTuple
+
+from ..errors import FunctionFuseError, ResultNotFoundError
+from .blobstore import BlobInfo, BlobStore
+from .catalog import beside, headers_of, infos_at, infos_of_tasks, may_hold
+from .header import MAGIC, VERSION, Summary, TaskInfo
+from .keys import EARLIER, NEWER, SIDE_DATA, earlier_key, earlier_name, folder_of, key_of
+
+__all__ = [
+    "EarlierResults",
+    "Limits",
+    "Pruned",
+    "keys_of",
+    "of_task",
+    "prune",
+    "remove",
+    "restore",
+    "set_aside",
+]
+
+DAY = 86400.0  # seconds
+
+Info = Summary | FunctionFuseError | None
+
+
+class EarlierResults:
+    """The earlier results of a workflow, for a plan.
+
+    Attributes:
+        batches: whether many headers are read at once, because a read is a request. Then results
+            are listed first, and only headers of those that exist are read.
+    """
+
+    def __init__(self, store: BlobStore, workflow_name: str) -> None:
+        self.batches = store.concurrency > 1
+        self._store = store
+        self._workflow = workflow_name
+        self._folder = folder_of(workflow_name) + EARLIER
+        self._found: dict[tuple[str, str], Summary | None] = {}
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self._store.names(self._folder))
+
+    @cached_property
+    def _tasks(self) -> frozenset[str]:
+        return frozenset(name.partition("-")[0] for name in self._names)
+
+    def has(self, task: str) -> bool:
+        """Return whether a task has any earlier result; they are listed once."""
+        return earlier_name(task, "")[:-1] in self._tasks
+
+    def infos(self, sought: Sequence[tuple[str, str]]) -> list[Summary | None]:
+        """Return the headers of results, by task and call; None for one that isn't there.
+
+        Each header is read once.
+        """
+        new = [pair for pair in sought if pair not in self._found]
+        names = [earlier_name(*pair) for pair in new]
+        if self.batches:
+            listed = [pair for pair in zip(new, names, strict=True) if pair[1] in self._names]
+            self._found |= dict.fromkeys(new)
+            new, names = [pair for pair, _ in listed], [name for _, name in listed]
+        if new:
+            tasks = [task for task, _ in new]
+            infos = infos_at(self._store, self._workflow, self._folder, names, tasks)
+            for pair, info in zip(new, infos, strict=True):
+                self._found[pair] = _of_call(info, pair[1])
+        return [self._found[pair] for pair in sought]
+
+
+def _of_call(info: Info, call: str) -> Summary | None:
+    return info if isinstance(info, Summary) and info.call == call else None
+
+
+def keys_of(store: BlobStore, workflow: str, tasks: Sequence[str]) -> list[str]:
+    """Return the keys of all earlier results of tasks."""
+    folder = folder_of(workflow) + EARLIER
+    starts = tuple({earlier_name(task, "") for task in tasks})
+    prefix = folder + starts[0] if len(starts) == 1 else folder
+    keys = (blob.key for blob in store.list(prefix))
+    return [key for key in keys if key.startswith(starts, len(folder))]
+
+
+def of_task(store: BlobStore, workflow: str, task: str) -> list[TaskInfo]:
+    """Return the headers of a task's earlier results, newest first, without the latest."""
+    folder = folder_of(workflow) + EARLIER
+    start = earlier_name(task, "")
+    names = [key[len(folder) :] for key in keys_of(store, workflow, [task])]
+    found = infos_at(store, workflow, folder, names, [task] * len(names))
+    infos = [
+        summary.info
+        for name, info in zip(names, found, strict=True)
+        if (summary := _of_call(info, name[len(start) :]))
+    ]
+    infos.sort(key=lambda info: info.created, reverse=True)
+    [latest] = infos_of_tasks(store, workflow, [task])
+    token = latest.info.token if isinstance(latest, Summary) else ""
+    return [info for info in infos if info.token != token]
+
+
+def set_aside(store: BlobStore, workflow: str, task: str, header: Summary) -> None:
+    """Copy the latest result of a task, which has this header, to the key of its call."""
+    if header.side_data:
+        _refuse_older_gc(store, folder_of(workflow))
+    store.copy(key_of(workflow, task), earlier_key(workflow, task, header.call))
+
+
+def _refuse_older_gc(store: BlobStore, folder: str) -> None:
+    """Let the `gc` of releases that know no earlier results remove no side data of a workflow.
+
+    They would remove the side data of earlier results. But they keep all side data of a workflow
+    if a header is of a later format, as the one in this blob.
+    """
+    store.put(folder + NEWER, [struct.pack("<8sII", MAGIC, VERSION + 1, 0)])
+
+
+def restore(
+    store: BlobStore, workflow: str, tasks: Mapping[str, tuple[str, Info]]
+) -> dict[str, Exception]:
+    """Make earlier results the latest of their tasks again; return the errors, by task.
+
+    If a request is slow, many run at once.
+
+    Args:
+        tasks: for each task the call of the earlier result, and the header of the latest one.
+    """
+
+    def restored(task: str) -> Exception | None:
+        call, latest = tasks[task]
+        try:
+            _restore(store, workflow, task, call, latest)
+        except Exception as error:  # noqa: BLE001  # the run's values are right anyway
+            return error
+        return None
+
+    workers = min(store.concurrency, len(tasks))
+    if workers <= 1:
+        errors = list(map(restored, tasks))
+    else:
+        with ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool:
+            errors = list(pool.map(restored, tasks))
+    return {task: error for task, error in zip(tasks, errors, strict=True) if error is not None}
+
+
+def _restore(store: BlobStore, workflow: str, task: str, call: str, planned: Info) -> None:
+    latest = planned
+    if not store.remote:  # a look is cheap, and another run may have replaced it since the plan
+        [latest] = infos_of_tasks(store, workflow, [task])
+    if isinstance(latest, Summary) and latest.call:
+        if latest.call == call:
+            return
+        with suppress(ResultNotFoundError):  # removed meanwhile
+            set_aside(store, workflow, task, latest)
+    store.copy(earlier_key(workflow, task, call), key_of(workflow, task))
+
+
+class Limits(NamedTuple):
+    """The earlier results of a workflow that stay; None for no limit.
+
+    Attributes:
+        days: a result stays for so long after it was set aside.
+        size: bytes of all of them, with side data; the oldest go first.
+        keep: results of each task; the oldest go first.
+    """
+
+    days: float | None = None
+    size: int | None = None
+    keep: int | None = None
+
+
+class Pruned(NamedTuple):
+    """What `prune` has removed, and when it has to be called again.
+
+    Attributes:
+        blobs: the removed results, and their sizes with side data.
+        room: bytes that may be added before the limit of the size is reached.
+        seconds: the time until the oldest result that is left is too old.
+    """
+
+    blobs: list[tuple[BlobInfo, int]]
+    room: float = inf
+    seconds: float = inf
+
+
+def prune(
+    store: BlobStore,
+    workflow: str,
+    limits: Limits,
+    *,
+    names: Collection[str] | None = None,
+    dry_run: bool,
+) -> Pruned:
+    """Remove earlier results of a workflow: list all, and remove the oldest.
+
+    Args:
+        names: all results of other tasks are removed, too.
+        dry_run: remove nothing.
+    """
+    folder = folder_of(workflow)
+    blobs = sorted(store.list(folder + EARLIER), key=lambda blob: blob.modified, reverse=True)
+    # Without side data, no header is read.
+    some = blobs and next(iter(store.names(folder + SIDE_DATA)), None) is not None
+    headers = headers_of(store, [blob.key for blob in blobs]) if some else {}
+    used = None if names is None else {earlier_name(name, "") for name in names}
+    before = -inf if limits.days is None or not blobs else store.now() - limits.days * DAY
+    most = inf if limits.size is None else limits.size
+    found, total, oldest, counts = [], 0, inf, Counter[str]()
+    for blob in blobs:
+        header = headers.get(blob.key)
+        size = blob.size + (header.side_size if header else 0)
+        task = blob.key[len(folder) + len(EARLIER) :].partition("-")[0] + "-"
+        if (used is None or task in used) and blob.modified >= before and size <= most:
+            counts[task] += 1
+            if limits.keep is None or counts[task] <= limits.keep:
+                total += size
+                if total <= most:
+                    oldest = blob.modified
+                    continue
+        found.append((blob, size))
+    if not dry_run:
+        remove(store, folder, [blob.key for blob, _ in found], headers)
+    return Pruned(found, most - total, oldest - before)
+
+
+def remove(
+    store: BlobStore,
+    folder: str,
+    keys: Sequence[str],
+    headers: Mapping[str, TaskInfo],
+    between: Callable[[], object] = lambda: None,
+) -> None:
+    """Remove results, then their side data, unless the latest result of a task refers to it.
+
+    Args:
+        headers: of those that have side data, by key.
+        between: is called when the results are removed.
+    """
+    store.delete(keys)
+    between()
+    side_data: list[str] = []
+    for key in keys:
+        header = headers.get(key)
+        if header is not None and header.side_data:
+            latest = key_of(header.workflow, header.task)
+            if not may_hold(store, latest, header.token):
+                side_data += beside(store, folder, header)
+    if side_data:
+        store.delete(side_data)

@@ -1,0 +1,339 @@
+"""`Inventory`: the stored results by name, without their values: list, remove, check, prune."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from xxhash import xxh3_128_hexdigest
+
+from ..errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    NewerFormatError,
+    ResultNotFoundError,
+    StorageError,
+)
+from ..plugins.hooks import event_hooks
+from . import earlier
+from .blobstore import BlobInfo, BlobStore
+from .catalog import (
+    ABANDONED_AFTER,
+    everything,
+    headers_of,
+    infos_of_tasks,
+    is_result,
+    own_info,
+    task_of,
+    tasks,
+    workflows,
+)
+from .earlier import EarlierResults, Info, Limits
+from .header import Summary, TaskInfo
+from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
+from .lease import Lease
+from .resultfile import check
+from .upkeep import Leftover, Usage, Verified, collect, usage, verify
+
+__all__ = ["Inventory"]
+
+
+class Named(Protocol):
+    """A workflow: its name, and the names of its nodes."""
+
+    @property
+    def workflow_name(self) -> str: ...
+    def graph_traversal(self) -> Iterator[tuple[str, object]]: ...
+
+
+class Inventory:
+    """The part of a `Storage` that reads no values.
+
+    Args:
+        store: the blob store that stores the bytes.
+        key: checks signatures.
+        limits: of the earlier results of a workflow; None: none are kept.
+    """
+
+    def __init__(self, store: BlobStore, key: bytes | None, limits: Limits | None) -> None:
+        self.store = store
+        self._key = key
+        self._limits = limits
+        self._room: dict[str, tuple[float, float]] = {}  # by workflow: see `Pruned`
+
+    def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
+        """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
+        try:
+            return own_info(self.store, workflow_name, task_name)
+        except FunctionFuseError as error:
+            explained = self._explained(error, workflow_name, task_name)
+            raise explained from explained.__cause__
+
+    def task_infos(
+        self, workflow_name: str, task_names: Iterable[str]
+    ) -> Iterator[Summary | FunctionFuseError | None]:
+        """Iterate over the headers of tasks, in order, for a plan; see `BlobStore.heads`.
+
+        An item is None if nothing is stored, and the error if a result is of no use.
+        """
+        return infos_of_tasks(self.store, workflow_name, task_names)
+
+    def file_exists(self, workflow_name: str, task_name: str) -> bool:
+        """Return whether a result is stored under these names; its bytes are not checked."""
+        try:
+            self.task_info(workflow_name, task_name)
+        except ResultNotFoundError:
+            return False
+        except StorageError:
+            raise  # the answer is unknown
+        except FunctionFuseError:
+            return True  # a damaged result is stored, too
+        return True
+
+    def list_workflows(self) -> list[str]:
+        """Return the sorted names of the workflows that have results."""
+        return workflows(self.store)
+
+    def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
+        """Return the sorted names of stored results that match a glob pattern, or are equal to it.
+
+        The list is empty for a workflow without stored results.
+        """
+        names = tasks(self.store, folder_of(workflow_name))
+        if pattern == "*":
+            return names
+        matches = re.compile(fnmatch.translate(pattern)).match
+        return [name for name in names if matches(name) or name == pattern]
+
+    def earlier(self, workflow_name: str, task_name: str) -> list[TaskInfo]:
+        """Return the headers of a task's earlier results, newest first; reads no value.
+
+        These are results of other calls than the latest: of other code or inputs. `read_task` reads
+        one by the `call` in its header. A run reuses one if its call is wanted again.
+        """
+        return earlier.of_task(self.store, workflow_name, task_name)
+
+    def remove_task(
+        self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
+    ) -> None:
+        """Remove the results of a task; or of all tasks whose names match a glob pattern.
+
+        Earlier results are removed, too. Side data is removed after them, without serializers.
+
+        Raises:
+            ResultNotFoundError: no result has that name, or none matches.
+            ValueError: neither a name nor a pattern is given.
+        """
+        if pattern is not None:
+            names = self.list_tasks(workflow_name, pattern)
+            if not names:
+                raise ResultNotFoundError(
+                    f"workflow {workflow_name!r} has no stored task that matches {pattern!r}"
+                    f" in {self!r}"
+                )
+        elif task_name is None:
+            raise ValueError("remove_task takes a task_name or a pattern")
+        else:
+            names = [task_name]
+        if not self._remove(workflow_name, names):
+            raise self._not_found(workflow_name, names[0])
+
+    def _remove(self, workflow_name: str, names: Sequence[str]) -> bool:
+        """Remove all results of tasks; return False if nothing is stored for a single one."""
+        folder, latest = folder_of(workflow_name), [key_of(workflow_name, name) for name in names]
+        keys = [*latest, *earlier.keys_of(self.store, workflow_name, names)]
+        headers = headers_of(self.store, keys)
+        if len(keys) == 1 and not headers:  # a damaged result can be removed, too
+            [found] = self.task_infos(workflow_name, names)
+            if found is None:
+                return False
+        removed = partial(self._call_removed_hooks, workflow_name, names)
+        earlier.remove(self.store, folder, keys, headers, between=removed)
+        return True
+
+    def remove_workflow(self, workflow_name: str) -> None:
+        """Remove all blobs of a workflow: the results first, then the others.
+
+        Raises:
+            ResultNotFoundError: it has none.
+            InvalidNameError: the name is no string, or empty.
+        """
+        folder = folder_of(workflow_name)
+        # Compare names: on a file system that folds case, a read would find another workflow.
+        if folder not in self.store.names(""):
+            raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
+        results, others = everything(self.store, folder)
+        latest = filter(is_result, results) if event_hooks() else ()
+        names = [task_of(self.store, key) for key in latest]
+        self.store.delete(results)
+        self._call_removed_hooks(workflow_name, names)
+        self.store.delete([*others, folder])
+
+    def prune(
+        self,
+        workflow_name: str,
+        *,
+        days: float | None = None,
+        bytes: int | None = None,  # noqa: A002  # the name of the option
+        keep: int | None = None,
+        unused_by: Named | None = None,
+        dry_run: bool = False,
+    ) -> list[Leftover]:
+        """Remove earlier results of a workflow, with their side data, and return them.
+
+        Without arguments, the limits of the option `earlier` hold. The latest results stay. Safe
+        beside running workflows: a run computes a result again that it misses.
+
+        Args:
+            days: remove results that were set aside longer ago.
+            bytes: remove the oldest, until all of them, with side data, have at most this size.
+            keep: remove the oldest of each task, until it has at most so many.
+            unused_by: a workflow; remove all results, the latest too, of tasks that are no nodes of
+                its graph now, for example of nodes that have another name.
+            dry_run: remove nothing, and only return the results.
+
+        Raises:
+            ValueError: `unused_by` has another name.
+        """
+        limits, names = Limits(days=days, size=bytes, keep=keep), None
+        unused: list[BlobInfo] = []
+        if unused_by is not None:
+            if unused_by.workflow_name != workflow_name:
+                raise ValueError(f"unused_by is the workflow {unused_by.workflow_name!r}")
+            names = {name for name, _ in unused_by.graph_traversal()}
+            used = {key_of(workflow_name, name) for name in names}
+            blobs = filter(
+                lambda blob: is_result(blob.key), self.store.list(folder_of(workflow_name))
+            )
+            unused = [blob for blob in blobs if blob.key not in used]
+        elif limits == Limits():
+            limits = self._limits or Limits(size=0)
+        pruned = earlier.prune(self.store, workflow_name, limits, names=names, dry_run=dry_run)
+        if unused and not dry_run:
+            self._remove(workflow_name, [task_of(self.store, blob.key) for blob in unused])
+        return [
+            *(Leftover(blob.key, "earlier", size, blob.modified) for blob, size in pruned.blobs),
+            *(Leftover(blob.key, "unused", blob.size, blob.modified) for blob in unused),
+        ]
+
+    def verify(self, workflow_name: str | None = None) -> list[Verified]:
+        """Check every byte of all results, or of one workflow's, and of their side data.
+
+        Nothing is unpickled, changed or locked; several threads read. Returns one record for each
+        result, in the order of the keys; `problem` is "" for a sound result.
+        """
+        return verify(self.store, self._folder(workflow_name), self._key)
+
+    def gc(self, older_than: float = ABANDONED_AFTER, *, dry_run: bool = False) -> list[Leftover]:
+        """Remove leftovers, and return them.
+
+        Leftovers are temporaries of killed writers, side data that no result refers to, damaged
+        results that runs have set aside, and leases of runs that died. Safe beside running
+        workflows as long as no save takes longer than `older_than`.
+
+        Args:
+            older_than: in seconds, on the storage's own clock; younger leftovers stay.
+            dry_run: remove nothing, and only return the leftovers.
+        """
+        return list(collect(self.store, older_than, dry_run=dry_run))
+
+    def du(self, workflow_name: str | None = None) -> list[Usage]:
+        """Return the size of each workflow, or of one; lists keys, and reads no result."""
+        names = self.list_workflows() if workflow_name is None else [workflow_name]
+        return [usage(self.store, folder_of(name), name) for name in names]
+
+    def earlier_results(self, workflow_name: str) -> EarlierResults | None:
+        """Return the earlier results of a workflow, for a plan; None if none are kept."""
+        return EarlierResults(self.store, workflow_name) if self._limits else None
+
+    def restore(
+        self, workflow_name: str, tasks: Mapping[str, tuple[str, Info]]
+    ) -> dict[str, Exception]:
+        """Make earlier results the latest ones again; return the errors, by task.
+
+        The latest results are set aside. No blob is removed, and each task has a whole result at
+        any time.
+
+        Args:
+            tasks: for each task the call of the earlier result, and the header of the latest one.
+        """
+        return earlier.restore(self.store, workflow_name, tasks)
+
+    def remember(self, workflow_name: str, *, set_aside: int = 0) -> None:
+        """End a run: let the store keep what makes later plans quicker; see `BlobStore.finish`.
+
+        If results were set aside, the limits of the option `earlier` are enforced. Each process
+        lists the earlier results the first time, and then when its own can exceed a limit.
+
+        Args:
+            set_aside: the size of results that were set aside, in bytes.
+
+        Raises:
+            OSError: this failed. Results are not concerned.
+        """
+        self.store.finish(folder_of(workflow_name))
+        if set_aside and self._limits:
+            room, until = self._room.get(workflow_name, (0.0, 0.0))
+            room -= set_aside
+            if room < 0 or monotonic() > until:
+                done = earlier.prune(self.store, workflow_name, self._limits, dry_run=False)
+                room, until = done.room, monotonic() + done.seconds
+            self._room[workflow_name] = room, until
+
+    def set_aside(self, workflow_name: str, task_name: str) -> bool:
+        """Copy a result's bytes to another key, if they are damaged or of a newer format.
+
+        `gc` removes the copy later. The result itself stays until it is replaced or removed, so a
+        sound result that another writer has stored meanwhile is safe. Returns whether it was
+        copied.
+        """
+        key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
+        try:
+            data = self.store.get(key)
+            check(data)
+        except ResultNotFoundError:
+            return False
+        except (DamagedResultError, NewerFormatError):
+            aside = f"{folder}{DAMAGED}{segment_of(task_name)}/{xxh3_128_hexdigest(data)}"
+            self.store.put(aside, [data])
+            return True
+        return False
+
+    def lease(self, workflow_name: str, task_name: str) -> Lease:
+        """Return the lease on computing a task's result: see `Lease`. Nothing is written yet."""
+        folder = folder_of(workflow_name)
+        return Lease(self.store, f"{folder}{LEASES}{segment_of(task_name)}")
+
+    def _explained(
+        self, error: FunctionFuseError, workflow_name: str, task_name: str
+    ) -> FunctionFuseError:
+        """Return an error that names the task."""
+        if isinstance(error, ResultNotFoundError):
+            return self._not_found(workflow_name, task_name)
+        note = f"while reading {self._where(workflow_name, task_name)}"
+        if not isinstance(error, StorageError):
+            note += "; remove it, or run the workflow again, to be rid of it"
+        error.add_note(note)
+        return error
+
+    def _call_removed_hooks(self, workflow_name: str, names: Iterable[str]) -> None:
+        hooks = event_hooks()
+        if hooks:
+            for name in names:
+                about = {"workflow": workflow_name, "task": name}
+                hooks.call("functionfuse_result_removed", storage=self, **about)
+
+    def _folder(self, workflow_name: str | None) -> str:
+        return "" if workflow_name is None else folder_of(workflow_name)
+
+    def _not_found(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
+        return ResultNotFoundError(
+            f"no result of task {task_name!r} of workflow {workflow_name!r} is stored in {self!r}"
+        )
+
+    def _where(self, workflow_name: str, task_name: str) -> str:
+        return f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"

@@ -271,6 +271,24 @@ class BlobSharing(Blobs):
         assert self.raw_get(store, "w/t") in blobs
         assert [] == self.leftovers(store)
 
+    def test_threads_delete_what_others_copy(self, store: BlobStore) -> None:
+        """A blob is always found, even while the folder of its copy is deleted and made again."""
+        store.put("w/a", [self_checking(5000)])
+        end = time.monotonic() + SOON
+
+        def delete() -> None:
+            while time.monotonic() < end:
+                store.delete(["w/.earlier/x"])
+
+        together(
+            lambda: copy_all(store, ["w/a"], "w/.earlier/x", SOON),
+            lambda: watch(store, "w/.earlier/x", SOON, absent=True),
+            delete,
+        )
+        store.copy("w/a", "w/.earlier/x")
+        assert self_checking(5000) == self.raw_get(store, "w/.earlier/x")
+        assert [] == self.leftovers(store)
+
     @each_size
     def test_killed_in_mid_copy(
         self, store: BlobStore, workers: Workers, sizes: tuple[int, int, int]

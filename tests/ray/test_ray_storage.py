@@ -19,6 +19,7 @@ from functionfuse.errors import OptionsError, ResultNotFoundError, StorageConnec
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.rayfilestorage import FileStorage
+from functionfuse_ray import connection
 from functionfuse_ray.pieces import CHUNK
 from functionfuse_ray.store import RayStore
 
@@ -105,6 +106,27 @@ def test_blobs_in_pieces(store, more) -> None:
     with pytest.raises(FileExistsError):
         store.put("w/t", [data], if_absent=True)
     assert [] == list(store.sweep(-60.0))
+
+
+def test_a_copy_stays_on_the_server(store, emptied, monkeypatch) -> None:
+    """It is one request for a blob of any size, and made again if the server died."""
+    store.put("w/t", [bytes(CHUNK + 5)])
+    submit, asked = connection.submit, []
+
+    def count(method, *arguments):
+        asked.append(method)
+        return submit(method, *arguments)
+
+    monkeypatch.setattr("functionfuse_ray.connection.submit", count)
+    store.copy("w/t", "w/.earlier/x")
+    assert 1 == len(asked)
+    assert (emptied / "w" / "t").samefile(emptied / "w" / ".earlier" / "x")
+    store.delete(["w/t"])
+    ray.kill(server_of(store), no_restart=False)
+    store.copy("w/.earlier/x", "w/t")
+    assert bytes(CHUNK + 5) == store.get("w/t")
+    with pytest.raises(ResultNotFoundError, match="no blob 'w/missing'"):
+        store.copy("w/missing", "w/t")
 
 
 def test_bytes_are_copied_once_in_this_process(store) -> None:

@@ -74,6 +74,9 @@ def test_the_documented_policy_suffices(seaweedfs_server: Server) -> None:
     storage.save("w", "t", 1)
     storage.save("w", "large", large)
     storage.save("w", "absent", 1, if_absent=True)
+    for name in ("t", "large"):
+        storage.store.copy(f"w/{name}", f"w/.earlier/{name}")
+        storage.store.copy(f"w/.earlier/{name}", f"w/{name}")
     assert 1 == storage.read_task("w", "t")
     assert np.array_equal(large, storage.read_task("w", "large"))
     assert not storage.file_exists("w", "missing")

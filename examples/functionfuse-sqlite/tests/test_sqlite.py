@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 
@@ -46,6 +47,38 @@ def test_a_writer_that_takes_too_long(tmp_path) -> None:
     other.close()
     store.put("w/t", [b"after"])
     assert store.get("w/t") == b"after"
+
+
+def test_a_copy_is_one_transaction(tmp_path) -> None:
+    """The bytes stay in the database."""
+    store = SqliteStore(str(tmp_path / "results.db"))
+    store.put("w/t", [bytes(3 << 20)])
+    statements: list[str] = []
+    with store._connections.use() as connection:
+        connection.set_trace_callback(statements.append)
+    store.copy("w/t", "w/u")
+    words = [statement.split()[0] for statement in statements]
+    assert words == ["PRAGMA", "BEGIN", "INSERT", "DELETE", "INSERT", "COMMIT"]
+    assert bytes(3 << 20) == store.get("w/u")
+
+
+def test_a_full_database(tmp_path) -> None:
+    """It is the OSError of a full disk, and nothing is changed."""
+    store = SqliteStore(str(tmp_path / "results.db"))
+    store.put("w/t", [bytes(100_000)])
+    with store._connections.use() as connection:
+        connection.execute("PRAGMA max_page_count = 40")
+    for write in (
+        lambda: store.put("w/t", [b"x" * 200_000]),
+        lambda: store.copy("w/t", "w/u"),
+    ):
+        with pytest.raises(OSError, match="full") as caught:
+            write()
+        assert caught.value.errno == errno.ENOSPC
+    assert [blob.key for blob in store.list("")] == ["w/t"]
+    assert bytes(100_000) == store.get("w/t")
+    store.put("w/t", [b"little"])
+    assert store.get("w/t") == b"little"
 
 
 @pytest.mark.parametrize("durable", [False, True])

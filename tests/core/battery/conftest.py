@@ -160,9 +160,11 @@ class Strace:
         text = log.read_text(encoding="utf-8", errors="replace")
         return answers(iter(messages)), text, any("finished" in found for found in messages)
 
-    def calls(self, job: list[Message], root: Path, *, harmless: bool = False) -> list[Call]:
+    def calls(
+        self, job: list[Message], root: Path, *options: str, harmless: bool = False
+    ) -> list[Call]:
         """Record a job, and return the calls by which it changes what is below `root`."""
-        found, text, finished = self.run(job)
+        found, text, finished = self.run(job, *options)
         assert finished, text
         assert not [answer for answer in found if "error" in answer], found
         counts: dict[str, int] = {}

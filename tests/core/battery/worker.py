@@ -148,6 +148,13 @@ def collect(op: Op) -> Op:
     return {"removed": len(storage_of(op).gc(older_than=op.get("older_than", 0)))}
 
 
+def copy(op: Op) -> Op:
+    store = storage_of(op).store
+    for _ in range(op.get("times", 1)):
+        store.copy(op["key"], op["to"])
+    return {}
+
+
 def read(op: Op) -> Op:
     return {"state": state_of(storage_of(op), WORKFLOW, op.get("task", "t"))}
 
@@ -432,6 +439,7 @@ OPERATIONS: dict[str, Callable[..., Op]] = {
     "become": become,
     "check": check,
     "collect": collect,
+    "copy": copy,
     "crowd": crowd,
     "fix_names": fix_names,
     "limit_files": limit_files,

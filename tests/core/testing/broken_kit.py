@@ -6,6 +6,7 @@ from typing import Any
 
 import broken_stores
 import pytest
+from broken_copies import COPIES
 from broken_plugins import BACKENDS, SERIALIZERS
 from kit_on_files import OnFiles
 from kit_plugins import DictStore, Table
@@ -62,6 +63,7 @@ def _suite_of_backend(kind: type) -> type:
 
 for _kinds, _made in (
     (broken_stores.kinds(), _suite_of),
+    (COPIES, _suite_of),
     (SERIALIZERS, _suite_of_serializer),
     (BACKENDS, _suite_of_backend),
 ):

@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import broken_plugins
 import broken_stores
 import pytest
+from broken_copies import COPIES
 
 HERE = Path(__file__).parent
 CAUGHT_BY = {
@@ -61,6 +62,16 @@ CAUGHT_BY = {
     "ListsFolders": "test_a_prefix_is_text[w/ta]",
     "ThreadsDisturb": "test_threads_read_while_one_writes[small]",
     "DeletesWhileListing": "test_a_listing_while_blobs_come_and_go",
+    "CopiesTheBeginning": "test_a_copy_has_the_same_bytes[9437184]",
+    "CopiesInPlace": "test_threads_read_while_copies_replace[small]",
+    "CopiesTheTime": "test_a_copy_is_young",
+    "Moves": "test_a_copy_has_the_same_bytes[4096]",
+    "CopiesNothing": "test_a_copy_of_nothing[w/none-None]",
+    "RemovesFirst": "test_a_copy_of_nothing[w/none-before]",
+    "RemovesItself": "test_a_copy_onto_itself[3]",
+    "KeepsTheTarget": "test_a_copy_replaces[10-5]",
+    "LeavesLinks": "test_a_copy_is_made_again",
+    "SharesBytes": "test_a_change_of_one_leaves_the_other[w/a-w/.c/b-10]",
     "OneName": "test_results_share_no_file[files]",
     "LosesTypes": "test_values_come_back[files]",
     "Remembers": "test_another_storage_reads_it[files]",
@@ -87,7 +98,7 @@ CAUGHT_BY = {
     "SwallowsCtrlC": "test_ctrl_c",
     "ForgetsWhatRan": "test_the_report_of_a_run_that_failed[error]",
 }
-KINDS = [*broken_stores.kinds(), *broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]
+KINDS = [*broken_stores.kinds(), *COPIES, *broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -81,6 +82,22 @@ class SqliteStore(BlobStore):
             raise ResultNotFoundError(f"no blob {key!r} in {self!r}")
         return data
 
+    def copy(self, key: str, to: str) -> None:
+        """Copy the rows of a blob, in one transaction; see `BlobStore.copy`."""
+        if key == to:
+            return
+        told = to, time.time(), os.urandom(8).hex(), key
+        with self._writing() as connection:
+            row = connection.execute(
+                "INSERT OR REPLACE INTO blobs SELECT ?, size, ?, ? FROM blobs WHERE key = ?", told
+            )
+            if not row.rowcount:
+                raise ResultNotFoundError(f"no blob {key!r} in {self!r}")
+            connection.execute("DELETE FROM pieces WHERE key = ?", (to,))
+            connection.execute(
+                "INSERT INTO pieces SELECT ?, number, data FROM pieces WHERE key = ?", (to, key)
+            )
+
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob: its first piece will do; see `BlobStore.head`."""
         if size > _PIECE:
@@ -159,6 +176,8 @@ class SqliteStore(BlobStore):
             with self._connections.use() as connection:
                 yield connection
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, f"{self!r}: {error}") from error
             raise OSError(f"{self!r}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:

@@ -29,8 +29,12 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 _READ = os.O_RDONLY | SAFELY
 # A symbolic link is no blob; for it, O_NOFOLLOW gives ELOOP or EMLINK.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
-# Errors of link(2): no links on this file system, to this file, to one of another user, or no more.
-_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
+# Errors of link(2): no links on this file system, to this file, to one of another user, or no more;
+# no such file, or another process removed the folder.
+_NO_LINKS = (
+    *(errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK),
+    errno.ENOENT,
+)
 
 
 class FileStore(BlobStore):
@@ -125,7 +129,7 @@ class FileStore(BlobStore):
             super().copy(key, to)
 
     def _link(self, key: str, to: str) -> bool:
-        """Link a file under another name; return False if the system refuses links here."""
+        """Link a file under another name; return False if that can't be done, and `get` might."""
         folder, _, name = key.rpartition("/")
         to_folder, _, to_name = to.rpartition("/")
         if self._folds is not False:
@@ -142,9 +146,13 @@ class FileStore(BlobStore):
                     return False
                 raise
             try:
+                status = os.stat(temporary, dir_fd=target, follow_symlinks=False)
+                if not stat.S_ISREG(status.st_mode):
+                    return False  # a symbolic link is no blob
                 os.utime(temporary, dir_fd=target, follow_symlinks=False)
                 os.rename(temporary, to_name, src_dir_fd=target, dst_dir_fd=target)
-            except PermissionError:  # the file belongs to another user
+            except (PermissionError, FileNotFoundError):
+                # The file belongs to another user; or a sweep took the link for an old temporary.
                 return False
             finally:
                 unlink(temporary, target)  # it is still there if both names were of one file

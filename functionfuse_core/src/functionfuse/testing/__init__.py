@@ -10,7 +10,7 @@ import pytest
 
 # Before the imports, or failed assertions would not show values.
 _TESTS = ["backendbase", "backendgraphs", "backendresults", "results", "resultsafety"]
-_TESTS += ["blobbytes", "blobfiles", "bloblisting", "blobsharing", "serializer"]
+_TESTS += ["blobbytes", "blobcopies", "blobfiles", "bloblisting", "blobsharing", "serializer"]
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _TESTS))
 
 from .backend import BackendSuite  # noqa: E402

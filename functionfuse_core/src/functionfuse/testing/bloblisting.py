@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ..errors import ResultNotFoundError
 from ..storage.blobstore import BlobInfo, BlobStore
 from .blobbase import Blobs
 from .blobbytes import KEYS
@@ -234,12 +235,12 @@ class BlobListing(Blobs):
 
     @pytest.mark.parametrize("seed", range(4))
     def test_it_does_what_a_dict_does(self, store: BlobStore, seed: int) -> None:
-        """Random puts, deletes, gets and listings behave as on a dict."""
+        """Random puts, copies, deletes, gets and listings behave as on a dict."""
         dice, model = random.Random(seed), dict[str, bytes]()
         some = [f"{folder}/{name}" for folder in ("a", "a-", "b/c") for name in ("t", "t0", "t-")]
         for step in range(20 + self.rounds):
             key, data = dice.choice(some), dice.randbytes(dice.choice((0, 5, 5000)))
-            match dice.choice(("put", "put", "absent", "delete", "list")):
+            match dice.choice(("put", "put", "absent", "copy", "delete", "list")):
                 case "put":
                     store.put(key, [data[:3], data[3:]])
                     model[key] = data
@@ -249,6 +250,14 @@ class BlobListing(Blobs):
                 case "absent":
                     with pytest.raises(FileExistsError):
                         store.put(key, [data], if_absent=True)
+                case "copy":
+                    source = dice.choice(some)
+                    if source in model:
+                        store.copy(source, key)
+                        model[key] = model[source]
+                    elif source != key:
+                        with pytest.raises(ResultNotFoundError):
+                            store.copy(source, key)
                 case "delete":
                     gone = dice.sample(some, 3)
                     store.delete(gone)

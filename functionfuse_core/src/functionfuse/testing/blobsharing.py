@@ -9,9 +9,20 @@ import time
 
 import pytest
 
+from ..errors import ResultNotFoundError
 from ..storage.blobstore import BlobStore
 from .blobbase import Blobs
-from .jobs import Blob, in_parts, is_whole, put_all, race, replace, self_checking, watch
+from .jobs import (
+    Blob,
+    copy_all,
+    in_parts,
+    is_whole,
+    put_all,
+    race,
+    replace,
+    self_checking,
+    watch,
+)
 from .workers import Workers, together
 
 __all__ = ["BlobSharing"]
@@ -202,6 +213,96 @@ class BlobSharing(Blobs):
         assert ([] if earlier is None else ["w/t"]) == [blob.key for blob in store.list("")]
         self._still_works(store)
 
+    @each_size
+    def test_threads_read_while_copies_replace(
+        self, store: BlobStore, sizes: tuple[int, int, int]
+    ) -> None:
+        """Every get returns a whole blob, one of those that were copied."""
+        blobs, keys = three(sizes), self._sources(store, sizes)
+        together(
+            lambda: copy_all(store, keys, "w/t", SOON),
+            lambda: copy_all(store, keys[::-1], "w/t", SOON),
+            lambda: watch(store, "w/t", SOON),
+            lambda: watch(store, "w/t", SOON),
+        )
+        assert self.raw_get(store, "w/t") in blobs
+        assert [*keys, "w/t"] == self.raw_keys(store)
+        assert [] == self.leftovers(store)
+
+    @each_size
+    def test_processes_read_while_copies_replace(
+        self, store: BlobStore, workers: Workers, sizes: tuple[int, int, int]
+    ) -> None:
+        """With a process that copies, one that puts and two that read, every get is whole."""
+        self.needs("processes")
+        blobs, keys = three(sizes), self._sources(store, sizes)
+        workers.warm(4, store)
+        workers.run_all(
+            [
+                ("copy_all", store, keys, "w/t", SOON),
+                ("watch", store, "w/t", SOON),
+                ("replace", store, "w/t", blobs, SOON),
+                ("watch", store, "w/t", SOON),
+            ]
+        )
+        assert self.raw_get(store, "w/t") in blobs
+        assert [] == self.leftovers(store)
+
+    def test_threads_copy_what_others_replace(self, store: BlobStore) -> None:
+        """A copy is whole, also if its first blob is replaced or deleted meanwhile."""
+        blobs, end = three((100, 5000, 300_000)), time.monotonic() + SOON
+        store.put("w/a", [blobs[0]])
+        store.copy("w/a", "w/t")
+
+        def change() -> None:
+            while time.monotonic() < end:
+                for blob in blobs:
+                    store.put("w/a", in_parts(blob))
+                store.delete(["w/a"])
+
+        def copy() -> None:
+            while time.monotonic() < end:
+                try:
+                    store.copy("w/a", "w/t")
+                except ResultNotFoundError:
+                    continue
+
+        together(change, copy, copy, lambda: watch(store, "w/t", SOON))
+        assert self.raw_get(store, "w/t") in blobs
+        assert [] == self.leftovers(store)
+
+    def test_threads_delete_what_others_copy(self, store: BlobStore) -> None:
+        """A blob is always found, even while the folder of its copy is deleted and made again."""
+        store.put("w/a", [self_checking(5000)])
+        end = time.monotonic() + SOON
+
+        def delete() -> None:
+            while time.monotonic() < end:
+                store.delete(["w/.earlier/x"])
+
+        together(
+            lambda: copy_all(store, ["w/a"], "w/.earlier/x", SOON),
+            lambda: watch(store, "w/.earlier/x", SOON, absent=True),
+            delete,
+        )
+        store.copy("w/a", "w/.earlier/x")
+        assert self_checking(5000) == self.raw_get(store, "w/.earlier/x")
+        assert [] == self.leftovers(store)
+
+    @each_size
+    def test_killed_in_mid_copy(
+        self, store: BlobStore, workers: Workers, sizes: tuple[int, int, int]
+    ) -> None:
+        """A killed process leaves both blobs whole, and a usable store."""
+        self.needs_forks()
+        blobs, keys, dice = three(sizes), self._sources(store, sizes), random.Random(len(sizes))
+        delays = [dice.uniform(0.001, 0.02) for _ in range(12)]
+        workers.run("killed_copies", store, keys, "w/t", delays)
+        assert self.raw_get(store, "w/t") in blobs
+        assert [Blob(blob) for blob in blobs] == [Blob(self.raw_get(store, key)) for key in keys]
+        store.delete(keys)
+        self._still_works(store)
+
     def test_a_failing_thread_hurts_no_other(self, store: BlobStore) -> None:
         """An error in one thread, such as a missing blob, does not affect other threads."""
 
@@ -229,6 +330,14 @@ class BlobSharing(Blobs):
         self.needs("forks")
         if not hasattr(os, "fork"):
             pytest.skip("this system has no fork")
+
+    def _sources(self, store: BlobStore, sizes: tuple[int, int, int]) -> list[str]:
+        """Put three blobs, and a copy of the first as "w/t"; return their keys."""
+        keys = [f"w/{number}" for number in range(3)]
+        for key, blob in zip(keys, three(sizes), strict=True):
+            store.put(key, [blob])
+        store.copy(keys[0], "w/t")
+        return keys
 
     def _still_works(self, store: BlobStore) -> None:
         """Use a store after a writer was killed, and sweep the files that it left."""

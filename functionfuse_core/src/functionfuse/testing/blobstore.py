@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .blobbytes import BlobBytes
+from .blobcopies import BlobCopies
 from .blobfiles import BlobFiles
 from .bloblisting import BlobListing
 from .blobsharing import BlobSharing
@@ -10,7 +11,7 @@ from .blobsharing import BlobSharing
 __all__ = ["BlobStoreSuite"]
 
 
-class BlobStoreSuite(BlobBytes, BlobListing, BlobFiles, BlobSharing):
+class BlobStoreSuite(BlobBytes, BlobCopies, BlobListing, BlobFiles, BlobSharing):
     """Inherit it, with a fixture `store` that returns a fresh, empty store.
 
     Capabilities are class attributes; one that is declared missing skips its tests.

@@ -132,6 +132,16 @@ def replace(store: Any, key: str, blobs: Sequence[bytes], seconds: float) -> int
             return count
 
 
+def copy_all(store: Any, keys: Sequence[str], to: str, seconds: float) -> int:
+    """Copy blobs to one key in turn, for some seconds; return the number of copies."""
+    count, end = 0, time.monotonic() + seconds
+    while True:
+        store.copy(keys[count % len(keys)], to)
+        count += 1
+        if time.monotonic() > end:
+            return count
+
+
 def watch(store: Any, key: str, seconds: float, *, absent: bool = False) -> int:
     """Get one blob for some seconds, and check that it is whole; return the number of gets."""
     count, end = 0, time.monotonic() + seconds
@@ -154,6 +164,13 @@ def killed(store: Any, key: str, blobs: Sequence[bytes], delays: Sequence[float]
     for delay in delays:
         _kill_after(delay, partial(replace, store, key, blobs, _LATE))
         _wait(_child(lambda: watch(store, key, 0, absent=True)))
+
+
+def killed_copies(store: Any, keys: Sequence[str], to: str, delays: Sequence[float]) -> None:
+    """Kill processes, one at a time, that copy blobs to one key; check it and them after each."""
+    for delay in delays:
+        _kill_after(delay, partial(copy_all, store, keys, to, _LATE))
+        _wait(_child(lambda: [watch(store, key, 0) for key in (*keys, to)]))
 
 
 def killed_in_put(store: Any, key: str, data: bytes) -> None:

@@ -89,6 +89,11 @@ class Server:
             yield pickle.PickleBuffer(view[start : start + CHUNK])
 
     @ray.method(concurrency_group="requests")
+    def copy(self, key: str, to: str) -> None:
+        """See `BlobStore.copy`."""
+        self.store.copy(key, to)
+
+    @ray.method(concurrency_group="requests")
     def head(self, key: str, size: int) -> bytes:
         """See `BlobStore.head`."""
         return bytes(self.store.head(key, size))

@@ -115,6 +115,14 @@ class RayStore(BlobStore):
             raise StorageConnectionError(f"{self!r} gave {done} of {len(data)} bytes")
         return data
 
+    def copy(self, key: str, to: str) -> None:
+        """Copy a blob on the server's disk, with one request; see `BlobStore.copy`.
+
+        If the server died, the copy is made again. An error then says that there is no such blob
+        if it was deleted between the two.
+        """
+        self._ask("copy", key, to)
+
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob; see `BlobStore.head`."""
         data: bytes = self._ask("head", key, size)

@@ -79,6 +79,7 @@ _OPTION = {
     "NotImplemented": (
         "the server doesn't know a part of the request; try the option 'checksums': 'when_required'"
     ),
+    "PreconditionFailed": "the blob was replaced meanwhile; try again",
     "XAmzContentSHA256Mismatch": (
         "the bytes were changed on their way; try again, and if that doesn't help, the option"
         " 'checksums': 'when_required'"

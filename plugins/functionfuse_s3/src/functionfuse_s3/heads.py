@@ -51,22 +51,28 @@ class Heads:
         """
         folder, slash, name = key.rpartition("/")
         head = _header(first)
-        if head and etag and "/." not in f"/{key}":
+        if head and etag and not _is_internal(key):
             written = self.written.setdefault(folder + slash, {})
             if len(written) < _MOST_WRITTEN:
                 written[name] = etag, head
+
+    def forget(self, key: str) -> None:
+        """Forget the header of a blob that was replaced by a copy, whose header is not known."""
+        folder, slash, name = key.rpartition("/")
+        self.written.get(folder + slash, {}).pop(name, None)
 
     def read(self, folder: str, names: Sequence[str], size: int) -> Iterator[Buffer | None]:
         """Iterate over headers; see `BlobStore.heads`. One listing, and reads of the new headers.
 
         Headers are remembered if the stored results are more than the requests that the store sends
-        at once. A single one is read without a listing.
+        at once. A folder whose name begins with a dot has copies of results, and gets no blob of
+        headers beside them. A single header is read without a listing.
         """
         if len(names) == 1:
             return iter([self._head(folder + names[0], size)])
         etags = self._etags(folder)
         wanted = {name for name in names if name in etags}
-        remembers = len(wanted) > self.store.concurrency
+        remembers = len(wanted) > self.store.concurrency and not _is_internal(folder)
         known = self._recalled(folder) if remembers else {}
         known = {name: held for name, held in known.items() if etags.get(name) == held[0]}
         found: dict[str, Buffer | None] = {name: head for name, (_, head) in known.items()}
@@ -133,6 +139,11 @@ class Heads:
         except OSError as error:
             # A user who can't write here can still plan, with more requests.
             logger.info("the headers of %r are not remembered: %s", folder, error)
+
+
+def _is_internal(key: str) -> bool:
+    """Return whether a segment of a key, or of a folder, begins with a dot: no result's does."""
+    return "/." in f"/{key}"
 
 
 def _header(data: Buffer) -> bytes:

@@ -1,4 +1,4 @@
-"""Write a blob: with one PUT, or with a multipart upload of parallel pieces.
+"""Write or copy a blob: with one request, or with a multipart upload of parallel pieces.
 
 A client repeats a request if its answer is lost, so a write can fail because it succeeded before:
 a conditional PUT finds its own blob, a completed upload is gone. Therefore such a write marks its
@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -23,7 +24,16 @@ from functionfuse.storage.keys import unique
 from .bucket import Bucket, etag_of
 from .errors import FAILURES, code_of
 
-__all__ = ["TEMPORARY", "Parts", "body_of", "piece_of", "views_of", "write", "write_if_absent"]
+__all__ = [
+    "TEMPORARY",
+    "Parts",
+    "body_of",
+    "copy",
+    "piece_of",
+    "views_of",
+    "write",
+    "write_if_absent",
+]
 
 
 logger = logging.getLogger(__name__)
@@ -32,6 +42,7 @@ TEMPORARY = ".tmp-"
 _MOST_PIECES = 10_000
 _LARGEST_PUT = 5 << 30  # bytes
 _CONFLICTS = 5
+_TOO_LARGE = ("EntityTooLarge", "InvalidRequest")  # AWS says the second, and also for other reasons
 _MARK = "functionfuse-write"  # metadata: identifies the write that made a blob
 
 _keeps_conditions: dict[tuple[str | None, str], bool] = {}  # by endpoint and bucket
@@ -41,9 +52,46 @@ def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
     """Put a blob, replacing an earlier one; return its etag, or "" if the answer was lost."""
     views = views_of(parts)
     size = sum(map(len, views))
-    if size > bucket.options.multipart_threshold:
-        return _upload(bucket, key, views, size)
-    return etag_of(bucket.call("put_object", key, Body=body_of(views), **bucket.writing))
+    if size <= bucket.options.multipart_threshold:
+        return etag_of(bucket.call("put_object", key, Body=body_of(views), **bucket.writing))
+
+    def send(start: int, end: int, **piece: Any) -> Mapping[str, Any]:
+        body = body_of(piece_of(views, start, end))
+        answer: Mapping[str, Any] = bucket.call("upload_part", key, Body=body, **piece)
+        return answer
+
+    return _upload(bucket, key, size, send)
+
+
+def copy(bucket: Bucket, key: str, to: str) -> None:
+    """Copy a blob within the server, replacing an earlier one; in pieces if it must be.
+
+    S3 copies up to 5 GiB with one request, and refuses larger blobs; some servers refuse at less.
+
+    Raises:
+        ResultNotFoundError: there is no such blob.
+        StorageError: a blob that is copied in pieces was replaced meanwhile; or another failure.
+    """
+    source = {"Bucket": bucket.name, "Key": bucket.prefix + key}
+    try:
+        bucket.send("copy_object", Key=bucket.prefix + to, CopySource=source, **bucket.writing)
+    except FAILURES as error:
+        found = _head(bucket, key) if code_of(error) in _TOO_LARGE else {}
+        size: int = found.get("ContentLength", 0)
+        if size <= bucket.options.multipart_threshold:
+            problem = bucket.failed(error, "copy_object", key)
+            raise problem from problem.__cause__
+    else:
+        return
+
+    def send(start: int, end: int, **piece: Any) -> Mapping[str, Any]:
+        which = {"CopySource": source, "CopySourceIfMatch": found["ETag"], **piece}
+        chosen = f"bytes={start}-{end - 1}"
+        answer = bucket.call("upload_part_copy", to, CopySourceRange=chosen, **which)
+        result: Mapping[str, Any] = answer["CopyPartResult"]
+        return result
+
+    _upload(bucket, to, size, send)
 
 
 def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
@@ -108,13 +156,18 @@ def _check_conditions(bucket: Bucket) -> None:
         )
 
 
-def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) -> str:
-    """Write a blob in pieces; return its etag, or "" if unknown. A failed upload is aborted."""
+def _upload(bucket: Bucket, key: str, size: int, send: Callable[..., Mapping[str, Any]]) -> str:
+    """Write a blob in pieces; return its etag, or "" if unknown. A failed upload is aborted.
+
+    Args:
+        send: sends the bytes from one offset to another as a piece, of which it gets number and
+            upload as arguments of boto3. It returns the ETag and the checksums.
+    """
     mark = unique()
     arguments: dict[str, Any] = {"Metadata": {_MARK: mark}, **bucket.writing}
     upload = bucket.call("create_multipart_upload", key, **arguments)["UploadId"]
     try:
-        done = _send_pieces(bucket, key, upload, views, size)
+        done = _send_pieces(bucket, size, partial(send, UploadId=upload))
         try:
             answer = bucket.call(
                 "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
@@ -134,22 +187,21 @@ def _upload(bucket: Bucket, key: str, views: Sequence[memoryview], size: int) ->
 
 
 def _send_pieces(
-    bucket: Bucket, key: str, upload: str, views: Sequence[memoryview], size: int
+    bucket: Bucket, size: int, send: Callable[..., Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Send all pieces; return the list that completes the upload. No request is left running."""
     chunk = max(bucket.options.multipart_chunk, -(-size // _MOST_PIECES))
 
-    def send(number: int) -> dict[str, Any]:
+    def send_piece(number: int) -> dict[str, Any]:
         start = (number - 1) * chunk
-        body = body_of(piece_of(views, start, start + chunk))
-        answer = bucket.call("upload_part", key, UploadId=upload, PartNumber=number, Body=body)
+        answer = send(start, min(start + chunk, size), PartNumber=number)
         sums = {name: value for name, value in answer.items() if name in _CHECKSUMS}
         return {"PartNumber": number, "ETag": answer["ETag"], **sums}
 
     count = -(-size // chunk)
     workers = min(count, bucket.options.concurrency)
     with ThreadPoolExecutor(workers, thread_name_prefix="functionfuse-s3") as pool:
-        pieces = [pool.submit(send, number) for number in range(1, count + 1)]
+        pieces = [pool.submit(send_piece, number) for number in range(1, count + 1)]
         try:
             wait(pieces, return_when=FIRST_EXCEPTION)
         finally:
@@ -170,15 +222,20 @@ def _is_refused(error: BaseException) -> bool:
 
 
 def _is_marked(bucket: Bucket, key: str, mark: str) -> bool:
-    """Return whether the blob was made by the write with this mark."""
+    """Return whether the blob was made by the write with this mark, or is a copy of that blob."""
+    return bool(_head(bucket, key).get("Metadata", {}).get(_MARK) == mark)
+
+
+def _head(bucket: Bucket, key: str) -> Mapping[str, Any]:
+    """Return size, etag and metadata of a blob, in boto3's form; nothing if it is missing."""
     try:
-        answer = bucket.send("head_object", Key=bucket.prefix + key)
+        answer: Mapping[str, Any] = bucket.send("head_object", Key=bucket.prefix + key)
     except FAILURES as error:
         if code_of(error) in ("404", "NoSuchKey"):
-            return False
+            return {}
         problem = bucket.failed(error, "head_object", key)
         raise problem from problem.__cause__
-    return bool(answer.get("Metadata", {}).get(_MARK) == mark)
+    return answer
 
 
 _JOINED_UP_TO = 64 << 10  # bytes; a copy is quicker than the 'Expect: 100-continue' of files

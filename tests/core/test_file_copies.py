@@ -92,7 +92,8 @@ def test_without_links(
     first, second = root / "w" / "a", root / "w" / ".earlier" / "x"
     assert DATA == second.read_bytes()
     assert not first.samefile(second)
-    assert OLD == first.stat().st_mtime < second.stat().st_mtime
+    assert OLD <= first.stat().st_mtime <= second.stat().st_mtime
+    assert OLD < second.stat().st_mtime
     assert [] == left(root)
     with pytest.raises(ResultNotFoundError, match="w/missing"):
         store.copy("w/missing", "w/.earlier/x")
@@ -127,11 +128,10 @@ def test_a_folder_that_is_removed_meanwhile(
     assert DATA == store.get("w/.earlier/x")
 
 
-@pytest.mark.parametrize("call", ["stat", "utime", "rename"])
 def test_a_link_that_is_swept(
-    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new link is as old as the first blob, so a sweep may take it for a leftover."""
+    """By a sweep whose clock is ahead: the blob is copied as a file."""
     store.copy("w/a", "w/.earlier/y")
     os.utime(root / "w" / "a", (OLD, OLD))
     sweeper = FileStore(str(root))
@@ -140,9 +140,8 @@ def test_a_link_that_is_swept(
         found = [blob.key for blob in sweeper.sweep(86_400)]
         assert [f"w/.earlier/{name}"] == found
 
-    monkeypatch.setattr(os, call, before(sweep, getattr(os, call)))
-    if call == "rename":  # then it is young
-        monkeypatch.setattr(os, "utime", lambda *_, **__: None)
+    monkeypatch.setattr(os, "rename", before(sweep, os.rename))
+    monkeypatch.setattr(os, "utime", lambda *_, **__: None)
     with monkeypatch.context() as patch:
         patch.setattr(sweeper, "now", lambda: OLD + 90_000.0)
         store.copy("w/a", "w/.earlier/x")

@@ -134,32 +134,23 @@ class FileStore(BlobStore):
         to_folder, _, to_name = to.rpartition("/")
         if self._folds is not False:
             self._refuse_folded(to_folder, to_name)
-        temporary = _TEMPORARY + unique()
         source, target = self._folders.open_both(folder, to_folder)
         try:
-            try:
-                os.link(
-                    name, temporary, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False
-                )
-            except OSError as error:
-                if error.errno in _NO_LINKS:
-                    return False
-                raise
-            try:
-                status = os.stat(temporary, dir_fd=target, follow_symlinks=False)
-                if not stat.S_ISREG(status.st_mode):
-                    return False  # a symbolic link is no blob
-                os.utime(temporary, dir_fd=target, follow_symlinks=False)
-                os.rename(temporary, to_name, src_dir_fd=target, dst_dir_fd=target)
-            except (PermissionError, FileNotFoundError):
-                # The file belongs to another user; or a sweep took the link for an old temporary.
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                return False  # a symbolic link is no blob
+            # Before the link: with its old time, the copy could be taken for an old one.
+            os.utime(name, dir_fd=source, follow_symlinks=False)
+            if status.st_nlink == 1 or not _is_file(to_name, target, status):
+                _link_over(name, source, to_name, target)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
                 return False
-            finally:
-                unlink(temporary, target)  # it is still there if both names were of one file
-            return True
+            raise
         finally:
             os.close(source)
             os.close(target)
+        return True
 
     def head(self, key: str, size: int) -> Buffer:
         """Return the beginning of a blob; see `BlobStore.head`."""
@@ -323,6 +314,28 @@ class FileStore(BlobStore):
                             f"{segment!r} can't be stored beside {entry.name!r}: the file system"
                             f" of {self.root!r} does not tell upper from lower case"
                         )
+
+
+def _is_file(name: str, directory: int, status: os.stat_result) -> bool:
+    """Return whether a name in an open folder is of this file."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, status)
+
+
+def _link_over(name: str, source: int, to_name: str, target: int) -> None:
+    """Link a file under a name in another open folder, replacing a file there."""
+    try:
+        os.link(name, to_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except FileExistsError:
+        temporary = _TEMPORARY + unique()
+        os.link(name, temporary, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        try:
+            os.rename(temporary, to_name, src_dir_fd=target, dst_dir_fd=target)
+        finally:
+            unlink(temporary, target)  # it is still there if both names were of one file
 
 
 def _described(key: str, entry: os.DirEntry[str]) -> Iterator[BlobInfo]:

@@ -51,7 +51,7 @@ class Heads:
         """
         folder, slash, name = key.rpartition("/")
         head = _header(first)
-        if head and etag and not _is_internal(key):
+        if head and etag and "/." not in f"/{key}":
             written = self.written.setdefault(folder + slash, {})
             if len(written) < _MOST_WRITTEN:
                 written[name] = etag, head
@@ -65,14 +65,13 @@ class Heads:
         """Iterate over headers; see `BlobStore.heads`. One listing, and reads of the new headers.
 
         Headers are remembered if the stored results are more than the requests that the store sends
-        at once. A folder whose name begins with a dot has copies of results, and gets no blob of
-        headers beside them. A single header is read without a listing.
+        at once. A single header is read without a listing.
         """
         if len(names) == 1:
             return iter([self._head(folder + names[0], size)])
         etags = self._etags(folder)
         wanted = {name for name in names if name in etags}
-        remembers = len(wanted) > self.store.concurrency and not _is_internal(folder)
+        remembers = len(wanted) > self.store.concurrency
         known = self._recalled(folder) if remembers else {}
         known = {name: held for name, held in known.items() if etags.get(name) == held[0]}
         found: dict[str, Buffer | None] = {name: head for name, (_, head) in known.items()}
@@ -139,11 +138,6 @@ class Heads:
         except OSError as error:
             # A user who can't write here can still plan, with more requests.
             logger.info("the headers of %r are not remembered: %s", folder, error)
-
-
-def _is_internal(key: str) -> bool:
-    """Return whether a segment of a key, or of a folder, begins with a dot: no result's does."""
-    return "/." in f"/{key}"
 
 
 def _header(data: Buffer) -> bytes:

@@ -80,7 +80,12 @@ class S3Store(BlobStore):
         return read_range(self.bucket, key, f"bytes=0-{max(size, 1) - 1}")[:size]
 
     def heads(self, folder: str, names: Sequence[str], size: int) -> Iterator[Buffer | None]:
-        """Iterate over the headers of results; see `BlobStore.heads`. They are remembered."""
+        """Iterate over the headers of results; see `BlobStore.heads`. They are remembered.
+
+        Not those of earlier results, whose names a plan has listed already.
+        """
+        if "/." in folder:
+            return super().heads(folder, names, size)
         return self._heads.read(folder, names, size)
 
     def finish(self, folder: str) -> None:

@@ -60,6 +60,44 @@ def test_what_follows_reads_the_stored_array(each_storage: Storage) -> None:
     assert not each_storage.always_read
 
 
+def test_going_back_over_arrays(each_storage: Storage) -> None:
+    """Each array is computed once; it is there as long as an earlier or the latest result is."""
+
+    @workflow(version="1")
+    def shifted(number: int) -> Any:
+        return da.arange(100, chunks=30).map_blocks(noted, dtype=int) + number
+
+    @workflow(version="1")
+    def first(array: Any) -> int:
+        return int(array[0].compute())
+
+    def run(number: int) -> tuple[Any, list[str]]:
+        flow = LocalWorkflow(first(shifted(number).set_name("a")).set_name("f"), workflow_name="w")
+        flow.set_storage(each_storage)
+        return flow.run(), [node.action for node in flow.report.nodes]
+
+    calls.clear()
+    for number, action in ((1, "computed"), (2, "computed"), (1, "reused"), (2, "reused")):
+        assert (number, [action] * 2) == run(number)
+        assert number == each_storage.read_task("w", "a")[0].compute()
+    assert 8 == len(calls)
+    assert [] == each_storage.gc(0)
+    [earlier] = each_storage.earlier("w", "a")
+    assert 1 == each_storage.read_task("w", "a", call=earlier.call)[0].compute()
+    assert {""} == {checked.problem for checked in each_storage.verify()}
+    before = each_storage.du("w")[0]
+    pruned = each_storage.prune("w", bytes=0)
+    after = each_storage.du("w")[0]
+    assert 4 == len(pruned)  # each of both nodes, and the copies of the latest
+    assert (before.size, 0) == (after.size, after.earlier)
+    assert before.earlier > earlier.size + earlier.side_size
+    assert 2 == each_storage.read_task("w", "a")[0].compute()
+    assert [] == each_storage.gc(0)
+    assert (2, ["reused"] * 2) == run(2)
+    each_storage.remove_task("w", "a")
+    assert [] == list(each_storage.store.list("w/.data/"))
+
+
 def test_results_without_arrays_are_not_read_back(
     storage: FileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,8 +22,10 @@ from .blobstore import Buffer
 
 __all__ = [
     "FIRST_READ",
+    "HEADER_AT",
     "IN_PIECES",
     "MAGIC",
+    "START",
     "VERSION",
     "SideData",
     "Summary",

@@ -45,7 +45,7 @@ EARLIER = ".earlier/"
 
 # A blob in a workflow's folder that is no result: see `earlier.refuse_older_gc`. No name has this
 # segment, because letters are never percent-encoded.
-NEWER = "%6Eeds a newer functionfuse"
+NEWER = "%6Eeeds a newer functionfuse"
 
 _is_plain = re.compile(r"[A-Za-z0-9_\-, =+@()][A-Za-z0-9._\-, =+@()]*").fullmatch
 _special = re.compile(rb"[^A-Za-z0-9._\-, =+@()]|^\.")

@@ -20,8 +20,8 @@ from functionfuse.errors import DamagedResultError, UntrustedResultError
 from functionfuse.reuse.described import described
 from functionfuse.storage import Storage, header
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.header import Summary
 from functionfuse.storage.options import StorageOptions
+from functionfuse.storage.summary import Summary
 
 OWN = ["m:A", "m:B.C"]
 VALUE = "0123456789abcdef" * 2

@@ -14,11 +14,9 @@ from ..errors import (
 from .blobstore import BlobStore, Buffer
 from .header import (
     FIRST_READ,
-    Summary,
     TaskInfo,
     header_end,
     read_info,
-    read_stored,
 )
 from .keys import (
     EARLIER,
@@ -31,6 +29,7 @@ from .keys import (
     segment_of,
 )
 from .sidedata import side_keys
+from .summary import Summary, read_stored
 
 __all__ = [
     "belongs",

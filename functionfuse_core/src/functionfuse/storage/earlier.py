@@ -22,8 +22,9 @@ from typing import NamedTuple
 from ..errors import FunctionFuseError, ResultNotFoundError
 from .blobstore import BlobInfo, BlobStore
 from .catalog import beside, headers_of, infos_at, infos_of_tasks, may_hold
-from .header import HEADER_AT, MAGIC, START, VERSION, Summary, TaskInfo
+from .header import HEADER_AT, MAGIC, START, VERSION, TaskInfo
 from .keys import EARLIER, NEWER, SIDE_DATA, earlier_key, earlier_name, folder_of, key_of
+from .summary import Summary
 
 __all__ = [
     "EarlierResults",

@@ -1,9 +1,7 @@
 """The beginning of a result file: prefix and JSON header, read without the value.
 
-The bytes are specified in `docs/format.md`. `encoded` writes the fields in a fixed order, with
-`value` and `key` last. So `read_stored` and `plain_pickle` check the header's digest, and then find
-the few fields that they need by their bytes. Both return None for a header that was written
-otherwise; `read_info` parses every header.
+The bytes are specified in `docs/format.md`. `encoded` writes the fields in a fixed order, by which
+`summary` finds a few of them quickly. `read_info` parses every header.
 """
 
 from __future__ import annotations
@@ -15,29 +13,28 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_128_digest
 
 from ..errors import DamagedResultError, NewerFormatError
 from .blobstore import Buffer
 
 __all__ = [
+    "DIGEST_AT",
     "FIRST_READ",
     "HEADER_AT",
     "IN_PIECES",
     "MAGIC",
+    "SIGNATURE_AT",
     "START",
     "VERSION",
     "SideData",
-    "Summary",
     "TaskInfo",
     "encoded",
     "header_end",
     "parsed",
-    "plain_pickle",
+    "quoted",
     "read_info",
-    "read_stored",
     "sections_of",
-    "side_data_field",
     "signature_of",
 ]
 
@@ -52,27 +49,10 @@ ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
 IN_PIECES = "pieces"  # instead of a digest: a second file has the digests of the file's pieces
 
-_quoted = json.encoder.encode_basestring_ascii
+quoted = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
-# The fields are in the order of `encoded`; a string with an escape doesn't match.
-_FUNCTION = b'"function":"'
-_plain = re.compile(
-    _FUNCTION + rb'[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
-    rb'"digest":"[0-9a-f]{32}","pickle":\[(\d{1,18}),"([0-9a-f]{32})"\],'
-    rb'"buffers":\[\],"side_data":\[\],"by_value":false,"python":"'
-).match
-
-# The first match in a blob is the field: a quotation mark inside a JSON string is escaped. It has a
-# group if the list is empty.
-side_data_field = re.compile(rb',"side_data":\[(\],)?').search
-
-# The last fields have a fixed form. A quotation mark inside a JSON string is escaped, and one brace
-# ends the header, so no part of the earlier fields can look like them.
-_NOT_DESCRIBED = b',"value":"","key":""}\n'
-_DESCRIBED_UP_TO = len(_NOT_DESCRIBED) + 32 + 16
-_described = re.compile(rb',"value":"([0-9a-f]{32}|)","key":"([0-9a-f]{16}|)"\}\n\Z').search
 
 
 class SideData(NamedTuple):
@@ -190,15 +170,15 @@ def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
     usual = type(seconds) is float and -1e300 < seconds < 1e300
     number = "null" if seconds is None else repr(seconds) if usual else _encode(seconds)
     header = (
-        f'{{"workflow":{_quoted(workflow)},"task":{_quoted(task)},'
-        f'"function":{_quoted(function)},"created":"{created}",'
-        f'"seconds":{number},"type":{_quoted(kind)},'
+        f'{{"workflow":{quoted(workflow)},"task":{quoted(task)},'
+        f'"function":{quoted(function)},"created":"{created}",'
+        f'"seconds":{number},"type":{quoted(kind)},'
         f'"digest":"{digest}","pickle":[{pickle[0]},"{pickle[1]}"],'
         f'"buffers":{_encode(buffers) if buffers else "[]"},'
         f'"side_data":{_encode(side_data) if side_data else "[]"},'
         f'"by_value":{"true" if by_value else "false"},"python":"{python}",'
         f'"packages":{_encode(packages) if packages else "{}"},'
-        f'"host":{_quoted(host)},"token":"{token}",'
+        f'"host":{quoted(host)},"token":"{token}",'
         f'"fingerprint":{_encode(fingerprint) if fingerprint else "{}"},'
         f'"own":{_encode(own) if own else "[]"},"value":"{value}",'
         f'"key":"{own_key}"}}\n'
@@ -305,121 +285,3 @@ def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
     if wrong:
         raise TypeError(f"the type of {', '.join(wrong)}")
     return TaskInfo(**fields, size=size, signed=signed)
-
-
-class Summary:
-    """The few fields of a checked header that a plan needs; the others are parsed on demand.
-
-    Attributes:
-        digest: digest of the value's bytes; see `TaskInfo`.
-        call: the fingerprint's first field; "" if nothing was recorded.
-        value: digest of the value: equal for equal values, in every process.
-        key: digest of the names that the value refers to; see `TaskInfo`.
-    """
-
-    __slots__ = ("_data", "_info", "call", "digest", "key", "value")
-
-    def __init__(  # noqa: PLR0917  # called for each task, and keywords take longer
-        self,
-        digest: str,
-        call: str,
-        value: str,
-        key: str,
-        data: Buffer = b"",
-        info: TaskInfo | None = None,
-    ) -> None:
-        self.digest = digest
-        self.call = call
-        self.value = value or digest
-        self.key = key
-        self._data = data
-        self._info = info
-
-    @property
-    def side_data(self) -> tuple[SideData, ...]:
-        """As in `TaskInfo`."""
-        field = None if self._info is not None else side_data_field(self._data)
-        return () if field and field[1] else self.info.side_data
-
-    @property
-    def size(self) -> int:
-        """Bytes of the blob and of the side data."""
-        data = bytes(self._data)
-        plain = _plain(data, data.find(_FUNCTION, HEADER_AT)) if data else None
-        if plain is not None:
-            return len(data) + int(plain[1])
-        return self.info.size + self.info.side_size
-
-    @property
-    def info(self) -> TaskInfo:
-        """All fields of the header."""
-        if self._info is None:
-            info = read_info(self._data)
-            assert isinstance(info, TaskInfo)
-            self._info = info
-        return self._info
-
-    @classmethod
-    def of(cls, info: TaskInfo) -> Summary:
-        """Return the summary of a header that is parsed already."""
-        return cls(info.digest, info.call, info.value, info.key, info=info)
-
-
-def read_stored(data: Buffer, workflow: str, task: str) -> Summary | None:
-    """Return the summary of a task's sound header as `encoded` writes it; None for others.
-
-    `read_info` parses those.
-    """
-    head = _sound(data, workflow, task)
-    # A quotation mark inside a JSON string is escaped, so no string can contain these.
-    digest = head.find(b',"digest":"', HEADER_AT) + 11
-    call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
-    if digest < HEADER_AT or head[digest + 32 : digest + 33] != b'"':
-        return None
-    found = head[call : call + 32].decode("latin-1") if call > HEADER_AT else ""
-    value, key = "", ""
-    if not head.endswith(_NOT_DESCRIBED):
-        described = _described(head, max(HEADER_AT, len(head) - _DESCRIBED_UP_TO))
-        if described is not None:
-            value, key = described[1].decode("ascii"), described[2].decode("ascii")
-        elif b'"value":' in head or b'"key":' in head:
-            return None  # they may be elsewhere in the header
-    own = head[digest : digest + 32].decode("latin-1")
-    return Summary(own, found, value, key, head)
-
-
-def plain_pickle(data: Buffer, workflow: str, task: str, wanted: str = "") -> memoryview | None:
-    """Return the pickle of a sound result that has neither buffers nor side data nor code.
-
-    Returns None for others, for a result that isn't sound or belongs to another task, and if
-    `encoded` didn't write its header.
-
-    Args:
-        data: the whole blob.
-        wanted: the value's digest; "" for any.
-    """
-    head = _sound(data, workflow, task)
-    found = _plain(head, head.find(_FUNCTION, HEADER_AT)) if head else None
-    if found is None:
-        return None
-    size, digest = found.groups()
-    view = memoryview(data)[len(head) :]
-    own = digest.decode("ascii")
-    if wanted not in ("", own) or len(view) != int(size) or xxh3_128_hexdigest(view) != own:
-        return None
-    return view
-
-
-def _sound(data: Buffer, workflow: str, task: str) -> bytes:
-    """Return a task's sound prefix and header; b"" for any other."""
-    if len(data) < HEADER_AT:
-        return b""
-    magic, version, length = START.unpack_from(data)
-    end = HEADER_AT + length
-    if magic != MAGIC or version != VERSION or end > len(data):
-        return b""
-    head = bytes(memoryview(data)[:end])
-    if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[DIGEST_AT:SIGNATURE_AT]:
-        return b""
-    names = f'{{"workflow":{_quoted(workflow)},"task":{_quoted(task)},'.encode()
-    return head if head.startswith(names, HEADER_AT) else b""

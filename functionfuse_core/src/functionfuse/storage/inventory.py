@@ -33,10 +33,11 @@ from .catalog import (
     workflows,
 )
 from .earlier import EarlierResults, Info, Limits
-from .header import Summary, TaskInfo
+from .header import TaskInfo
 from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
 from .resultfile import check
+from .summary import Summary
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Inventory"]

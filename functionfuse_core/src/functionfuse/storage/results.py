@@ -29,11 +29,12 @@ from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore
 from .catalog import beside, headers_of, infos_of_tasks, may_hold, refuse_other
 from .earlier import set_aside
-from .header import SideData, Summary, TaskInfo, plain_pickle
+from .header import SideData, TaskInfo
 from .keys import earlier_key, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
 from .resultfile import PYTHON, Origin, check, packed, unchecked
 from .sidedata import SideReader, SideWriter, check_side_data
+from .summary import Summary, plain_pickle
 
 __all__ = ["Describe", "Reader", "Saver"]
 

@@ -21,12 +21,13 @@ from ..serializers.base import checked
 from ..serializers.installed import serializer_for
 from .blobstore import BlobStore
 from .earlier import Limits
-from .header import SideData, Summary, TaskInfo
+from .header import SideData, TaskInfo
 from .inventory import Inventory
 from .keys import folder_of
 from .resultfile import Origin
 from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
+from .summary import Summary
 
 __all__ = ["Storage"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
@@ -194,7 +194,8 @@ class RunEvents:
         return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
     def _stored_size(self, index: int) -> int:
-        return self.decisions.header(index).info.size if self.decisions else 0
+        header: Any = self.decisions.header(index) if self.decisions else None
+        return getattr(header, "info", header).size if header else 0
 
 
 def _plugins_listener() -> Listener | None:

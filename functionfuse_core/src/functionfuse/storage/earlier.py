@@ -11,6 +11,7 @@ Side data stays in its place: it belongs to each blob whose header lists it.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,12 @@ from typing import NamedTuple
 
 from ..errors import FunctionFuseError, ResultNotFoundError
 from .blobstore import BlobInfo, BlobStore
-from .catalog import beside, headers_of, infos_at, infos_of_tasks, may_hold
+from .catalog import beside, headers_of, infos_at, infos_of_tasks, may_hold, tasks
 from .header import HEADER_AT, MAGIC, START, VERSION, TaskInfo
 from .keys import EARLIER, NEWER, SIDE_DATA, earlier_key, earlier_name, folder_of, key_of
 from .summary import Summary
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "EarlierResults",
@@ -44,7 +47,7 @@ Info = Summary | FunctionFuseError | None
 
 
 class EarlierResults:
-    """The earlier results of a workflow, for a plan.
+    """The earlier results of a workflow, for a plan. If they can't be read, there are none.
 
     Attributes:
         batches: whether many headers are read at once, because a read is a request. Then results
@@ -57,10 +60,15 @@ class EarlierResults:
         self._workflow = workflow_name
         self._folder = folder_of(workflow_name) + EARLIER
         self._found: dict[tuple[str, str], Summary | None] = {}
+        self._warned = False
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        return frozenset(self._store.names(self._folder))
+        try:
+            return frozenset(self._store.names(self._folder))
+        except OSError as error:
+            self._warn(error)
+            return frozenset()
 
     @cached_property
     def _tasks(self) -> frozenset[str]:
@@ -83,10 +91,22 @@ class EarlierResults:
             new, names = [pair for pair, _ in listed], [name for _, name in listed]
         if new:
             tasks = [task for task, _ in new]
-            infos = infos_at(self._store, self._workflow, self._folder, names, tasks)
+            try:
+                infos = list(infos_at(self._store, self._workflow, self._folder, names, tasks))
+            except OSError as error:
+                self._warn(error)
+                infos = [None] * len(new)
             for pair, info in zip(new, infos, strict=True):
                 self._found[pair] = _of_call(info, pair[1])
         return [self._found[pair] for pair in sought]
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "the earlier results of workflow %r can't be read, so none is reused: %r",
+                *(self._workflow, error),
+            )
 
 
 def _of_call(info: Info, call: str) -> Summary | None:
@@ -181,7 +201,7 @@ class Limits(NamedTuple):
     Attributes:
         days: a result stays for so long after it was set aside.
         size: bytes of all of them, with side data; the oldest go first.
-        keep: results of each task; the oldest go first.
+        keep: results of each task, without copies of the latest; the oldest go first.
     """
 
     days: float | None = None
@@ -222,6 +242,7 @@ def prune(
     # Without side data, no header is read.
     some = blobs and next(iter(store.names(folder + SIDE_DATA)), None) is not None
     headers = headers_of(store, [blob.key for blob in blobs]) if some else {}
+    copies = set() if limits.keep is None else _copies(store, workflow)
     used = None if names is None else {earlier_name(name, "") for name in names}
     before = -inf if limits.days is None or not blobs else store.now() - limits.days * DAY
     most = inf if limits.size is None else limits.size
@@ -231,7 +252,7 @@ def prune(
         size = blob.size + (header.side_size if header else 0)
         task = blob.key[len(folder) + len(EARLIER) :].partition("-")[0] + "-"
         if (used is None or task in used) and blob.modified >= before and size <= most:
-            counts[task] += 1
+            counts[task] += blob.key not in copies
             if limits.keep is None or counts[task] <= limits.keep:
                 total += size
                 if total <= most:
@@ -241,6 +262,17 @@ def prune(
     if not dry_run:
         remove(store, folder, [blob.key for blob, _ in found], headers)
     return Pruned(found, most - total, oldest - before)
+
+
+def _copies(store: BlobStore, workflow: str) -> set[str]:
+    """Return the keys at which copies of the latest results of all tasks would be."""
+    names = tasks(store, folder_of(workflow))
+    latest = zip(names, infos_of_tasks(store, workflow, names), strict=True)
+    return {
+        earlier_key(workflow, name, info.call)
+        for name, info in latest
+        if isinstance(info, Summary) and info.call
+    }
 
 
 def remove(

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from time import monotonic
+from time import time
 from typing import Protocol
 
 from xxhash import xxh3_128_hexdigest
@@ -192,7 +192,8 @@ class Inventory:
         Args:
             days: remove results that were set aside longer ago.
             bytes: remove the oldest, until all of them, with side data, have at most this size.
-            keep: remove the oldest of each task, until it has at most so many.
+            keep: remove the oldest of each task, until it has at most so many. A copy of the latest
+                result doesn't count.
             unused_by: a workflow; remove all results, the latest too, of tasks that are no nodes of
                 its graph now, for example of nodes that have another name.
             dry_run: remove nothing, and only return the results.
@@ -243,7 +244,10 @@ class Inventory:
         return list(collect(self.store, older_than, dry_run=dry_run))
 
     def du(self, workflow_name: str | None = None) -> list[Usage]:
-        """Return the size of each workflow, or of one; lists keys, and reads no result."""
+        """Return the size of each workflow, or of one; lists keys, and reads no value.
+
+        Headers of earlier results are read if the workflow has side data.
+        """
         names = self.list_workflows() if workflow_name is None else [workflow_name]
         return [usage(self.store, folder_of(name), name) for name in names]
 
@@ -280,9 +284,9 @@ class Inventory:
         if set_aside and self._limits:
             room, until = self._room.get(workflow_name, (0.0, 0.0))
             room -= set_aside
-            if room < 0 or monotonic() > until:
+            if room < 0 or time() > until:
                 done = earlier.prune(self.store, workflow_name, self._limits, dry_run=False)
-                room, until = done.room, monotonic() + done.seconds
+                room, until = done.room, time() + done.seconds
             self._room[workflow_name] = room, until
 
     def set_aside(self, workflow_name: str, task_name: str) -> bool:

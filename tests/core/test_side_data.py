@@ -450,6 +450,11 @@ def test_a_copy_under_another_name_does_not_own_the_side_data(storage: Storage) 
         storage.store.put("w/copy", [storage.store.get("w/t")])
         act()
         assert [[1]] == storage.read_task("w", "t").rows
+    header = storage.save("w", "t", Grid([[1]]), fingerprint={"call": "1" * 32})
+    storage.store.put("w/copy", [storage.store.get("w/t")])
+    storage.save("w", "t", 2, fingerprint={"call": "2" * 32})
+    storage.remove_task("w", "copy")
+    assert [[1]] == storage.read_task("w", "t", call=header.call).rows
 
 
 def test_another_value_in_the_place_of_a_planned_one_is_not_found(storage: Storage) -> None:

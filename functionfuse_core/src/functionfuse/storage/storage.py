@@ -197,28 +197,29 @@ class Storage(Inventory):
         """Return a stored result as `read_task` does, if its value still has this digest.
 
         So a run that has planned with a header never reads a result of another run. If a subclass
-        overrides `read_task`, that is called instead, without digest and call.
+        overrides `read_task`, that is called instead, which reads the latest result only.
 
         Args:
             digest: see `TaskInfo`; a result with another digest is not found. "" accepts any.
             call: if the latest result has another digest, the earlier one of this call is read.
         """
-        if getattr(self.read_task, "__func__", None) is not Storage.read_task:
-            return self.read_task(workflow_name, task_name)
-        return self._read(workflow_name, task_name, digest, call)
+        if getattr(self.read_task, "__func__", None) is Storage.read_task:
+            return self._read(workflow_name, task_name, digest, call)
+        if digest and digest != self.task_info(workflow_name, task_name).digest:
+            raise self._replaced(workflow_name, task_name)
+        return self.read_task(workflow_name, task_name)
 
     def _read(self, workflow_name: str, task_name: str, digest: str, call: str) -> Any:
         try:
             value = self._reader.read(workflow_name, task_name, digest, call)
         except ResultNotFoundError:
-            where = self._where(workflow_name, task_name)
             if digest:
-                problem = f"the result of {where} is gone, or another one has replaced it"
-            elif call:
+                raise self._replaced(workflow_name, task_name) from None
+            if call:
+                where = self._where(workflow_name, task_name)
                 problem = f"no result of call {call!r} is stored for {where}"
-            else:
-                raise self._not_found(workflow_name, task_name) from None
-            raise ResultNotFoundError(problem) from None
+                raise ResultNotFoundError(problem) from None
+            raise self._not_found(workflow_name, task_name) from None
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
@@ -227,6 +228,10 @@ class Storage(Inventory):
             names = {"workflow": workflow_name, "task": task_name}
             hooks.call("functionfuse_result_read", storage=self, **names)
         return value
+
+    def _replaced(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
+        where = self._where(workflow_name, task_name)
+        return ResultNotFoundError(f"the result of {where} is gone, or another one has replaced it")
 
     def read_again(self, workflow_name: str, task_name: str, info: TaskInfo) -> Any:
         """Return another copy of a big result that this process has saved or read a moment ago.

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -66,8 +66,6 @@ class Decisions:
         self.infos = list(infos)
         self.earlier = earlier
         self.restored: set[int] = set()
-        batches = earlier is not None and earlier.batches
-        self._seeks = earlier is not None and not batches  # whether earlier results are sought
         self._awaited: dict[int, Sequence[int]] = {}  # by index of a MAYBE: parents to compute
         self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
         self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
@@ -85,25 +83,28 @@ class Decisions:
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # indexes of nodes computed from these
         self._results = Results(identities, self.infos)
-        for index in range(count):
-            self.judge(index)
-        if batches and any(map(self._may_go_back, range(count))):
-            self._seek_all()
+        self._judge_all()
 
-    def _seek_all(self) -> None:
-        """Judge nodes again for which earlier results may be right, parents first.
+    def _judge_all(self) -> None:
+        """Judge all nodes, parents first.
 
-        The headers of all nodes with equally long paths above them are read together, and judging
-        finds them read.
+        If a read is a request, the headers of the earlier results of all nodes with equally long
+        paths above them are read together before, and judging finds them read.
         """
-        assert self.earlier is not None
-        self._seeks = True
-        for level in self._calls.levels():
-            again = list(filter(self._may_go_back, level))
-            calls = [(self.graph.names[index], self._calls.now(index)) for index in again]
-            self.earlier.infos([(name, call.hex()) for name, call in calls if call is not None])
-            for index in again:
+        earlier = self.earlier
+        ahead = earlier if earlier and earlier.batches else None
+        for level in self._calls.levels() if ahead else [range(len(self.verdicts))]:
+            if ahead:
+                ahead.infos(list(self._sought(level)))
+            for index in level:
                 self.judge(index)
+
+    def _sought(self, indexes: Iterable[int]) -> Iterator[tuple[str, str]]:
+        """Iterate over names and calls of nodes whose latest results are of other calls."""
+        for index in filter(self._may_go_back, indexes):
+            call = self._calls.now(index)
+            if call is not None and call.hex() != getattr(self.infos[index], "call", ""):
+                yield self.graph.names[index], call.hex()
 
     def needed(self, targets: Sequence[int]) -> list[int]:
         """Return the indexes of the nodes to compute or judge again for the targets, sorted."""
@@ -326,7 +327,7 @@ class Decisions:
 
     def _may_fit(self, index: int) -> bool:
         """Whether an earlier result may be of the call of a node, which is still unknown."""
-        if self.earlier is None or not self._seeks or self._calls.made[index] is not None:
+        if self.earlier is None or self._calls.made[index] is not None:
             return False
         if not self._may_go_back(index) or self._no_digest(index):
             return False
@@ -334,7 +335,7 @@ class Decisions:
 
     def _goes_back(self, index: int, call: bytes) -> bool:
         """Reuse an earlier result of a call, if there is one; return whether there is."""
-        if self.earlier is None or not self._seeks or index in self._useless:
+        if self.earlier is None or index in self._useless:
             return False
         [found] = self.earlier.infos([(self.graph.names[index], call.hex())])
         if found is not None:

@@ -13,7 +13,7 @@ from ..errors import (
     UntrustedResultError,
 )
 from ..graph.arguments import refuse_nodes
-from ..reuse.results import Earlier, Header, Info, Summary
+from ..reuse.results import Earlier, Info
 
 __all__ = ["OF_NO_USE", "FourMembers", "HeaderStore", "Lease", "MinimalStorage", "ResultStore"]
 
@@ -62,7 +62,7 @@ class ResultStore(Protocol):
         seconds: float | None,
         fingerprint: Mapping[str, Any] | None,
         describe: Callable[..., Any] | None,
-        replaces: Header | Summary | EllipsisType | None = ...,
+        replaces: EllipsisType | None = ...,
     ) -> Any: ...
     def reads_back(self, info: Any, /) -> bool: ...
     def read_unchanged(

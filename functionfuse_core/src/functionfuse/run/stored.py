@@ -10,11 +10,10 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
-from ..errors import DamagedResultError, FunctionFuseError, NewerFormatError
+from ..errors import DamagedResultError, NewerFormatError
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE, Decisions
-from ..reuse.results import Info
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
 from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore
@@ -62,7 +61,7 @@ class StoredResults:
         self._workflow_name = workflow_name
         self._names = names
         save = self.storage.save
-        self._takes_header = _takes_header(getattr(save, "__func__", save))
+        self._takes_replaces = _takes_replaces(getattr(save, "__func__", save))
 
     def prepare(self) -> None:
         """Raise now if saving can't work."""
@@ -156,13 +155,8 @@ class StoredResults:
             function: the full name of the function.
             fingerprint, describe: see `Storage.save`.
         """
-        replaces: Any = ...
-        if self.decisions and self._takes_header and not self._lost[index]:
-            info = self.decisions.infos[index]
-            if info is None:
-                replaces = None
-            elif self.decisions.earlier is None:
-                replaces = _replaced(info)
+        absent = self.decisions and self.decisions.infos[index] is None and not self._lost[index]
+        replaces = None if absent and self._takes_replaces else ...
         names = self._workflow_name, self._names[index]
         return Save(self.storage, *names, function, fingerprint, describe, replaces)
 
@@ -247,25 +241,13 @@ class StoredResults:
         )
 
 
-def _replaced(info: Info) -> Any:
-    """Return the header of the stored result for `Storage.save`, if side data lies beside it."""
-    # A header that can't be read, or that another kind of storage gives, says nothing.
-    try:
-        side_data = getattr(info, "side_data", None)
-    except FunctionFuseError:
-        return ...  # it is damaged where the plan did not look
-    if side_data is None:
-        return ...
-    return info if side_data else None
-
-
 def _look(storage: HeaderStore, names: tuple[str, str]) -> Any:
     """Return the header that is stored under these names now."""
     return next(iter(storage.task_infos(names[0], [names[1]])))
 
 
 @lru_cache(100)
-def _takes_header(save: Callable[..., object]) -> bool:
+def _takes_replaces(save: Callable[..., object]) -> bool:
     """Return whether a `save` takes `replaces`; that of a subclass may not."""
     parameters = inspect.signature(save).parameters.values()
     return any(known.name == "replaces" or known.kind is known.VAR_KEYWORD for known in parameters)

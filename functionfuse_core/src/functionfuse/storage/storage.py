@@ -27,7 +27,6 @@ from .keys import folder_of
 from .resultfile import Origin
 from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
-from .summary import Summary
 
 __all__ = ["Storage"]
 
@@ -120,7 +119,7 @@ class Storage(Inventory):
         describe: Describe | None = None,
         durable: bool = False,
         if_absent: bool = False,
-        replaces: TaskInfo | Summary | EllipsisType | None = ...,
+        replaces: EllipsisType | None = ...,
     ) -> TaskInfo:
         """Store a result, replacing the task's latest one atomically, and return its header.
 
@@ -139,7 +138,6 @@ class Storage(Inventory):
                 `durability` is "rename").
             if_absent: leave an existing result as it is.
             replaces: None if no result is stored under these names, so that the store isn't asked.
-                If no results are set aside, it can be the header of the replaced one.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from ..plugins.hooks import event_hooks
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import serializer_for
-from .blobstore import BlobStore
+from .blobstore import BlobStore, at_once
 from .earlier import Limits
 from .header import SideData, TaskInfo
 from .inventory import Inventory
@@ -263,11 +262,7 @@ class Storage(Inventory):
         def read(name: str) -> Any:
             return self.read_unchanged(workflow_name, name, *digests.get(name, ("", "")))
 
-        workers = min(self.store.concurrency, len(names))
-        if workers <= 1:
-            return {name: read(name) for name in names}
-        with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
-            return dict(zip(names, pool.map(read, names), strict=True))
+        return dict(zip(names, at_once(self.store, read, names), strict=True))
 
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""

@@ -225,19 +225,19 @@ class StoredResults:
         return True
 
     def warn(self, index: int, error: Exception) -> None:
-        """Warn that a stored result can't be used; set a damaged one aside until the next gc."""
+        """Warn that a stored result can't be used; keep a copy of a damaged one until gc."""
         if self.headers is None:
             return  # reading is the only way to find out that nothing is stored
         names = self._workflow_name, self._names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
-        aside = broken and self.headers.set_aside(*names)
+        kept = broken and self.headers.keep_damaged(*names)
         logger.warning(
             "the stored result of task %r of workflow %r can't be used, and is computed when it is"
             " needed: %s%s",
             names[1],
             names[0],
             error,
-            "; its bytes are kept until the next gc" if aside else "",
+            "; its bytes are kept until the next gc" if kept else "",
         )
 
 

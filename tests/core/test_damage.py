@@ -75,7 +75,7 @@ def problem_of(data: bytes) -> FunctionFuseError | None:
     assert [] == storage.gc()
     assert len(data) == storage.du()[0].size
     assert storage.file_exists("w", "t")
-    storage.set_aside("w", "t")
+    storage.keep_damaged("w", "t")
     storage.remove_task("w", "t")
     assert not storage.file_exists("w", "t")
     if problem is not None:

@@ -10,6 +10,7 @@ from remote_store import AT_ONCE, LATE, MANY, NAMES, RemoteStore, fill, tokens, 
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.config.options import Earlier, StorageOptions
 from functionfuse.errors import (
     DamagedResultError,
     ResultNotFoundError,
@@ -148,3 +149,33 @@ def test_a_run_reads_values_at_once(damaged: bool) -> None:
 @workflow
 def same(value: Any) -> Any:
     return value
+
+
+@pytest.mark.parametrize("concurrency", [1, AT_ONCE])
+def test_a_plan_goes_back_from_parents_to_children(concurrency: int) -> None:
+    """A child that was made of another result of its parent is computed, on every store."""
+    results = iter(range(4))
+
+    @workflow(version="1")
+    def parent(setting: int) -> int:
+        return 10 * setting + next(results)
+
+    @workflow(version="1")
+    def child(number: int) -> int:
+        return -number
+
+    store = RemoteStore()
+    store.concurrency = concurrency
+    storage = Storage(store, StorageOptions(earlier=Earlier(days=None)))  # blobs have no age
+
+    def run(setting: int, policy: str = "unchanged", *, both: bool = False) -> Any:
+        made = parent(setting).set_name("parent")
+        nodes = [made, child(made).set_name("child")] if both else [made]
+        flow = LocalWorkflow(*nodes, workflow_name="w")
+        flow.set_storage(storage)
+        flow.set_reuse(policy)
+        return flow.run()
+
+    assert [10, -10] == run(1, both=True)
+    assert [11, 22] == [run(1, "never"), run(2)]
+    assert [11, -11] == run(1, both=True)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from functionfuse.errors import InvalidNameError
-from functionfuse.storage.keys import LONGEST, folder_of, key_of, name_of, segment_of
+from functionfuse.storage.keys import (
+    LONGEST,
+    earlier_name,
+    folder_of,
+    key_of,
+    name_of,
+    segment_of,
+)
 
 PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 names = st.text(st.characters(codec=None), min_size=1, max_size=400) | st.sampled_from(
@@ -30,6 +37,14 @@ def test_segments_are_safe_and_reversible(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]*", segment)
     assert len(segment) <= LONGEST
     assert name_of(segment) == (None if "%-" in segment else name)
+
+
+@given(names, names)
+def test_a_call_leads_out_of_no_folder(task: str, call: str) -> None:
+    """The key of an earlier result ends in one portable segment, whatever a header has as call."""
+    segment = earlier_name(task, call)
+    assert re.fullmatch(r"[0-9a-f]{32}-[A-Za-z0-9._\-, =+@()%]*", segment)
+    assert len(segment) <= LONGEST
 
 
 @given(names, names)

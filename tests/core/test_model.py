@@ -216,8 +216,8 @@ class Model(RuleBasedStateMachine):
         self.blurred = True
 
     @rule(workflow=workflows, task=tasks)
-    def set_aside(self, workflow: str, task: str) -> None:
-        aside = self.storage.set_aside(workflow, task)
+    def keep_damaged(self, workflow: str, task: str) -> None:
+        aside = self.storage.keep_damaged(workflow, task)
         # A damaged version number looks like a newer format, which is left alone.
         assert not aside or self.model.get((workflow, task)) == DAMAGED
 

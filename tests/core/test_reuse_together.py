@@ -18,6 +18,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import DamagedResultError, ResultNotFoundError
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.filestore import FileStore
 
 ROUNDS = 40
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
@@ -71,6 +72,35 @@ def test_another_run_stores_between_a_save_and_its_reading(tmp_path: Path) -> No
         flow.set_storage(storage)
         assert 2 == flow.run(AnyOrder(random.Random(0)))
         assert latest == storage.read_task("w", "one")
+
+
+def test_a_read_task_of_ones_own_gives_no_result_of_another_call(tmp_path: Path) -> None:
+    """If it reads the latest result, and that can't be made the wanted one, the run computes."""
+
+    class Mine(FileStorage):
+        def read_task(self, workflow_name: str, task_name: str) -> Any:  # type: ignore[override]
+            return super().read_task(workflow_name, task_name)
+
+    class Stuck(FileStore):
+        def copy(self, key: str, to: str) -> None:
+            if not to.startswith("w/.earlier/"):
+                raise PermissionError(key)
+            super().copy(key, to)
+
+    @workflow(version="1")
+    def one(number: int) -> int:
+        return number
+
+    @workflow(version="1")
+    def twice(number: int) -> int:
+        return 2 * number
+
+    storage = Mine(tmp_path)
+    storage.store = Stuck(str(tmp_path))
+    for number in (1, 2, 1):
+        flow = LocalWorkflow(twice(one(number).set_name("one")), workflow_name="w")
+        flow.set_storage(storage)
+        assert 2 * number == flow.run()
 
 
 def test_a_store_that_loses_or_damages_what_is_saved(tmp_path: Path) -> None:

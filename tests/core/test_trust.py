@@ -142,7 +142,7 @@ def test_hostile_pickles(store: Path, monkeypatch: pytest.MonkeyPatch, name: str
         storage.verify,
         lambda: storage.gc(-1),
         storage.du,
-        lambda: storage.set_aside("w", "t"),
+        lambda: storage.keep_damaged("w", "t"),
         lambda: storage.new_workflow("w"),
         lambda: storage.save("w", "t", "over it"),
         lambda: storage.remove_task("w", "t"),

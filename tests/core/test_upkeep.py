@@ -1,4 +1,4 @@
-"""`verify`, `gc`, `du`, `set_aside`: what is sound, what is left over, what takes how much room."""
+"""`verify`, `gc`, `du`, `keep_damaged`: what is sound, what is left over, and how big it is."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_verify_beside_a_writer(storage: FileStorage) -> None:
 
 
 def test_gc_removes_what_nothing_needs(storage: FileStorage) -> None:
-    """Temporaries, side data that no result refers to, bytes set aside: by age, everywhere."""
+    """Temporaries, side data that no result refers to, damaged bytes: by age, everywhere."""
     for workflow_name in ("w", "../v"):
         storage.save(workflow_name, "t", Kept(bytes([1])))
     for path in Path(storage.path).rglob("*"):
@@ -338,19 +338,19 @@ def test_a_damaged_header_of_a_long_name_hides_nothing_else(storage: FileStorage
     assert sorted(["w", long]) == storage.list_workflows()
 
 
-# set_aside, and a run that meets damage
+# keep_damaged, and a run that meets damage
 
 
-def test_set_aside_keeps_a_copy_of_damaged_bytes(storage: FileStorage) -> None:
+def test_keep_damaged_keeps_a_copy_of_damaged_bytes(storage: FileStorage) -> None:
     """Under a name that no list shows; sound and absent results are left alone."""
     storage.save("w", "../t", [1])
-    assert not storage.set_aside("w", "../t")
-    assert not storage.set_aside("w", "nothing")
+    assert not storage.keep_damaged("w", "../t")
+    assert not storage.keep_damaged("w", "nothing")
     path = place(storage, "w", "%2E.%2Ft")
     flip(path, -1)
     damaged = path.read_bytes()
-    assert storage.set_aside("w", "../t")
-    assert storage.set_aside("w", "../t")
+    assert storage.keep_damaged("w", "../t")
+    assert storage.keep_damaged("w", "../t")
     aside = [key for key in files(storage) if "/.damaged/" in key]
     assert 1 == len(aside)
     assert damaged == place(storage, *aside[0].split("/")).read_bytes() == path.read_bytes()

@@ -17,7 +17,7 @@ _EVERYTHING: list[Message] = [
     {"do": "save", "seed": 5, "if_absent": True},
     {"do": "new_workflow"},
     {"do": "read"},
-    {"do": "set_aside"},
+    {"do": "keep_damaged"},
     {"do": "collect", "older_than": -1},
     {"do": "remove_task"},
     {"do": "save", "seed": 6, "side": True},
@@ -75,7 +75,7 @@ def _side_data_is_workflow(store: Path, outside: Path) -> None:
     (store / "w" / ".data").symlink_to(outside)
 
 
-def _set_aside(store: Path, outside: Path) -> None:
+def _damaged(store: Path, outside: Path) -> None:
     (store / "w" / ".damaged").symlink_to(outside)
     (store / "w" / "t").write_bytes(b"damaged")
 
@@ -99,7 +99,7 @@ PLANTS = [
     _side_data,
     _side_data_is_workflow,
     _empty_side_data,
-    _set_aside,
+    _damaged,
     _temporary,
 ]
 

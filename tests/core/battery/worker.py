@@ -107,7 +107,7 @@ def check(op: Op) -> Op:
 
 
 def prepare_gc(op: Op) -> Op:
-    """Leave in a store what `gc` is for: a temporary, lost side data, a result set aside."""
+    """Leave in a store what `gc` is for: a temporary, lost side data, damaged bytes."""
     storage, folder = storage_of(op), Path(op["root"]) / WORKFLOW
     storage.save(WORKFLOW, "a", value_of(1, 2000, side=True))
     storage.save(WORKFLOW, "b", value_of(2, 2000))
@@ -116,7 +116,7 @@ def prepare_gc(op: Op) -> Op:
         (folder / ".data" / f"lost-{number}").write_bytes(b"lost")
     damaged = folder / "damaged"
     damaged.write_bytes(b"damaged")
-    storage.set_aside(WORKFLOW, "damaged")
+    storage.keep_damaged(WORKFLOW, "damaged")
     damaged.unlink()
     time.sleep(0.02)
     return {}
@@ -431,8 +431,8 @@ def new_workflow(op: Op) -> Op:
     return {}
 
 
-def set_aside(op: Op) -> Op:
-    return {"damaged": storage_of(op).set_aside(WORKFLOW, op.get("task", "t"))}
+def keep_damaged(op: Op) -> Op:
+    return {"damaged": storage_of(op).keep_damaged(WORKFLOW, op.get("task", "t"))}
 
 
 OPERATIONS: dict[str, Callable[..., Op]] = {
@@ -442,6 +442,7 @@ OPERATIONS: dict[str, Callable[..., Op]] = {
     "copy": copy,
     "crowd": crowd,
     "fix_names": fix_names,
+    "keep_damaged": keep_damaged,
     "limit_files": limit_files,
     "new_workflow": new_workflow,
     "prepare_gc": prepare_gc,
@@ -451,7 +452,6 @@ OPERATIONS: dict[str, Callable[..., Op]] = {
     "remove_task": remove_task,
     "remove_workflow": remove_workflow,
     "save": save,
-    "set_aside": set_aside,
     "short_writes": short_writes,
     "storm": storm,
     "swap_links": swap_links,

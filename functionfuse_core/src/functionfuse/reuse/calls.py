@@ -50,6 +50,12 @@ class Calls:
         """Return the digest of a node's call; None while a part of it is unknown."""
         return self.combined(index, self.results, self.made)
 
+    def note(self, index: int) -> bytes | None:
+        """Return the digest of a node's call as `now` does, and keep it if it is known."""
+        call = self.now(index)
+        self.made[index] = call or self.made[index]
+        return call
+
     def unknown(self, index: int) -> list[int]:
         """Return the nodes that make the call of a node known, when they are computed."""
         found = [parent for parent in self._graph.needs[index] if self.results[parent] is None]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["changed_during_run", "difference"]
+__all__ = ["changed_during_run", "changed_parent", "difference"]
 
 
 def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> str:
@@ -65,6 +65,14 @@ def _code_difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any])
 
 def _short(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def changed_parent(name: str, code: Sequence[str]) -> str:
+    """Return that the result of a parent changed; or only the code in it, given by full names."""
+    if not code:
+        return f"parent {name!r} changed"
+    names = ", ".join(repr(path.rstrip(":").rpartition(":")[2]) for path in code)
+    return f"code of {names} changed, which is in the result of {name!r}"
 
 
 def changed_during_run(variable: str) -> str:

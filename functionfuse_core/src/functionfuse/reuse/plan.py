@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..errors import FunctionFuseError
 from ..graph.nodes import ConstructorCall, Node
 from ..graph.workflow import ALWAYS, NEVER, UNCHANGED, Graph
 from .calls import Calls
-from .difference import changed_during_run, difference
+from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
 from .results import Earlier, Header, Held, Info, Results, Summary
 from .workers import Expected
@@ -66,8 +66,6 @@ class Decisions:
         self.infos = list(infos)
         self.earlier = earlier
         self.restored: set[int] = set()
-        batches = earlier is not None and earlier.batches
-        self._seeks = earlier is not None and not batches  # whether earlier results are sought
         self._awaited: dict[int, Sequence[int]] = {}  # by index of a MAYBE: parents to compute
         self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
         self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
@@ -78,32 +76,34 @@ class Decisions:
         self._useless: set[int] = set()  # indexes of damaged stored results
         self._calls = Calls(graph, identities)
         self._before, self.digests = self._calls.before, self._calls.results
-        count = len(graph.nodes)
-        self.verdicts = [COMPUTE] * count
-        self.reasons = [""] * count
+        self.verdicts = [COMPUTE] * len(graph.nodes)
+        self.reasons = [""] * len(graph.nodes)
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # indexes of nodes computed from these
         self._results = Results(identities, self.infos)
-        for index in range(count):
-            self.judge(index)
-        if batches and any(map(self._may_go_back, range(count))):
-            self._seek_all()
+        self._judge_all()
 
-    def _seek_all(self) -> None:
-        """Judge nodes again for which earlier results may be right, parents first.
+    def _judge_all(self) -> None:
+        """Judge all nodes, parents first.
 
-        The headers of all nodes with equally long paths above them are read together, and judging
-        finds them read.
+        If a read is a request, the headers of the earlier results of all nodes with equally long
+        paths above them are read together before, and judging finds them read.
         """
-        assert self.earlier is not None
-        self._seeks = True
-        for level in self._calls.levels():
-            again = list(filter(self._may_go_back, level))
-            calls = [(self.graph.names[index], self._calls.now(index)) for index in again]
-            self.earlier.infos([(name, call.hex()) for name, call in calls if call is not None])
-            for index in again:
+        earlier = self.earlier
+        ahead = earlier if earlier and earlier.batches else None
+        for level in self._calls.levels() if ahead else [range(len(self.verdicts))]:
+            if ahead:
+                ahead.infos(list(self._sought(level)))
+            for index in level:
                 self.judge(index)
+
+    def _sought(self, indexes: Iterable[int]) -> Iterator[tuple[str, str]]:
+        """Iterate over names and calls of nodes whose latest results are of other calls."""
+        for index in filter(self._may_go_back, indexes):
+            call = self._calls.now(index)
+            if call is not None and call.hex() != getattr(self.infos[index], "call", ""):
+                yield self.graph.names[index], call.hex()
 
     def needed(self, targets: Sequence[int]) -> list[int]:
         """Return the indexes of the nodes to compute or judge again for the targets, sorted."""
@@ -162,8 +162,7 @@ class Decisions:
             self._stored[index] = stored
             digest = self._results.counts_as(index, stored)
         else:
-            call = self._calls.now(index)
-            self._calls.made[index] = call or self._calls.made[index]
+            self._calls.note(index)
         self.digests[index] = digest
 
     def take(self, index: int, info: Summary) -> None:
@@ -179,8 +178,7 @@ class Decisions:
     def record(self, index: int) -> dict[str, object]:
         """Return a node's fingerprint for the header of its result; its parents must be settled."""
         node, before = self.graph.nodes[index], self._before.get(index)
-        call = self._calls.now(index)
-        self._calls.made[index] = call or self._calls.made[index]
+        call = self._calls.note(index)
         if call is None or (self._results.unclear and self._no_digest(index)):
             return {"why not": self._no_digest(index)}
         changed = self.identities.changed(node)
@@ -317,16 +315,14 @@ class Decisions:
 
     def _may_go_back(self, index: int) -> bool:
         """Whether a node is not reused, but another result is stored under its name."""
-        if self.verdicts[index] == REUSE or self.infos[index] is None:
+        if self.verdicts[index] == REUSE or index in self._unsaved or index in self._useless:
             return False
-        if index in self._unsaved or index in self._useless:
-            return False
-        constructs = type(self.graph.nodes[index]) is ConstructorCall
-        return self._policies[index] == UNCHANGED and not constructs
+        other = self._policies[index] == UNCHANGED and self.infos[index] is not None
+        return other and type(self.graph.nodes[index]) is not ConstructorCall
 
     def _may_fit(self, index: int) -> bool:
         """Whether an earlier result may be of the call of a node, which is still unknown."""
-        if self.earlier is None or not self._seeks or self._calls.made[index] is not None:
+        if self.earlier is None or self._calls.made[index] is not None:
             return False
         if not self._may_go_back(index) or self._no_digest(index):
             return False
@@ -334,7 +330,7 @@ class Decisions:
 
     def _goes_back(self, index: int, call: bytes) -> bool:
         """Reuse an earlier result of a call, if there is one; return whether there is."""
-        if self.earlier is None or not self._seeks or index in self._useless:
+        if self.earlier is None or index in self._useless:
             return False
         [found] = self.earlier.infos([(self.graph.names[index], call.hex())])
         if found is not None:
@@ -350,7 +346,7 @@ class Decisions:
             return None, []
         results, calls = self._recipes()
         known: dict[int, bytes] = {}
-        earlier: dict[int, bytes] = {}
+        called: dict[int, bytes] = {}
         for parent, (_, digest, *marks) in zip(needs, parents, strict=True):
             known[parent] = self.digests[parent] or self._results.as_recorded(digest, *marks[2:])
             if self.digests[parent] is None and not self._same(parent, marks, results):
@@ -359,10 +355,10 @@ class Decisions:
             if recorded["before"] is None:
                 return None, []
             _, _, *marks = recorded["before"]
-            earlier[before] = self._calls.made[before] or bytes.fromhex(marks[0])
+            called[before] = self._calls.made[before] or bytes.fromhex(marks[0])
             if self._calls.made[before] is None and not self._same(before, marks, calls):
                 awaited.append(before)
-        return self._calls.combined(index, known, earlier), awaited
+        return self._calls.combined(index, known, called), awaited
 
     def _same(self, index: int, marks: Sequence[str], recipes: Sequence[bytes | None]) -> bool:
         """Whether a node without a stored result would compute the recorded one."""
@@ -396,13 +392,9 @@ class Decisions:
         needs = self.graph.needs[index]
         for parent, (_, was, _, _, *held) in zip(needs, recorded["parents"], strict=False):
             digest = self.digests[parent]
-            if digest is not None and digest.hex() == was:
-                continue
-            name = self.graph.names[parent]
-            if held and digest is not None and held == list(self._held(parent)):
-                names = ", ".join(repr(path.rstrip(":").rpartition(":")[2]) for path in held[1])
-                return f"code of {names} changed, which is in the result of {name!r}"
-            return f"parent {name!r} changed"
+            if digest is None or digest.hex() != was:
+                same = held and digest is not None and held == list(self._held(parent))
+                return changed_parent(self.graph.names[parent], held[1] if same else ())
         if before is not None:
             return f"an earlier call on its object changed: {self.graph.names[before]!r}"
         return "what it was computed from changed"

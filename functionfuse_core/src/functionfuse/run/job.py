@@ -21,7 +21,7 @@ from ..graph.arguments import PLAIN, refuse_nodes
 from ..graph.decorator import WorkflowClass, WorkflowFunction
 from ..graph.nodes import Node
 from ..reuse.difference import changed_during_run
-from ..reuse.results import Header, Summary
+from ..reuse.results import Summary
 from ..reuse.values import digest_of
 from ..reuse.workers import Expected
 from ..serializers.script import lend
@@ -91,7 +91,7 @@ class Save(NamedTuple):
     function: str
     fingerprint: Mapping[str, object] | None = None
     describe: Callable[..., Any] | None = None
-    replaces: Header | Summary | EllipsisType | None = ...
+    replaces: EllipsisType | None = ...
 
 
 class Load(NamedTuple):

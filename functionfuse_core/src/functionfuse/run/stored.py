@@ -10,11 +10,10 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
-from ..errors import DamagedResultError, FunctionFuseError, NewerFormatError
+from ..errors import DamagedResultError, NewerFormatError
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE, Decisions
-from ..reuse.results import Info
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
 from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore
@@ -62,7 +61,7 @@ class StoredResults:
         self._workflow_name = workflow_name
         self._names = names
         save = self.storage.save
-        self._takes_header = _takes_header(getattr(save, "__func__", save))
+        self._takes_replaces = _takes_replaces(getattr(save, "__func__", save))
 
     def prepare(self) -> None:
         """Raise now if saving can't work."""
@@ -156,13 +155,8 @@ class StoredResults:
             function: the full name of the function.
             fingerprint, describe: see `Storage.save`.
         """
-        replaces: Any = ...
-        if self.decisions and self._takes_header and not self._lost[index]:
-            info = self.decisions.infos[index]
-            if info is None:
-                replaces = None
-            elif self.decisions.earlier is None:
-                replaces = _replaced(info)
+        absent = self.decisions and self.decisions.infos[index] is None and not self._lost[index]
+        replaces = None if absent and self._takes_replaces else ...
         names = self._workflow_name, self._names[index]
         return Save(self.storage, *names, function, fingerprint, describe, replaces)
 
@@ -231,32 +225,20 @@ class StoredResults:
         return True
 
     def warn(self, index: int, error: Exception) -> None:
-        """Warn that a stored result can't be used; set a damaged one aside until the next gc."""
+        """Warn that a stored result can't be used; keep a copy of a damaged one until gc."""
         if self.headers is None:
             return  # reading is the only way to find out that nothing is stored
         names = self._workflow_name, self._names[index]
         broken = isinstance(error, (DamagedResultError, NewerFormatError))
-        aside = broken and self.headers.set_aside(*names)
+        kept = broken and self.headers.keep_damaged(*names)
         logger.warning(
             "the stored result of task %r of workflow %r can't be used, and is computed when it is"
             " needed: %s%s",
             names[1],
             names[0],
             error,
-            "; its bytes are kept until the next gc" if aside else "",
+            "; its bytes are kept until the next gc" if kept else "",
         )
-
-
-def _replaced(info: Info) -> Any:
-    """Return the header of the stored result for `Storage.save`, if side data lies beside it."""
-    # A header that can't be read, or that another kind of storage gives, says nothing.
-    try:
-        side_data = getattr(info, "side_data", None)
-    except FunctionFuseError:
-        return ...  # it is damaged where the plan did not look
-    if side_data is None:
-        return ...
-    return info if side_data else None
 
 
 def _look(storage: HeaderStore, names: tuple[str, str]) -> Any:
@@ -265,7 +247,7 @@ def _look(storage: HeaderStore, names: tuple[str, str]) -> Any:
 
 
 @lru_cache(100)
-def _takes_header(save: Callable[..., object]) -> bool:
+def _takes_replaces(save: Callable[..., object]) -> bool:
     """Return whether a `save` takes `replaces`; that of a subclass may not."""
     parameters = inspect.signature(save).parameters.values()
     return any(known.name == "replaces" or known.kind is known.VAR_KEYWORD for known in parameters)

@@ -7,20 +7,22 @@ import mmap
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, overload
+from typing import IO, Any, TypeVar, overload
 
 from xxhash import xxh3_128_hexdigest
 
 from ..errors import ResultNotFoundError
 from ..serializers import FILE_PROTOCOL
 
-__all__ = ["BlobInfo", "BlobStore", "Buffer", "FirstPartLast", "StagedFiles"]
+__all__ = ["BlobInfo", "BlobStore", "Buffer", "FirstPartLast", "StagedFiles", "at_once"]
 
 
 Buffer = bytes | bytearray | memoryview
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +162,7 @@ class BlobStore(ABC):
             except ResultNotFoundError:
                 return None
 
-        workers = min(self.concurrency, len(names))
-        if workers <= 1:
-            return map(head, names)
-        with ThreadPoolExecutor(workers, thread_name_prefix="heads") as pool:
-            return iter(list(pool.map(head, names)))
+        return at_once(self, head, names)
 
     def finish(self, folder: str) -> None:
         """Store whatever helps later `heads` of a folder, after a run; raise no error of a store.
@@ -233,6 +231,17 @@ class BlobStore(ABC):
         """
         del older_than, dry_run
         return iter(())
+
+
+def at_once(
+    store: BlobStore, function: Callable[[Item], Found], items: Sequence[Item]
+) -> Iterator[Found]:
+    """Return what a function returns for each item; if a read is a request, many run at once."""
+    workers = min(store.concurrency, len(items))
+    if workers <= 1:
+        return map(function, items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="functionfuse") as pool:
+        return iter(list(pool.map(function, items)))
 
 
 class StagedFiles:

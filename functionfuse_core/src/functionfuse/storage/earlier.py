@@ -14,14 +14,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
 from ..errors import FunctionFuseError, ResultNotFoundError
-from .blobstore import BlobInfo, BlobStore
+from .blobstore import BlobInfo, BlobStore, at_once
 from .catalog import beside, headers_of, infos_at, infos_of_tasks, may_hold, tasks
 from .header import HEADER_AT, MAGIC, START, VERSION, TaskInfo
 from .keys import EARLIER, NEWER, SIDE_DATA, earlier_key, earlier_name, folder_of, key_of
@@ -166,7 +165,7 @@ def restore(
         tasks: for each task the call of the earlier result, and the header of the latest one.
     """
 
-    def restored(task: str) -> Exception | None:
+    def failure(task: str) -> Exception | None:
         call, latest = tasks[task]
         try:
             _restore(store, workflow, task, call, latest)
@@ -174,12 +173,7 @@ def restore(
             return error
         return None
 
-    workers = min(store.concurrency, len(tasks))
-    if workers <= 1:
-        errors = list(map(restored, tasks))
-    else:
-        with ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool:
-            errors = list(pool.map(restored, tasks))
+    errors = at_once(store, failure, list(tasks))
     return {task: error for task, error in zip(tasks, errors, strict=True) if error is not None}
 
 

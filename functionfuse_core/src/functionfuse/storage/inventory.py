@@ -233,9 +233,9 @@ class Inventory:
     def gc(self, older_than: float = ABANDONED_AFTER, *, dry_run: bool = False) -> list[Leftover]:
         """Remove leftovers, and return them.
 
-        Leftovers are temporaries of killed writers, side data that no result refers to, damaged
-        results that runs have set aside, and leases of runs that died. Safe beside running
-        workflows as long as no save takes longer than `older_than`.
+        Leftovers are temporaries of killed writers, side data that no result refers to, copies of
+        damaged results, and leases of runs that died. Safe beside running workflows as long as no
+        save takes longer than `older_than`.
 
         Args:
             older_than: in seconds, on the storage's own clock; younger leftovers stay.
@@ -289,7 +289,7 @@ class Inventory:
                 room, until = done.room, time() + done.seconds
             self._room[workflow_name] = room, until
 
-    def set_aside(self, workflow_name: str, task_name: str) -> bool:
+    def keep_damaged(self, workflow_name: str, task_name: str) -> bool:
         """Copy a result's bytes to another key, if they are damaged or of a newer format.
 
         `gc` removes the copy later. The result itself stays until it is replaced or removed, so a

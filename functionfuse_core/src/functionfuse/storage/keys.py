@@ -102,7 +102,8 @@ def earlier_key(workflow_name: str, task_name: str, call: str) -> str:
 
 def earlier_name(task_name: str, call: str) -> str:
     """Return the last segment of an earlier result's key: the digest of the name, and the call."""
-    return f"{xxh3_128_hexdigest(task_name.encode('utf-8', 'surrogatepass'))}-{call}"
+    digest = xxh3_128_hexdigest(task_name.encode("utf-8", "surrogatepass"))
+    return segment_of(f"{digest}-{call}")  # the call in a planted header can be "/../../t"
 
 
 _numbers = itertools.count()

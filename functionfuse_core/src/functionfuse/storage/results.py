@@ -28,7 +28,7 @@ from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore
 from .catalog import beside, headers_of, infos_of_tasks, may_hold, refuse_other
-from .earlier import set_aside
+from .earlier import remove, set_aside
 from .header import SideData, TaskInfo
 from .keys import earlier_key, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
@@ -86,7 +86,7 @@ class Saver:
         describe: Describe | None,
         durable: bool,
         if_absent: bool,
-        replaces: TaskInfo | Summary | EllipsisType | None,
+        replaces: EllipsisType | None,
     ) -> TaskInfo:
         """Save a result; see `Storage.save`.
 
@@ -118,7 +118,7 @@ class Saver:
                 store.flush(writer.keys())
             replaced, looks = None, not (replaces is None or if_absent)
             if looks:
-                replaced = self._make_room(origin, info.call, replaces)
+                replaced = self._make_room(origin, info.call)
             token = info.token  # from here on, an error may come after the commit
             if self._durability != "auto":
                 durable = self._durability == "fsync"
@@ -132,20 +132,16 @@ class Saver:
                 except OSError as second:
                     error.add_note(f"its side data is left for gc: {second}")
             raise
-        if looks and (side_data or (replaced and replaced.side_data)):
-            self._remove(origin, info.call, replaced)
+        if looks:
+            self._remove_side_data(origin, info, replaced)
         return info if isinstance(parts, list) else parts.info()
 
-    def _make_room(
-        self, origin: Origin, call: str, replaces: TaskInfo | Summary | EllipsisType | None
-    ) -> TaskInfo | Summary | None:
+    def _make_room(self, origin: Origin, call: str) -> Summary | None:
         """Set the result aside that will be replaced, if it is of another call.
 
         Returns the header of a result that is not set aside; None if there is none that is of use.
         """
         workflow, task = origin.workflow, origin.task
-        if not (self._earlier or isinstance(replaces, EllipsisType)):
-            return replaces
         try:
             [found] = infos_of_tasks(self._store, workflow, [task])
         except PermissionError as error:  # who may only write can save
@@ -167,7 +163,7 @@ class Saver:
                 )
         return None
 
-    def _remove(self, origin: Origin, call: str, replaced: TaskInfo | Summary | None) -> None:
+    def _remove_side_data(self, origin: Origin, info: TaskInfo, replaced: Summary | None) -> None:
         """Remove side data of a replaced result, and an earlier result of the same call with its.
 
         Otherwise nothing would refer to that side data when this result is set aside.
@@ -175,15 +171,16 @@ class Saver:
         store, folder = self._store, folder_of(origin.workflow)
         try:
             keys = beside(store, folder, replaced) if replaced else []
-            if self._earlier and call:
-                copies = headers_of(store, [earlier_key(origin.workflow, origin.task, call)])
-                store.delete(copies)
-                keys += [key for copy in copies.values() for key in beside(store, folder, copy)]
-            store.delete(keys)
-        except OSError as error:
+            if self._earlier and info.call and (keys or info.side_data):
+                copy = earlier_key(origin.workflow, origin.task, info.call)
+                headers = headers_of(store, [copy])
+                remove(store, folder, list(headers), headers)
+            if keys:
+                store.delete(keys)
+        except (OSError, DamagedResultError) as error:
             self._warn_of_leftovers(origin, error)
 
-    def _warn_of_leftovers(self, origin: Origin, error: OSError) -> None:
+    def _warn_of_leftovers(self, origin: Origin, error: Exception) -> None:
         logger.warning(
             "side data that is replaced is left for gc: task %r of workflow %r in %r: %s",
             *(origin.task, origin.workflow, self._store, error),

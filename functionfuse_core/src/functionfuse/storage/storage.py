@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from ..plugins.hooks import event_hooks
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
 from ..serializers.installed import serializer_for
-from .blobstore import BlobStore
+from .blobstore import BlobStore, at_once
 from .earlier import Limits
 from .header import SideData, TaskInfo
 from .inventory import Inventory
@@ -27,7 +26,6 @@ from .keys import folder_of
 from .resultfile import Origin
 from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
-from .summary import Summary
 
 __all__ = ["Storage"]
 
@@ -120,7 +118,7 @@ class Storage(Inventory):
         describe: Describe | None = None,
         durable: bool = False,
         if_absent: bool = False,
-        replaces: TaskInfo | Summary | EllipsisType | None = ...,
+        replaces: EllipsisType | None = ...,
     ) -> TaskInfo:
         """Store a result, replacing the task's latest one atomically, and return its header.
 
@@ -139,7 +137,6 @@ class Storage(Inventory):
                 `durability` is "rename").
             if_absent: leave an existing result as it is.
             replaces: None if no result is stored under these names, so that the store isn't asked.
-                If no results are set aside, it can be the header of the replaced one.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
@@ -197,28 +194,29 @@ class Storage(Inventory):
         """Return a stored result as `read_task` does, if its value still has this digest.
 
         So a run that has planned with a header never reads a result of another run. If a subclass
-        overrides `read_task`, that is called instead, without digest and call.
+        overrides `read_task`, that is called instead, which reads the latest result only.
 
         Args:
             digest: see `TaskInfo`; a result with another digest is not found. "" accepts any.
             call: if the latest result has another digest, the earlier one of this call is read.
         """
-        if getattr(self.read_task, "__func__", None) is not Storage.read_task:
-            return self.read_task(workflow_name, task_name)
-        return self._read(workflow_name, task_name, digest, call)
+        if getattr(self.read_task, "__func__", None) is Storage.read_task:
+            return self._read(workflow_name, task_name, digest, call)
+        if digest and digest != self.task_info(workflow_name, task_name).digest:
+            raise self._replaced(workflow_name, task_name)
+        return self.read_task(workflow_name, task_name)
 
     def _read(self, workflow_name: str, task_name: str, digest: str, call: str) -> Any:
         try:
             value = self._reader.read(workflow_name, task_name, digest, call)
         except ResultNotFoundError:
-            where = self._where(workflow_name, task_name)
             if digest:
-                problem = f"the result of {where} is gone, or another one has replaced it"
-            elif call:
+                raise self._replaced(workflow_name, task_name) from None
+            if call:
+                where = self._where(workflow_name, task_name)
                 problem = f"no result of call {call!r} is stored for {where}"
-            else:
-                raise self._not_found(workflow_name, task_name) from None
-            raise ResultNotFoundError(problem) from None
+                raise ResultNotFoundError(problem) from None
+            raise self._not_found(workflow_name, task_name) from None
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
@@ -227,6 +225,10 @@ class Storage(Inventory):
             names = {"workflow": workflow_name, "task": task_name}
             hooks.call("functionfuse_result_read", storage=self, **names)
         return value
+
+    def _replaced(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
+        where = self._where(workflow_name, task_name)
+        return ResultNotFoundError(f"the result of {where} is gone, or another one has replaced it")
 
     def read_again(self, workflow_name: str, task_name: str, info: TaskInfo) -> Any:
         """Return another copy of a big result that this process has saved or read a moment ago.
@@ -260,11 +262,7 @@ class Storage(Inventory):
         def read(name: str) -> Any:
             return self.read_unchanged(workflow_name, name, *digests.get(name, ("", "")))
 
-        workers = min(self.store.concurrency, len(names))
-        if workers <= 1:
-            return {name: read(name) for name in names}
-        with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
-            return dict(zip(names, pool.map(read, names), strict=True))
+        return dict(zip(names, at_once(self.store, read, names), strict=True))
 
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""

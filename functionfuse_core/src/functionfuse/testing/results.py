@@ -253,7 +253,7 @@ class ResultsByName(Results):
         assert [""] == [record.problem for record in storage.verify()]
         storage.du()
         storage.gc(-60.0)
-        storage.set_aside("w", "t")
+        storage.keep_damaged("w", "t")
         storage.save("w", "t", Trap())
         assert [] == sprung
         assert "trap" == storage.read_task("w", "t")

@@ -96,12 +96,12 @@ class ResultSafety(Results):
         assert [type(None), kinds[0]] == [kinds[1], kinds[3]]
 
     def test_damaged_bytes_are_kept_for_a_look(self, storage: Storage) -> None:
-        """`set_aside` copies damaged bytes; `gc` removes the copy when it is old enough."""
+        """`keep_damaged` copies damaged bytes; `gc` removes the copy when it is old enough."""
         storage.save("w", "t", "x")
-        assert not storage.set_aside("w", "t")
-        assert not storage.set_aside("w", "none")
+        assert not storage.keep_damaged("w", "t")
+        assert not storage.keep_damaged("w", "none")
         self.overwrite(storage, "t", b"no result")
-        assert storage.set_aside("w", "t")
+        assert storage.keep_damaged("w", "t")
         assert ["damaged"] == [leftover.kind for leftover in storage.gc(-60.0, dry_run=True)]
         assert [] == storage.gc(3600.0)
         assert ["damaged"] == [leftover.kind for leftover in storage.gc(-60.0)]

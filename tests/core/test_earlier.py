@@ -22,11 +22,12 @@ from result_bytes import MemoryStore
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import OptionsError, ResultNotFoundError
+from functionfuse.errors import NewerFormatError, OptionsError, ResultNotFoundError
 from functionfuse.storage import BlobInfo, Storage
+from functionfuse.storage.catalog import info_of
 from functionfuse.storage.earlier import Pruned
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.keys import earlier_key
+from functionfuse.storage.keys import NEWER, earlier_key
 
 DAY = 86400
 TASKS = ("load", "total", "kept", "size")
@@ -549,6 +550,25 @@ def test_a_backend_that_keeps_values(files: Callable[..., FileStorage], seed: in
 
 
 # Side data, and other releases.
+
+
+def test_an_older_release_keeps_side_data(storage: Storage) -> None:
+    """Its `gc` reads every header of a workflow, and removes no side data beside a later format."""
+    for number in (1, 2):
+        save(storage, "plain", number)
+    assert "w/" + NEWER not in [blob.key for blob in storage.store.list("")]
+    for number in (1, 2):
+        save(storage, "kept", number, Kept(b"x"))
+    assert NEWER in [*storage.store.names("w/")]
+    with pytest.raises(NewerFormatError):
+        info_of(storage.store, "w/" + NEWER)
+    assert ["kept", "plain"] == storage.list_tasks("w")
+    assert {"kept", "plain"} == {record.task for record in storage.verify()}
+    assert [2] == [usage.tasks for usage in storage.du()]
+    assert [] == storage.gc(-60)
+    storage.remove_task("w", pattern="*")
+    assert [] == storage.list_workflows()
+    assert [] == storage.verify()
 
 
 def test_the_result_of_a_call_that_is_made_again(storage: Storage) -> None:

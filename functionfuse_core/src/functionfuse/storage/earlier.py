@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ..errors import FunctionFuseError, ResultNotFoundError
 from .blobstore import BlobInfo, BlobStore
 from .catalog import beside, headers_of, infos_at, infos_of_tasks, may_hold
-from .header import MAGIC, VERSION, Summary, TaskInfo
+from .header import HEADER_AT, MAGIC, VERSION, Summary, TaskInfo
 from .keys import EARLIER, NEWER, SIDE_DATA, earlier_key, earlier_name, folder_of, key_of
 
 __all__ = [
@@ -132,7 +132,8 @@ def _refuse_older_gc(store: BlobStore, folder: str) -> None:
     They would remove the side data of earlier results. But they keep all side data of a workflow
     if a header is of a later format, as the one in this blob.
     """
-    store.put(folder + NEWER, [struct.pack("<8sII", MAGIC, VERSION + 1, 0)])
+    start = struct.pack("<8sII", MAGIC, VERSION + 1, 0)
+    store.put(folder + NEWER, [start.ljust(HEADER_AT, b"\0")])  # a cut header counts as damage
 
 
 def restore(

@@ -250,6 +250,44 @@ def test_nothing_can_be_set_aside(
     assert 1 == len(list(storage.store.list("w/.data/")))
 
 
+@each_error
+@pytest.mark.parametrize("logged", [False, True])
+def test_nothing_can_be_restored(
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    logged: bool,
+) -> None:
+    """The earlier results are used, the latest stay, and one line of the log says so.
+
+    Also if they are found one after the other, because a parent had to run first.
+    """
+
+    def flow(number: int) -> LocalWorkflow:
+        made = chain(storage, number)
+        if logged:
+            made.log_nodes("load")
+        return made
+
+    for number in (1, 2):
+        flow(number).run()
+    keys = aside(storage)
+    fail(monkeypatch, storage, "copy", error)
+    again = flow(1)
+    assert results(1)[-1] == again.run()
+    assert ["load"] * logged == computed(again)
+    assert again.report is not None
+    assert ["size"] == [
+        node.name for node in again.report.nodes if node.reason == "an earlier result"
+    ][-1:]
+    [record] = caplog.records
+    assert "not made the latest ones" in record.getMessage()
+    assert repr(error) in record.getMessage()
+    assert results(2)[-1] == storage.read_task("w", "size")
+    assert keys == aside(storage)
+
+
 def test_a_full_disk_says_what_makes_room(
     files: Callable[..., FileStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

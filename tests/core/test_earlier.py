@@ -288,6 +288,50 @@ def test_nothing_can_be_restored(
     assert keys == aside(storage)
 
 
+@each_error
+@pytest.mark.parametrize("method", ["list", "delete"])
+def test_nothing_can_be_pruned(
+    files: Callable[..., FileStorage],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    method: str,
+) -> None:
+    """The run ends as if there were no limits, and one line of the log says so."""
+    storage = files(earlier={"bytes": 0})
+    chain(storage, 1).run()
+    fail(monkeypatch, storage, method, error)
+    assert results(2)[-1] == chain(storage, 2).run()
+    assert results(2) == stored(storage)
+    [record] = caplog.records
+    assert "are not pruned" in record.getMessage()
+    assert repr(error) in record.getMessage()
+    monkeypatch.undo()
+    assert [1] * 4 == [len(storage.earlier("w", name)) for name in TASKS]
+
+
+def test_an_error_of_the_run_is_raised_though_nothing_can_be_pruned(
+    files: Callable[..., FileStorage],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log has the other one."""
+
+    @workflow(version="1")
+    def broken(number: int) -> int:
+        raise LookupError(number)
+
+    storage = files(earlier={"bytes": 0})
+    chain(storage, 1, until=2).run()
+    fail(monkeypatch, storage, "delete", RuntimeError("the client is closed"))
+    last = broken(total(load(2).set_name("load")).set_name("total"))
+    flow = LocalWorkflow(last, workflow_name="w")
+    flow.set_storage(storage)
+    with pytest.raises(LookupError):
+        flow.run()
+    assert ["are not pruned" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_a_full_disk_says_what_makes_room(
     files: Callable[..., FileStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,7 +194,7 @@ class StoredResults:
             )
         try:
             self.headers.remember(self._workflow_name, set_aside=self._set_aside())
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # the run's values are right anyway
             logger.warning(
                 "the earlier results of workflow %r are not pruned: %r", self._workflow_name, error
             )

@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,53 @@ def test_the_requests_of_a_storage() -> None:
     store.asked.clear()
     chain(storage, 3, until=1).run()
     assert {"head": 2, "list": 1, "copy": 1, "put": 1} == +store.asked
+
+
+def test_the_system_calls_on_files(
+    files: Callable[..., FileStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy is nine, and before it a header is read, which is three."""
+    storage, called = files(), Counter[str]()
+    for number in (1, 2):
+        save(storage, "t", number)
+
+    def count(name: str) -> None:
+        call = getattr(os, name)
+
+        def counted(*arguments: Any, **more: Any) -> Any:
+            called[name] += 1
+            return call(*arguments, **more)
+
+        monkeypatch.setattr(os, name, counted)
+
+    names = "access close fstat fsync link listdir lseek mkdir open read readv rename scandir stat"
+    for name in f"{names} unlink utime write writev".split():
+        count(name)
+    save(storage, "t", 2)
+    assert 3 + 6 == called.total()
+    called.clear()
+    storage.save("w", "new", 1, fingerprint={"call": call_of(1)}, replaces=None)
+    assert {"open": 2, "write": 1, "close": 2, "rename": 1} == called
+    called.clear()
+    save(storage, "t", 3)
+    assert {
+        "link": 1,
+        "stat": 1,
+        "utime": 1,
+        "unlink": 1,
+        "read": 1,
+        "write": 1,
+    }.items() <= called.items()
+    assert 3 + 9 + 6 == called.total()
+    [latest] = storage.task_infos("w", ["t"])
+    called.clear()
+    assert {} == storage.restore("w", {"t": (call_of(1), latest)})
+    assert 3 + 2 * 9 == called.total()
+    called.clear()
+    assert {} == storage.restore("w", {"t": (call_of(1), latest)})
+    assert 3 == called.total()
+    monkeypatch.undo()
+    assert [1, {2, 3}] == [storage.read_task("w", "t"), set(calls(storage, "t"))]
 
 
 def test_a_sweep_is_computed_once(files: Callable[..., FileStorage]) -> None:

@@ -744,6 +744,64 @@ def test_the_copy_of_the_latest_result_is_pruned(storage: Storage, how: str) -> 
     assert 1 == len(list(storage.store.list("w/.data/")))
 
 
+class Paused(MemoryStore):
+    """A store whose copies of one task take as long as an action of another process."""
+
+    meanwhile: Callable[[], object] | None = None
+    where = ""
+
+    def copy(self, key: str, to: str) -> None:
+        data = self.get(key)
+        action = self.meanwhile
+        if action is not None and self.where in key:
+            self.meanwhile = None
+            action()
+        self.put(to, [data])
+
+
+@pytest.mark.parametrize(
+    "where", [earlier_key("w", "kept", ""), "w/kept"], ids=["restored", "set aside"]
+)
+@pytest.mark.parametrize("what", ["prune", "remove_task", "remove_workflow", "save"])
+def test_side_data_that_is_removed_while_its_result_is_copied(what: str, where: str) -> None:
+    """The run has its values all the same; the results that were hit are computed again."""
+    store = Paused()
+
+    def opened() -> Storage:
+        storage = Storage(store)
+        storage.register_persistent_serializers(KeptSerializer)
+        return storage
+
+    def run(number: int) -> None:
+        value: Any = chain(opened(), number, until=3).run()
+        assert results(number)[2] == value.data
+        assert results(number)[:3] == stored(opened(), *TASKS[:3])
+
+    def again() -> None:
+        flow = chain(opened(), 2, until=3)
+        flow.set_reuse("never")
+        flow.run()
+
+    actions: dict[str, Callable[[], object]] = {
+        "prune": lambda: opened().prune("w", bytes=0),
+        "remove_task": lambda: opened().remove_task("w", "kept"),
+        "remove_workflow": lambda: opened().remove_workflow("w"),
+        "save": again,
+    }
+    for number in (1, 2):
+        run(number)
+    store.where, store.meanwhile = where, actions[what]
+    value: Any = chain(opened(), 1, until=3).run()
+    assert results(1)[2] == value.data
+    assert store.meanwhile is None
+    for number in (2, 1, 2):
+        run(number)
+    opened().gc(-60)
+    assert [] == [found for found in opened().verify() if found.problem]
+    for number in (1, 2):
+        run(number)
+
+
 def test_one_that_is_damaged_is_replaced(storage: Storage) -> None:
     """Once it is computed again, going back and forth leaves no damage."""
     for number in (1, 2):

@@ -554,6 +554,10 @@ def test_a_node_that_is_never_reused(storage: Storage) -> None:
         assert found == len(computed(flow))
         assert results(number) == stored(storage)
     assert ["total"] == computed(flow)
+    flow = chain(storage, 1)
+    flow.log_nodes("load")
+    flow.query("total").set_reuse("never")
+    assert ["load", "total"] == flow.plan().names("compute")
 
 
 def test_a_node_that_is_always_reused(storage: Storage) -> None:
@@ -710,7 +714,7 @@ def test_the_result_of_a_call_that_is_made_again(storage: Storage) -> None:
         flow.set_reuse("never")
         assert results(number)[-1] == flow.run()
         assert results(number) == stored(storage)
-    assert [] == [found for found in storage.verify() if found.problem]
+        assert [] == [found for found in storage.verify() if found.problem]
     storage.gc(-60)
     assert results(1) == stored(storage)
     assert [] == [found for found in storage.verify() if found.problem]

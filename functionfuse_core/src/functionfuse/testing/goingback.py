@@ -92,6 +92,11 @@ class GoingBack(Results):
         for number in numbers:
             storage.save("w", task, value_of(number), fingerprint={"call": call_of(number)})
 
+    def restore(self, storage: Storage, number: int) -> None:
+        """Make an earlier result of task "t" the latest one."""
+        [latest] = storage.task_infos("w", ["t"])
+        assert {} == storage.restore("w", {"t": (call_of(number), latest)})
+
     def earlier(self, storage: Storage, task: str = "t") -> list[int]:
         """Return the numbers of a task's earlier calls, as they are listed."""
         return [int(info.call, 16) for info in self.reopen(storage).earlier("w", task)]
@@ -129,6 +134,8 @@ class GoingBack(Results):
         assert ["t", "u"] == grids.list_tasks("w")
         self.save(grids, [1, 4])
         assert [1, 2, 3] == self.earlier(grids)
+        self.restore(grids, 2)
+        assert [4, 1, 3] == self.earlier(grids)
 
     def test_a_result_is_read_by_its_call(self, grids: Storage) -> None:
         """The latest, or an earlier one; for another call there is none."""
@@ -158,8 +165,10 @@ class GoingBack(Results):
         self.save(grids, [2])
         self.save(grids, [2])
         assert [1] == self.earlier(grids)
-        assert 2 == len(grids.verify())
         assert 4 == len(self.side_data(grids))
+        for value in "before", "after":
+            grids.save("w", "plain", value, fingerprint={"call": call_of(1)})
+        assert [[], 3] == [self.earlier(grids, "plain"), len(grids.verify())]
 
     def test_side_data_of_earlier_results_is_no_leftover(self, grids: Storage) -> None:
         """`gc` keeps it while a result refers to it, and removes it otherwise."""
@@ -238,7 +247,7 @@ class GoingBack(Results):
         total = sum(blob.size for blob in grids.store.list(""))
         [usage] = grids.du()
         assert (1, earlier, total) == (usage.tasks, usage.earlier, usage.size + usage.earlier)
-        grids.restore("w", {"t": (call_of(1), next(iter(grids.task_infos("w", ["t"]))))})
+        self.restore(grids, 1)
         [one, *others] = sorted(grids.earlier("w", "t"), key=lambda info: info.call)
         assert [2, 3] == [int(info.call, 16) for info in (one, *others)]
         shared = grids.task_info("w", "t")
@@ -301,3 +310,5 @@ class GoingBack(Results):
             assert 3 == len(without.verify())
             assert 2 == len(self.side_data(without))
         assert [] == without.earlier("w", "grid")
+        self.save(without, [1, 2])
+        assert [] == self.set_aside(without)

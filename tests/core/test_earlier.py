@@ -473,9 +473,10 @@ def test_the_oldest_go_first(files: Callable[..., FileStorage]) -> None:
     by_age = dict(zip(ages, aside(storage), strict=True))
     for days, key in by_age.items():
         age(storage, key, days)
-    size = storage.earlier("w", "a")[0].size
+    sizes = {blob.key: blob.size for blob in storage.store.list("w/.earlier/")}
     for left in (5, 2, 0):
-        removed = storage.prune("w", bytes=left * size)
+        limit = sum(sizes[by_age[days]] for days in sorted(by_age)[:left])
+        removed = storage.prune("w", bytes=limit)
         assert {by_age.pop(days) for days in sorted(by_age)[left:]} == {old.key for old in removed}
         assert sorted(by_age.values()) == aside(storage)
 

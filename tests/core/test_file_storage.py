@@ -428,6 +428,26 @@ def test_a_path_that_is_a_file_is_refused_early(tmp_path: Path) -> None:
     assert "mine" == (tmp_path / "file").read_text()
 
 
+def test_a_folder_that_is_removed_while_it_is_prepared(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without results may go at any time; that is no missing permission."""
+    enter, removed = storage.store._folders.enter, []
+
+    def entered(folder: str) -> int:
+        directory = enter(folder)
+        os.rmdir(os.path.join(storage.path, folder))
+        removed.append(folder)
+        return directory
+
+    monkeypatch.setattr(storage.store._folders, "enter", entered)
+    storage.new_workflow("w")
+    assert ["w"] == removed
+    monkeypatch.undo()
+    storage.save("w", "t", 1)
+    assert 1 == storage.read_task("w", "t")
+
+
 def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage keeps its place when the current directory changes, and when it is pickled."""
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,7 @@ class Memory(BlobStore):
     def list(self, prefix):
         self.asked["list"] += 1
         for key in sorted([key for key in self.blobs if key.startswith(prefix)]):
-            yield BlobInfo(key, len(self.blobs[key]), 0.0)
+            yield BlobInfo(key, len(self.blobs[key]), self.now())
 
     def delete(self, keys):
         self.asked["delete"] += 1

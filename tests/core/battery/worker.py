@@ -32,6 +32,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "importable"))
 
+import earlier_jobs
 from kept_values import Kept, KeptSerializer  # found by the line above
 
 from functionfuse.errors import FunctionFuseError, ResultExistsError, ResultNotFoundError
@@ -62,7 +63,8 @@ def seed_of(value: dict[str, Any]) -> int:
 
 
 def storage_of(op: Op) -> FileStorage:
-    storage = FileStorage(op["root"], durability=op.get("durability", "auto"))
+    earlier = {"earlier": op["earlier"]} if "earlier" in op else {}
+    storage = FileStorage(op["root"], durability=op.get("durability", "auto"), **earlier)
     storage.register_persistent_serializers(KeptSerializer)
     return storage
 
@@ -435,22 +437,53 @@ def keep_damaged(op: Op) -> Op:
     return {"damaged": storage_of(op).keep_damaged(WORKFLOW, op.get("task", "t"))}
 
 
+def run(op: Op) -> Op:
+    options = {name: op[name] for name in ("policy",) if name in op}
+    return earlier_jobs.run(storage_of(op), op["number"], side=op["side"], **options)
+
+
+def look(op: Op) -> Op:
+    return earlier_jobs.look_twice(storage_of(op))
+
+
+def prune(op: Op) -> Op:
+    return {"removed": len(storage_of(op).prune(WORKFLOW, bytes=0))}
+
+
+def earlier_race(op: Op) -> Op:
+    """Run with several settings while others prune, collect and remove."""
+
+    def part(number: int, wrong: list[str]) -> int:
+        return earlier_jobs.race(storage_of(op), op, number, wrong)
+
+    found = together([(part, number) for number in range(len(op["parts"]))], threads=False)
+    return {
+        "counts": [count for count, _ in found],
+        "wrong": [text for _, wrong in found for text in wrong],
+        "left": earlier_jobs.errors_of(storage_of(op)),
+    }
+
+
 OPERATIONS: dict[str, Callable[..., Op]] = {
     "become": become,
     "check": check,
     "collect": collect,
     "copy": copy,
     "crowd": crowd,
+    "earlier_race": earlier_race,
     "fix_names": fix_names,
     "keep_damaged": keep_damaged,
     "limit_files": limit_files,
+    "look": look,
     "new_workflow": new_workflow,
     "prepare_gc": prepare_gc,
+    "prune": prune,
     "race": race,
     "read": read,
     "removal_race": removal_race,
     "remove_task": remove_task,
     "remove_workflow": remove_workflow,
+    "run": run,
     "save": save,
     "short_writes": short_writes,
     "storm": storm,
@@ -490,6 +523,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:  # import, once, what is imported on first use
         save({"root": folder, "seed": 0, "side": True})
         check({"root": folder, "gc": True})
+        for number in (1, 2, 1):
+            run({"root": f"{folder}/runs", "number": number, "side": True})
+        look({"root": f"{folder}/runs"})
         with contextlib.suppress(ResultNotFoundError):
             storage_of({"root": folder}).read_task("w", "absent")
     gc.freeze()

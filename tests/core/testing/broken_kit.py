@@ -7,11 +7,13 @@ from typing import Any
 import broken_stores
 import pytest
 from broken_copies import COPIES
+from broken_earlier import EARLIER
 from broken_plugins import BACKENDS, SERIALIZERS
 from kit_on_files import OnFiles
 from kit_plugins import DictStore, Table
 
-from functionfuse.testing import BackendSuite, BlobStoreSuite, SerializerSuite
+from functionfuse.storage import Storage
+from functionfuse.testing import BackendSuite, BlobStoreSuite, SerializerSuite, StorageSuite
 
 
 class OnDict(BlobStoreSuite):
@@ -41,6 +43,17 @@ def _suite_of(kind: type) -> type:
     return Suite
 
 
+def _suite_of_storage(kind: type) -> type:
+    class Suite(StorageSuite):
+        processes = False
+
+        @pytest.fixture
+        def storage(self) -> Storage:
+            return Storage(kind()) if issubclass(kind, DictStore) else kind()
+
+    return Suite
+
+
 def _suite_of_serializer(kind: type) -> type:
     class Suite(OnTables):
         @pytest.fixture
@@ -64,6 +77,7 @@ def _suite_of_backend(kind: type) -> type:
 for _kinds, _made in (
     (broken_stores.kinds(), _suite_of),
     (COPIES, _suite_of),
+    (EARLIER, _suite_of_storage),
     (SERIALIZERS, _suite_of_serializer),
     (BACKENDS, _suite_of_backend),
 ):

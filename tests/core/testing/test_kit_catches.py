@@ -17,6 +17,7 @@ import broken_plugins
 import broken_stores
 import pytest
 from broken_copies import COPIES
+from broken_earlier import EARLIER
 
 HERE = Path(__file__).parent
 CAUGHT_BY = {
@@ -72,6 +73,19 @@ CAUGHT_BY = {
     "KeepsTheTarget": "test_a_copy_replaces[10-5]",
     "LeavesLinks": "test_a_copy_is_made_again",
     "SharesBytes": "test_a_change_of_one_leaves_the_other[w/a-w/.c/b-10]",
+    "HidesEarlier": "test_prune_keeps_the_newest_of_each_task",
+    "KeepsTheLatest": "test_a_run_goes_back[here]",
+    "NeverGoesBack": "test_a_run_goes_back[here]",
+    "RestoresNothing": "test_a_run_goes_back[threads]",
+    "OldestFirst": "test_earlier_results_are_listed",
+    "IgnoresCalls": "test_a_result_is_read_by_its_call",
+    "CollectsTooMuch": "test_side_data_of_earlier_results_is_no_leftover",
+    "PrunesOnATrial": "test_prune_removes_tasks_that_are_no_longer_nodes",
+    "PrunesTheLatest": "test_what_the_latest_result_refers_to_stays",
+    "LeavesSideData": "test_prune_by_size_and_age",
+    "CountsAllAsOne": "test_usage_has_earlier_results_apart",
+    "ChecksTheLatest": "test_a_damaged_earlier_result[value]",
+    "RemovesTheLatest": "test_a_removal_removes_earlier_results",
     "OneName": "test_results_share_no_file[files]",
     "LosesTypes": "test_values_come_back[files]",
     "Remembers": "test_another_storage_reads_it[files]",
@@ -98,7 +112,8 @@ CAUGHT_BY = {
     "SwallowsCtrlC": "test_ctrl_c",
     "ForgetsWhatRan": "test_the_report_of_a_run_that_failed[error]",
 }
-KINDS = [*broken_stores.kinds(), *COPIES, *broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]
+KINDS = [*broken_stores.kinds(), *COPIES, *EARLIER]
+KINDS += [*broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ class StoredResults:
         self.saved = bytearray(len(names))
         self.decisions: Decisions | None = None
         self._lost = Counter[int]()  # by node: how often its saved result was gone
+        self._unrestored: dict[str, Exception] = {}  # by task
         self._workflow_name = workflow_name
         self._names = names
         save = self.storage.save
@@ -163,7 +164,7 @@ class StoredResults:
     def restore(self, indexes: Sequence[int]) -> None:
         """Make the earlier results that are reused the latest ones again.
 
-        An error is logged: the values of this run are right anyway.
+        An error is logged when the run ends: the values of this run are right anyway.
         """
         decisions, headers = self.decisions, self.headers
         tasks = {
@@ -171,22 +172,23 @@ class StoredResults:
             for index in indexes
             if decisions and index in decisions.restored
         }
-        errors = headers.restore(self._workflow_name, tasks) if headers and tasks else {}
-        if errors:
-            task, error = next(iter(errors.items()))
-            logger.warning(
-                "%d earlier results of workflow %r are reused, but are not made the latest ones"
-                " again, so read_task reads those of another run: task %r: %r",
-                *(len(errors), self._workflow_name, task, error),
-            )
+        if headers and tasks:
+            self._unrestored |= headers.restore(self._workflow_name, tasks)
 
     def remember(self) -> None:
         """End the run: let later plans know what it saved, and remove what is too old."""
         if self.headers is None:
             return
+        if self._unrestored:
+            task, error = next(iter(self._unrestored.items()))
+            logger.warning(
+                "%d earlier results of workflow %r are reused, but are not made the latest ones"
+                " again, so read_task reads those of another run: task %r: %r",
+                *(len(self._unrestored), self._workflow_name, task, error),
+            )
         try:
             self.headers.remember(self._workflow_name, set_aside=self._set_aside())
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # the run's values are right anyway
             logger.warning(
                 "the earlier results of workflow %r are not pruned: %r", self._workflow_name, error
             )

@@ -222,7 +222,7 @@ class FileStore(BlobStore):
         Logs a warning, once, if other users may write to root.
         """
         try:
-            os.close(self._folders.enter(folder.rstrip("/")))
+            directory = self._folders.enter(folder.rstrip("/"))
         except OSError as error:
             if isinstance(error, StoragePathError):
                 raise
@@ -230,8 +230,12 @@ class FileStore(BlobStore):
                 f"the storage at {self.root!r} can't be used: {error.strerror}: {error.filename!r}."
                 " Its option 'path' must be a folder that you can write"
             ) from error
-        path = f"{self.root}/{folder}"
-        if not os.access(path, os.W_OK | os.X_OK):
+        try:  # not by its path: another process may remove the folder, as long as it is empty
+            writable = os.access(".", os.W_OK | os.X_OK, dir_fd=directory)
+        finally:
+            os.close(directory)
+        if not writable:
+            path = f"{self.root}/{folder}"
             raise StoragePathError(f"the storage can't be used: no permission to write in {path!r}")
         if not self._warned:
             self._warned = True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from .goingback import GoingBack
 from .results import ResultsByName
 from .resultsafety import ResultSafety
 
 __all__ = ["StorageSuite"]
 
 
-class StorageSuite(ResultsByName, ResultSafety):
+class StorageSuite(ResultsByName, ResultSafety, GoingBack):
     """Inherit it, with a fixture `storage` that returns a fresh, empty `Storage`.
 
     It tests the storage as its users see it. `BlobStoreSuite` tests the store below; it finds more

@@ -171,7 +171,7 @@ def test_the_requests_of_a_storage() -> None:
 def test_the_system_calls_on_files(
     files: Callable[..., FileStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy is nine, and before it a header is read, which is three."""
+    """A copy to a new name is seven, over another file ten; before it a header is read: three."""
     storage, called = files(), Counter[str]()
     for number in (1, 2):
         save(storage, "t", number)
@@ -199,15 +199,14 @@ def test_the_system_calls_on_files(
         "link": 1,
         "stat": 1,
         "utime": 1,
-        "unlink": 1,
         "read": 1,
         "write": 1,
     }.items() <= called.items()
-    assert 3 + 9 + 6 == called.total()
+    assert 3 + 7 + 6 == called.total()
     [latest] = storage.task_infos("w", ["t"])
     called.clear()
     assert {} == storage.restore("w", {"t": (call_of(1), latest)})
-    assert 3 + 2 * 9 == called.total()
+    assert 3 + 7 + 10 == called.total()
     called.clear()
     assert {} == storage.restore("w", {"t": (call_of(1), latest)})
     assert 3 == called.total()

@@ -236,7 +236,7 @@ def prune(
     # Without side data, no header is read.
     some = blobs and next(iter(store.names(folder + SIDE_DATA)), None) is not None
     headers = headers_of(store, [blob.key for blob in blobs]) if some else {}
-    copies = set() if limits.keep is None else _copies(store, workflow)
+    copies = _copies(store, workflow) if limits.keep else set()
     used = None if names is None else {earlier_name(name, "") for name in names}
     before = -inf if limits.days is None or not blobs else store.now() - limits.days * DAY
     most = inf if limits.size is None else limits.size

@@ -16,6 +16,13 @@ from typing import Any
 
 import pytest
 from any_order import AnyOrder
+from remote_store import RemoteStore
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import BlobInfo, Storage
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.keys import earlier_key
 from going_back import (
     TASKS,
     aside,
@@ -31,13 +38,6 @@ from going_back import (
     stored,
     total,
 )
-from remote_store import RemoteStore
-
-from functionfuse import workflow
-from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage import BlobInfo, Storage
-from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.keys import earlier_key
 
 
 @pytest.fixture(params=["files", "memory"])

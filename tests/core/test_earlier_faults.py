@@ -10,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_values import Kept
+from result_bytes import MemoryStore
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.errors import NewerFormatError
+from functionfuse.storage import Storage
+from functionfuse.storage.catalog import info_of
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.keys import NEWER, earlier_key
 from going_back import (
     TASKS,
     aside,
@@ -25,16 +35,6 @@ from going_back import (
     stored,
     total,
 )
-from kept_values import Kept
-from result_bytes import MemoryStore
-
-from functionfuse import workflow
-from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import NewerFormatError
-from functionfuse.storage import Storage
-from functionfuse.storage.catalog import info_of
-from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.keys import NEWER, earlier_key
 
 
 @pytest.fixture(params=["files", "memory"])

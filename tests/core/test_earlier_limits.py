@@ -11,15 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from going_back import (
-    aside,
-    call_of,
-    calls,
-    chain,
-    made,
-    opened,
-    save,
-)
 from kept_values import Kept
 
 from functionfuse import workflow
@@ -29,6 +20,15 @@ from functionfuse.storage import Storage
 from functionfuse.storage.earlier import Pruned
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import earlier_key
+from going_back import (
+    aside,
+    call_of,
+    calls,
+    chain,
+    made,
+    opened,
+    save,
+)
 
 DAY = 86400
 

@@ -159,10 +159,11 @@ class Storage(Inventory):
             where = self._where(workflow_name, task_name)
             if if_absent and isinstance(error, FileExistsError):
                 raise ResultExistsError(f"{where} is stored already") from None
+            note = f"while saving {where}"
             if isinstance(error, OSError) and error.errno in _FULL:
                 prune = f"storage.prune({workflow_name!r}, bytes=0)"
-                error.add_note(f"{prune} removes the workflow's earlier results")
-            error.add_note(f"while saving {where}")
+                note += f"; {prune} removes the earlier results of the workflow"
+            error.add_note(note)
             raise
         hooks = event_hooks()
         if hooks:

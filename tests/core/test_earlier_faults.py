@@ -205,8 +205,8 @@ def test_a_full_disk_says_what_makes_room(
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space") as caught:
         save(storage, "t", 2)
-    note = "storage.prune('w', bytes=0) removes the workflow's earlier results"
-    assert note in caught.value.__notes__
+    cure = "storage.prune('w', bytes=0) removes the earlier results of the workflow"
+    assert caught.value.__notes__[0].endswith(f"; {cure}")
     assert 1 == storage.read_task("w", "t")
 
 

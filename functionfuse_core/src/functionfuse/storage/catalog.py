@@ -12,22 +12,8 @@ from ..errors import (
     ResultNotFoundError,
 )
 from .blobstore import BlobStore, Buffer
-from .header import (
-    FIRST_READ,
-    TaskInfo,
-    header_end,
-    read_info,
-)
-from .keys import (
-    EARLIER,
-    NEWER,
-    SIDE_DATA,
-    earlier_key,
-    folder_of,
-    key_of,
-    name_of,
-    segment_of,
-)
+from .header import FIRST_READ, TaskInfo, header_end, read_info
+from .keys import EARLIER, NEWER, SIDE_DATA, earlier_key, folder_of, key_of, name_of, segment_of
 from .sidedata import side_keys
 from .summary import Summary, read_stored
 
@@ -178,8 +164,7 @@ def tasks(store: BlobStore, folder: str) -> list[str]:
 
 def segments(store: BlobStore, folder: str) -> Iterator[str]:
     """Iterate over the last segments of the results' keys in a workflow's folder."""
-    names = store.names(folder)
-    return (name for name in names if name[0] != "." and name[-1] != "/" and name != NEWER)
+    return filter(_is_segment, store.names(folder))
 
 
 def task_of(store: BlobStore, key: str) -> str:
@@ -240,8 +225,12 @@ def everything(store: BlobStore, folder: str) -> tuple[list[str], list[str]]:
 
 def is_result(key: str) -> bool:
     """Return whether a key is that of a task's latest result."""
-    folder, _, segment = key.rpartition("/")
-    return "/" not in folder and bool(folder) and segment[0] != "." and segment != NEWER
+    return _is_segment(key.partition("/")[2])
+
+
+def _is_segment(name: str) -> bool:
+    """Return whether a name in a workflow's folder is that of a result."""
+    return name[:1] not in ("", ".") and "/" not in name and name != NEWER
 
 
 def is_earlier(key: str) -> bool:

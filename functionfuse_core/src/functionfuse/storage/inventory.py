@@ -228,7 +228,8 @@ class Inventory:
         Nothing is unpickled, changed or locked; several threads read. Returns one record for each
         result, in the order of the keys; `problem` is "" for a sound result.
         """
-        return verify(self.store, self._folder(workflow_name), self._key)
+        folder = "" if workflow_name is None else folder_of(workflow_name)
+        return verify(self.store, folder, self._key)
 
     def gc(self, older_than: float = ABANDONED_AFTER, *, dry_run: bool = False) -> list[Leftover]:
         """Remove leftovers, and return them.
@@ -331,9 +332,6 @@ class Inventory:
             for name in names:
                 about = {"workflow": workflow_name, "task": name}
                 hooks.call("functionfuse_result_removed", storage=self, **about)
-
-    def _folder(self, workflow_name: str | None) -> str:
-        return "" if workflow_name is None else folder_of(workflow_name)
 
     def _not_found(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
         return ResultNotFoundError(

@@ -1,10 +1,10 @@
-"""Earlier results: a result of another call doesn't overwrite one, but sets it aside.
+"""Earlier results: a result that one of another call replaces is set aside first.
 
 The latest result of a task has the task's own key. Before a result of another call is put there,
 `set_aside` copies the blob to the key of task and call in `.earlier/`, and `restore` copies it
 back. Both only copy, so the latest result is whole at any time. Two writers at once can copy a blob
-under the key of another call. So a blob counts only if its header has the call of its key, and a
-result that is lost is computed again.
+to the key of another call. So a blob counts only if its header has the call of its key. A lost
+result is computed again.
 
 Side data stays in its place: it belongs to each blob whose header lists it.
 """
@@ -78,7 +78,7 @@ class EarlierResults:
         return earlier_name(task, "")[:-1] in self._tasks
 
     def infos(self, sought: Sequence[tuple[str, str]]) -> list[Summary | None]:
-        """Return the headers of results, by task and call; None for one that isn't there.
+        """Return the headers of results, by task and call; None for each missing one.
 
         Each header is read once.
         """
@@ -122,7 +122,7 @@ def keys_of(store: BlobStore, workflow: str, tasks: Sequence[str]) -> list[str]:
 
 
 def of_task(store: BlobStore, workflow: str, task: str) -> list[TaskInfo]:
-    """Return the headers of a task's earlier results, newest first, without the latest."""
+    """Return the headers of a task's earlier results, last computed first, without the latest."""
     folder = folder_of(workflow) + EARLIER
     start = earlier_name(task, "")
     names = [key[len(folder) :] for key in keys_of(store, workflow, [task])]
@@ -146,10 +146,10 @@ def set_aside(store: BlobStore, workflow: str, task: str, header: Summary) -> No
 
 
 def _refuse_older_gc(store: BlobStore, folder: str) -> None:
-    """Let the `gc` of releases that know no earlier results remove no side data of a workflow.
+    """Stop the `gc` of older releases, which know no earlier results, from removing side data.
 
     They would remove the side data of earlier results. But they keep all side data of a workflow
-    if a header is of a later format, as the one in this blob.
+    if one header is of a later format. This blob has such a header.
     """
     store.put(folder + NEWER, [START.pack(MAGIC, VERSION + 1, 0).ljust(HEADER_AT, b"\0")])
 
@@ -190,12 +190,13 @@ def _restore(store: BlobStore, workflow: str, task: str, call: str, planned: Inf
 
 
 class Limits(NamedTuple):
-    """The earlier results of a workflow that stay; None for no limit.
+    """Limits for the earlier results that a workflow keeps; None for no limit.
 
     Attributes:
-        days: a result stays for so long after it was set aside.
-        size: bytes of all of them, with side data; the oldest go first.
-        keep: results of each task, without copies of the latest; the oldest go first.
+        days: a result stays for this time after it was set aside.
+        size: bytes of all of them, with side data. Those set aside first are removed first.
+        keep: number of results of each task, without copies of the latest. Those set aside first
+            are removed first.
     """
 
     days: float | None = None
@@ -204,7 +205,7 @@ class Limits(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What `prune` has removed, and when it has to be called again.
+    """The results that `prune` has removed, and when to call it again.
 
     Attributes:
         blobs: the removed results, and their sizes with side data.
@@ -228,7 +229,7 @@ def prune(
     """Remove earlier results of a workflow: list all, and remove the oldest.
 
     Args:
-        names: all results of other tasks are removed, too.
+        names: of tasks; all earlier results of other tasks are removed, too.
         dry_run: remove nothing.
     """
     folder = folder_of(workflow)
@@ -279,8 +280,8 @@ def remove(
     """Remove results, then their side data, unless the latest result of a task refers to it.
 
     Args:
-        headers: of those that have side data, by key.
-        between: is called when the results are removed.
+        headers: by key, of the results that have side data.
+        between: called after the results are removed, and before their side data is.
     """
     store.delete(keys)
     between()

@@ -57,7 +57,7 @@ class Inventory:
     Args:
         store: the blob store that stores the bytes.
         key: checks signatures.
-        limits: of the earlier results of a workflow; None: none are kept.
+        limits: for the earlier results of a workflow; None keeps none.
     """
 
     def __init__(self, store: BlobStore, key: bytes | None, limits: Limits | None) -> None:
@@ -111,10 +111,10 @@ class Inventory:
         return [name for name in names if matches(name) or name == pattern]
 
     def earlier(self, workflow_name: str, task_name: str) -> list[TaskInfo]:
-        """Return the headers of a task's earlier results, newest first; reads no value.
+        """Return the headers of a task's earlier results, last computed first; reads no value.
 
-        These are results of other calls than the latest: of other code or inputs. `read_task` reads
-        one by the `call` in its header. A run reuses one if its call is wanted again.
+        Their calls (code or inputs) differ from that of the latest result. `read_task` reads one
+        by the `call` in its header. A run reuses one when it needs its call again.
         """
         return earlier.of_task(self.store, workflow_name, task_name)
 
@@ -186,16 +186,16 @@ class Inventory:
     ) -> list[Leftover]:
         """Remove earlier results of a workflow, with their side data, and return them.
 
-        Without arguments, the limits of the option `earlier` hold. The latest results stay. Safe
-        beside running workflows: a run computes a result again that it misses.
+        Without arguments, the limits of the option `earlier` are used. The latest results stay.
+        Workflows can go on meanwhile: if a result is gone, a run computes it again.
 
         Args:
-            days: remove results that were set aside longer ago.
-            bytes: remove the oldest, until all of them, with side data, have at most this size.
-            keep: remove the oldest of each task, until it has at most so many. A copy of the latest
+            days: remove results that were set aside more than this many days ago.
+            bytes: remove the oldest until the rest, with side data, has at most this size.
+            keep: for each task, keep at most this many, and remove the oldest. A copy of the latest
                 result doesn't count.
-            unused_by: a workflow; remove all results, the latest too, of tasks that are no nodes of
-                its graph now, for example of nodes that have another name.
+            unused_by: a workflow; remove all results, even the latest, of tasks that are not nodes
+                of its graph now, for example after nodes were renamed.
             dry_run: remove nothing, and only return the results.
 
         Raises:
@@ -273,13 +273,13 @@ class Inventory:
         """End a run: let the store keep what makes later plans quicker; see `BlobStore.finish`.
 
         If results were set aside, the limits of the option `earlier` are enforced. Each process
-        lists the earlier results the first time, and then when its own can exceed a limit.
+        lists the earlier results once, and again when its own could exceed a limit.
 
         Args:
             set_aside: the size of results that were set aside, in bytes.
 
         Raises:
-            OSError: this failed. Results are not concerned.
+            OSError: this failed. No latest result is affected.
         """
         self.store.finish(folder_of(workflow_name))
         if set_aside and self._limits:

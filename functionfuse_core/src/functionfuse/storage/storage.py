@@ -89,7 +89,7 @@ class Storage(Inventory):
     def register_persistent_serializers(self, *serializers: Serializer) -> None:
         """Register serializers, which then store the values of their types beside the results.
 
-        A serializer replaces an earlier one of the same name or type.
+        A serializer replaces a registered one of the same name or type.
 
         Raises:
             OptionsError: an argument is no serializer.
@@ -136,13 +136,13 @@ class Storage(Inventory):
             durable: when this returns, the result survives a loss of power (unless the option
                 `durability` is "rename").
             if_absent: leave an existing result as it is.
-            replaces: None if no result is stored under these names, so that the store isn't asked.
+            replaces: pass None if no result is stored under these names. Then no header is read.
 
         Raises:
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
             ResultExistsError: a result exists, and `if_absent` was given.
-            OSError: the blob store failed. The earlier result is still there; or the new one, if
-                only making it durable failed.
+            OSError: the blob store failed. The previous result is still there. If only the flush
+                failed, the new one is there.
         """
         try:
             kind = type(obj)
@@ -175,8 +175,8 @@ class Storage(Inventory):
         """Return a stored result.
 
         Args:
-            call: the digest of a call, as in `TaskInfo`; the result is the latest or an earlier one
-                of that call. By default the latest of any.
+            call: the digest of a call, as in `TaskInfo`: return the latest or earlier result of
+                that call. By default, return the latest result.
 
         Raises:
             ResultNotFoundError: none is stored under these names.
@@ -194,8 +194,8 @@ class Storage(Inventory):
     ) -> Any:
         """Return a stored result as `read_task` does, if its value still has this digest.
 
-        So a run that has planned with a header never reads a result of another run. If a subclass
-        overrides `read_task`, that is called instead, which reads the latest result only.
+        So a run never reads another run's result instead of the one in its plan. If a subclass
+        overrides `read_task`, its method is called instead. It reads only the latest result.
 
         Args:
             digest: see `TaskInfo`; a result with another digest is not found. "" accepts any.

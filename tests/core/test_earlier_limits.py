@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -187,3 +188,64 @@ def test_prune_without_a_limit_where_none_are_kept(files: Callable[..., FileStor
     storage = files(earlier=False)
     assert 2 == len(storage.prune("w"))
     assert [] == aside(storage)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"bytes": -1}, "bytes is a number from 0 on"),
+        ({"bytes": 1.5}, "bytes"),
+        ({"bytes": "10 Go"}, "bytes is a size as '10 GiB', not '10 Go'"),
+        ({"keep": -1}, "keep is a number from 0 on, or None, not -1"),
+        ({"keep": True}, "keep"),
+        ({"keep": 1.5}, "keep"),
+    ],
+)
+def test_limits_that_are_no_limits(storage: Storage, wrong: dict[str, Any], match: str) -> None:
+    """They are refused, and nothing is removed."""
+    for number in (1, 2):
+        save(storage, "t", number)
+    with pytest.raises(ValueError, match=match):
+        storage.prune("w", **wrong)
+    assert [1] == calls(storage, "t")
+
+
+def test_pruning_by_number_keeps_the_first_of_the_list(storage: Storage) -> None:
+    """Those that were computed last, whenever they were set aside."""
+    for number in (1, 2, 3, 1, 2):
+        chain(storage, number, until=1).run()
+    assert [3, 1] == [
+        storage.read_task("w", "load", call=info.call)[0] for info in storage.earlier("w", "load")
+    ]
+    [first, _] = storage.earlier("w", "load")
+    removed = storage.prune("w", keep=1, dry_run=True)
+    assert removed == storage.prune("w", keep=1)
+    assert [first] == storage.earlier("w", "load")
+    assert ["load"] == [blob.task for blob in removed]
+
+
+@pytest.mark.parametrize("side_data", [False, True])
+def test_a_full_disk_loses_no_result(
+    files: Callable[..., FileStorage],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    side_data: bool,
+) -> None:
+    """Earlier results give way to it: first the half of them that was set aside first."""
+    storage = files()
+    for number in range(5):
+        save(storage, "t", number, Kept(b"x" * 1000) if side_data else None)
+    write = os.write
+
+    def full(file: int, data: bytes) -> int:
+        if len(aside(storage)) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", full)
+    save(storage, "t", 5)
+    assert 5 == storage.read_task("w", "t")
+    left = calls(storage, "t")
+    assert left == [4, 3][: len(left)]
+    assert left
+    assert "earlier result(s) of workflow 'w' are removed" in caplog.text

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 
 from ..errors import OptionsError
 from ..names import close_to
@@ -41,6 +53,22 @@ class Earlier(BaseModel):
         default=30.0, ge=0, description="For how long one stays after a later one replaced it."
     )
 
+    @field_validator("bytes", "days", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, handler: Any, info: Any) -> Any:
+        with suppress(ValueError):
+            if not isinstance(value, bool):  # it would count as 0 or 1
+                return handler(value)
+        what = "a size such as '10 GiB'" if info.field_name == "bytes" else "a number of days"
+        raise ValueError(f"it is {what}, or null for no limit")
+
+
+def _limits_or_none(value: Any) -> str | None:
+    """Return the kind of a value of the option `earlier`."""
+    if isinstance(value, (Mapping, Earlier)):
+        return "limits"
+    return "none" if value is False or str(value).lower() in ("false", "no", "off") else None
+
 
 class StorageOptions(BaseModel):
     """Options of every kind of storage; a plugin's options inherit them."""
@@ -69,7 +97,15 @@ class StorageOptions(BaseModel):
         min_length=1,  # an empty environment variable must not switch the check off
         description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
     )
-    earlier: Earlier | Literal[False] = Field(
+    earlier: Annotated[
+        Annotated[Earlier, Tag("limits")]
+        | Annotated[Literal[False], BeforeValidator(lambda _: False), Tag("none")],
+        Discriminator(
+            _limits_or_none,
+            custom_error_type="earlier",
+            custom_error_message="it is false for none, or has bytes and days",
+        ),
+    ] = Field(
         default=Earlier(),
         description=(
             "How many earlier results a workflow keeps, so that a run with the same code and inputs"

@@ -182,8 +182,8 @@ class StoredResults:
         if self._unrestored:
             task, error = next(iter(self._unrestored.items()))
             logger.warning(
-                "%d earlier results of workflow %r are reused, but are not made the latest ones"
-                " again, so read_task reads those of another run: task %r: %r",
+                "%d reused earlier result(s) of workflow %r can't be made the latest again, so"
+                " read_task reads those of another run: task %r: %r",
                 *(len(self._unrestored), self._workflow_name, task, error),
             )
         try:

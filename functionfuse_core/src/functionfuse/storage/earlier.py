@@ -195,7 +195,7 @@ class Limits(NamedTuple):
     Attributes:
         days: a result stays for this time after it was set aside.
         size: bytes of all of them, with side data. Those set aside first are removed first.
-        keep: number of results of each task, without copies of the latest. Those set aside first
+        keep: number of results of each task, without a copy of the latest. Those computed first
             are removed first.
     """
 
@@ -234,40 +234,50 @@ def prune(
     """
     folder = folder_of(workflow)
     blobs = sorted(store.list(folder + EARLIER), key=lambda blob: blob.modified, reverse=True)
-    # Without side data, no header is read.
-    some = blobs and next(iter(store.names(folder + SIDE_DATA)), None) is not None
-    headers = headers_of(store, [blob.key for blob in blobs]) if some else {}
-    copies = _copies(store, workflow) if limits.keep else set()
+    # Headers are read only for sizes of side data, and for the times of computing.
+    side_data = blobs and next(iter(store.names(folder + SIDE_DATA)), None) is not None
+    reads = side_data or limits.keep is not None
+    headers = headers_of(store, [blob.key for blob in blobs]) if reads else {}
+    newest = None if limits.keep is None else _newest(store, workflow, headers, limits.keep)
     used = None if names is None else {earlier_name(name, "") for name in names}
     before = -inf if limits.days is None or not blobs else store.now() - limits.days * DAY
     most = inf if limits.size is None else limits.size
-    found, total, oldest, counts = [], 0, inf, Counter[str]()
+    found, total, oldest = [], 0, inf
     for blob in blobs:
         header = headers.get(blob.key)
         size = blob.size + (header.side_size if header else 0)
         task = blob.key[len(folder) + len(EARLIER) :].partition("-")[0] + "-"
-        if (used is None or task in used) and blob.modified >= before and size <= most:
-            counts[task] += blob.key not in copies
-            if limits.keep is None or counts[task] <= limits.keep:
-                total += size
-                if total <= most:
-                    oldest = blob.modified
-                    continue
+        wanted = (used is None or task in used) and (newest is None or blob.key in newest)
+        if wanted and blob.modified >= before and size <= most:
+            total += size
+            if total <= most:
+                oldest = blob.modified
+                continue
         found.append((blob, size))
     if not dry_run:
         remove(store, folder, [blob.key for blob, _ in found], headers)
     return Pruned(found, most - total, oldest - before)
 
 
-def _copies(store: BlobStore, workflow: str) -> set[str]:
-    """Return the keys at which copies of the latest results of all tasks would be."""
+def _newest(
+    store: BlobStore, workflow: str, headers: Mapping[str, TaskInfo], keep: int
+) -> set[str]:
+    """Return the keys of the results of each task that were computed last.
+
+    Copies of the latest results are among them, and don't count, unless none is kept.
+    """
     names = tasks(store, folder_of(workflow))
-    latest = zip(names, infos_of_tasks(store, workflow, names), strict=True)
-    return {
+    found = {
         earlier_key(workflow, name, info.call)
-        for name, info in latest
-        if isinstance(info, Summary) and info.call
+        for name, info in zip(names, infos_of_tasks(store, workflow, names), strict=True)
+        if keep and isinstance(info, Summary) and info.call
     }
+    counts = Counter[str]()
+    for key in sorted(headers, key=lambda key: headers[key].created, reverse=True):
+        if key not in found and counts[headers[key].task] < keep:
+            counts[headers[key].task] += 1
+            found.add(key)
+    return found
 
 
 def remove(

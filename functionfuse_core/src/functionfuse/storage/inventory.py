@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,13 +35,15 @@ from .catalog import (
 )
 from .earlier import EarlierResults, Info, Limits
 from .header import TaskInfo
-from .keys import DAMAGED, LEASES, folder_of, key_of, segment_of
+from .keys import DAMAGED, EARLIER, LEASES, folder_of, key_of, segment_of
 from .lease import Lease
 from .resultfile import check
 from .summary import Summary
 from .upkeep import Leftover, Usage, Verified, collect, usage, verify
 
 __all__ = ["Inventory"]
+
+logger = logging.getLogger(__name__)
 
 
 class Named(Protocol):
@@ -179,7 +182,7 @@ class Inventory:
         workflow_name: str,
         *,
         days: float | None = None,
-        bytes: int | None = None,  # noqa: A002  # the name of the option
+        bytes: int | str | None = None,  # noqa: A002  # the name of the option
         keep: int | None = None,
         unused_by: Named | None = None,
         dry_run: bool = False,
@@ -191,21 +194,27 @@ class Inventory:
 
         Args:
             days: remove results that were set aside more than this many days ago.
-            bytes: remove the oldest until the rest, with side data, has at most this size.
-            keep: for each task, keep at most this many, and remove the oldest. A copy of the latest
-                result doesn't count.
+            bytes: keep at most this size with side data, a number or a text as "10 GiB"; remove
+                the results that were set aside first.
+            keep: for each task, keep at most this many, the first of `earlier`.
             unused_by: a workflow; remove all results, even the latest, of tasks that are not nodes
                 of its graph now, for example after nodes were renamed.
             dry_run: remove nothing, and only return the results.
 
         Raises:
-            ValueError: `unused_by` has another name.
+            ValueError: a limit is no number from 0 on, or `unused_by` has another name.
         """
-        limits, names = Limits(days=days, size=bytes, keep=keep), None
+        size = _size_of(bytes) if isinstance(bytes, str) else bytes
+        for name, limit in (("days", days), ("bytes", size), ("keep", keep)):
+            whole = limit is None or isinstance(limit, int if name != "days" else (int, float))
+            if not whole or isinstance(limit, bool) or not (limit is None or limit >= 0):
+                raise ValueError(f"prune: {name} is a number from 0 on, or None, not {limit!r}")
+        limits, names = Limits(days=days, size=size, keep=keep), None
         unused: list[BlobInfo] = []
         if unused_by is not None:
             if unused_by.workflow_name != workflow_name:
-                raise ValueError(f"unused_by is the workflow {unused_by.workflow_name!r}")
+                other = unused_by.workflow_name
+                raise ValueError(f"unused_by is the workflow {other!r}, and not {workflow_name!r}")
             names = {name for name, _ in unused_by.graph_traversal()}
             used = {key_of(workflow_name, name) for name in names}
             blobs = filter(
@@ -214,13 +223,19 @@ class Inventory:
             unused = [blob for blob in blobs if blob.key not in used]
         elif limits == Limits():
             limits = self._limits or Limits(size=0)
-        pruned = earlier.prune(self.store, workflow_name, limits, names=names, dry_run=dry_run)
-        if unused and not dry_run:
-            self._remove(workflow_name, [task_of(self.store, blob.key) for blob in unused])
-        return [
-            *(Leftover(blob.key, "earlier", size, blob.modified) for blob, size in pruned.blobs),
-            *(Leftover(blob.key, "unused", blob.size, blob.modified) for blob in unused),
-        ]
+        pruned = earlier.prune(self.store, workflow_name, limits, names=names, dry_run=True).blobs
+        keys = [blob.key for blob, _ in pruned]
+        headers = headers_of(self.store, [*keys, *(blob.key for blob in unused)])
+        removed = []
+        for blob, bytes_ in [*pruned, *((blob, blob.size) for blob in unused)]:
+            header, kind = headers.get(blob.key), "unused" if is_result(blob.key) else "earlier"
+            known = (header.task, header.call) if header else ("", "")
+            removed.append(Leftover(blob.key, kind, bytes_, blob.modified, *known))
+        if not dry_run:
+            earlier.remove(self.store, folder_of(workflow_name), keys, headers)
+            if unused:
+                self._remove(workflow_name, [task_of(self.store, blob.key) for blob in unused])
+        return removed
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
         """Check every byte of all results, or of one workflow's, and of their side data.
@@ -255,6 +270,25 @@ class Inventory:
     def earlier_results(self, workflow_name: str) -> EarlierResults | None:
         """Return the earlier results of a workflow, for a plan; None if none are kept."""
         return EarlierResults(self.store, workflow_name) if self._limits else None
+
+    def _makes_room(self, workflow_name: str, share: float) -> bool:
+        """Remove the earlier results that were set aside first; return whether there were any.
+
+        Args:
+            share: the part of their bytes that stays.
+        """
+        try:
+            blobs = list(self.store.list(folder_of(workflow_name) + EARLIER))
+            limits = Limits(size=int(share * sum(blob.size for blob in blobs)))
+            removed = earlier.prune(self.store, workflow_name, limits, dry_run=False).blobs
+        except OSError:
+            return False  # the save raises its own error
+        if removed:
+            logger.warning(
+                "the disk is full: %d earlier result(s) of workflow %r are removed",
+                *(len(removed), workflow_name),
+            )
+        return bool(removed)
 
     def restore(
         self, workflow_name: str, tasks: Mapping[str, tuple[str, Info]]
@@ -340,3 +374,13 @@ class Inventory:
 
     def _where(self, workflow_name: str, task_name: str) -> str:
         return f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
+
+
+def _size_of(text: str) -> int:
+    """Return the bytes of a size as the option `earlier` takes it."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise ValueError(f"prune: bytes is a size as '10 GiB', not {text!r}") from None

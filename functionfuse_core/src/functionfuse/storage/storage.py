@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import EllipsisType
 from typing import Any, Protocol
 
@@ -142,12 +143,14 @@ class Storage(Inventory):
             UnpicklableResultError: the result can't be pickled. Nothing was stored.
             ResultExistsError: a result exists, and `if_absent` was given.
             OSError: the blob store failed. The previous result is still there. If only the flush
-                failed, the new one is there.
+                failed, the new one is there. If the disk is full, earlier results of the workflow
+                are removed first, and the save is tried again.
         """
         try:
             kind = type(obj)
             type_name = f"{kind.__module__}.{kind.__qualname__}"
-            info = self._saver.save(
+            save = partial(
+                self._saver.save,
                 Origin(workflow_name, task_name, function, type_name, seconds, fingerprint),
                 obj,
                 describe=describe,
@@ -155,6 +158,10 @@ class Storage(Inventory):
                 if_absent=if_absent,
                 replaces=replaces,
             )
+            try:
+                info = save()
+            except OSError as error:
+                info = self._saved_after(error, workflow_name, save)
         except BaseException as error:
             where = self._where(workflow_name, task_name)
             if if_absent and isinstance(error, FileExistsError):
@@ -170,6 +177,19 @@ class Storage(Inventory):
             about = {"workflow": workflow_name, "task": task_name, "info": info}
             hooks.call("functionfuse_result_saved", storage=self, **about)
         return info
+
+    def _saved_after(
+        self, error: OSError, workflow_name: str, save: Callable[[], TaskInfo]
+    ) -> TaskInfo:
+        """Save again, with fewer and fewer earlier results, if the disk was full."""
+        for share in (0.5, 0.25, 0.0):
+            if error.errno not in _FULL or not self._makes_room(workflow_name, share):
+                break
+            try:
+                return save()
+            except OSError as another:
+                error = another
+        raise error
 
     def read_task(self, workflow_name: str, task_name: str, *, call: str = "") -> Any:
         """Return a stored result.

@@ -57,12 +57,15 @@ class Leftover:
         size: in bytes; of an earlier result with its side data.
         modified: the time when it was written, in seconds since the epoch; of an earlier result the
             time when it was set aside.
+        task, call: from `prune` those of the result, as in its header; "" if they are unknown.
     """
 
     key: str
     kind: str
     size: int
     modified: float
+    task: str = ""
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True)

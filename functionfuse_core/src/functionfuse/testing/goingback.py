@@ -197,7 +197,7 @@ class GoingBack(Results):
         assert [value_of(4), value_of(2)] == [grids.read_task("w", task) for task in ("t", "u")]
         assert [] == grids.prune("w", keep=1)
 
-    def test_prune_by_size_and_age(self, grids: Storage) -> None:
+    def test_prune_by_size_and_age(self, grids: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         """The latest results stay; those that fit, or are young, stay, too."""
         self.save(grids, [1, 2, 3, 4])
         size = sum(info.size + info.side_size for info in grids.earlier("w", "t"))
@@ -206,7 +206,14 @@ class GoingBack(Results):
         assert 2 == len(self.set_aside(grids))
         assert [] == grids.prune("w", days=1)
         assert [] == grids.prune("w")
-        assert 2 == len(grids.prune("w", days=-1))
+        for wrong in (-1, float("nan"), True, "soon"):
+            with pytest.raises(ValueError, match="days"):
+                grids.prune("w", days=wrong)
+        with monkeypatch.context() as patch:
+            after = grids.store.now() + 2 * 86400
+            patch.setattr(type(grids.store), "now", lambda _: after)
+            removed = grids.prune("w", days=1)
+        assert [("earlier", "t")] * 2 == [(blob.kind, blob.task) for blob in removed]
         assert [[], value_of(4)] == [self.earlier(grids), grids.read_task("w", "t")]
         self.save(grids, [5])
         assert 1 == len(grids.prune("w", bytes=0))

@@ -282,6 +282,22 @@ NAMES = ["../../../outside", "/etc/outside", "..", ".", "", ".hidden", "a/b", "a
 NO_NAMES = ["x" * 999, 1, None, ["x"]]
 
 
+@pytest.mark.parametrize("field", ["workflow", "task"])
+@pytest.mark.parametrize("key", ["w/t", "w/.earlier/t-0"])
+def test_names_that_nothing_can_have(key: str, field: str) -> None:
+    """A header without a name is of no use; it stands in the way of no look, and of no removal."""
+    storage = Storage(MemoryStore())
+    storage.save("w", "t", 1)
+    storage.store.put(key, [of_pickle(pickle.dumps(1), **{field: ""})])
+    latest = key == "w/t"
+    assert [latest] == [bool(found.problem) for found in storage.verify()]
+    assert [] == storage.gc(-60)
+    assert 1 == storage.du()[0].tasks
+    assert [not latest] == [bool(storage.prune("w", bytes=0))]
+    storage.remove_task("w", "t")
+    assert [] == list(storage.store.list(""))
+
+
 @pytest.mark.parametrize("name", [*NAMES, *NO_NAMES])
 def test_side_data_names_stay_in_the_store(tmp_path: Path, name: Any) -> None:
     """A header can't have files outside of its side data's folder removed, or read."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from ..errors import (
     DamagedResultError,
     FunctionFuseError,
+    InvalidNameError,
     NewerFormatError,
     ResultNotFoundError,
 )
@@ -193,10 +194,11 @@ def headers_of(store: BlobStore, keys: Iterable[str]) -> dict[str, TaskInfo]:
 
 def belongs(info: TaskInfo, key: str) -> bool:
     """Return whether a result has its own key: as the latest of its task, or as an earlier one."""
-    return key in (
-        key_of(info.workflow, info.task),
-        earlier_key(info.workflow, info.task, info.call),
-    )
+    try:
+        latest = key_of(info.workflow, info.task)
+    except InvalidNameError:
+        return False  # a header can have any text
+    return key in (latest, earlier_key(info.workflow, info.task, info.call))
 
 
 def beside(store: BlobStore, folder: str, header: TaskInfo | Summary) -> list[str]:

@@ -206,7 +206,8 @@ class GoingBack(Results):
         assert 2 == len(self.set_aside(grids))
         assert [] == grids.prune("w", days=1)
         assert [] == grids.prune("w")
-        for wrong in (-1, float("nan"), True, "soon"):
+        wrongs: tuple[Any, ...] = (-1, float("nan"), True, "soon")
+        for wrong in wrongs:
             with pytest.raises(ValueError, match="days"):
                 grids.prune("w", days=wrong)
         with monkeypatch.context() as patch:

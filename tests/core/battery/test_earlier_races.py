@@ -28,7 +28,7 @@ def test_runs_beside_others(
         "do": "earlier_race",
         "root": str(tmp_path / "store"),
         "seed": counts.seed,
-        "seconds": 20 if full else 1,
+        "seconds": 20 if full else 0.5,
         "parts": parts,
         "pause": 0.005,
         "side": side,

@@ -340,3 +340,35 @@ def test_one_that_is_damaged_is_replaced(storage: Storage) -> None:
     for number in (1, 2):
         assert results(number)[1] == chain(storage, number, until=2).run()
     assert [] == problems(storage)
+
+
+def test_a_storage_without_earlier_results_leaves_their_side_data(
+    files: Callable[..., FileStorage],
+) -> None:
+    """Also that of a copy of the result that it replaces."""
+    for number in (1, 2, 1):
+        chain(files(), number).run()
+    chain(files(earlier=False), 3).run()
+    chain(files(), 1).run()
+    assert results(1) == stored(files())
+    assert [] == [found for found in files().verify() if found.problem]
+
+
+def test_a_result_that_is_set_aside_again_while_it_is_pruned(storage: Storage) -> None:
+    """Its side data stays."""
+    for number in (1, 2, 1):
+        chain(storage, number).run()
+    delete, times = storage.store.delete, [1]
+
+    def slow(keys: Any) -> None:
+        delete(keys)
+        if times:
+            times.pop()
+            chain(storage, 3).run()
+
+    storage.store.delete = slow  # type: ignore[method-assign]
+    storage.prune("w", bytes=0)
+    assert not times
+    assert [] == [found for found in storage.verify() if found.problem]
+    chain(storage, 1).run()
+    assert results(1) == stored(storage)

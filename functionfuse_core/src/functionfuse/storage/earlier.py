@@ -32,6 +32,7 @@ __all__ = [
     "EarlierResults",
     "Limits",
     "Pruned",
+    "is_held",
     "keys_of",
     "of_task",
     "prune",
@@ -287,7 +288,7 @@ def remove(
     headers: Mapping[str, TaskInfo],
     between: Callable[[], object] = lambda: None,
 ) -> None:
-    """Remove results, then their side data, unless the latest result of a task refers to it.
+    """Remove results, then their side data, unless another result refers to it by now.
 
     Args:
         headers: by key, of the results that have side data.
@@ -298,9 +299,15 @@ def remove(
     side_data: list[str] = []
     for key in keys:
         header = headers.get(key)
-        if header is not None and header.side_data:
-            latest = key_of(header.workflow, header.task)
-            if not may_hold(store, latest, header.token):
-                side_data += beside(store, folder, header)
+        if header is not None and header.side_data and not is_held(store, header):
+            side_data += beside(store, folder, header)
     if side_data:
         store.delete(side_data)
+
+
+def is_held(store: BlobStore, header: TaskInfo) -> bool:
+    """Return whether a result is still the latest of its task, or an earlier one."""
+    names = header.workflow, header.task
+    # In this order: a run copies the latest one before it replaces it.
+    keys = key_of(*names), earlier_key(*names, header.call)
+    return any(may_hold(store, key, header.token) for key in keys)

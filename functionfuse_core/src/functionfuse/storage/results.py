@@ -28,7 +28,7 @@ from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore
 from .catalog import beside, headers_of, infos_of_tasks, may_hold, refuse_other
-from .earlier import remove, set_aside
+from .earlier import is_held, remove, set_aside
 from .header import SideData, TaskInfo
 from .keys import earlier_key, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
@@ -170,13 +170,13 @@ class Saver:
         """
         store, folder = self._store, folder_of(origin.workflow)
         try:
-            keys = beside(store, folder, replaced) if replaced else []
-            if self._earlier and info.call and (keys or info.side_data):
+            had = replaced is not None and bool(replaced.side_data)
+            if self._earlier and info.call and (had or info.side_data):
                 copy = earlier_key(origin.workflow, origin.task, info.call)
                 headers = headers_of(store, [copy])
                 remove(store, folder, list(headers), headers)
-            if keys:
-                store.delete(keys)
+            if replaced is not None and had and not is_held(store, replaced.info):
+                store.delete(beside(store, folder, replaced))
         except (OSError, DamagedResultError) as error:
             self._warn_of_leftovers(origin, error)
 

@@ -372,3 +372,28 @@ def test_a_lease_that_can_t_be_given_back_fails_no_node(caplog: pytest.LogCaptur
     assert 42 == local.run(single_flight=True)
     assert "the lease 'w/.lease/node' can't be given back" in caplog.text
     assert 42 == Storage(store).read_task("w", "node")
+
+
+def test_a_result_with_a_damaged_value_is_computed_once(tmp_path: Path) -> None:
+    """It is of the wanted call, but no run can wait for it."""
+
+    @workflow(version="1")
+    def rows(number: int) -> list[int]:
+        return [number] * 100
+
+    @workflow(version="1")
+    def total(found: list[int], more: int) -> int:
+        return sum(found) + more
+
+    def run(more: int) -> Any:
+        node = total(rows(1).set_name("rows"), more).set_name("total")
+        flow = LocalWorkflow(node, workflow_name="w")
+        flow.set_storage(FileStorage(tmp_path))
+        return flow.run(single_flight=True), flow.report.names("computed")
+
+    assert (100, ["rows", "total"]) == run(0)
+    path = tmp_path / "w" / "rows"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    assert (105, ["rows", "total"]) == run(5)

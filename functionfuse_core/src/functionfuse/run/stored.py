@@ -57,6 +57,7 @@ class StoredResults:
         self.unsaved = unsaved
         self.saved = bytearray(len(names))
         self.decisions: Decisions | None = None
+        self._of_no_use: set[int] = set()  # nodes whose stored results can't be used
         self._lost = Counter[int]()  # by node: how often its saved result was gone
         self._unrestored: dict[str, Exception] = {}  # by task
         self._workflow_name = workflow_name
@@ -205,8 +206,8 @@ class StoredResults:
 
     def flight(self, index: int, call: bytes | None) -> Flight | None:
         """Return the flight that lets one of several runs compute a node; None if unsupported."""
-        if call is None or self.headers is None:
-            return None
+        if call is None or self.headers is None or index in self._of_no_use:
+            return None  # the one that is there can't be used
         names = self._workflow_name, self._names[index]
         look = partial(_look, self.headers, names)
         return Flight(look, call.hex(), self.headers.lease(*names))
@@ -221,6 +222,7 @@ class StoredResults:
             if self._lost[index] > _OFTEN or not isinstance(error, FileNotFoundError):
                 return False
         self.stored[index] = False
+        self._of_no_use.add(index)
         if self.decisions:
             self.decisions.give_up(index, f"stored result is of no use: {error}")
         self.warn(index, error)

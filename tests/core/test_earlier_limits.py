@@ -18,7 +18,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.storage import Storage
-from functionfuse.storage.earlier import Pruned
+from functionfuse.storage.earlier import Limits, Pruned, prune
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import earlier_key
 from going_back import (
@@ -249,3 +249,13 @@ def test_a_full_disk_loses_no_result(
     assert left == [4, 3][: len(left)]
     assert left
     assert "earlier result(s) of workflow 'w' are removed" in caplog.text
+
+
+def test_the_room_that_is_left(storage: Storage) -> None:
+    """It is that beside the results that stay, not beside those that were removed."""
+    for number in range(5):
+        save(storage, "t", number)
+    sizes = [blob.size for blob in storage.store.list("w/.earlier/")]
+    pruned = prune(storage.store, "w", Limits(size=sizes[0] * 5 // 2), dry_run=False)
+    assert 2 == len(pruned.blobs)
+    assert sizes[0] // 2 == pruned.room

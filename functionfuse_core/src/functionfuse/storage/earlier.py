@@ -243,7 +243,7 @@ def prune(
     used = None if names is None else {earlier_name(name, "") for name in names}
     before = -inf if limits.days is None or not blobs else store.now() - limits.days * DAY
     most = inf if limits.size is None else limits.size
-    found, total, oldest = [], 0, inf
+    found, total, kept, oldest = [], 0, 0, inf
     for blob in blobs:
         header = headers.get(blob.key)
         size = blob.size + (header.side_size if header else 0)
@@ -252,12 +252,12 @@ def prune(
         if wanted and blob.modified >= before and size <= most:
             total += size
             if total <= most:
-                oldest = blob.modified
+                kept, oldest = total, blob.modified
                 continue
         found.append((blob, size))
     if not dry_run:
         remove(store, folder, [blob.key for blob, _ in found], headers)
-    return Pruned(found, most - total, oldest - before)
+    return Pruned(found, most - kept, oldest - before)
 
 
 def _newest(

@@ -25,7 +25,7 @@ from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.config import form
 from functionfuse.errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
-from functionfuse.graph import workflow as graph_workflow
+from functionfuse.graph import settings
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 
@@ -639,7 +639,7 @@ def test_any_config_is_accepted_or_is_an_error_of_ours(
 
 def test_the_policies_are_those_of_workflows() -> None:
     """They are written down twice, so that a config needs no graph."""
-    policies = graph_workflow.UNCHANGED, graph_workflow.ALWAYS, graph_workflow.NEVER
+    policies = settings.UNCHANGED, settings.ALWAYS, settings.NEVER
     assert policies == form.POLICIES
 
 

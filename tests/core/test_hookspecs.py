@@ -15,6 +15,7 @@ import pytest
 from functionfuse import hookspecs
 from functionfuse.plugins import registry
 from functionfuse.plugins.entrypoints import NOUNS
+from functionfuse.report import Event
 
 SPECS = sorted(name for name in vars(hookspecs) if name.startswith("functionfuse_"))
 each_spec = pytest.mark.parametrize("name", SPECS)
@@ -49,7 +50,7 @@ def test_every_hook_is_a_spec_that_pluggy_knows() -> None:
     manager = pluggy.PluginManager("functionfuse")
     manager.add_hookspecs(hookspecs)
     assert SPECS == sorted(name for name in vars(manager.hook) if name.startswith("functionfuse_"))
-    assert 11 == len(SPECS)
+    assert 12 == len(SPECS)
 
 
 @each_spec
@@ -73,6 +74,7 @@ def test_the_example_is_complete(
         caller = getattr(registry.register(entry).hook, name)
         (implementation,) = caller.get_hookimpls()
         arguments: dict[str, Any] = dict.fromkeys(caller.spec.argnames, hookspecs)
+        arguments |= {"event": Event("finished", "w", "n", 0)} if name.endswith("_event") else {}
         if name == "functionfuse_cli_commands":
             ((command,),) = caller()
             assert "publish" == command.name

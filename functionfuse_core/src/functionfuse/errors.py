@@ -12,6 +12,7 @@ __all__ = [
     "InvalidNameError",
     "NewerFormatError",
     "NoMatchError",
+    "NodeTimeoutError",
     "OptionsError",
     "PluginError",
     "ResultExistsError",
@@ -59,6 +60,13 @@ class NoMatchError(FunctionFuseError, KeyError):
 
 class WorkerDiedError(FunctionFuseError, RuntimeError):
     """A worker of an executor ended before it returned the result of its node."""
+
+
+class NodeTimeoutError(FunctionFuseError, TimeoutError):
+    """The function of a node ran longer than its timeout."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class CodeDiffersError(FunctionFuseError, RuntimeError):

@@ -16,6 +16,10 @@ __all__ = ["PATHS", "resolver"]
 
 # Facade to its names, and each name to the "module:name" of its code.
 PATHS: dict[str, dict[str, str]] = {
+    "functionfuse": {
+        "NodeFilter": "functionfuse.run.calling:NodeFilter",
+        "current_node": "functionfuse.run.calling:current_node",
+    },
     "functionfuse.backends": {
         "Backend": "functionfuse.run.contract:Backend",
         "Job": "functionfuse.run.job:Job",
@@ -41,6 +45,7 @@ PATHS: dict[str, dict[str, str]] = {
         "list": "functionfuse.plugins.entrypoints:installed",
     },
     "functionfuse.report": {
+        "Event": "functionfuse.run.events:Event",
         "NodeRecord": "functionfuse.run.report:NodeRecord",
         "Report": "functionfuse.run.report:Report",
     },

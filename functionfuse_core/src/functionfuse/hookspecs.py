@@ -21,6 +21,7 @@ __all__ = [
     "StorageKind",
     "functionfuse_backends",
     "functionfuse_cli_commands",
+    "functionfuse_event",
     "functionfuse_node_failed",
     "functionfuse_node_finished",
     "functionfuse_node_reused",
@@ -207,6 +208,32 @@ def functionfuse_backends() -> Sequence[BackendKind]:
 # after the other. Each takes the arguments that it needs, by name. If one raises, the error is
 # logged with the plugin's name, and the run goes on. Reads, saves and removals by a hook call no
 # hooks.
+
+
+@hookspec
+def functionfuse_event(event: object) -> None:
+    """Handle an event of a run, or of a node in it; `event` is a `functionfuse.report.Event`.
+
+    Called in the process of the workflow::
+
+        # pyproject.toml
+        [project.entry-points."functionfuse.hooks"]
+        progress = "my_package.progress"
+
+        # my_package/progress.py
+        from functionfuse.hookspecs import hookimpl
+
+        done = 0
+
+        @hookimpl
+        def functionfuse_event(event):
+            global done
+            if event.kind == "run started":
+                done = 0
+            if event.kind in ("reused", "finished", "failed"):
+                done += 1
+                print(f"{done} of {event.total}")
+    """
 
 
 @hookspec

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,6 +62,17 @@ class LocalOptions(BaseModel):
         ge=1,
         description="How many threads or processes; by default as many as Python chooses.",
     )
+    keep_going: bool = Field(
+        default=False,
+        description="If a node fails, compute all nodes that don't follow it, if run isn't told.",
+    )
+    resources: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        default=None,
+        description=(
+            "How much there is of each resource that nodes need, such as {'gpu': 1}, if run isn't"
+            " told; by default any amount."
+        ),
+    )
 
 
 def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str) -> Any:
@@ -74,6 +85,7 @@ def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str
     }
     if options.executor in pools:
         workflow.make_executor = partial(pools[options.executor], options.workers)
+    workflow.keep_going, workflow.resources = options.keep_going, options.resources
     return workflow
 
 

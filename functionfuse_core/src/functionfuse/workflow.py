@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .graph.decorated import Settings
 from .graph.decorator import WorkflowClass, WorkflowFunction, workflow
 from .graph.nodes import Node, Pick
+from .graph.settings import Retries, Settings
 
-__all__ = ["Node", "Pick", "Settings", "WorkflowClass", "WorkflowFunction", "workflow"]
+__all__ = ["Node", "Pick", "Retries", "Settings", "WorkflowClass", "WorkflowFunction", "workflow"]

@@ -1,4 +1,4 @@
-"""The common base of decorated functions and classes, and the settings of the decorator."""
+"""The common base of decorated functions and classes."""
 
 from __future__ import annotations
 
@@ -7,39 +7,14 @@ import sys
 
 from ..names import label_of
 from .parameters import Parameters, parameters_of, parameters_of_method
+from .settings import NO_SETTINGS, Settings
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["NO_SETTINGS", "Decorated", "Settings"]
-
-
-class Settings:
-    """The arguments of `@workflow(...)`, which decide when a stored result may be reused.
-
-    Attributes:
-        version: replaces the code: a result is reused while the version is the same.
-        ignore: names of arguments that don't affect the result.
-        packages: names of distributions whose versions count.
-    """
-
-    __module__ = "functionfuse.workflow"  # the name in pickles
-    __slots__ = ("ignore", "packages", "version")
-
-    def __init__(
-        self,
-        version: str | None = None,
-        ignore: tuple[str, ...] = (),
-        packages: tuple[str, ...] = (),
-    ) -> None:
-        self.version = version
-        self.ignore = ignore
-        self.packages = packages
-
-
-NO_SETTINGS = Settings()
+__all__ = ["Decorated"]
 
 
 class Decorated:

@@ -7,12 +7,14 @@ import itertools
 from ..errors import GraphError
 from ..names import label_of
 from .arguments import Reference
-from .decorated import NO_SETTINGS, Decorated, Settings
+from .decorated import Decorated
 from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, StatefulObject
+from .settings import NO_SETTINGS, Settings, check_retries, check_seconds
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from datetime import timedelta
     from typing import Any, Generic, ParamSpec, overload
 
     P = ParamSpec("P")
@@ -122,7 +124,15 @@ if TYPE_CHECKING:
     def workflow(func: Callable[P, object]) -> WorkflowFunction[P]: ...
     @overload
     def workflow(
-        *, version: str | None = None, ignore: Iterable[str] = (), packages: Iterable[str] = ()
+        *,
+        version: str | None = None,
+        ignore: Iterable[str] = (),
+        packages: Iterable[str] = (),
+        retries: int = 0,
+        retry_on: type[Exception] | Iterable[type[Exception]] = (Exception,),
+        retry_delay: float | timedelta = 1.0,
+        timeout: float | timedelta | None = None,
+        expires: float | timedelta | None = None,
     ) -> Callable[[Callable[P, object]], WorkflowFunction[P]]: ...
 
 
@@ -132,11 +142,16 @@ def workflow(
     version: str | None = None,
     ignore: Iterable[str] = (),
     packages: Iterable[str] = (),
+    retries: int = 0,
+    retry_on: type[Exception] | Iterable[type[Exception]] = (Exception,),
+    retry_delay: float | timedelta = 1.0,
+    timeout: float | timedelta | None = None,
+    expires: float | timedelta | None = None,
 ) -> Any:
     """Turn calls of a function, or of a class and its methods, into nodes of a graph.
 
-    Write `@workflow`, or `@workflow(version="2")` with arguments that decide when a stored result
-    is reused:
+    Write `@workflow`, or `@workflow(version="2", retries=3)` with settings. `query` of a workflow
+    replaces those of the run for its nodes. Times are seconds, or a `timedelta`.
 
     Args:
         version: replaces the code. Stored results are reused while the version is the same, even
@@ -144,10 +159,14 @@ def workflow(
         ignore: names of arguments that don't affect the result, such as "verbose".
         packages: names of distributions. When the version of one changes, results are computed
             again. By default only your own code counts, not the code of packages.
+        retries, retry_on, retry_delay: see `Query.set_retries`.
+        timeout: see `Query.set_timeout`.
+        expires: see `Query.set_expires`.
 
     Raises:
         GraphError: `func` can't be called, is already decorated, is async or a generator function;
-            or an argument has a wrong type.
+            or it is a class, and has retries; or an argument has a wrong type.
+        OptionsError: retries or times of a wrong form.
     """
     names = [("ignore", ignore), ("packages", packages)]
     for argument, value in names:
@@ -155,7 +174,14 @@ def workflow(
             raise GraphError(f"@workflow({argument}=...) takes a list of names, not {value!r}")
     if version is not None and not isinstance(version, str):
         raise GraphError(f"@workflow(version=...) takes a string, not {version!r}")
-    settings = Settings(version, tuple(ignore), tuple(packages))
+    settings = Settings(
+        version,
+        tuple(ignore),
+        tuple(packages),
+        retries=check_retries(retries, retry_on, retry_delay),
+        timeout=None if timeout is None else check_seconds(timeout, "a timeout"),
+        expires=None if expires is None else check_seconds(expires, "the age of a result"),
+    )
     if func is None:
         return lambda function: _decorated(function, settings)
     return _decorated(func, settings)
@@ -167,6 +193,11 @@ def _decorated(
     if isinstance(func, Decorated):
         raise GraphError(f"{func!r} is decorated with @workflow already")
     if isinstance(func, type):
+        if settings.retries:
+            raise GraphError(
+                f"class {func.__qualname__!r} can't have retries: a call that fails may have changed"
+                " its object"
+            )
         return WorkflowClass(func, settings)
     if not callable(func) or isinstance(func, Reference):
         raise GraphError(f"@workflow decorates functions and classes, not {func!r}")

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from .decorated import Decorated, Settings
+    from .decorated import Decorated
     from .parameters import Parameters
+    from .settings import Settings
 
 __all__ = ["Call", "ConstructorCall", "MethodCall", "Node", "Pick", "StatefulObject", "as_node"]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
 from ..names import check_name, close_to, default_name, label_of
@@ -17,26 +17,10 @@ from .arguments import Reference
 from .decorator import WorkflowClass, WorkflowFunction
 from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, as_node
 from .parameters import parameters_of
+from .query import NodePlugin, Query
+from .settings import UNCHANGED, check_policy
 
-__all__ = ["ALWAYS", "NEVER", "UNCHANGED", "BaseWorkflow", "Graph", "NodePlugin", "Query"]
-
-UNCHANGED = "unchanged"
-ALWAYS = "always"
-NEVER = "never"
-
-
-class NodePlugin(Protocol):
-    """A node plugin, for `set_plugin`: see `functionfuse.backends.plugins`.
-
-    A plugin may have two more members. If the attribute `changes_results` is false, no result
-    depends on the plugin. The method `for_node(name)` returns the plugin for the node of that name.
-    """
-
-    def local_initialize(self) -> object:
-        """Run in the process of the workflow, before a node is sent to be computed."""
-
-    def remote_initialize(self) -> Callable[[], object] | None:
-        """Return a function that runs just before the node, in the node's process; or None."""
+__all__ = ["BaseWorkflow", "Graph"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +39,11 @@ class Graph:
     names: list[str]
     positions: dict[Node, int]
     left_out: int = 0
+
+    @cached_property
+    def called(self) -> set[Any]:
+        """All decorated functions and classes that are called."""
+        return set(map(operator.attrgetter("called"), self.nodes))
 
     @cached_property
     def needs(self) -> list[tuple[int, ...]]:
@@ -102,36 +91,6 @@ class Graph:
         return found
 
 
-class Query:
-    """The nodes that match a pattern; settings apply in this workflow only."""
-
-    def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
-        self.workflow = workflow
-        self.nodes = nodes
-
-    def set_plugin(self, plugin: NodePlugin) -> Query:
-        """Let `plugin` prepare each of the nodes; it replaces earlier plugins. Return self."""
-        for node in self.nodes:
-            self.workflow._plugins[node] = (plugin,)
-        return self
-
-    def set_plugins(self, *plugins: NodePlugin) -> Query:
-        """Let `plugins` prepare each of the nodes, in this order; return self."""
-        for node in self.nodes:
-            self.workflow._plugins[node] = plugins
-        return self
-
-    def set_reuse(self, policy: str) -> Query:
-        """Set a policy of reuse for the nodes, instead of the workflow's; return self.
-
-        See `BaseWorkflow.set_reuse`.
-        """
-        check_policy(policy)
-        for node in self.nodes:
-            self.workflow._policies[node] = policy
-        return self
-
-
 class BaseWorkflow:
     """The graph of some nodes, under a name.
 
@@ -158,6 +117,8 @@ class BaseWorkflow:
         self._own: tuple[str, ...] = ()
         self._packages: tuple[str, ...] = ()
         self._policies: dict[Node, str] = {}
+        names = ("retries", "timeout", "expires", "resources")
+        self._settings: dict[str, dict[Node, Any]] = {name: {} for name in names}
 
     def graph(self) -> Graph:
         """Return the graph, in time linear in its size.
@@ -254,6 +215,24 @@ class BaseWorkflow:
             raise GraphError(f"{func!r} can't be called for {node!r}: {error}") from error
         self._functions[node] = func
 
+    def node_settings(self, name: str, graph: Graph) -> dict[int, Any]:
+        """Return a setting of the nodes that have it, by index in the graph.
+
+        Args:
+            name: "retries", "timeout", "expires" or "resources".
+        """
+        found = {}
+        if any(getattr(called.settings, name, None) for called in graph.called):
+            for index, node in enumerate(graph.nodes):
+                if value := getattr(node.settings, name, None):
+                    found[index] = value
+        for node, value in self._settings[name].items():
+            index = graph.positions.get(node, -1)
+            found.pop(index, None)
+            if value is not None and index >= 0:
+                found[index] = value
+        return found
+
     def _matched(self, pattern: str | None) -> list[Node]:
         nodes = self.find_nodes(pattern)
         if not nodes:
@@ -270,14 +249,6 @@ def _is_interactive() -> bool:
         return True
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None
-
-
-def check_policy(policy: str) -> str:
-    """Return `policy`, if it is a policy of reuse; else raise an OptionsError."""
-    known = (UNCHANGED, ALWAYS, NEVER)
-    if policy not in known:
-        raise OptionsError(f"a policy of reuse is one of {', '.join(known)}, not {policy!r}")
-    return policy
 
 
 def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:

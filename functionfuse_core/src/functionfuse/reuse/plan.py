@@ -18,7 +18,8 @@ from typing import Any
 
 from ..errors import FunctionFuseError
 from ..graph.nodes import ConstructorCall, Node
-from ..graph.workflow import ALWAYS, NEVER, UNCHANGED, Graph
+from ..graph.settings import ALWAYS, NEVER, UNCHANGED
+from ..graph.workflow import Graph
 from .calls import Calls
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities

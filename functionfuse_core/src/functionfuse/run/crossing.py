@@ -31,6 +31,7 @@ from .job import Job, Outcome, text_of
 
 __all__ = [
     "JobError",
+    "NotBegunError",
     "Packed",
     "Packer",
     "Portable",
@@ -43,6 +44,8 @@ __all__ = [
 
 Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
 
+_ended: set[str] = set()  # `ends` of the runs that Ctrl-C has ended in this process
+
 _STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
 _APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
 
@@ -53,11 +56,17 @@ class Portable:
     It is unpickled on first use, not on arrival: an executor breaks if unpickling fails there.
 
     No two jobs have the same pickle: an executor that looks for equal calls would run only one.
+
+    Args:
+        ends: the path of a file. If it is there, the run has ended, and the job isn't run.
     """
 
-    def __init__(self, content: Any, pickled: bytes | None = None, _: bytes = b"") -> None:
+    def __init__(
+        self, content: Any, pickled: bytes | None = None, _: bytes = b"", ends: str = ""
+    ) -> None:
         self._content = content
         self._pickled = pickled
+        self._ends = ends
 
     @property
     def content(self) -> Any:
@@ -75,19 +84,27 @@ class Portable:
         if error is not None:
             content = copy.copy(content)
             vars(content).update(_portable(error))
-        return Portable, (None, dumps(content), os.urandom(8))
+        return Portable, (None, dumps(content), os.urandom(8), self._ends)
 
     def __call__(self) -> Portable:
         """Run the job inside, and return its outcome. Raises JobError if the job failed."""
         try:
+            if self._ends and (self._ends in _ended or os.path.exists(self._ends)):
+                raise NotBegunError("the run ended before the job began")
             job = self.content
             look_around()
             outcome = job.run()
         except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
             outcome = Outcome.of_error(0, error)
         if outcome.error is not None:
+            if isinstance(outcome.error, KeyboardInterrupt):
+                _ended.add(self._ends)
             raise JobError(text_of(outcome.error), Portable(outcome)) from None
         return Portable(outcome)
+
+
+class NotBegunError(Exception):
+    """A worker got a job of a run that had ended."""
 
 
 class JobError(Exception):

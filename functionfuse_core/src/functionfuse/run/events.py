@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
+from time import gmtime, strftime, time
 from typing import Any, NamedTuple
 
 from ..graph.workflow import Graph
@@ -15,17 +19,27 @@ __all__ = ["Event", "Listener", "RunEvents"]
 
 
 class Event(NamedTuple):
-    """One event of a node; listeners are called in the process of the workflow.
+    """One event of a run, or of a node in it; listeners are called in the process of the workflow.
 
     Attributes:
-        kind: "planned" (once for each node to compute or to judge, before anything runs),
-            "started", "reused" (the stored result is still right), "saved", "finished" or "failed".
-        workflow, node: their names.
-        node_index: the node's index in the graph.
+        kind: of the run, "run started" (before anything is computed) and "run finished" (also after
+            an error). Of a node, "planned" (once for each node to compute or to judge, before
+            anything runs), "reused" (the stored result is still right), "queued" (the backend has
+            the node), "started", "retrying" (it failed, and will be tried again), "finished",
+            "saved" or "failed".
+        workflow, node: their names; "" for the node in an event of the run.
+        node_index: the node's index in the graph; -1 in an event of the run.
         reason: why the node is computed, as text; "" if that isn't known.
-        seconds: how long the function ran, for "finished".
+        seconds: how long the function ran, for "finished"; how long the node waits for its next
+            attempt, for "retrying"; how long the run took, for "run finished".
         size: bytes of the stored result, for "saved".
-        error: the exception, for "failed".
+        error: the exception, for "failed", "retrying" and "run finished"; else None.
+        attempt: the number of the attempt, from 1, for "started", "retrying", "finished" and
+            "failed"; else 0.
+        run: the run's id, which sorts by the time when the run started: "20260102T030405Z-1f2e3d".
+        time: when the event happened, in seconds since 1970.
+        total: how many nodes the run has planned, or found to be reused, up to now. Each ends with
+            "finished", "failed" or "reused", unless the run ends, or it follows a failed one.
     """
 
     kind: str
@@ -36,12 +50,18 @@ class Event(NamedTuple):
     seconds: float = 0.0
     size: int = 0
     error: BaseException | None = None
+    attempt: int = 0
+    run: str = ""
+    time: float = 0.0
+    total: int = 0
 
 
 Listener = Callable[[Event], None]
 
 
 _Record = Callable[[int, str], NodeRecord]
+
+_OF_ATTEMPTS = ("started", "retrying", "finished", "failed")
 
 
 class RunEvents:
@@ -66,15 +86,44 @@ class RunEvents:
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
         self.failed: dict[int, str] = {}  # their texts, for the report
-
-    def planned(self, indexes: Iterable[int]) -> None:
-        """Emit "planned" for nodes."""
-        self._call("planned", indexes)
+        self.attempts = Counter[int]()  # by index: how often a node failed and was tried again
+        self.retried: dict[int, str] = {}  # by index: the last error after which it was
+        self._run = ""
+        self._began = 0.0
+        self._total = 0
 
     def reuse(self, indexes: Collection[int]) -> None:
         """Note that stored results are still right."""
         self.reused.update(indexes)
         self._call("reused", indexes)
+
+    def begin(self, indexes: Collection[int], reused: Collection[int]) -> None:
+        """Emit "run started", "planned" and "reused".
+
+        Args:
+            indexes: the nodes to compute or to judge.
+            reused: other nodes, whose stored results are still right.
+        """
+        self.wanted = indexes
+        self.reused.update(reused)
+        if self.listeners:
+            self._total += len(indexes) + len(reused)
+            self._began = time()
+            began = strftime("%Y%m%dT%H%M%SZ", gmtime(self._began))
+            self._run = f"{began}-{os.urandom(3).hex()}"
+            self._call("run started", (-1,))
+            if self.decisions:
+                self._call("planned", indexes)
+            self._call("reused", reused)
+
+    def end(self, error: BaseException | None) -> None:
+        """Emit "run finished", if "run started" was emitted."""
+        if self._run:
+            self._call("run finished", (-1,), seconds=time() - self._began, error=error)
+
+    def queue(self, index: int) -> None:
+        """Emit "queued"."""
+        self._call("queued", (index,))
 
     def start(self, index: int) -> None:
         """Emit "started"."""
@@ -94,14 +143,22 @@ class RunEvents:
             if size is not None:
                 self._call("saved", (index,), size=size)
 
+    def retry(self, index: int, error: BaseException, seconds: float) -> None:
+        """Note that a node has failed, and will be tried again after some seconds."""
+        self._call("retrying", (index,), seconds=seconds, error=error)
+        self.attempts[index] += 1
+        self.retried[index] = text_of(error)
+
     def fail(self, index: int, error: BaseException) -> None:
         """Note that a node has failed; add a note with its name to the error."""
         self.errors[index] = error
         self.failed[index] = text_of(error)
         self._call("failed", (index,), error=error)
+        attempts = self.attempts[index] + 1
         error.add_note(
             f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"
             f" {self.graph.nodes[index].described()}"
+            f"{f' (attempt {attempts})' if attempts > 1 else ''}"
         )
 
     def raise_first(self, stopped: int) -> None:
@@ -118,7 +175,8 @@ class RunEvents:
         if others:
             names = ", ".join(repr(self.names[index]) for index in others[:10])
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-            error.add_note(f"other nodes failed, too: {names}{more}")
+            count = "1 other node" if len(others) == 1 else f"{len(others)} other nodes"
+            error.add_note(f"{count} failed, too: {names}{more}")
         if left_out:
             nodes = (
                 "1 node that follows was" if left_out == 1 else f"{left_out} nodes that follow were"
@@ -147,9 +205,15 @@ class RunEvents:
         error: BaseException | None = None,
     ) -> None:
         """Call the listeners with events; see `Event`."""
-        for index in indexes if self.listeners else ():
-            names = self.workflow_name, self.names[index]
-            event = Event(kind, *names, index, self._reason(index), seconds, size, error)
+        if not self.listeners:
+            return
+        now = time()
+        for index in indexes:
+            name = self.names[index] if index >= 0 else ""
+            reason = self._reason(index) if index >= 0 else ""
+            attempt = self.attempts[index] + 1 if kind in _OF_ATTEMPTS else 0
+            about = kind, self.workflow_name, name, index, reason, seconds, size, error, attempt
+            event = Event(*about, self._run, now, self._total)
             for listener in self.listeners:
                 listener(event)
 
@@ -171,18 +235,38 @@ class RunEvents:
         return NodeRecord(name, NOT_NEEDED, self._reason(index))
 
     def _done(self, index: int, name: str) -> NodeRecord:
+        attempts, retried = 0, ""
+        if index in self.seconds or index in self.failed:
+            attempts, retried = self.attempts[index] + 1, self.retried.get(index, "")
         if index in self.seconds:
-            size = self.sizes.get(index, 0)
-            return NodeRecord(name, COMPUTED, self._reason(index), self.seconds[index], size)
+            seconds, size = self.seconds[index], self.sizes.get(index, 0)
+            reason = self._reason(index)
+            return NodeRecord(name, COMPUTED, reason, seconds, size, attempts, retried)
         if index in self.failed:
-            return NodeRecord(name, FAILED, self.failed[index])
+            error = self.failed[index]
+            return NodeRecord(name, FAILED, error, 0.0, 0, attempts, error)
         if index in self.reused:
             return NodeRecord(name, REUSED, self._reason(index), 0.0, self._stored_size(index))
         if index in self.wanted:
-            return NodeRecord(name, NOT_RUN, self._reason(index))
+            first = self._followed.get(index)
+            reason = self._reason(index)
+            if first is not None:
+                reason = f"follows {self.names[first]!r}, which failed"
+            return NodeRecord(name, NOT_RUN, reason)
         if self.decisions and self.decisions.keeps_other(index):
             return NodeRecord(name, NOT_NEEDED, f"an older result stays: {self._reason(index)}")
         return NodeRecord(name, NOT_NEEDED)
+
+    @cached_property
+    def _followed(self) -> dict[int, int]:
+        """For each node that follows a failed one, the first that failed. The run is over."""
+        found: dict[int, int] = {}
+        for index, parents in enumerate(self.graph.parents if self.failed else ()):
+            above = [first for parent in parents if (first := found.get(parent)) is not None]
+            above += [parent for parent in parents if parent in self.failed]
+            if above and index not in self.failed:
+                found[index] = min(above)
+        return found
 
     def _reason(self, index: int) -> str:
         if self.decisions is None:
@@ -205,6 +289,7 @@ def _plugins_listener() -> Listener | None:
         return None
 
     def listen(event: Event) -> None:
+        hooks.call("functionfuse_event", event=event)
         arguments: dict[str, object] = {"workflow": event.workflow, "node": event.node}
         if event.kind == "started":
             arguments["reason"] = event.reason
@@ -212,7 +297,7 @@ def _plugins_listener() -> Listener | None:
             arguments["seconds"] = event.seconds
         elif event.kind == "failed":
             arguments["error"] = event.error
-        elif event.kind != "reused":
+        elif event.kind != "reused":  # the others have no hook of their own
             return
         hooks.call(f"functionfuse_node_{event.kind}", **arguments)
 

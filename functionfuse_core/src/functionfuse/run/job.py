@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter, sleep
-from types import EllipsisType
+from types import EllipsisType, MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import FingerprintError
@@ -25,6 +25,7 @@ from ..reuse.results import Summary
 from ..reuse.values import digest_of
 from ..reuse.workers import Expected
 from ..serializers.script import lend
+from .calling import in_time, running
 from .resultstore import OF_NO_USE, Lease, ResultStore
 
 __all__ = ["Flight", "Job", "Load", "Outcome", "Save", "text_of"]
@@ -49,6 +50,8 @@ class Outcome:
         reused: the header of the result, if another run stored it meanwhile. Then there is no
             value.
         error: the exception that ended the job.
+        again: whether it is an error of the function after which the node may be tried again.
+        unsaved: whether it is an error of the storage, which can't be written.
         traceback: its traceback as text, if it is of another process.
     """
 
@@ -61,6 +64,8 @@ class Outcome:
     changed: str = ""
     reused: Summary | None = None
     error: BaseException | None = None
+    again: bool = False
+    unsaved: bool = False
     traceback: str = ""
 
     def __init__(self, key: int, value: Any = None) -> None:
@@ -171,6 +176,9 @@ class Job:
         flight: lets one of several runs compute, while the others wait for it.
         expected: pairs of a comparison to make before the call, and the code that it takes; None
             stands for the function of this job.
+        retry_on: classes of errors after which the node may be tried again.
+        timeout: seconds that the function may take; None: any time.
+        resources: amounts of resources that the node needs while it runs, by name.
         options: what the workflow's `options` has for the node.
     """
 
@@ -187,6 +195,9 @@ class Job:
     digest: bool = False
     flight: Flight | None = None
     expected: Sequence[tuple[Expected, object]] = ()
+    retry_on: tuple[type[Exception], ...] = ()
+    timeout: float | None = None
+    resources: Mapping[str, float] = MappingProxyType({})
     options: Any = None
 
     def __init__(
@@ -229,15 +240,31 @@ class Job:
             prepare()
         function = self.function
         call = getattr(self.target, function) if isinstance(function, str) else function
+        before = running.set(self.name)
         started = perf_counter()
-        value = call(*self.args, **self.kwargs)
-        outcome = Outcome(self.key, value)
-        outcome.seconds = perf_counter() - started
+        try:
+            if self.timeout is None:
+                value = call(*self.args, **self.kwargs)
+            else:
+                value = in_time(self.timeout, call, self.args, self.kwargs)
+            outcome = Outcome(self.key, value)
+            outcome.seconds = perf_counter() - started
+        except self.retry_on as error:
+            outcome = Outcome.of_error(self.key, error)
+            outcome.again = True
+            return outcome
+        finally:
+            running.reset(before)
         outcome.target, outcome.changed = self.target, changed
         if self.constructs:
             outcome.value, outcome.target = None, value
         elif self.save is not None:
-            self._store(self.save, outcome)
+            try:
+                self._store(self.save, outcome)
+            except OSError as error:
+                outcome = Outcome.of_error(self.key, error)
+                outcome.unsaved = True
+                return outcome
         else:
             if type(value) not in PLAIN:
                 refuse_nodes(value)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..graph.nodes import Call, ConstructorCall, MethodCall, Node
+from ..graph.settings import Retries
 from ..graph.workflow import Graph
 from ..names import label_of
 from ..reuse.described import describing
@@ -38,6 +39,7 @@ class JobMaker:
 
     Attributes:
         decisions: set when the run is planned; None without a storage that returns headers.
+        retries, timeouts, resources: settings of the nodes that have them, by index.
     """
 
     def __init__(
@@ -67,6 +69,10 @@ class JobMaker:
             if node in graph.positions
         }
         self._prepared: dict[int, Sequence[Callable[[], object]]] = {}
+        self.retries: dict[int, Retries] = workflow.node_settings("retries", graph)
+        self.timeouts: dict[int, float] = workflow.node_settings("timeout", graph)
+        self.resources: dict[int, Mapping[str, float]] = workflow.node_settings("resources", graph)
+        self._has_settings = bool(self.retries or self.timeouts or self.resources)
 
     def counting_plugins(self) -> dict[Node, Sequence[Any]]:
         """Return the plugins that results depend on, by node."""
@@ -82,7 +88,7 @@ class JobMaker:
         return self._remote and bool(self._plugins)
 
     def prepare(self, index: int) -> None:
-        """Call the initializers of a node that runs elsewhere."""
+        """Call the initializers of a node, once, however often it is tried."""
         self._prepared[index] = self._calls_before(self._graph.nodes[index])
 
     def make(self, index: int, target: Any) -> Job:
@@ -94,7 +100,11 @@ class JobMaker:
         graph, values = self._graph, self._values
         node = graph.nodes[index]
         keeps = self._keeps
-        args, kwargs = (node.args, node.kwargs) if keeps else values.arguments(index, node)
+        args, kwargs = (
+            (node.args, node.kwargs)
+            if keeps
+            else values.arguments(index, node, fresh=index in self.retries)
+        )
         function: Any = node.called.compute if self._remote else node.called.func
         if type(node) is MethodCall:
             function = node.method
@@ -108,8 +118,16 @@ class JobMaker:
         if self._workflow.options:
             job.options = self._workflow.options.get(node)
         if self._plugins:
-            prepared = self._prepared.pop(index, None)
-            job.prepare = self._calls_before(node) if prepared is None else prepared
+            if index not in self._prepared:
+                self.prepare(index)
+            job.prepare = self._prepared[index]
+        if self._has_settings:
+            if index in self.retries:
+                job.retry_on = self.retries[index].on
+            if index in self.timeouts:
+                job.timeout = self.timeouts[index]
+            if index in self.resources:
+                job.resources = self.resources[index]
         job.target = target
         job.constructs = type(node) is ConstructorCall
         if self._results and not job.constructs and not values.stored[index]:

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 from ..errors import GraphError, OptionsError
 from ..graph.arguments import Reference
 from ..graph.decorator import WorkflowClass, WorkflowFunction
-from ..graph.workflow import NodePlugin
+from ..graph.query import NodePlugin
 
 __all__ = [
     "InitializerPlugin",

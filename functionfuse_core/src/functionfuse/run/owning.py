@@ -48,16 +48,18 @@ def is_shared(value: Any) -> bool:
     return kind in IMMUTABLE or issubclass(kind, (type, BaseException, PurePath))
 
 
-def own_literal(value: Any, memo: dict[int, Any]) -> Any:
+def own_literal(value: Any, memo: dict[int, Any], *, big: bool = False) -> Any:
     """Return a copy of a literal argument, if it can be changed in place.
 
     All arguments of a call share one `memo`, so an object in two of them stays one object. Arrays
-    of 1 MiB and more are not copied, nor are objects that can't be, such as open files.
+    of 1 MiB and more are copied only if `big`. Objects that can't be copied, such as open files,
+    are shared.
     """
     if is_shared(value):
         return value
     try:
-        memo.update({id(array): array for array in _big_arrays(value)})
+        if not big:
+            memo.update({id(array): array for array in _big_arrays(value)})
         return copy.deepcopy(value, memo)
     except Exception:  # noqa: BLE001  # __deepcopy__ of a user's class can raise anything
         return value
@@ -137,12 +139,18 @@ class Values:
         self.held.clear()
         self._masters.clear()
 
-    def arguments(self, index: int, node: Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """Return the arguments of a call; if values are copied, no other call shares them."""
+    def arguments(
+        self, index: int, node: Node, *, fresh: bool = False
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments of a call; if values are copied, no other call shares them.
+
+        Args:
+            fresh: copy values in any case, for a call that may be made again.
+        """
         needs, held = self._graph.needs[index], self.held
         args, kwargs = node.args, node.kwargs
         results = list(map(held.__getitem__, needs))
-        plain = self._again is None or (
+        plain = (self._again is None and not fresh) or (
             _PLAIN.issuperset(map(type, args))
             and _PLAIN.issuperset(map(type, kwargs.values()))
             and IMMUTABLE.issuperset(map(type, results))
@@ -154,13 +162,18 @@ class Values:
         own = None
         if not plain:
             results = [self._taken(parent, index) for parent in needs]
-            own = partial(own_literal, memo={})
+            own = partial(own_literal, memo={}, big=fresh)
         result_of = dict(zip(node.needs, results, strict=True)).__getitem__
         built: dict[object, Any] = {}
         args = tuple([resolve(value, result_of, built, own) for value in args])
         if kwargs:
             kwargs = {key: resolve(value, result_of, built, own) for key, value in kwargs.items()}
         return args, kwargs
+
+    def give_back(self, index: int) -> None:
+        """Forget the copies that a failed call had, so that the next one gets others."""
+        for parent in self._took.pop(index, ()):
+            self._takers[parent] -= 1
 
     def add_of_method(self, index: int, value: Any) -> None:
         """Add the result of a method: a copy, as the object may hold the value and change it."""

@@ -32,6 +32,8 @@ class NodeRecord:
         reason: why the node is computed, or that an earlier result is reused; "" for others.
         seconds: how long the function ran in this run.
         bytes: size of the stored result; 0 if nothing is stored.
+        attempts: how often the function was called in this run; 0 if it wasn't.
+        error: type and text of the last error of the function; "" if there was none.
     """
 
     name: str
@@ -39,6 +41,16 @@ class NodeRecord:
     reason: str = ""
     seconds: float = 0.0
     bytes: int = 0
+    attempts: int = 0
+    error: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason, with the attempts if there was more than one."""
+        if self.attempts < 2:
+            return self.reason
+        failed = "" if self.reason == self.error else f", the last error was {self.error}"
+        return f"{self.reason}; {self.attempts} attempts{failed}".removeprefix("; ")
 
 
 class Report:
@@ -131,7 +143,7 @@ class Report:
                 node.action,
                 f"{node.seconds:.3f} s" if node.seconds else "",
                 f"{node.bytes:,} bytes" if node.bytes else "",
-                node.reason,
+                node.why,
             )
             for node in self.nodes
         ]

@@ -6,17 +6,18 @@ result that is returned can't be read, its node is computed after all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FunctionFuseError
 from ..graph.nodes import ConstructorCall
-from ..graph.workflow import NEVER
+from ..graph.settings import NEVER
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE
 from .contract import Backend
 from .events import RunEvents
 from .jobs import JobMaker
+from .order import Resources
 from .owning import Values
 from .report import Report
 from .scheduler import Scheduler
@@ -35,6 +36,7 @@ class Run:
         backend: runs the jobs.
         returns: whether the results of the given nodes are returned.
         keep_going: whether nodes that don't follow a failed one are computed.
+        resources: how much there is of each resource that nodes need; None: any amount.
         single_flight: whether to wait for a node that another run is computing.
     """
 
@@ -45,6 +47,7 @@ class Run:
         *,
         returns: bool = True,
         keep_going: bool = False,
+        resources: Mapping[str, float] | None = None,
         single_flight: bool = False,
     ) -> None:
         self._workflow = workflow
@@ -69,6 +72,13 @@ class Run:
             self._values,
             single_flight=single_flight,
         )
+        # A backend that places nodes by their resources has its own limits: these are checked only.
+        needs, there = self._jobs.resources, resources
+        if there is None and needs:
+            there = getattr(backend, "resources", None)
+        self._resources = None
+        if there is not None and needs:
+            self._resources = Resources(there, needs, graph.names)
         self._scheduler = Scheduler(
             graph,
             backend,
@@ -77,6 +87,7 @@ class Run:
             jobs=self._jobs,
             events=self._events,
             keep_going=keep_going,
+            resources=None if resources is None else self._resources,
         )
 
     def plan(self) -> Report:
@@ -96,16 +107,24 @@ class Run:
         try:
             if self._results:
                 self._results.prepare()
-            self._announce(indexes := self._decide())
+            indexes = self._decide()
+            if self._resources:
+                self._resources.check(indexes)
+            scheduler.check_timeouts(indexes)
+            self._announce(indexes)
             scheduler.activate(indexes)
             scheduler.work()
-            return self._returned_values()
+            values = self._returned_values()
         except BaseException as error:
             try:
                 scheduler.cancel()
             except Exception as second:  # noqa: BLE001  # the first error is more important
                 error.add_note(f"cancel of the backend failed: {second!r}")
+            self._events.end(error)
             raise
+        else:
+            self._events.end(None)
+            return values
         finally:
             scheduler.clear()
             self._workflow.report = self._events.report()
@@ -114,18 +133,17 @@ class Run:
 
     def _announce(self, indexes: Sequence[int]) -> None:
         """Emit what is planned and what is reused, and warn of stored results of no use."""
-        self._events.wanted = indexes
-        decisions = self._jobs.decisions
+        decisions, reused = self._jobs.decisions, []
         if decisions and self._results:
             for index, info in enumerate(decisions.infos):
                 if isinstance(info, FunctionFuseError):
                     self._results.warn(index, info)
-            self._events.planned(indexes)
             planned = set(indexes)
             verdicts = enumerate(decisions.verdicts)
             reused = [index for index, verdict in verdicts if verdict == REUSE]
             self._results.restore(reused)
-            self._events.reuse([index for index in reused if index not in planned])
+            reused = [index for index in reused if index not in planned]
+        self._events.begin(indexes, reused)
 
     def _returned_values(self) -> list[Any]:
         """Return the results of the given nodes, in this process."""

@@ -7,6 +7,9 @@ needs it, it is computed after all.
 If the backend keeps values and there is no storage, a node is submitted as soon as its parents are
 submitted (`ahead`): the backend orders them. A node's error then waits until its parents are done,
 because it may be theirs.
+
+A node that failed is put off and tried again if its settings say so. Else it is stopped, with the
+nodes that follow it, and the run ends or goes on without them (`keep_going`).
 """
 
 from __future__ import annotations
@@ -15,17 +18,19 @@ import sys
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from time import sleep
 from typing import Any
 
-from ..errors import PluginError, WorkerDiedError
+from ..errors import OptionsError, PluginError, WorkerDiedError
 from ..graph.nodes import ConstructorCall, MethodCall, Node
 from ..graph.workflow import Graph
 from ..reuse.plan import MAYBE, REUSE, Decisions
+from .calling import check_interruptible
 from .contract import Backend, Started
 from .events import RunEvents
-from .job import Outcome
+from .job import Job, Outcome
 from .jobs import JobMaker
-from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order
+from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order, Resources
 from .owning import Values
 from .resultstore import OF_NO_USE
 from .stored import StoredResults
@@ -41,6 +46,7 @@ class Scheduler:
     Args:
         backend: runs the jobs.
         keep_going: whether nodes that don't follow a failed one are computed.
+        resources: how much there is of the resources that nodes need; None: any amount.
 
     Attributes:
         decisions: set when the run is planned; None without a storage that returns headers.
@@ -56,6 +62,7 @@ class Scheduler:
         jobs: JobMaker,
         events: RunEvents,
         keep_going: bool,
+        resources: Resources | None,
     ) -> None:
         self.graph = graph
         self.backend = backend
@@ -67,7 +74,10 @@ class Scheduler:
         self.keep_going = keep_going
         self.decisions: Decisions | None = None
         self.ahead = backend.keeps and results is None
-        self.order = Order(graph, values.users, ahead=self.ahead)
+        self.resources = resources
+        self.order = Order(
+            graph, values.users, ahead=self.ahead, retried=jobs.retries, resources=resources
+        )
         self.out: dict[int, Any] = {}  # by key of a submitted job: the backend's handle
         self.came: list[Outcome | Started] = []  # news to take over, the next one last
         self.early: dict[int, list[Outcome]] = {}  # by a node that is out: errors of its children
@@ -86,6 +96,8 @@ class Scheduler:
 
     def activate(self, indexes: Collection[int]) -> None:
         """Let nodes be computed, by `work`."""
+        if self.resources:
+            self.resources.check(indexes)
         self.order.activate(indexes)
         for index in indexes:
             node = self.graph.nodes[index]
@@ -100,7 +112,7 @@ class Scheduler:
     def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
-        while order.ready or out or self.to_load:
+        while order.remains() or out or self.to_load:
             while len(out) < limit:
                 if self.to_load:
                     self._load(self.to_load.popleft())
@@ -110,11 +122,36 @@ class Scheduler:
                     break
                 if limit > 1:
                     self._take_all(0)
+            pause = order.pause() if len(out) < limit else None
             if out:
-                self._take_all(None)
+                self._take_all(pause)
+            elif pause:
+                sleep(pause)
         self.events.raise_first(order.state.count(STOPPED))
         if WAITING in order.state:
             raise AssertionError(f"{order.state.count(WAITING)} nodes were left out: it is a bug")
+
+    def check_timeouts(self, indexes: Collection[int]) -> None:
+        """Raise OptionsError if one of the nodes has a timeout, and the backend can't interrupt it.
+
+        The backend runs a job that finds it out.
+        """
+        timed = [index for index in indexes if index in self.jobs.timeouts]
+        if not timed:
+            return
+        job = Job(len(self.graph.nodes), "the check of timeouts", check_interruptible, (), {})
+        job.wanted = False
+        self.backend.submit(job)
+        news: list[Outcome | Started] = []
+        while not any(isinstance(each, Outcome) for each in news):
+            news = list(self.backend.wait(None))
+        for each in news:
+            if isinstance(each, Outcome) and each.error is not None:
+                if not isinstance(each.error, OptionsError):
+                    raise each.error
+                raise OptionsError(
+                    f"node {self.graph.names[timed[0]]!r} has a timeout, but {each.error}"
+                ) from None
 
     def _start(self, index: int) -> None:
         """Submit a node; if values that it needs are missing, load or compute these first."""
@@ -123,6 +160,8 @@ class Scheduler:
         if decisions and decisions.verdicts[index] == MAYBE and decisions.judge(index) == REUSE:
             self._reuse(index)  # the results of its parents did not change
             return
+        if self.resources and not self.resources.take(index):
+            return
         replayed = []
         if type(node) is MethodCall:
             target, last = self.objects.get(node.constructor, (None, None))
@@ -130,10 +169,13 @@ class Scheduler:
                 replayed.append(self.graph.positions[node.before])
         needs = self.graph.needs[index]
         if (replayed or not all(map(held.__contains__, needs))) and self._lacks(index, replayed):
+            self._free(index)
             return
         self.order.state[index] = SUBMITTED if self.backend.remote else RUNNING
-        if self.events.listeners and not self.backend.remote:
-            self.events.start(index)
+        if self.events.listeners:
+            self.events.queue(index)
+            if not self.backend.remote:
+                self.events.start(index)
         self.out[index] = None
         if target is not None and self.backend.keeps:
             self.targets[index] = target
@@ -144,6 +186,7 @@ class Scheduler:
             raise
         except BaseException as error:  # noqa: BLE001  # it is the node's error
             del self.out[index]
+            self._free(index)
             self._fail(index, error)
             return
         if handle is None and self.backend.keeps and (job.wanted or job.constructs):
@@ -152,6 +195,11 @@ class Scheduler:
             if handle is not None and not job.constructs:
                 held[index] = handle
             self.order.run_ahead(index)
+
+    def _free(self, index: int) -> None:
+        """Free the resources of a node that doesn't run any more."""
+        if self.resources:
+            self.resources.give_back(index)
 
     def _begin(self, index: int) -> None:
         """Note that a node runs, once."""
@@ -222,12 +270,14 @@ class Scheduler:
         if key < 0:
             self._loaded(~key, handle, news.error)
             return
+        self._free(key)
         if news.error is not None:
             if any(self.order.state[parent] == STOPPED for parent in self.graph.parents[key]):
                 self._stop(key)
             else:
                 self._begin(key)
-                self._fail(key, news.error)
+                if not (news.again and self._tries_again(key, news.error)):
+                    self._fail(key, news.error, ends=news.unsaved)
             return
         try:
             if self.backend.remote:
@@ -299,12 +349,27 @@ class Scheduler:
         self.order.settle(index)
         self.values.let_go(index)
 
-    def _fail(self, index: int, error: BaseException) -> None:
-        """Stop a node and those that wait for it; raise its error unless the run goes on."""
+    def _tries_again(self, index: int, error: BaseException) -> bool:
+        """Put a node off that failed, for its next attempt; return False if it has none."""
+        retries, failed = self.jobs.retries.get(index), self.events.attempts[index] + 1
+        if retries is None or failed > retries.count:
+            return False
+        seconds = retries.after(failed)
+        self.values.give_back(index)
+        self.order.put_off(index, seconds)
+        self.events.retry(index, error, seconds)
+        return True
+
+    def _fail(self, index: int, error: BaseException, *, ends: bool = False) -> None:
+        """Stop a node and those that wait for it; raise its error unless the run goes on.
+
+        Args:
+            ends: whether the run ends in any case, because the storage can't be written.
+        """
         if self.order.state[index] != STOPPED:
             self._stop(index)
             self.events.fail(index, error)
-            if not (self.keep_going and isinstance(error, Exception)):
+            if ends or not (self.keep_going and isinstance(error, Exception)):
                 raise error
 
     def _stop(self, index: int) -> None:

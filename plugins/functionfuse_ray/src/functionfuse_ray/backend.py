@@ -56,12 +56,25 @@ class OnRay:
         self._actors: WeakSet[Any] = WeakSet()
         self._names: dict[int, str] = {}
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """The most that one node of the cluster has of each resource."""
+        found: dict[str, float] = {}
+        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        for node in nodes:
+            for name, amount in node["Resources"].items() if node["Alive"] else ():
+                known = {"CPU": "cpu", "GPU": "gpu"}.get(name, name)
+                found[known] = max(amount, found.get(known, 0))
+        return found
+
     def submit(self, job: Job) -> Any:
         """Submit a job; return the reference of its packed value, or the actor that it makes.
 
         None if nobody needs the value.
         """
         remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
+        if job.resources and job.target is None:
+            remote = remote.needing(job)
         head, big = self._parts(job, remote.retried)
         actor = job.target
         if job.constructs:

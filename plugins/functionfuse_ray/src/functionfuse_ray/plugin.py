@@ -89,6 +89,10 @@ class RayBackendOptions(BaseModel):
         alias="maxPendingTasks",
         description="How many nodes are at Ray's at once, if run() isn't told; 0: any number.",
     )
+    keep_going: bool = Field(
+        default=True,
+        description="If a node fails, compute all nodes that don't follow it, if run() isn't told.",
+    )
 
 
 def _build_storage(options: RayOptions) -> FileStorage:
@@ -101,6 +105,7 @@ def _build_workflow(options: RayBackendOptions, nodes: Sequence[Any], workflow_n
     workflow = RayWorkflow(*nodes, workflow_name=workflow_name, ray_init_args=options.ray_init_args)
     workflow.return_results = options.return_results
     workflow.max_pending_tasks = options.max_pending_tasks
+    workflow.keep_going = options.keep_going
     return workflow
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
 
+from functionfuse.backends import Job, rest_of
 from functionfuse.backends import compute as compute_job
-from functionfuse.backends import rest_of
 from functionfuse.errors import OptionsError
-from functionfuse.graph.nodes import ConstructorCall, Node
 from functionfuse.run.crossing import Packed
 
 __all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
@@ -90,29 +90,45 @@ class Remote(NamedTuple):
         tasks: for a node that makes an object, an actor class; else the tasks without and with
             value.
         retried: errors after which Ray tries again.
+        options: of `ray.remote`.
     """
 
     tasks: Any
     retried: Sequence[type[BaseException]] = ()
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
-    def of(cls, node: Node, options: Mapping[str, Any]) -> Remote:
+    def of(cls, name: str, options: Mapping[str, Any], *, constructs: bool) -> Remote:
         """Return how Ray runs a node with these options of `ray.remote`.
+
+        Args:
+            name: of the node, for the error.
+            constructs: whether the node makes an object.
 
         Raises:
             OptionsError: Ray refuses them.
         """
-        options, retried = dict(options), options.get("retry_exceptions")
+        given, retried = dict(options), options.get("retry_exceptions")
         if isinstance(retried, (list, tuple)):
-            options["retry_exceptions"] = [RetriedJobError]
+            given["retry_exceptions"] = [RetriedJobError]
         try:
-            if isinstance(node, ConstructorCall):
-                tasks: Any = Object.options(**options)  # type: ignore[attr-defined]
+            if constructs:
+                tasks: Any = Object.options(**given)  # type: ignore[attr-defined]
             else:
-                tasks = finish.options(**options), compute.options(**options)
+                tasks = finish.options(**given), compute.options(**given)
         except (TypeError, ValueError) as error:
-            raise OptionsError(f"Ray refuses the options of {node!r}: {error}") from error
-        return cls(tasks, tuple(retried) if isinstance(retried, (list, tuple)) else ())
+            raise OptionsError(f"Ray refuses the options of node {name!r}: {error}") from error
+        return cls(tasks, tuple(retried) if isinstance(retried, (list, tuple)) else (), options)
+
+    def needing(self, job: Job) -> Remote:
+        """Return the same for a job that needs resources; the options come first."""
+        needs = dict(job.resources)
+        options: dict[str, Any] = {}
+        for name in needs.keys() & {"cpu", "gpu"}:
+            options[f"num_{name}s"] = needs.pop(name)
+        needs |= self.options.get("resources") or {}
+        options |= {**self.options, "resources": needs}
+        return Remote.of(job.name, options, constructs=job.constructs)
 
 
 PLAIN, OBJECT = Remote((finish, compute)), Remote(Object)

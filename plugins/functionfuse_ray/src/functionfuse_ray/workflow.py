@@ -8,8 +8,8 @@ from typing import Any
 import ray
 
 from functionfuse.errors import OptionsError
-from functionfuse.graph.nodes import MethodCall
-from functionfuse.graph.workflow import Query
+from functionfuse.graph.nodes import ConstructorCall, MethodCall
+from functionfuse.graph.query import Query
 from functionfuse.run.report import Report
 from functionfuse.run.run import Run
 from functionfuse.run.workflow import ComputingWorkflow
@@ -46,7 +46,8 @@ class RayQuery(Query):
                 continue
             kind = type(node)
             if kind not in made:
-                made[kind] = Remote.of(node, args)
+                constructs = isinstance(node, ConstructorCall)
+                made[kind] = Remote.of(node.name, args, constructs=constructs)
             self.workflow.options[node] = made[kind]
         return self
 
@@ -58,11 +59,12 @@ class RayWorkflow(ComputingWorkflow):
         ray_init_args: arguments for `ray.init`, unless Ray is up already.
 
     Attributes:
-        return_results, max_pending_tasks: defaults for `run`.
+        return_results, max_pending_tasks, keep_going: defaults for `run`.
     """
 
     return_results = False
     max_pending_tasks = 0
+    keep_going = True
 
     def __init__(
         self, *nodes: object, workflow_name: str, ray_init_args: Mapping[str, Any] | None = None
@@ -86,7 +88,12 @@ class RayWorkflow(ComputingWorkflow):
         """
         return Run(self, OnRay()).plan()
 
-    def run(self, return_results: bool | None = None, max_pending_tasks: int | None = None) -> Any:
+    def run(
+        self,
+        return_results: bool | None = None,
+        max_pending_tasks: int | None = None,
+        keep_going: bool | None = None,
+    ) -> Any:
         """Update the given nodes and all last nodes, and store their results.
 
         A node is one task of Ray. A worker computes and saves it, and passes the value to other
@@ -97,6 +104,8 @@ class RayWorkflow(ComputingWorkflow):
                 option in the config that the workflow was made from.
             max_pending_tasks: the limit of nodes submitted to Ray at once; 0, the default, for
                 none. With a limit, results are used and released before more are computed.
+            keep_going: if a node fails, compute all nodes that don't follow it, and raise its error
+                at the end. The default is True, or the option in the config.
 
         Returns:
             None, unless `return_results`: then the result if the workflow was made from one node,
@@ -104,13 +113,13 @@ class RayWorkflow(ComputingWorkflow):
 
         Raises:
             GraphError: the workflow has no nodes.
-            OptionsError: `max_pending_tasks` is negative.
+            OptionsError: `max_pending_tasks` is negative, or no node of the cluster has the
+                resources that a node needs. Nothing was run yet.
             DuplicateNameError: two nodes have the same name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: the worker of a node died more often than Ray tries again.
-            Exception: the error of the first failing node, from its function or from saving, with a
-                note that names node, function and workflow. All nodes that don't depend on a
-                failing node were computed and stored.
+            Exception: the error of the first failing node in the graph, from its function or from
+                saving, with a note that names node, function and workflow.
         """
         if return_results is None:
             return_results = self.return_results
@@ -119,7 +128,8 @@ class RayWorkflow(ComputingWorkflow):
         if max_pending_tasks < 0:
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
         backend = OnRay(max_pending_tasks)
-        results = Run(self, backend, returns=return_results, keep_going=True).run()
+        keep_going = self.keep_going if keep_going is None else keep_going
+        results = Run(self, backend, returns=return_results, keep_going=keep_going).run()
         if not return_results:
             return None
         return results[0] if len(results) == 1 else results

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import tempfile
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
 from ...errors import WorkerDiedError
 from ...run.contract import Started
-from ...run.crossing import JobError, Portable
+from ...run.crossing import JobError, NotBegunError, Portable
 from ...run.job import Job, Outcome
 
 __all__ = ["InProcess", "OnExecutor"]
@@ -52,6 +57,9 @@ class InProcess:
 class OnExecutor:
     """Runs jobs on an executor of `concurrent.futures`, which it doesn't shut down.
 
+    An executor of processes takes some jobs in advance, and can't cancel these any more. So the
+    worker looks, before each job, for a file that `cancel` makes; it runs no job of this run then.
+
     Args:
         workflow_name: for the error of an executor that breaks.
     """
@@ -66,6 +74,9 @@ class OnExecutor:
         self._jobs: dict[int, tuple[str, Future[Portable]]] = {}  # by key: name and future
         self._queued: deque[int] = deque()  # of these, what isn't known to have begun
         self._done: SimpleQueue[int] = SimpleQueue()
+        self._ends = ""
+        if not isinstance(executor, ThreadPoolExecutor):
+            self._ends = f"{tempfile.gettempdir()}/functionfuse-{os.urandom(8).hex()}.ended"
 
     def submit(self, job: Job) -> None:
         """Hand a job over to the executor.
@@ -74,7 +85,7 @@ class OnExecutor:
             WorkerDiedError: the executor is broken.
         """
         try:
-            future = self._executor.submit(Portable(job))
+            future = self._executor.submit(Portable(job, ends=self._ends))
         except BrokenExecutor as error:
             raise self._died() from error
         self._jobs[job.key] = job.name, future
@@ -108,14 +119,22 @@ class OnExecutor:
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the jobs that have not begun, wait for the others, and return their outcomes."""
+        ends = Path(self._ends)
+        if self._ends and self._jobs:
+            with suppress(OSError):  # then those that the executor took in advance run, too
+                ends.touch()
+                atexit.register(ends.unlink, missing_ok=True)
         for key, (_, future) in list(self._jobs.items()):
             if _is_cancelled(future):
                 del self._jobs[key]
         wait([future for _, future in self._jobs.values()])
+        if self._ends:
+            ends.unlink(missing_ok=True)
         lost = [key for key, (_, future) in self._jobs.items() if _is_lost(future)]
         for key in lost:
             del self._jobs[key]
-        return [self._outcome(key) for key in list(self._jobs)]
+        outcomes = [self._outcome(key) for key in list(self._jobs)]
+        return [each for each in outcomes if not isinstance(each.error, NotBegunError)]
 
     def fetch(self, handles: Sequence[Any]) -> list[Any]:
         """Never called: values come in outcomes."""

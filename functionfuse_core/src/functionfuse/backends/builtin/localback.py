@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -24,7 +24,11 @@ class LocalWorkflow(ComputingWorkflow):
     Attributes:
         make_executor: makes an executor for a run that gets none; the run shuts it down at its
             end. None: nodes are computed in this process, one after the other.
+        keep_going, resources: defaults for `run`.
     """
+
+    keep_going = False
+    resources: Mapping[str, float] | None = None
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
         super().__init__(*nodes, workflow_name=workflow_name)
@@ -38,7 +42,12 @@ class LocalWorkflow(ComputingWorkflow):
         return Run(self, InProcess()).plan()
 
     def run(
-        self, executor: Executor | Backend | None = None, *, single_flight: bool = False
+        self,
+        executor: Executor | Backend | None = None,
+        *,
+        single_flight: bool = False,
+        keep_going: bool | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> Any:
         """Update the given nodes and all last nodes; return the results of the given nodes.
 
@@ -47,6 +56,9 @@ class LocalWorkflow(ComputingWorkflow):
         and released as soon as no other node needs it. If a node fails, the results computed before
         stay stored.
 
+        Ctrl-C, an executor that breaks, and a storage that can't be written end the run: what waits
+        does not begin, what runs is waited for.
+
         Args:
             executor: computes the nodes, independent ones at the same time. None: compute in this
                 process, one after the other (or on an executor from `make_executor`). It isn't shut
@@ -54,6 +66,12 @@ class LocalWorkflow(ComputingWorkflow):
                 results cross by cloudpickle. A `Backend` can be given, too, made for this run.
             single_flight: if another run is computing the same result for the same storage, wait
                 for that result instead of computing it too. If the other run dies, take over.
+            keep_going: if a node fails, compute all nodes that don't follow it, and raise its error
+                at the end. The default is False, or the option in the config that the workflow was
+                made from.
+            resources: how much there is of each resource that nodes need (`Query.set_resources`),
+                such as `{"gpu": 1, "api": 4}`. A node starts when all that it needs is free; the
+                first in the graph goes first. None: as in the config, or any amount.
 
         Returns:
             The result if the workflow was made from one node, otherwise a list in the order of the
@@ -61,17 +79,28 @@ class LocalWorkflow(ComputingWorkflow):
 
         Raises:
             GraphError: the workflow has no nodes, or `executor` is no executor.
+            OptionsError: a node needs more of a resource than there is, or has a timeout and would
+                run in a thread. Nothing was run yet.
             DuplicateNameError: two nodes have the same name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: a worker of the executor died; names the nodes it may have run.
             Exception: the error of a node's function, with a note that names node, function and
-                workflow.
+                workflow. With `keep_going`, that of the first in the graph, with notes that count
+                the others and name ten.
         """
         if executor is None and self.make_executor is not None:
             with self.make_executor() as made:
-                return self.run(made, single_flight=single_flight)
+                return self.run(
+                    made, single_flight=single_flight, keep_going=keep_going, resources=resources
+                )
         backend = InProcess() if executor is None else _backend(executor, self.workflow_name)
-        results = Run(self, backend, single_flight=single_flight).run()
+        results = Run(
+            self,
+            backend,
+            single_flight=single_flight,
+            keep_going=self.keep_going if keep_going is None else keep_going,
+            resources=self.resources if resources is None else resources,
+        ).run()
         return results[0] if len(results) == 1 else results
 
 

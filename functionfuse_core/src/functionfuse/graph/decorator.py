@@ -195,7 +195,7 @@ def _decorated(
     if isinstance(func, type):
         if settings.retries:
             raise GraphError(
-                f"class {func.__qualname__!r} can't have retries: a call that fails may have changed"
+                f"class {func.__qualname__!r} can't have retries: a call that fails may change"
                 " its object"
             )
         return WorkflowClass(func, settings)

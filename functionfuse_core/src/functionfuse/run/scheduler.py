@@ -32,6 +32,7 @@ from .job import Job, Outcome
 from .jobs import JobMaker
 from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order, Resources
 from .owning import Values
+from .past import Past
 from .resultstore import OF_NO_USE
 from .stored import StoredResults
 
@@ -47,6 +48,8 @@ class Scheduler:
         backend: runs the jobs.
         keep_going: whether nodes that don't follow a failed one are computed.
         resources: how much there is of the resources that nodes need; None: any amount.
+        past: has the objects of earlier calls.
+        grows: whether nodes will be added to the graph, so that objects are kept.
 
     Attributes:
         decisions: set when the run is planned; None without a storage that returns headers.
@@ -63,6 +66,8 @@ class Scheduler:
         events: RunEvents,
         keep_going: bool,
         resources: Resources | None,
+        past: Past,
+        grows: bool,
     ) -> None:
         self.graph = graph
         self.backend = backend
@@ -85,7 +90,8 @@ class Scheduler:
         self.targets: dict[int, Any] = {}  # by a call that is out: its object, if that is kept
         self.loads: dict[int, list[int]] = {}  # by a node that is loaded: those that wait for it
         self.to_load: deque[int] = deque()  # of these, the nodes whose loads are not submitted
-        self.objects: dict[Node, tuple[Any, Node]] = {}  # by constructor: object and last call
+        self.objects = dict(past.objects)  # by constructor: object and last call
+        self.grows = grows
         self.calls_left: Counter[Node] = Counter()  # by constructor: calls to be made, or running
 
     def clear(self) -> None:
@@ -338,7 +344,7 @@ class Scheduler:
     def _end_call(self, constructor: Node) -> None:
         """Release an object after the last call on it."""
         self.calls_left[constructor] -= 1
-        if not self.calls_left[constructor]:
+        if not self.calls_left[constructor] and not self.grows:
             self.objects.pop(constructor, None)
 
     def _reuse(self, index: int) -> None:
@@ -368,6 +374,9 @@ class Scheduler:
         """
         if self.order.state[index] != STOPPED:
             self._stop(index)
+            node = self.graph.nodes[index]
+            if type(node) in _STATEFUL:
+                self.objects.pop(node.constructor, None)  # the call may have changed it
             self.events.fail(index, error)
             if ends or not (self.keep_going and isinstance(error, Exception)):
                 raise error

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FunctionFuseError
+from ..errors import FunctionFuseError, OptionsError
 from ..graph.nodes import ConstructorCall, Node, Pick
 from ..graph.settings import NEVER
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE
 from ..reuse.results import Done
+from .calling import check_interruptible
 from .contract import Backend
 from .events import RunEvents
+from .job import Job, Outcome
 from .jobs import JobMaker
 from .order import Resources
 from .owning import Values, is_shared
@@ -136,9 +138,7 @@ class Run:
             if self._results:
                 self._results.prepare()
             indexes = self._decide()
-            if self._resources:
-                self._resources.check(indexes)
-            scheduler.check_timeouts(indexes)
+            self._check(indexes)
             self._announce(indexes)
             scheduler.activate(indexes)
             scheduler.work()
@@ -162,6 +162,29 @@ class Run:
             workflow.report = self._events.report()
             if self._results:
                 self._results.remember()
+
+    def _check(self, indexes: Sequence[int]) -> None:
+        """Raise OptionsError if nodes can't run here: for their resources, or their timeouts.
+
+        The backend runs a job that finds out whether it can interrupt functions.
+        """
+        if self._resources:
+            self._resources.check(indexes)
+        timed = [index for index in indexes if index in self._jobs.timeouts]
+        if not timed:
+            return
+        job = Job(len(self._graph.nodes), "the check of timeouts", check_interruptible, (), {})
+        job.wanted = False
+        self._backend.submit(job)
+        outcome = None
+        while outcome is None:
+            news = self._backend.wait(None)
+            outcome = next((each for each in news if isinstance(each, Outcome)), None)
+        if isinstance(outcome.error, OptionsError):
+            name = self._graph.names[timed[0]]
+            raise OptionsError(f"node {name!r} has a timeout, but {outcome.error}") from None
+        if outcome.error is not None:
+            raise outcome.error
 
     def _announce(self, indexes: Sequence[int]) -> None:
         """Emit what is planned and what is reused, and warn of stored results of no use."""
@@ -204,7 +227,7 @@ class Run:
     def _keep_past(self) -> None:
         """Note what this part of the run has done, for the next one."""
         past, decisions, held = self._past, self._jobs.decisions, self._values.held
-        past.objects = dict(self._scheduler.objects)
+        past.objects = dict(self._scheduler.objects.held)
         for index, record in self._events.done_now():
             node = self._graph.nodes[index]
             stored: Any = None

@@ -246,6 +246,47 @@ def test_names_stay_in_all_parts(tmp_path: Path) -> None:
     assert ["number"] == called
 
 
+def test_a_node_that_is_renamed_between_two_parts_is_stored_under_both_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = LocalWorkflow(workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path))
+    node = number(1).set_name("early")
+    flow.value(node)
+    flow.add(node.set_name("late"))
+    assert 1 == flow.run()
+    assert not caplog.records
+    assert ["early", "late"] == flow.storage.list_tasks("w")
+
+
+def test_a_storage_that_is_set_between_two_parts_gets_all_results(tmp_path: Path) -> None:
+    flow = LocalWorkflow(workflow_name="w")
+    node = number(1).set_name("node")
+    flow.value(node)
+    flow.set_storage(FileStorage(tmp_path))
+    flow.add(number(node).set_name("last"))
+    assert 1 == flow.run()
+    assert ["last", "node"] == flow.storage.list_tasks("w")
+
+
+def test_what_another_backend_keeps_can_not_be_taken() -> None:
+    class Keeping:
+        remote, keeps, limit = True, True, 1
+
+        def submit(self, job: Any) -> None: ...
+        def wait(self, timeout: Any) -> Any: ...
+        def cancel(self) -> Any: ...
+        def fetch(self, handles: Any) -> Any: ...
+
+    flow = LocalWorkflow(workflow_name="w")
+    flow.add(number(1))
+    flow.value(number(2))
+    with pytest.raises(GraphError, match=r"same backend.*this process and .*Keeping"):
+        flow.run(Keeping())
+    assert ["number"] == called
+    assert 1 == flow.run()
+
+
 def test_one_name_for_two_nodes_is_an_error() -> None:
     """Also if they are in different parts: one result would replace the other."""
     flow = LocalWorkflow(workflow_name="w")
@@ -297,6 +338,68 @@ def test_logged_nodes_run_once_in_all_parts(tmp_path: Path) -> None:
     assert 1 == called.count("shown")
     assert [value] * 2 != flow.run()
     assert 2 == called.count("shown")
+
+
+def test_what_follows_a_logged_node_in_a_later_part_is_reused(tmp_path: Path) -> None:
+    """If that node gives the same value again."""
+    for value, expected in ((1, 2), (1, 1), (2, 2)):
+        flow = LocalWorkflow(workflow_name="w")
+        flow.set_storage(FileStorage(tmp_path))
+        logged = number(value).set_name("logged")
+        flow.add(logged)
+        flow.log_nodes("logged")
+        flow.value(logged)
+        flow.add(number(logged).set_name("last"))
+        assert [value, value] == flow.run()
+        assert expected == len(called)
+        called.clear()
+
+
+LIMIT = 1
+
+
+@workflow
+def limited() -> int:
+    return LIMIT
+
+
+@workflow
+class Reader:
+    def read(self) -> int:
+        return LIMIT
+
+
+@workflow
+def follows(value: int) -> int:
+    return value
+
+
+def test_what_changed_in_an_earlier_part_is_not_trusted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result of a node whose variable changed while it ran is of no known call."""
+    flow = LocalWorkflow(workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path))
+
+    def change(event: Any) -> None:
+        if "started" == event.kind and event.node in ("first", "read"):
+            monkeypatch.setattr(sys.modules[__name__], "LIMIT", LIMIT + 1)
+
+    flow.listeners.append(change)
+    first = limited().set_name("first")
+    assert 2 == flow.value(first)
+    second = follows(first).set_name("second")
+    assert 2 == flow.value(second)
+    reader = Reader()
+    assert 3 == flow.value(reader.read().set_name("read"))
+    flow.add(follows(second).set_name("last"), reader.read().set_name("again"))
+    assert [2, 3] == flow.run()
+    assert "changed during the run" in flow.report["first"].reason
+    for task in ("second", "last"):
+        ((_, _, made_by, recipe, *_),) = flow.storage.task_info("w", task).fingerprint["parents"]
+        assert ("", "") == (made_by, recipe)
+    for task in ("first", "read", "again"):
+        assert "" == flow.storage.task_info("w", task).call
 
 
 def test_nodes_that_are_never_reused_run_once_in_all_parts(tmp_path: Path) -> None:

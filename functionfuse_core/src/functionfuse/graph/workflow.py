@@ -134,15 +134,13 @@ class BaseWorkflow:
             DuplicateNameError: two nodes have the same name; the message describes both.
         """
         handed = [node.last if type(node) is ConstructorCall else node for node, _ in self.leaves]
-        interactive = _is_interactive()
-        if not interactive:
-            handed += self._asked
+        handed += self._asked
         if not handed:
             raise GraphError(f"workflow {self.workflow_name!r} has no nodes: add(node) adds one")
         needed = _closure(handed, _parents)
         roots = [node for node in needed if not node.parents]
         connected = _closure(_closure(roots, _children), _parents)
-        nodes = sorted(needed if interactive else connected, key=_number)
+        nodes = sorted(needed if _is_interactive() else connected, key=_number)
         return self._graph_of(nodes, len(connected) - len(nodes))
 
     def part(self, node: Node) -> Graph:

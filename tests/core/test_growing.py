@@ -455,7 +455,7 @@ def test_what_is_refused() -> None:
     flow = workflow_factory({"backend": {"kind": "local"}}, workflow_name="w")
     with pytest.raises(GraphError, match="'w' has no nodes: add"):
         flow.run()
-    with pytest.raises(GraphError, match="no node|not from 5"):
+    with pytest.raises(GraphError, match="not from 5"):
         flow.value(5)
     with pytest.raises(GraphError, match="not from 5"):
         flow.add(number(1), 5)

@@ -140,7 +140,10 @@ class Values:
         self._masters.clear()
 
     def arguments(
-        self, index: int, node: Node, *, fresh: bool = False
+        self,
+        index: int,
+        node: Node,
+        fresh: bool,  # called for each node
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments of a call; if values are copied, no other call shares them.
 

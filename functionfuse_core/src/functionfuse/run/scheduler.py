@@ -27,7 +27,7 @@ from ..graph.workflow import Graph
 from ..reuse.plan import MAYBE, REUSE, Decisions
 from .contract import Backend, Started
 from .events import RunEvents
-from .job import Outcome
+from .job import Job, Outcome
 from .jobs import JobMaker
 from .objects import STATEFUL, Objects
 from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order, Resources
@@ -112,7 +112,7 @@ class Scheduler:
     def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
-        while order.remains() or out or self.to_load:
+        while True:
             while len(out) < limit:
                 if self.to_load:
                     self._load(self.to_load.popleft())
@@ -122,11 +122,14 @@ class Scheduler:
                     break
                 if limit > 1:
                     self._take_all(0)
-            pause = order.pause() if len(out) < limit else None
+            # If nothing is out, all that is left waits for its next attempt.
+            pause = order.pause() if order.later and len(out) < limit else None
             if out:
                 self._take_all(pause)
-            elif pause:
+            elif pause is not None:
                 sleep(pause)
+            else:
+                break
         self.events.raise_first(order.state.count(STOPPED))
         if WAITING in order.state:
             raise AssertionError(f"{order.state.count(WAITING)} nodes were left out: it is a bug")
@@ -147,7 +150,8 @@ class Scheduler:
                 replayed.append(self.graph.positions[node.before])
         needs = self.graph.needs[index]
         if (replayed or not all(map(held.__contains__, needs))) and self._lacks(index, replayed):
-            self._free(index)
+            if self.resources:
+                self.resources.give_back(index)
             return
         self.order.state[index] = SUBMITTED if self.backend.remote else RUNNING
         if self.events.listeners:
@@ -155,7 +159,8 @@ class Scheduler:
             if not self.backend.remote:
                 self.events.start(index)
         self.out[index] = None
-        self.objects.hand_over(index, target)
+        if target is not None:
+            self.objects.hand_over(index, target)
         try:
             job = self.jobs.make(index, target)
             handle = self.out[index] = self.backend.submit(job)
@@ -163,20 +168,19 @@ class Scheduler:
             raise
         except BaseException as error:  # noqa: BLE001  # it is the node's error
             del self.out[index]
-            self._free(index)
             self._fail(index, error)
             return
-        if handle is None and self.backend.keeps and (job.wanted or job.constructs):
+        if self.backend.keeps:
+            self._submitted(job, handle)
+
+    def _submitted(self, job: Job, handle: Any) -> None:
+        """Keep the handle of a value that is not there yet, if other nodes may be given it."""
+        if handle is None and (job.wanted or job.constructs):
             raise PluginError(f"submit of {self.backend!r} returned no handle for {job.name!r}")
         if self.ahead:
             if handle is not None and not job.constructs:
-                held[index] = handle
-            self.order.run_ahead(index)
-
-    def _free(self, index: int) -> None:
-        """Free the resources of a node that doesn't run any more."""
-        if self.resources:
-            self.resources.give_back(index)
+                self.values.held[job.key] = handle
+            self.order.run_ahead(job.key)
 
     def _begin(self, index: int) -> None:
         """Note that a node runs, once."""
@@ -247,7 +251,8 @@ class Scheduler:
         if key < 0:
             self._loaded(~key, handle, news.error)
             return
-        self._free(key)
+        if self.resources:
+            self.resources.give_back(key)
         if news.error is not None:
             if any(self.order.state[parent] == STOPPED for parent in self.graph.parents[key]):
                 self._stop(key)
@@ -336,6 +341,8 @@ class Scheduler:
 
     def _stop(self, index: int) -> None:
         """Give up a node, and those that wait for it."""
+        if self.resources:
+            self.resources.give_back(index)
         for stopped in self.order.stop(index):
             self.values.let_go(stopped)
             node = self.graph.nodes[stopped]

@@ -22,6 +22,7 @@ class TestOnDask(BackendSuite):
     """As the document tells its reader to."""
 
     keeps_values = True
+    interrupts = False
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

@@ -6,9 +6,11 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
+from loky import get_reusable_executor
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.testing import BackendSuite
+from functionfuse.testing.backendruns import BackendRuns
 
 
 class TestLocalWorkflow(BackendSuite):
@@ -21,6 +23,8 @@ class TestLocalWorkflow(BackendSuite):
 
 class TestLocalWorkflowOnThreads(BackendSuite):
     """Nodes at the same time, in threads."""
+
+    interrupts = False
 
     @pytest.fixture
     def backend(self):
@@ -42,6 +46,23 @@ class TestLocalWorkflowOnProcesses(BackendSuite):
     def executor(cls):
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(2, mp_context=context) as cls.processes:
+            yield
+
+    @pytest.fixture
+    def backend(self):
+        return LocalWorkflow
+
+    def run(self, workflow):
+        return workflow.run(self.processes)
+
+
+class TestRunsOnLoky(BackendRuns):
+    """Nodes in processes of joblib's executor."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def executor(cls):
+        with get_reusable_executor(2) as cls.processes:
             yield
 
     @pytest.fixture

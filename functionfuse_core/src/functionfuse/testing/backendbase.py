@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class Backends(Suite):
     plans = True
     logs_nodes = True
     keeps_values = False
+    interrupts = True
+    resources: Mapping[str, float] | None = None
 
     @pytest.fixture
     def backend(self) -> Backend:

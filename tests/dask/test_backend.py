@@ -45,6 +45,9 @@ class TestOnDask(BackendSuite):
     def run(self, workflow):
         return workflow.run(self.backends.OnDask(self.client))
 
+    def value(self, workflow, node):
+        return workflow.value(node, self.backends.OnDask(self.client))
+
 
 def test_it_has_about_sixty_lines():
     """Few enough to be read at once."""

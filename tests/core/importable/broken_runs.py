@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from functionfuse.backends import Outcome
+from functionfuse.backends import Outcome, Packer, compute, outcome_of, rest_of, unpack
 from functionfuse.backends.builtin.inplace import InProcess, OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
 
@@ -199,6 +199,27 @@ class LosesNames(_Changes):
         job.name = "job"
 
 
+class HandlesOfOneRun(InProcess):
+    """Its handles are numbers, which mean nothing to the next backend."""
+
+    remote = keeps = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packer, self.kept = Packer(), list[Any]()
+
+    def submit(self, job: Any) -> Any:
+        values = [self.kept[each] if type(each) is int else each for each in job.values]
+        target = None if job.target is None else self.kept[job.target]
+        outcome = compute(self.packer.pack(job), values, target)
+        self.kept.append(outcome.target if job.constructs else outcome.value)
+        self._done.append(outcome_of(job.key, rest_of(outcome)))
+        return len(self.kept) - 1
+
+    def fetch(self, handles: Any) -> Any:
+        return [unpack(self.kept[each]) for each in handles]
+
+
 def _on(kind: Any) -> type[LocalWorkflow]:
     """Return a workflow that runs on a broken backend."""
 
@@ -206,11 +227,11 @@ def _on(kind: Any) -> type[LocalWorkflow]:
         interrupts = getattr(kind, "interrupts", True)
         placed = getattr(kind, "placed", None)
 
-        def run(self, *_: Any, **options: Any) -> Any:
+        def _run(self, _: Any, options: Any) -> Any:
             if not issubclass(kind, OnExecutor):
-                return super().run(kind(), **options)
+                return super()._run(kind(), options)
             with ThreadPoolExecutor(2) as pool:
-                return super().run(kind(pool, "w"), **options)
+                return super()._run(kind(pool, "w"), options)
 
     OnBroken.__name__ = kind.__name__
     return OnBroken
@@ -234,5 +255,6 @@ _KINDS = [
     HidesItsResources,
     LosesSeconds,
     LosesNames,
+    HandlesOfOneRun,
 ]
 RUNS = list(map(_on, _KINDS))

@@ -34,6 +34,10 @@ class TestLocalWorkflowOnThreads(BackendSuite):
         with ThreadPoolExecutor(2) as executor:
             return workflow.run(executor)
 
+    def value(self, workflow, node):
+        with ThreadPoolExecutor(2) as executor:
+            return workflow.value(node, executor)
+
     def test_seeds(self):
         pytest.skip("threads share one state of `random`, which is seeded and used in turn")
 
@@ -55,6 +59,9 @@ class TestLocalWorkflowOnProcesses(BackendSuite):
     def run(self, workflow):
         return workflow.run(self.processes)
 
+    def value(self, workflow, node):
+        return workflow.value(node, self.processes)
+
 
 class TestRunsOnLoky(BackendRuns):
     """Nodes in processes of joblib's executor."""
@@ -71,3 +78,6 @@ class TestRunsOnLoky(BackendRuns):
 
     def run(self, workflow):
         return workflow.run(self.processes)
+
+    def value(self, workflow, node):
+        return workflow.value(node, self.processes)

@@ -25,4 +25,5 @@ class BackendSuite(BackendGraphs, BackendResults, BackendRuns):
 
     Methods:
         run: runs a workflow and returns its results; by default `workflow.run()`.
+        value: returns the result of a node; by default `workflow.value(node)`.
     """

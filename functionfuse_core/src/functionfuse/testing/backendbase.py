@@ -46,6 +46,10 @@ class Backends(Suite):
         """Run a workflow, and return the results of its given nodes."""
         return workflow.run()
 
+    def value(self, workflow: Any, node: Any) -> Any:
+        """Return the result of a node of the workflow, before it is run."""
+        return workflow.value(node)
+
     def kept(self, backend: Backend, storage: Any, *nodes: Any, name: str = "w") -> Any:
         """Return a workflow of the nodes, with a storage."""
         workflow = backend(*nodes, workflow_name=name)

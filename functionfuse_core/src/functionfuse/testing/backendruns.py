@@ -169,6 +169,30 @@ class BackendRuns(Backends):
         assert names == self.run(backend(*nodes, workflow_name="w"))
         assert "" == current_node()
 
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_a_graph_that_grows(
+        self, backend: Backend, program: Program, storage: Storage, stored: bool
+    ) -> None:
+        """`value` computes only what its node needs, and `run` goes on from there: it is one run.
+
+        Values and objects that the backend keeps stay until then.
+        """
+        workflow = self.kept(backend, storage if stored else None, program.number(1))
+        events: list[Event] = []
+        workflow.listeners.append(events.append)
+        parts, account = program.parts(3), program.Account(10)
+        items = self.value(workflow, parts["list"])
+        assert [3, 4] == items
+        assert ["parts"] == program.calls()
+        assert 11 == self.value(workflow, account.pay(1))
+        added = [program.add(parts["list"][0], item) for item in items]
+        workflow.add(program.total(added), account.pay(parts["list"][1]))
+        assert [1, 13, 15] == self.run(workflow)
+        assert ["Account", "add", "add", "number", "pay", "pay", "total"] == program.calls()
+        assert 1 == len({event.run for event in events})
+        if self.plans:
+            assert 8 == len(workflow.report.names("computed"))
+
     def _resources_of(self, workflow: Any) -> Mapping[str, float]:
         """Return one resource and how much there is of it; set it, unless the backend has it."""
         if self.resources is None:

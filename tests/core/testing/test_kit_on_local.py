@@ -42,42 +42,36 @@ class TestLocalWorkflowOnThreads(BackendSuite):
         pytest.skip("threads share one state of `random`, which is seeded and used in turn")
 
 
-class TestLocalWorkflowOnProcesses(BackendSuite):
+class OnPool:
+    """Runs on `pool`, an executor that the class has."""
+
+    @pytest.fixture
+    def backend(self):
+        return LocalWorkflow
+
+    def run(self, workflow):
+        return workflow.run(self.pool)
+
+    def value(self, workflow, node):
+        return workflow.value(node, self.pool)
+
+
+class TestLocalWorkflowOnProcesses(OnPool, BackendSuite):
     """Nodes in other processes, to which everything is pickled."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def executor(cls):
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(2, mp_context=context) as cls.processes:
+        with ProcessPoolExecutor(2, mp_context=context) as cls.pool:
             yield
 
-    @pytest.fixture
-    def backend(self):
-        return LocalWorkflow
 
-    def run(self, workflow):
-        return workflow.run(self.processes)
-
-    def value(self, workflow, node):
-        return workflow.value(node, self.processes)
-
-
-class TestRunsOnLoky(BackendRuns):
+class TestRunsOnLoky(OnPool, BackendRuns):
     """Nodes in processes of joblib's executor."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def executor(cls):
-        with get_reusable_executor(2) as cls.processes:
+        with get_reusable_executor(2) as cls.pool:
             yield
-
-    @pytest.fixture
-    def backend(self):
-        return LocalWorkflow
-
-    def run(self, workflow):
-        return workflow.run(self.processes)
-
-    def value(self, workflow, node):
-        return workflow.value(node, self.processes)

@@ -117,7 +117,7 @@ class Scheduler:
     def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
-        while order.remains() or out or self.to_load:
+        while order.ready or out or self.to_load or order.remains():
             while len(out) < limit:
                 if self.to_load:
                     self._load(self.to_load.popleft())
@@ -276,7 +276,8 @@ class Scheduler:
         if key < 0:
             self._loaded(~key, handle, news.error)
             return
-        self._free(key)
+        if self.resources:
+            self.resources.give_back(key)
         if news.error is not None:
             if any(self.order.state[parent] == STOPPED for parent in self.graph.parents[key]):
                 self._stop(key)

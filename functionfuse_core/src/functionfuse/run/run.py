@@ -148,7 +148,8 @@ class Run:
                 scheduler.cancel()
             except Exception as second:  # noqa: BLE001  # the first error is more important
                 error.add_note(f"cancel of the backend failed: {second!r}")
-            self._events.end(error)
+            finally:
+                self._events.end(error)
             raise
         else:
             if not self._grows:
@@ -188,7 +189,7 @@ class Run:
 
     def _announce(self, indexes: Sequence[int]) -> None:
         """Emit what is planned and what is reused, and warn of stored results of no use."""
-        decisions, reused = self._jobs.decisions, []
+        decisions, reused = self._jobs.decisions, sorted(self._events.reused)
         if decisions and self._results:
             for index, info in enumerate(decisions.infos):
                 if isinstance(info, FunctionFuseError):
@@ -211,7 +212,7 @@ class Run:
             if self._results:
                 self._results.read_many(missing, here)
             # A stored result can prove damaged when it is read; then its node must be computed.
-            self._scheduler.activate(
+            self._scheduler.add(
                 [index for index in missing if not self._scheduler.read(index, here)]
             )
             self._scheduler.work()
@@ -272,7 +273,7 @@ class Run:
             is_saved = index not in self._results.unsaved and not self._is_constructor(index)
             self._stored[index] = is_saved and policy != NEVER
             if self._stored[index] and self._scheduler.is_there(index):
-                self._events.reuse([index])
+                self._events.reused.add(index)
             else:
                 found.add(index)
                 targets += graph.parents[index]

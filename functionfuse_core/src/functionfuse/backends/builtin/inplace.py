@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -73,6 +74,7 @@ class OnExecutor:
         self._workflow_name = workflow_name
         self._jobs: dict[int, tuple[str, Future[Portable]]] = {}  # by key: name and future
         self._queued: deque[int] = deque()  # of these, what isn't known to have begun
+        self._running: set[int] = set()  # of these, what is
         self._done: SimpleQueue[int] = SimpleQueue()
         self._ends = ""
         if not isinstance(executor, ThreadPoolExecutor):
@@ -104,7 +106,7 @@ class OnExecutor:
             if news:
                 return news
             left = None if until is None else max(0.0, until - monotonic())
-            if self._queued:
+            if self._queued and self._has_workers():
                 left = _LOOK if left is None else min(left, _LOOK)
             try:
                 key = self._done.get(timeout=left)
@@ -141,15 +143,24 @@ class OnExecutor:
         del handles
         return []
 
+    def _has_workers(self) -> bool:
+        """Return whether a worker may be free for a job that isn't known to have begun.
+
+        Executors of processes say that a job is running when it is in the queue of the workers. In
+        truth no more jobs run than there are workers: those of Python and loky have this attribute.
+        """
+        return len(self._running) < getattr(self._executor, "_max_workers", sys.maxsize)
+
     def _begun(self) -> list[Started]:
         """Return the jobs that have begun; executors begin them in the order of submission."""
         begun = []
-        while self._queued:
+        while self._queued and self._has_workers():
             _, future = self._jobs.get(self._queued[0], ("", None))
             if future is not None and not (future.running() or future.done()):
                 break
             key = self._queued.popleft()
             if future is not None and not _is_lost(future):
+                self._running.add(key)
                 begun.append(Started(key))
         return begun
 
@@ -166,6 +177,7 @@ class OnExecutor:
             outcome = Outcome.of_error(key, error)
         outcome.key = key
         del self._jobs[key]
+        self._running.discard(key)
         return outcome
 
     def _died(self) -> WorkerDiedError:

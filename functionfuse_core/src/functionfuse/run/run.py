@@ -7,11 +7,12 @@ result that is returned can't be read, its node is computed after all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FunctionFuseError, OptionsError
 from ..graph.nodes import ConstructorCall, Node, Pick
-from ..graph.settings import NEVER
+from ..graph.settings import ALWAYS, NEVER
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE
 from ..reuse.results import Done
@@ -261,6 +262,8 @@ class Run:
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
             return decisions.needed(targets)
         # A storage without headers: read only the results that are needed, and keep their values.
+        policies = list(map(workflow._policies.get, graph.nodes, repeat(workflow._policy)))
+        aging = self._aging(policies)
         found: set[int] = set()
         while targets:
             index = targets.pop()
@@ -269,8 +272,8 @@ class Run:
             if index in self._done:
                 self._stored[index] = self._done[index].stored is not None
                 continue
-            policy = workflow._policies.get(graph.nodes[index], workflow._policy)
             is_saved = index not in self._results.unsaved and not self._is_constructor(index)
+            policy = NEVER if index in aging else policies[index]
             self._stored[index] = is_saved and policy != NEVER
             if self._stored[index] and self._scheduler.is_there(index):
                 self._events.reused.add(index)
@@ -278,6 +281,17 @@ class Run:
                 found.add(index)
                 targets += graph.parents[index]
         return sorted(found)
+
+    def _aging(self, policies: Sequence[str]) -> set[int]:
+        """Return the nodes that expire, and those that follow them and aren't reused always.
+
+        Without headers, ages are unknown, and a new result can't be compared with the one before.
+        """
+        aging = set(self._workflow.node_settings("expires", self._graph))
+        for index, parents in enumerate(self._graph.parents) if aging else ():
+            if policies[index] != ALWAYS and not aging.isdisjoint(parents):
+                aging.add(index)
+        return aging
 
     def _identities(self) -> Identities:
         workflow = self._workflow

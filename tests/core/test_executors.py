@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
 from pathlib import Path
@@ -22,6 +20,7 @@ from random import Random
 
 import cloudpickle
 import pytest
+from executors import Toy, processes
 from loky import get_reusable_executor
 from recorded import Calls
 
@@ -42,51 +41,12 @@ def _nothing_ran():
     ran.clear()
 
 
-class Toy(Executor):
-    """Runs what it is given at once, and counts it."""
-
-    def __init__(self):
-        self.submitted = 0
-
-    def submit(self, fn, /, *args, **kwargs):
-        self.submitted += 1
-        future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  # as an executor does
-            future.set_exception(error)
-        return future
-
-
-def processes(workers=2):
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-
-
 @pytest.fixture(scope="module")
 def shared():
     """The functions that workers import; the processes inherit `sys.path`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(IMPORTABLE)
         yield importlib.import_module("worker_functions")
-
-
-@pytest.fixture(scope="module")
-def executors(shared):
-    """One of each kind, by name, made when they are asked for."""
-    made = {}
-    makers = {"toy": Toy, "threads": lambda: ThreadPoolExecutor(3), "processes": processes}
-
-    def get(kind):
-        if kind == "loky":
-            return get_reusable_executor(2)
-        if kind not in made:
-            made[kind] = makers[kind]()
-        return made[kind]
-
-    yield get
-    for executor in made.values():
-        executor.shutdown()
-    get_reusable_executor(2).shutdown()
 
 
 KINDS = ["toy", "threads", "processes", "loky"]

@@ -246,6 +246,7 @@ class Scheduler:
 
     def cancel(self) -> None:
         """Begin nothing more, and take over what ran."""
+        self.jobs.retries.clear()
         try:
             self.came[:0] = reversed(self.backend.cancel() or ())
         finally:

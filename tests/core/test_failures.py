@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from failing import ERRORS, Course, Plan, calls, courses_of, flow_of, random_plans, value_of
+from failing import Course, calls, courses_of, flow_of, random_plans, value_of
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage

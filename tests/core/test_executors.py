@@ -622,6 +622,20 @@ def fail():
         pass
     raise Local("from the worker")
 
+class NotYet(Exception):
+    pass
+
+@workflow(retries=2, retry_on=NotYet, retry_delay=0)
+def third_time(folder):
+    for number in range(3):
+        try:
+            open(f"{folder}-{number}", "x").close()
+        except FileExistsError:
+            continue
+        if number < 2:
+            raise NotYet
+        return number
+
 if __name__ == "__main__":
     keeper = Keeper()
     keeper.keep(make(1))
@@ -637,6 +651,8 @@ if __name__ == "__main__":
         LocalWorkflow(fail(), workflow_name="w").run(executor)
     except Exception as error:
         print(type(error).__name__, error, "fail_0000" in error.__notes__[-1])
+    graph = LocalWorkflow(third_time(sys.argv[1]), workflow_name="w")
+    print(graph.run(executor), graph.report["third_time_0000"].attempts)
     executor.shutdown()
 """
 
@@ -652,7 +668,7 @@ def test_what_a_script_defines_runs_on_loky(tmp_path):
         check=False,
         timeout=600,
     )
-    expected = "[[3, 6], 30] 7\n[[3, 6], 30] []\n3\nLocal from the worker True\n"
+    expected = "[[3, 6], 30] 7\n[[3, 6], 30] []\n3\nLocal from the worker True\n2 3\n"
     assert (0, expected, "") == (finished.returncode, finished.stdout, finished.stderr)
 
 

@@ -113,8 +113,8 @@ class RunEvents:
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
         self.failed: dict[int, str] = {}  # their texts, for the report
-        self.attempts = Counter[int]()  # by index: how often a node failed and was tried again
-        self.retried: dict[int, str] = {}  # by index: the last error after which it was
+        self.attempts = Counter[int]()  # by index: how many attempts of a node failed
+        self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
         self._done = done
         self._now = 0.0
@@ -190,7 +190,8 @@ class RunEvents:
         self.errors[index] = error
         self.failed[index] = text_of(error)
         self._call("failed", (index,), error=error)
-        attempts = self.attempts[index] + 1
+        self.attempts[index] += 1
+        attempts = self.attempts[index]
         error.add_note(
             f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"
             f" {self.graph.nodes[index].described()}"
@@ -229,6 +230,9 @@ class RunEvents:
     def report(self) -> Report:
         """Return the report: the action that each node had. The run is over."""
         self.errors.clear()  # the report lives on, and their tracebacks hold values
+        for index, error in self.retried.items():
+            if index not in self.seconds and index not in self.reused:
+                self.failed.setdefault(index, error)  # the run ended before the next attempt
         return Report(self.workflow_name, lambda: self._each(self._ended), self._notes)
 
     def _call(
@@ -284,20 +288,19 @@ class RunEvents:
         return NodeRecord(name, NOT_NEEDED, self._reason(index))
 
     def _ended(self, index: int, name: str) -> NodeRecord:
-        attempts, retried = 0, ""
-        if index in self.seconds or index in self.failed:
-            attempts, retried = self.attempts[index] + 1, self.retried.get(index, "")
+        attempts, retried = self.attempts[index], self.retried.get(index, "")
         if index in self.seconds:
             seconds, size = self.seconds[index], self.sizes.get(index, 0)
             reason = self._reason(index)
-            return NodeRecord(name, COMPUTED, reason, seconds, size, attempts, retried)
+            return NodeRecord(name, COMPUTED, reason, seconds, size, attempts + 1, retried)
         if index in self.failed:
             error = self.failed[index]
             return NodeRecord(name, FAILED, error, 0.0, 0, attempts, error)
         if index in self._done:
             return self._past.records[self.graph.nodes[index]]
         if index in self.reused:
-            return NodeRecord(name, REUSED, self._reason(index), 0.0, self._stored_size(index))
+            size = self._stored_size(index)
+            return NodeRecord(name, REUSED, self._reason(index), 0.0, size, attempts, retried)
         if index in self.wanted:
             first = self._followed.get(index)
             reason = self._reason(index)

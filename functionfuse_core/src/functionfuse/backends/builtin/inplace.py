@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import WorkerDiedError
 from ...run.contract import Started
-from ...run.crossing import JobError, NotBegunError, Portable
+from ...run.crossing import JobError, NotBegunError, Portable, end_run
 from ...run.job import Job, Outcome
 
 __all__ = ["InProcess", "OnExecutor"]
@@ -60,6 +60,7 @@ class OnExecutor:
 
     An executor of processes takes some jobs in advance, and can't cancel these any more. So the
     worker looks, before each job, for a file that `cancel` makes; it runs no job of this run then.
+    A job that Ctrl-C interrupts on its way to the executor can't be cancelled either.
 
     Args:
         workflow_name: for the error of an executor that breaks.
@@ -76,9 +77,8 @@ class OnExecutor:
         self._queued: deque[int] = deque()  # of these, what isn't known to have begun
         self._running: set[int] = set()  # of these, what is
         self._done: SimpleQueue[int] = SimpleQueue()
-        self._ends = ""
-        if not isinstance(executor, ThreadPoolExecutor):
-            self._ends = f"{tempfile.gettempdir()}/functionfuse-{os.urandom(8).hex()}.ended"
+        self._ends = f"{tempfile.gettempdir()}/functionfuse-{os.urandom(8).hex()}.ended"
+        self._unknown = False  # whether the executor may have a job whose future isn't known
 
     def submit(self, job: Job) -> None:
         """Hand a job over to the executor.
@@ -86,11 +86,16 @@ class OnExecutor:
         Raises:
             WorkerDiedError: the executor is broken.
         """
+        self._unknown = True
         try:
             future = self._executor.submit(Portable(job, ends=self._ends))
-        except BrokenExecutor as error:
-            raise self._died() from error
+        except Exception as error:
+            self._unknown = False
+            if isinstance(error, BrokenExecutor):
+                raise self._died() from error
+            raise
         self._jobs[job.key] = job.name, future
+        self._unknown = False
         self._queued.append(job.key)
         future.add_done_callback(lambda _: self._done.put(job.key))
 
@@ -121,8 +126,9 @@ class OnExecutor:
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the jobs that have not begun, wait for the others, and return their outcomes."""
-        ends = Path(self._ends)
-        if self._ends and self._jobs:
+        end_run(self._ends)
+        ends, threads = Path(self._ends), isinstance(self._executor, ThreadPoolExecutor)
+        if not threads and (self._jobs or self._unknown):
             with suppress(OSError):  # then those that the executor took in advance run, too
                 ends.touch()
                 atexit.register(ends.unlink, missing_ok=True)
@@ -130,7 +136,7 @@ class OnExecutor:
             if _is_cancelled(future):
                 del self._jobs[key]
         wait([future for _, future in self._jobs.values()])
-        if self._ends:
+        if not self._unknown:
             ends.unlink(missing_ok=True)
         lost = [key for key, (_, future) in self._jobs.items() if _is_lost(future)]
         for key in lost:

@@ -55,6 +55,7 @@ class OnRay:
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
         self._actors: WeakSet[Any] = WeakSet()
         self._names: dict[int, str] = {}
+        self._needing: dict[tuple[object, ...], tuple[Remote, Remote]] = {}
 
     @property
     def resources(self) -> dict[str, float]:
@@ -65,7 +66,8 @@ class OnRay:
             for name, amount in node["Resources"].items() if node["Alive"] else ():
                 known = {"CPU": "cpu", "GPU": "gpu"}.get(name, name)
                 found[known] = max(amount, found.get(known, 0))
-        return found
+        found.pop("object_store_memory", None)  # Ray gives it to no task
+        return dict(sorted(found.items()))
 
     def submit(self, job: Job) -> Any:
         """Submit a job; return the reference of its packed value, or the actor that it makes.
@@ -74,7 +76,10 @@ class OnRay:
         """
         remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
         if job.resources and job.target is None:
-            remote = remote.needing(job)
+            key = id(remote), *job.resources.items()
+            if key not in self._needing:  # making options costs half as much as a submission
+                self._needing[key] = remote, remote.needing(job)
+            _, remote = self._needing[key]
         head, big = self._parts(job, remote.retried)
         actor = job.target
         if job.constructs:

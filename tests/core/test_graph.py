@@ -775,7 +775,7 @@ def test_a_workflow_without_nodes_does_not_run():
     """Everything that needs the graph says so."""
     graph = LocalWorkflow(workflow_name="empty")
     for use in (graph.run, graph.find_nodes, lambda: graph.query("a")):
-        with pytest.raises(GraphError, match="'empty' was made without nodes"):
+        with pytest.raises(GraphError, match="'empty' has no nodes: add"):
             use()
 
 

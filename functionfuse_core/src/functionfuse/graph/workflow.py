@@ -6,7 +6,7 @@ import itertools
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,7 +100,7 @@ class BaseWorkflow:
     computed at each use, so it has the nodes that were added after the workflow was made.
 
     Args:
-        nodes: nodes, picks from nodes, or objects of decorated classes.
+        nodes: nodes, picks from nodes, or objects of decorated classes. Others can be added later.
         workflow_name: the name under which results are stored.
 
     Raises:
@@ -111,6 +111,8 @@ class BaseWorkflow:
     def __init__(self, *nodes: object, workflow_name: str) -> None:
         self.workflow_name = check_name(workflow_name, "workflow")
         self.leaves = [(as_node(leaf), leaf if isinstance(leaf, Pick) else None) for leaf in nodes]
+        self._asked: dict[Node, None] = {}  # nodes of `value`
+        self._named: dict[Node, str] = {}  # the names that these, and their parents, keep
         self._functions: dict[Node, Callable[..., Any]] = {}
         self._plugins: dict[Node, tuple[NodePlugin, ...]] = {}
         self._policy = UNCHANGED
@@ -120,6 +122,10 @@ class BaseWorkflow:
         names = ("retries", "timeout", "expires", "resources")
         self._settings: dict[str, dict[Node, Any]] = {name: {} for name in names}
 
+    def add(self, *nodes: object) -> None:
+        """Add nodes, as if the workflow had been made with them; see there for the errors."""
+        self.leaves += [(as_node(leaf), leaf if isinstance(leaf, Pick) else None) for leaf in nodes]
+
     def graph(self) -> Graph:
         """Return the graph, in time linear in its size.
 
@@ -127,16 +133,32 @@ class BaseWorkflow:
             GraphError: there are no nodes.
             DuplicateNameError: two nodes have the same name; the message describes both.
         """
-        if not self.leaves:
-            raise GraphError(f"workflow {self.workflow_name!r} was made without nodes")
         handed = [node.last if type(node) is ConstructorCall else node for node, _ in self.leaves]
+        handed += self._asked
+        if not handed:
+            raise GraphError(f"workflow {self.workflow_name!r} has no nodes: add(node) adds one")
         needed = _closure(handed, _parents)
         roots = [node for node in needed if not node.parents]
         connected = _closure(_closure(roots, _children), _parents)
         nodes = sorted(needed if _is_interactive() else connected, key=_number)
-        names = _names(nodes, self.workflow_name)
+        return self._graph_of(nodes, len(connected) - len(nodes))
+
+    def part(self, node: Node) -> Graph:
+        """Return the graph of a node and of what it needs.
+
+        In a script, later graphs have these nodes, too, under the same names. Raises
+        DuplicateNameError as `graph` does.
+        """
+        found = self._graph_of(sorted(_closure([node], _parents), key=_number), 0)
+        if not _is_interactive():
+            self._asked[node] = None
+            self._named.update(zip(found.nodes, found.names, strict=True))
+        return found
+
+    def _graph_of(self, nodes: list[Node], left_out: int) -> Graph:
+        names = _names(nodes, self.workflow_name, self._named)
         positions = dict(zip(nodes, itertools.count(), strict=False))
-        return Graph(nodes, names, positions, len(connected) - len(nodes))
+        return Graph(nodes, names, positions, left_out)
 
     def graph_traversal(self) -> Iterator[tuple[str, Node]]:
         """Iterate over (name, node), parents before children."""
@@ -275,12 +297,17 @@ def _closure(
     return found
 
 
-def _names(nodes: list[Node], workflow_name: str) -> list[str]:
-    """Return the names of nodes, all different; unnamed nodes are numbered within the workflow."""
+def _names(nodes: list[Node], workflow_name: str, named: Mapping[Node, str]) -> list[str]:
+    """Return the names of nodes, all different; unnamed nodes are numbered within the workflow.
+
+    Args:
+        named: names that nodes have already, also nodes that are not among `nodes`.
+    """
     counts: dict[object, tuple[str, Iterator[int]]] = {}
-    owners: dict[str, Node] = {}
+    owners = {name: node for node, name in named.items()}
+    names = []
     for node in nodes:
-        name = node._name
+        name = node._name or named.get(node)
         if name is None:
             key: object = node.called.key
             if type(node) is MethodCall:
@@ -290,10 +317,14 @@ def _names(nodes: list[Node], workflow_name: str) -> list[str]:
             label, count = counts[key]
             node._index = next(count)
             name = default_name(label, node._index)
+            while name in owners and named:
+                node._index = next(count)
+                name = default_name(label, node._index)
         other = owners.setdefault(name, node)
         if other is not node:
             raise DuplicateNameError(
                 f"workflow {workflow_name!r} has two nodes named {name!r}: {other.described()}, and"
                 f" {node.described()}. Give one of them another name with set_name"
             )
-    return list(owners)
+        names.append(name)
+    return names

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import FunctionFuseError
@@ -23,7 +24,7 @@ from ..graph.workflow import Graph
 from .calls import Calls
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
-from .results import Earlier, Header, Held, Info, Results, Summary
+from .results import Done, Earlier, Header, Held, Info, Results, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
@@ -42,6 +43,8 @@ class Decisions:
         infos: for each node its latest stored result with `digest`, `call` and `info`; None if
             nothing is stored; the error if the stored result can't be used.
         earlier: finds earlier results; None if none are kept.
+        done: nodes that the run has computed or reused already, by index.
+        at_hand: indexes of the calls after which the run still has their object.
 
     Attributes:
         verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
@@ -61,11 +64,15 @@ class Decisions:
         unsaved: set[int],
         infos: Iterable[Info],
         earlier: Earlier | None = None,
+        done: Mapping[int, Done] = MappingProxyType({}),
+        at_hand: Collection[int] = (),
     ) -> None:
         self.graph = graph
         self.identities = identities
         self.infos = list(infos)
         self.earlier = earlier
+        self._done = done
+        self._at_hand = at_hand
         self.restored: set[int] = set()
         self._awaited: dict[int, Sequence[int]] = {}  # by index of a MAYBE: parents to compute
         self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
@@ -136,6 +143,8 @@ class Decisions:
 
     def judge(self, index: int) -> str:
         """Decide on a node from its parents' current digests; store and return the verdict."""
+        if index in self._done:
+            return self._take_done(index, self._done[index])
         verdict, reason = self._judged(index)
         if verdict == COMPUTE and self._may_fit(index):
             verdict, reason = MAYBE, "compute unless an earlier result fits"
@@ -144,6 +153,18 @@ class Decisions:
             self.digests[index] = self._results.counts_as(index, self.header(index))
         self.verdicts[index], self.reasons[index] = verdict, reason
         return verdict
+
+    def _take_done(self, index: int, done: Done) -> str:
+        """Take a node as the run has computed or reused it."""
+        self._calls.made[index], self.digests[index] = done.call, done.digest
+        if hasattr(done.stored, "digest"):
+            self.digests[index] = self._results.counts_as(index, done.stored)
+        if done.changed:
+            self.changed[index] = done.changed
+        if done.tainted:
+            self._tainted.add(index)
+        self.verdicts[index], self.reasons[index] = REUSE, done.reason
+        return REUSE
 
     def give_up(self, index: int, reason: str) -> None:
         """Note that a stored result can't be read, so that its node is computed."""
@@ -211,7 +232,7 @@ class Decisions:
             recipe = (recipes[parent] or b"").hex()
             if self._always and self._stands(parent):
                 made_by = self.header(parent).call  # it may be of an earlier call
-            if parent in self.changed or parent in self._tainted:
+            if self.is_tainted(parent):
                 # The next run computes the parent again, and its result may differ.
                 made_by, recipe = "", ""
                 self._tainted.add(index)
@@ -236,6 +257,10 @@ class Decisions:
     def stored(self, index: int) -> Header | Info:
         """Return a node's stored result, as the storage returned it for the plan or the save."""
         return self._stored[index]
+
+    def is_tainted(self, index: int) -> bool:
+        """Whether a node was computed while a variable changed, or from such a node's result."""
+        return index in self.changed or index in self._tainted
 
     def header(self, index: int) -> Summary:
         """Return the header of a result that is reused."""
@@ -316,7 +341,9 @@ class Decisions:
 
     def _may_go_back(self, index: int) -> bool:
         """Whether a node is not reused, but another result is stored under its name."""
-        if self.verdicts[index] == REUSE or index in self._unsaved or index in self._useless:
+        if self.verdicts[index] == REUSE or index in self._done:
+            return False
+        if index in self._unsaved or index in self._useless:
             return False
         other = self._policies[index] == UNCHANGED and self.infos[index] is not None
         return other and type(self.graph.nodes[index]) is not ConstructorCall
@@ -378,7 +405,8 @@ class Decisions:
         parents = self.graph.parents[index]
         if REUSE not in map(verdicts.__getitem__, parents):
             return parents
-        return [parent for parent in parents if parent == before or verdicts[parent] != REUSE]
+        again = None if before in self._at_hand else before
+        return [parent for parent in parents if parent == again or verdicts[parent] != REUSE]
 
     def _difference(self, index: int, recorded: Mapping[str, Any]) -> str:
         """Return the first difference from the recorded fingerprint, as text."""

@@ -14,7 +14,7 @@ from ..errors import FingerprintError, FunctionFuseError
 from .identity import Identities
 from .project import version_of
 
-__all__ = ["Earlier", "Header", "Held", "Info", "Key", "Results", "Summary"]
+__all__ = ["Done", "Earlier", "Header", "Held", "Info", "Key", "Results", "Summary"]
 
 
 class Header(Protocol):
@@ -47,6 +47,26 @@ class Earlier(Protocol):
 
     def has(self, task: str, /) -> bool: ...
     def infos(self, sought: Sequence[tuple[str, str]], /) -> Sequence[Summary | None]: ...
+
+
+class Done(NamedTuple):
+    """A node that the run has computed or reused already, when its graph was smaller.
+
+    Attributes:
+        stored: the header of its stored result, or True from a storage without headers; None if it
+            is not stored.
+        call, digest: of the call and of the result; None if unknown.
+        reason: why it was computed.
+        changed: the variable that changed while it was computed, as text; "" for none.
+        tainted: whether one changed, or it was computed from the result of such a node.
+    """
+
+    stored: Any = None
+    call: bytes | None = None
+    digest: bytes | None = None
+    reason: str = ""
+    changed: str = ""
+    tainted: bool = False
 
 
 # None: nothing is stored. An error: the stored result can't be used.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from time import gmtime, strftime, time
 from typing import Any, NamedTuple
@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
 from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
+from ..reuse.results import Done
 from .job import text_of
+from .past import Past
 from .report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 
 __all__ = ["Event", "Listener", "RunEvents"]
@@ -67,13 +69,24 @@ _OF_ATTEMPTS = ("started", "retrying", "finished", "failed")
 class RunEvents:
     """All events of a run: they go to listeners, and are remembered for the report.
 
+    Args:
+        past: what the run did when its graph was smaller.
+        done: the nodes of this graph that it did then, by index.
+
     Attributes:
         decisions: made from the stored headers; None without a storage that returns headers.
         wanted: indexes of the nodes to compute, or to judge again.
         possible: why other nodes may have to be computed too, by index; in a plan only.
     """
 
-    def __init__(self, workflow_name: str, graph: Graph, listeners: Iterable[Listener]) -> None:
+    def __init__(
+        self,
+        workflow_name: str,
+        graph: Graph,
+        listeners: Iterable[Listener],
+        past: Past,
+        done: Mapping[int, Done],
+    ) -> None:
         self.workflow_name = workflow_name
         self.graph = graph
         self.names = graph.names
@@ -88,9 +101,8 @@ class RunEvents:
         self.failed: dict[int, str] = {}  # their texts, for the report
         self.attempts = Counter[int]()  # by index: how often a node failed and was tried again
         self.retried: dict[int, str] = {}  # by index: the last error after which it was
-        self._run = ""
-        self._began = 0.0
-        self._total = 0
+        self._past = past
+        self._done = done
 
     def reuse(self, indexes: Collection[int]) -> None:
         """Note that stored results are still right."""
@@ -107,19 +119,23 @@ class RunEvents:
         self.wanted = indexes
         self.reused.update(reused)
         if self.listeners:
-            self._total += len(indexes) + len(reused)
-            self._began = time()
-            began = strftime("%Y%m%dT%H%M%SZ", gmtime(self._began))
-            self._run = f"{began}-{os.urandom(3).hex()}"
-            self._call("run started", (-1,))
+            past = self._past
+            past.total += len(indexes) + len(reused)
+            if not past.run:
+                past.began = time()
+                began = strftime("%Y%m%dT%H%M%SZ", gmtime(past.began))
+                past.run = f"{began}-{os.urandom(3).hex()}"
+                self._call("run started", (-1,))
             if self.decisions:
                 self._call("planned", indexes)
             self._call("reused", reused)
 
     def end(self, error: BaseException | None) -> None:
         """Emit "run finished", if "run started" was emitted."""
-        if self._run:
-            self._call("run finished", (-1,), seconds=time() - self._began, error=error)
+        past = self._past
+        if past.run:
+            self._call("run finished", (-1,), seconds=time() - past.began, error=error)
+            past.run, past.total = "", 0  # if the run goes on after an error, it is another one
 
     def queue(self, index: int) -> None:
         """Emit "queued"."""
@@ -193,7 +209,7 @@ class RunEvents:
     def report(self) -> Report:
         """Return the report: the action that each node had. The run is over."""
         self.errors.clear()  # the report lives on, and their tracebacks hold values
-        return Report(self.workflow_name, lambda: self._each(self._done), self._notes)
+        return Report(self.workflow_name, lambda: self._each(self._ended), self._notes)
 
     def _call(
         self,
@@ -213,15 +229,28 @@ class RunEvents:
             reason = self._reason(index) if index >= 0 else ""
             attempt = self.attempts[index] + 1 if kind in _OF_ATTEMPTS else 0
             about = kind, self.workflow_name, name, index, reason, seconds, size, error, attempt
-            event = Event(*about, self._run, now, self._total)
+            event = Event(*about, self._past.run, now, self._past.total)
             for listener in self.listeners:
                 listener(event)
 
+    def done_now(self) -> Iterator[tuple[int, NodeRecord]]:
+        """Iterate over the nodes that were computed or reused, with their records."""
+        for index in sorted(self.seconds.keys() | self.reused):
+            if index not in self.failed:
+                yield index, self._ended(index, self.names[index])
+
     def _each(self, record: _Record) -> list[NodeRecord]:
         self.wanted = frozenset(self.wanted)
-        return [record(index, name) for index, name in enumerate(self.names)]
+        names = set(self.names)
+        before = [r for node, r in self._past.records.items() if node not in self.graph.positions]
+        return [
+            *(known for known in before if known.name not in names),
+            *(record(index, name) for index, name in enumerate(self.names)),
+        ]
 
     def _planned(self, index: int, name: str) -> NodeRecord:
+        if index in self._done:
+            return NodeRecord(name, REUSE, "computed in this run already")
         if self.decisions is None:
             return NodeRecord(name, COMPUTE, "nothing is known to be stored")
         verdict = self.decisions.verdicts[index]
@@ -234,7 +263,7 @@ class RunEvents:
             return NodeRecord(name, REUSE, self._reason(index), 0.0, self._stored_size(index))
         return NodeRecord(name, NOT_NEEDED, self._reason(index))
 
-    def _done(self, index: int, name: str) -> NodeRecord:
+    def _ended(self, index: int, name: str) -> NodeRecord:
         attempts, retried = 0, ""
         if index in self.seconds or index in self.failed:
             attempts, retried = self.attempts[index] + 1, self.retried.get(index, "")
@@ -245,6 +274,8 @@ class RunEvents:
         if index in self.failed:
             error = self.failed[index]
             return NodeRecord(name, FAILED, error, 0.0, 0, attempts, error)
+        if index in self._done:
+            return self._past.records[self.graph.nodes[index]]
         if index in self.reused:
             return NodeRecord(name, REUSED, self._reason(index), 0.0, self._stored_size(index))
         if index in self.wanted:

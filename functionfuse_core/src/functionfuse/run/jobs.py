@@ -36,6 +36,7 @@ class JobMaker:
 
     Args:
         single_flight: whether to wait for a node that another run is computing.
+        grows: whether nodes will be added to the graph, so that any result may be needed.
 
     Attributes:
         decisions: set when the run is planned; None without a storage that returns headers.
@@ -51,6 +52,7 @@ class JobMaker:
         values: Values,
         *,
         single_flight: bool,
+        grows: bool,
     ) -> None:
         self.decisions: Decisions | None = None
         self._workflow = workflow
@@ -61,6 +63,7 @@ class JobMaker:
         self._results = results
         self._values = values
         self._single_flight = single_flight
+        self._grows = grows
         self._known: dict[object, tuple[str, Describe | None]] = {}  # by function
         self._warned: set[str] = set()
         self._plugins = {
@@ -132,7 +135,7 @@ class JobMaker:
         job.constructs = type(node) is ConstructorCall
         if self._results and not job.constructs and not values.stored[index]:
             if index in self._results.unsaved:
-                job.digest = bool(self.decisions and graph.children[index])
+                job.digest = bool(self.decisions and (self._grows or graph.children[index]))
             else:
                 self._store(job, index, node, self._results)
         if self._remote and self.decisions and (job.constructs or job.save):

@@ -49,6 +49,8 @@ class Order:
     Attributes:
         state: of each node: one of the constants of this module.
         blockers: for each WAITING node, how many parents, and loads of values, it waits for.
+        ready: heap of the nodes that had no blockers when they were pushed.
+        later: heap of the nodes that are put off, each with the time when it is due.
     """
 
     def __init__(
@@ -63,9 +65,9 @@ class Order:
         count = len(graph.nodes)
         self.state = bytearray(count)
         self.blockers = [0] * count
-        self.ready: list[int] = []  # heap: WAITING nodes that had no blockers when pushed
+        self.ready: list[int] = []
         self.resources = resources
-        self._later: list[tuple[float, int]] = []  # heap: WAITING nodes that are put off
+        self.later: list[tuple[float, int]] = []
         self._retried = retried
         self._users = users
         self._ahead = ahead
@@ -91,7 +93,7 @@ class Order:
 
     def pop(self) -> int | None:
         """Take the next node from those that are ready; None if there is none."""
-        later, ready = self._later, self.ready
+        later, ready = self.later, self.ready
         while later and later[0][0] <= monotonic():
             heapq.heappush(ready, heapq.heappop(later)[1])
         if self.resources:
@@ -104,19 +106,14 @@ class Order:
                 ready = self.resources.next_of(self.ready)
         return None
 
-    def remains(self) -> bool:
-        """Return whether a node is ready, parked or put off."""
-        parked = self.resources is not None and self.resources.has_parked()
-        return bool(self.ready or self._later or parked)
-
     def put_off(self, index: int, seconds: float) -> None:
         """Make a node WAITING that is ready after some time."""
         self.state[index] = WAITING
-        heapq.heappush(self._later, (monotonic() + seconds, index))
+        heapq.heappush(self.later, (monotonic() + seconds, index))
 
-    def pause(self) -> float | None:
-        """Return the seconds until a node that is put off is due; None if none is."""
-        return max(0.0, self._later[0][0] - monotonic()) if self._later else None
+    def pause(self) -> float:
+        """Return the seconds until the first node that is put off is due."""
+        return max(0.0, self.later[0][0] - monotonic())
 
     def block(self, index: int) -> None:
         """Let a WAITING node wait for one thing more, such as the load of a value."""
@@ -227,10 +224,6 @@ class Resources:
             if parked and (not best or parked[0] < best[0]) and self._fits(need):
                 best = parked
         return best
-
-    def has_parked(self) -> bool:
-        """Return whether a node waits for resources."""
-        return any(self._parked.values())
 
     def _fits(self, need: Iterable[tuple[str, float]]) -> bool:
         return all(amount <= self._free[name] + _ROUNDING for name, amount in need)

@@ -140,7 +140,10 @@ class Values:
         self._masters.clear()
 
     def arguments(
-        self, index: int, node: Node, *, fresh: bool = False
+        self,
+        index: int,
+        node: Node,
+        fresh: bool,  # called for each node
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments of a call; if values are copied, no other call shares them.
 
@@ -178,7 +181,7 @@ class Values:
     def add_of_method(self, index: int, value: Any) -> None:
         """Add the result of a method: a copy, as the object may hold the value and change it."""
         if self._again is not None and not is_shared(value):
-            value = self._copy(index, value)
+            value = self.copy(index, value)
             self._masters.pop(index, None)
         self.held[index] = value
 
@@ -205,11 +208,11 @@ class Values:
         self._takers[index] += 1
         last = index not in self.needed and self.users[index] == self._takers[index]
         if not last or not self.stored[index]:
-            return self._copy(index, value)
+            return self.copy(index, value)
         del self.held[index]  # the call may change it; the storage has the result
         return value
 
-    def _copy(self, index: int, value: Any) -> Any:
+    def copy(self, index: int, value: Any) -> Any:
         """Return a copy of a node's value: a new memory map if it is big, else from its pickle."""
         if self._again is not None and (found := self._again(index)):
             return found[0]

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FunctionFuseError
-from ..graph.nodes import ConstructorCall
+from ..errors import FunctionFuseError, OptionsError
+from ..graph.nodes import ConstructorCall, Node, Pick
 from ..graph.settings import NEVER
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE
+from ..reuse.results import Done
+from .calling import check_interruptible
 from .contract import Backend
 from .events import RunEvents
+from .job import Job, Outcome
 from .jobs import JobMaker
 from .order import Resources
-from .owning import Values
+from .owning import Values, is_shared
+from .past import Past
 from .report import Report
 from .scheduler import Scheduler
 from .stored import StoredResults
@@ -34,6 +38,8 @@ class Run:
 
     Args:
         backend: runs the jobs.
+        only: a node, and the pick from it if that is wanted: the run brings only this node and what
+            it needs up to date, and goes on later with a larger graph.
         returns: whether the results of the given nodes are returned.
         keep_going: whether nodes that don't follow a failed one are computed.
         resources: how much there is of each resource that nodes need; None: any amount.
@@ -45,6 +51,7 @@ class Run:
         workflow: ComputingWorkflow,
         backend: Backend,
         *,
+        only: tuple[Node, Pick | None] | None = None,
         returns: bool = True,
         keep_going: bool = False,
         resources: Mapping[str, float] | None = None,
@@ -52,18 +59,34 @@ class Run:
     ) -> None:
         self._workflow = workflow
         self._backend = backend
-        self._graph = graph = workflow.graph()
+        self._grows = only is not None
+        self._graph = graph = workflow.graph() if only is None else workflow.part(only[0])
         positions = graph.positions
-        self._returned = [positions[node] for node, _ in workflow.leaves] if returns else []
+        self._leaves = workflow.leaves if only is None else [only]
+        self._returned = [positions[node] for node, _ in self._leaves] if returns else []
+        past = workflow._past
+        if past is None or past.storage is not workflow.storage:
+            past = Past(workflow.storage)
+        self._past = past
+        self._done = past.within(graph)
         self._stored = stored = bytearray(len(graph.nodes))
-        self._events = RunEvents(workflow.workflow_name, graph, workflow.listeners)
+        name, listeners = workflow.workflow_name, workflow.listeners
+        self._events = RunEvents(name, graph, listeners, past, self._done)
+        unsaved = {positions[node] for node in workflow._logged if node in positions}
         self._results: StoredResults | None = None
         if workflow.storage is not None:
             names = workflow.workflow_name, graph.names
-            unsaved = {positions[node] for node in workflow._logged if node in positions}
             self._results = StoredResults(workflow.storage, *names, stored, unsaved)
         again = self._results.again if self._results and not backend.keeps else None
-        self._values = Values(graph, set(self._returned), stored, again)
+        needed = set(self._returned)
+        if self._grows:  # what isn't stored is kept
+            needed |= unsaved if self._results else set(range(len(graph.nodes)))
+        self._values = Values(graph, needed, stored, again)
+        if past.values:
+            held = {
+                positions[node]: value for node, value in past.values.items() if node in positions
+            }
+            self._values.held |= {index: held[index] for index in held.keys() & self._done.keys()}
         self._jobs = JobMaker(
             workflow,
             graph,
@@ -71,6 +94,7 @@ class Run:
             self._results,
             self._values,
             single_flight=single_flight,
+            grows=self._grows,
         )
         # A backend that places nodes by their resources has its own limits: these are checked only.
         needs, there = self._jobs.resources, resources
@@ -88,6 +112,8 @@ class Run:
             events=self._events,
             keep_going=keep_going,
             resources=None if resources is None else self._resources,
+            past=past,
+            grows=self._grows,
         )
 
     def plan(self) -> Report:
@@ -103,14 +129,16 @@ class Run:
 
         Raises the error of the first node that failed, with a note of its name.
         """
-        scheduler = self._scheduler
+        scheduler, workflow = self._scheduler, self._workflow
+        self._past.check(self._backend)
+        workflow._past = None
+        if not self._grows:
+            self._past.values.clear()  # they are in `held` now, until their last use
         try:
             if self._results:
                 self._results.prepare()
             indexes = self._decide()
-            if self._resources:
-                self._resources.check(indexes)
-            scheduler.check_timeouts(indexes)
+            self._check(indexes)
             self._announce(indexes)
             scheduler.activate(indexes)
             scheduler.work()
@@ -123,13 +151,40 @@ class Run:
             self._events.end(error)
             raise
         else:
-            self._events.end(None)
+            if not self._grows:
+                self._events.end(None)
             return values
         finally:
+            if self._grows:
+                self._keep_past()
+                workflow._past = self._past
             scheduler.clear()
-            self._workflow.report = self._events.report()
+            workflow.report = self._events.report()
             if self._results:
                 self._results.remember()
+
+    def _check(self, indexes: Sequence[int]) -> None:
+        """Raise OptionsError if nodes can't run here: for their resources, or their timeouts.
+
+        The backend runs a job that finds out whether it can interrupt functions.
+        """
+        if self._resources:
+            self._resources.check(indexes)
+        timed = [index for index in indexes if index in self._jobs.timeouts]
+        if not timed:
+            return
+        job = Job(len(self._graph.nodes), "the check of timeouts", check_interruptible, (), {})
+        job.wanted = False
+        self._backend.submit(job)
+        outcome = None
+        while outcome is None:
+            news = self._backend.wait(None)
+            outcome = next((each for each in news if isinstance(each, Outcome)), None)
+        if isinstance(outcome.error, OptionsError):
+            name = self._graph.names[timed[0]]
+            raise OptionsError(f"node {name!r} has a timeout, but {outcome.error}") from None
+        if outcome.error is not None:
+            raise outcome.error
 
     def _announce(self, indexes: Sequence[int]) -> None:
         """Emit what is planned and what is reused, and warn of stored results of no use."""
@@ -142,7 +197,7 @@ class Run:
             verdicts = enumerate(decisions.verdicts)
             reused = [index for index, verdict in verdicts if verdict == REUSE]
             self._results.restore(reused)
-            reused = [index for index in reused if index not in planned]
+            reused = [n for n in reused if n not in planned and n not in self._done]
         self._events.begin(indexes, reused)
 
     def _returned_values(self) -> list[Any]:
@@ -151,7 +206,7 @@ class Run:
         here: dict[int, Any] = {} if backend.keeps else held
         while missing := [index for index in dict.fromkeys(self._returned) if index not in here]:
             if backend.keeps and (kept := [index for index in missing if index in held]):
-                values = backend.fetch([held.pop(index) for index in kept])
+                values = backend.fetch([held[index] for index in kept])
                 here.update(zip(kept, values, strict=True))
             if self._results:
                 self._results.read_many(missing, here)
@@ -160,10 +215,32 @@ class Run:
                 [index for index in missing if not self._scheduler.read(index, here)]
             )
             self._scheduler.work()
+        if self._grows and here is held:  # later nodes get the value as it is now
+            here = {
+                n: here[n] if is_shared(here[n]) else self._values.copy(n, here[n]) for n in here
+            }
         return [
             here[index] if pick is None else pick.of(here[index])
-            for index, (_, pick) in zip(self._returned, self._workflow.leaves, strict=False)
+            for index, (_, pick) in zip(self._returned, self._leaves, strict=False)
         ]
+
+    def _keep_past(self) -> None:
+        """Note what this part of the run has done, for the next one."""
+        past, decisions, held = self._past, self._jobs.decisions, self._values.held
+        past.objects = dict(self._scheduler.objects.held)
+        for index, record in self._events.done_now():
+            node = self._graph.nodes[index]
+            stored: Any = None
+            if self._stored[index]:
+                stored = decisions.stored(index) if decisions else True
+            elif index in held:
+                past.values[node] = held[index]
+            past.records[node] = record
+            past.nodes[node] = Done(stored, reason=record.reason)
+            if decisions:
+                call, digest = decisions.call(index), decisions.digests[index]
+                about = record.reason, decisions.changed.get(index, ""), decisions.is_tainted(index)
+                past.nodes[node] = Done(stored, call, digest, *about)
 
     def _decide(self) -> Sequence[int]:
         """Find the stored results; return the indexes of the nodes to compute, ascending."""
@@ -171,13 +248,15 @@ class Run:
         if self._results is None or self._results.headers is None:
             identities.check(graph.nodes)  # `Decisions` checks all nodes itself
         if self._results is None:
-            return range(len(graph.nodes))
+            return [index for index in range(len(graph.nodes)) if index not in self._done]
         # The result of a constructor is None, so there is no reason to make the object for it.
         returned = [index for index in self._returned if not self._is_constructor(index)]
         targets = [*graph.last(), *returned, *self._results.unsaved]
         if self._results.headers:
             given = self._results.headers, graph, identities, workflow
-            decisions = self._results.decide(*given)
+            decisions = self._results.decide(
+                *given, done=self._done, at_hand=self._past.at_hand(graph)
+            )
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
             return decisions.needed(targets)
         # A storage without headers: read only the results that are needed, and keep their values.
@@ -185,6 +264,9 @@ class Run:
         while targets:
             index = targets.pop()
             if index in found:
+                continue
+            if index in self._done:
+                self._stored[index] = self._done[index].stored is not None
                 continue
             policy = workflow._policies.get(graph.nodes[index], workflow._policy)
             is_saved = index not in self._results.unsaved and not self._is_constructor(index)

@@ -15,29 +15,28 @@ nodes that follow it, and the run ends or goes on without them (`keep_going`).
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from time import sleep
 from typing import Any
 
-from ..errors import OptionsError, PluginError, WorkerDiedError
-from ..graph.nodes import ConstructorCall, MethodCall, Node
+from ..errors import PluginError, WorkerDiedError
+from ..graph.nodes import ConstructorCall, MethodCall
 from ..graph.workflow import Graph
 from ..reuse.plan import MAYBE, REUSE, Decisions
-from .calling import check_interruptible
 from .contract import Backend, Started
 from .events import RunEvents
 from .job import Job, Outcome
 from .jobs import JobMaker
+from .objects import STATEFUL, Objects
 from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order, Resources
 from .owning import Values
+from .past import Past
 from .resultstore import OF_NO_USE
 from .stored import StoredResults
 
 __all__ = ["Scheduler"]
-
-_STATEFUL = ConstructorCall, MethodCall
 
 
 class Scheduler:
@@ -47,6 +46,8 @@ class Scheduler:
         backend: runs the jobs.
         keep_going: whether nodes that don't follow a failed one are computed.
         resources: how much there is of the resources that nodes need; None: any amount.
+        past: has the objects of earlier calls.
+        grows: whether nodes will be added to the graph, so that objects are kept.
 
     Attributes:
         decisions: set when the run is planned; None without a storage that returns headers.
@@ -63,6 +64,8 @@ class Scheduler:
         events: RunEvents,
         keep_going: bool,
         resources: Resources | None,
+        past: Past,
+        grows: bool,
     ) -> None:
         self.graph = graph
         self.backend = backend
@@ -82,16 +85,13 @@ class Scheduler:
         self.came: list[Outcome | Started] = []  # news to take over, the next one last
         self.early: dict[int, list[Outcome]] = {}  # by a node that is out: errors of its children
         self.unseen: dict[int, Iterator[int]] = {}  # by key of such an error: parents to look at
-        self.targets: dict[int, Any] = {}  # by a call that is out: its object, if that is kept
         self.loads: dict[int, list[int]] = {}  # by a node that is loaded: those that wait for it
         self.to_load: deque[int] = deque()  # of these, the nodes whose loads are not submitted
-        self.objects: dict[Node, tuple[Any, Node]] = {}  # by constructor: object and last call
-        self.calls_left: Counter[Node] = Counter()  # by constructor: calls to be made, or running
+        self.objects = Objects(past.objects, keeps=backend.keeps, grows=grows)
 
     def clear(self) -> None:
         """Release all values and objects."""
-        self.values.clear()
-        for held in (self.objects, self.targets, self.out, self.came, self.early):
+        for held in (self.values, self.objects, self.out, self.came, self.early):
             held.clear()
 
     def activate(self, indexes: Collection[int]) -> None:
@@ -101,8 +101,8 @@ class Scheduler:
         self.order.activate(indexes)
         for index in indexes:
             node = self.graph.nodes[index]
-            if type(node) in _STATEFUL:
-                self.calls_left[node.constructor] += 1
+            if type(node) in STATEFUL:
+                self.objects.expect(node)
         for index in indexes if self.jobs.prepares else ():
             try:
                 self.jobs.prepare(index)
@@ -112,7 +112,7 @@ class Scheduler:
     def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
-        while order.remains() or out or self.to_load:
+        while True:
             while len(out) < limit:
                 if self.to_load:
                     self._load(self.to_load.popleft())
@@ -122,36 +122,17 @@ class Scheduler:
                     break
                 if limit > 1:
                     self._take_all(0)
-            pause = order.pause() if len(out) < limit else None
+            # If nothing is out, all that is left waits for its next attempt.
+            pause = order.pause() if order.later and len(out) < limit else None
             if out:
                 self._take_all(pause)
-            elif pause:
+            elif pause is not None:
                 sleep(pause)
+            else:
+                break
         self.events.raise_first(order.state.count(STOPPED))
         if WAITING in order.state:
             raise AssertionError(f"{order.state.count(WAITING)} nodes were left out: it is a bug")
-
-    def check_timeouts(self, indexes: Collection[int]) -> None:
-        """Raise OptionsError if one of the nodes has a timeout, and the backend can't interrupt it.
-
-        The backend runs a job that finds it out.
-        """
-        timed = [index for index in indexes if index in self.jobs.timeouts]
-        if not timed:
-            return
-        job = Job(len(self.graph.nodes), "the check of timeouts", check_interruptible, (), {})
-        job.wanted = False
-        self.backend.submit(job)
-        news: list[Outcome | Started] = []
-        while not any(isinstance(each, Outcome) for each in news):
-            news = list(self.backend.wait(None))
-        for each in news:
-            if isinstance(each, Outcome) and each.error is not None:
-                if not isinstance(each.error, OptionsError):
-                    raise each.error
-                raise OptionsError(
-                    f"node {self.graph.names[timed[0]]!r} has a timeout, but {each.error}"
-                ) from None
 
     def _start(self, index: int) -> None:
         """Submit a node; if values that it needs are missing, load or compute these first."""
@@ -164,12 +145,13 @@ class Scheduler:
             return
         replayed = []
         if type(node) is MethodCall:
-            target, last = self.objects.get(node.constructor, (None, None))
+            target, last = self.objects.get(node)
             if last is not node.before:
                 replayed.append(self.graph.positions[node.before])
         needs = self.graph.needs[index]
         if (replayed or not all(map(held.__contains__, needs))) and self._lacks(index, replayed):
-            self._free(index)
+            if self.resources:
+                self.resources.give_back(index)
             return
         self.order.state[index] = SUBMITTED if self.backend.remote else RUNNING
         if self.events.listeners:
@@ -177,8 +159,8 @@ class Scheduler:
             if not self.backend.remote:
                 self.events.start(index)
         self.out[index] = None
-        if target is not None and self.backend.keeps:
-            self.targets[index] = target
+        if target is not None:
+            self.objects.hand_over(index, target)
         try:
             job = self.jobs.make(index, target)
             handle = self.out[index] = self.backend.submit(job)
@@ -186,20 +168,19 @@ class Scheduler:
             raise
         except BaseException as error:  # noqa: BLE001  # it is the node's error
             del self.out[index]
-            self._free(index)
             self._fail(index, error)
             return
-        if handle is None and self.backend.keeps and (job.wanted or job.constructs):
+        if self.backend.keeps:
+            self._submitted(job, handle)
+
+    def _submitted(self, job: Job, handle: Any) -> None:
+        """Keep the handle of a value that is not there yet, if other nodes may be given it."""
+        if handle is None and (job.wanted or job.constructs):
             raise PluginError(f"submit of {self.backend!r} returned no handle for {job.name!r}")
         if self.ahead:
             if handle is not None and not job.constructs:
-                held[index] = handle
-            self.order.run_ahead(index)
-
-    def _free(self, index: int) -> None:
-        """Free the resources of a node that doesn't run any more."""
-        if self.resources:
-            self.resources.give_back(index)
+                self.values.held[job.key] = handle
+            self.order.run_ahead(job.key)
 
     def _begin(self, index: int) -> None:
         """Note that a node runs, once."""
@@ -270,7 +251,8 @@ class Scheduler:
         if key < 0:
             self._loaded(~key, handle, news.error)
             return
-        self._free(key)
+        if self.resources:
+            self.resources.give_back(key)
         if news.error is not None:
             if any(self.order.state[parent] == STOPPED for parent in self.graph.parents[key]):
                 self._stop(key)
@@ -319,27 +301,12 @@ class Scheduler:
                 values.add_of_method(index, outcome.value)
             else:
                 values.held[index] = outcome.value
-        if type(node) in _STATEFUL:
-            self._keep_object(index, node, handle, outcome)
+        if type(node) in STATEFUL:
+            self.objects.take_back(index, node, handle, outcome)
         self.order.settle(index)
         self.values.let_go(index)
         if self.early:
             self.came += self.early.pop(index, ())
-
-    def _keep_object(self, index: int, node: Any, handle: Any, outcome: Outcome) -> None:
-        """Keep an object for its next call."""
-        constructor, target = node.constructor, outcome.target
-        if self.backend.keeps:
-            # The object may have been made again meanwhile, for a call that is replayed.
-            target = handle if node is constructor else self.targets.pop(index)
-        self.objects[constructor] = target, node
-        self._end_call(constructor)
-
-    def _end_call(self, constructor: Node) -> None:
-        """Release an object after the last call on it."""
-        self.calls_left[constructor] -= 1
-        if not self.calls_left[constructor]:
-            self.objects.pop(constructor, None)
 
     def _reuse(self, index: int) -> None:
         self.stored[index] = True
@@ -374,12 +341,13 @@ class Scheduler:
 
     def _stop(self, index: int) -> None:
         """Give up a node, and those that wait for it."""
+        if self.resources:
+            self.resources.give_back(index)
         for stopped in self.order.stop(index):
             self.values.let_go(stopped)
-            self.targets.pop(stopped, None)
             node = self.graph.nodes[stopped]
-            if type(node) in _STATEFUL:
-                self._end_call(node.constructor)
+            if type(node) in STATEFUL:
+                self.objects.end_call(stopped, node, failed=stopped == index)
             self.came += self.early.pop(stopped, ())
 
     # Stored results that computed nodes need.

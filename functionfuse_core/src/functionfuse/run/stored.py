@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
@@ -14,6 +14,7 @@ from ..errors import DamagedResultError, NewerFormatError
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE, Decisions
+from ..reuse.results import Done
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
 from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore
@@ -75,22 +76,38 @@ class StoredResults:
         graph: Graph,
         identities: Identities,
         settings: BaseWorkflow,
+        *,
+        done: Mapping[int, Done],
+        at_hand: Collection[int],
     ) -> Decisions:
         """Read the headers of all stored results, and decide which of them are still right.
 
         Args:
             settings: has the policies of reuse.
+            done, at_hand: see `Decisions`.
         """
+        names = list(self._names)
+        if done:
+            names = [name for index, name in enumerate(names) if index not in done]
+        infos = headers.task_infos(self._workflow_name, names)
+        if done:
+            found = iter(infos)
+            nodes = range(len(self._names))
+            infos = iter([done[n].stored if n in done else next(found) for n in nodes])
         decisions = self.decisions = Decisions(
             graph,
             identities,
             policies=settings._policies,
             policy=settings._policy,
             unsaved=self.unsaved,
-            infos=headers.task_infos(self._workflow_name, self._names),
+            infos=infos,
             earlier=headers.earlier_results(self._workflow_name),
+            done=done,
+            at_hand=at_hand,
         )
         self.stored[:] = bytes([verdict == REUSE for verdict in decisions.verdicts])
+        for index in done:
+            self.stored[index] = done[index].stored is not None
         return decisions
 
     def load(self, index: int) -> Load:

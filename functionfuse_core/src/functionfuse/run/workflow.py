@@ -10,6 +10,7 @@ from ..errors import GraphError
 from ..graph.nodes import Node
 from ..graph.workflow import BaseWorkflow
 from .events import Listener
+from .past import Past
 from .report import Report
 from .resultstore import MinimalStorage
 
@@ -32,6 +33,7 @@ class ComputingWorkflow(BaseWorkflow):
         self.listeners: list[Listener] = []
         self.options: dict[Node, Any] = {}
         self._logged: set[Node] = set()
+        self._past: Past | None = None
 
     def set_storage(self, storage: MinimalStorage | None) -> None:
         """Store every node's result in `storage`, and reuse results from it; None to stop.

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from functionfuse.errors import OptionsError
-from functionfuse.graph.nodes import ConstructorCall, MethodCall
+from functionfuse.graph.nodes import ConstructorCall, MethodCall, Pick, as_node
 from functionfuse.graph.query import Query
 from functionfuse.run.report import Report
 from functionfuse.run.run import Run
@@ -133,3 +133,21 @@ class RayWorkflow(ComputingWorkflow):
         if not return_results:
             return None
         return results[0] if len(results) == 1 else results
+
+    def value(self, node: object) -> Any:
+        """Update a node and what it needs, nothing else; return its result.
+
+        So the graph can be built further from the result: call functions, and hand their nodes over
+        by `add`. All calls of `value` and the `run` after them are one run, with one report: a node
+        is computed once in it. Without a storage, all values stay with the workers until that
+        `run`.
+
+        Args:
+            node: a node, or a pick from one; it belongs to the workflow from now on.
+
+        Raises:
+            GraphError: `node` is no node.
+            Exception: as `run`.
+        """
+        only = as_node(node), node if isinstance(node, Pick) else None
+        return Run(self, OnRay(self.max_pending_tasks), only=only).run()[0]

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from ...errors import GraphError
+from ...graph.nodes import Pick, as_node
 from ...run.contract import Backend
 from ...run.report import Report
 from ...run.run import Run
@@ -88,20 +89,50 @@ class LocalWorkflow(ComputingWorkflow):
                 workflow. With `keep_going`, that of the first in the graph, with notes that count
                 the others and name ten.
         """
+        options = {
+            "single_flight": single_flight,
+            "keep_going": self.keep_going if keep_going is None else keep_going,
+            "resources": self.resources if resources is None else resources,
+        }
+        results = self._run(executor, options)
+        return results[0] if len(results) == 1 else results
+
+    def value(
+        self,
+        node: object,
+        executor: Executor | Backend | None = None,
+        *,
+        single_flight: bool = False,
+        resources: Mapping[str, float] | None = None,
+    ) -> Any:
+        """Update a node and what it needs, nothing else; return its result.
+
+        So the graph can be built further from the result: call functions, and hand their nodes over
+        by `add`. All calls of `value` and the `run` after them are one run, with one report: a node
+        is computed once in it. Without a storage, all values stay in memory until that `run`.
+
+        Args:
+            node: a node, or a pick from one; it belongs to the workflow from now on. `run` doesn't
+                return its result.
+            executor, single_flight, resources: as in `run`.
+
+        Raises:
+            GraphError: `node` is no node.
+            Exception: as `run`.
+        """
+        options = {
+            "only": (as_node(node), node if isinstance(node, Pick) else None),
+            "single_flight": single_flight,
+            "resources": self.resources if resources is None else resources,
+        }
+        return self._run(executor, options)[0]
+
+    def _run(self, executor: Executor | Backend | None, options: dict[str, Any]) -> list[Any]:
         if executor is None and self.make_executor is not None:
             with self.make_executor() as made:
-                return self.run(
-                    made, single_flight=single_flight, keep_going=keep_going, resources=resources
-                )
+                return self._run(made, options)
         backend = InProcess() if executor is None else _backend(executor, self.workflow_name)
-        results = Run(
-            self,
-            backend,
-            single_flight=single_flight,
-            keep_going=self.keep_going if keep_going is None else keep_going,
-            resources=self.resources if resources is None else resources,
-        ).run()
-        return results[0] if len(results) == 1 else results
+        return Run(self, backend, **options).run()
 
 
 def _backend(given: Any, workflow_name: str) -> Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -198,6 +199,41 @@ class Tally:
         _act(folder, name, kind)
         self.total += number
         return self.total
+
+
+@workflow(version="1")
+def draw(folder, name, *values):
+    """Return what no second call returns, with what the call was given."""
+    remember(folder, name)
+    return [random.random(), *values]
+
+
+@workflow(version="1")
+class Walk:
+    def __init__(self, folder, name):
+        remember(folder, name)
+        self.steps = [random.random()]
+
+    def step(self, folder, name, *values):
+        remember(folder, name)
+        self.steps.append(random.random())
+        return [*self.steps, *values]
+
+    def wait_once(self, folder):
+        """Run for minutes, the first time."""
+        remember(folder, "waits")
+        if noted(folder).count("waits") == 1:
+            for _ in range(TICKS):
+                remember(folder, "tick")
+                time.sleep(0.05)
+        return len(self.steps)
+
+
+@workflow
+def is_noted(folder, what):
+    """Wait until something is noted."""
+    while what not in noted(folder):
+        time.sleep(0.02)
 
 
 @workflow

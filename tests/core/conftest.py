@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ if IMPORTABLE not in sys.path:
     sys.path.insert(0, IMPORTABLE)
 
 Install = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def executors() -> Iterator[Callable[[str], Executor]]:
+    """Return a function that gives an executor of each kind: "toy", "threads" and so on."""
+    from executors import executors_by_kind  # its folder is on the path by now
+
+    with executors_by_kind() as get:
+        yield get
 
 
 @pytest.fixture

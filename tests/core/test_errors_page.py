@@ -11,8 +11,10 @@ import pickle
 import shutil
 import sys
 import textwrap
+import time
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ Install = Callable[..., None]
 HEAD = """\
 # Errors
 
-This page shows the errors of graphs, configs, plugins and workers. All classes are in
+This page shows the errors of graphs, runs, configs, plugins and workers. All classes are in
 `functionfuse.errors`. Each is also the builtin exception in brackets: `except ValueError` catches
 an `OptionsError`. `tests/core/test_errors_page.py` raises every error, writes this page, and
 compares the two.
@@ -178,6 +180,7 @@ def graphs(page: Page) -> None:
     page.shown("A config is set as the storage.", lambda: flow.set_storage(config))
     page.shown("A plan or a report has no node of that name.", lambda: flow.plan()["for"])
     reuse(page)
+    runs(page)
 
 
 def reuse(page: Page) -> None:
@@ -206,6 +209,51 @@ def reuse(page: Page) -> None:
         "`packages` of a workflow names a package that is not installed.",
         lambda: run(double, packages=["cloudpikle"]),
     )
+
+
+def runs(page: Page) -> None:
+    class Ledger:
+        def total(self) -> int:
+            return 0
+
+    Ledger.__qualname__ = "Ledger"
+    interrupt: Any = KeyboardInterrupt
+
+    def flow(node: object) -> LocalWorkflow:
+        return LocalWorkflow(node, workflow_name="w")
+
+    def late() -> object:
+        made = flow(workflow(timeout=0.001)(time.sleep)(60).set_name("late"))
+        return made.run()
+
+    def in_thread() -> object:
+        made = flow(double(2).set_name("four"))
+        made.query("four").set_timeout(60)
+        with ThreadPoolExecutor(1) as threads:
+            return made.run(threads)
+
+    def too_many() -> object:
+        made = flow(double(2).set_name("four"))
+        made.query("four").set_resources(gpu=2)
+        return made.run(resources={"gpu": 1})
+
+    page.section(
+        "Runs",
+        "See [failures and limits](failures.md). All but the first come before any node runs.",
+    )
+    page.shown("A function runs longer than its timeout.", late)
+    page.shown("A node with a timeout would run in a thread.", in_thread)
+    page.shown("A node needs more of a resource than there is.", too_many)
+    page.shown("A class is decorated with retries.", lambda: workflow(retries=3)(Ledger))
+    page.shown(
+        "Retries are set for a call on an object.",
+        lambda: flow(workflow(Ledger)().total()).query(None).set_retries(3),
+    )
+    page.shown(
+        "Retries are asked for after Ctrl-C.",
+        lambda: workflow(retries=3, retry_on=interrupt),
+    )
+    page.shown("A timeout is no time.", lambda: workflow(timeout=0))
 
 
 def _listed(thing: Any, _: int) -> list[Any]:
@@ -449,5 +497,6 @@ def test_every_error_of_graphs_configs_and_plugins_is_shown(made: Page) -> None:
     """Of each of these classes, there is one on the page."""
     expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
     expected |= {"GraphError", "NoMatchError", "UntrustedResultError", "CodeDiffersError"}
+    expected |= {"NodeTimeoutError"}
     assert expected == made.kinds
     assert made.kinds <= set(errors.__all__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
 from pathlib import Path
@@ -22,6 +20,7 @@ from random import Random
 
 import cloudpickle
 import pytest
+from executors import Toy, processes
 from loky import get_reusable_executor
 from recorded import Calls
 
@@ -42,51 +41,12 @@ def _nothing_ran():
     ran.clear()
 
 
-class Toy(Executor):
-    """Runs what it is given at once, and counts it."""
-
-    def __init__(self):
-        self.submitted = 0
-
-    def submit(self, fn, /, *args, **kwargs):
-        self.submitted += 1
-        future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  # as an executor does
-            future.set_exception(error)
-        return future
-
-
-def processes(workers=2):
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-
-
 @pytest.fixture(scope="module")
 def shared():
     """The functions that workers import; the processes inherit `sys.path`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(IMPORTABLE)
         yield importlib.import_module("worker_functions")
-
-
-@pytest.fixture(scope="module")
-def executors(shared):
-    """One of each kind, by name, made when they are asked for."""
-    made = {}
-    makers = {"toy": Toy, "threads": lambda: ThreadPoolExecutor(3), "processes": processes}
-
-    def get(kind):
-        if kind == "loky":
-            return get_reusable_executor(2)
-        if kind not in made:
-            made[kind] = makers[kind]()
-        return made[kind]
-
-    yield get
-    for executor in made.values():
-        executor.shutdown()
-    get_reusable_executor(2).shutdown()
 
 
 KINDS = ["toy", "threads", "processes", "loky"]
@@ -662,6 +622,20 @@ def fail():
         pass
     raise Local("from the worker")
 
+class NotYet(Exception):
+    pass
+
+@workflow(retries=2, retry_on=NotYet, retry_delay=0)
+def third_time(folder):
+    for number in range(3):
+        try:
+            open(f"{folder}-{number}", "x").close()
+        except FileExistsError:
+            continue
+        if number < 2:
+            raise NotYet
+        return number
+
 if __name__ == "__main__":
     keeper = Keeper()
     keeper.keep(make(1))
@@ -677,6 +651,8 @@ if __name__ == "__main__":
         LocalWorkflow(fail(), workflow_name="w").run(executor)
     except Exception as error:
         print(type(error).__name__, error, "fail_0000" in error.__notes__[-1])
+    graph = LocalWorkflow(third_time(sys.argv[1]), workflow_name="w")
+    print(graph.run(executor), graph.report["third_time_0000"].attempts)
     executor.shutdown()
 """
 
@@ -692,7 +668,7 @@ def test_what_a_script_defines_runs_on_loky(tmp_path):
         check=False,
         timeout=600,
     )
-    expected = "[[3, 6], 30] 7\n[[3, 6], 30] []\n3\nLocal from the worker True\n"
+    expected = "[[3, 6], 30] 7\n[[3, 6], 30] []\n3\nLocal from the worker True\n2 3\n"
     assert (0, expected, "") == (finished.returncode, finished.stdout, finished.stderr)
 
 

@@ -22,6 +22,7 @@ class TestOnDask(BackendSuite):
     """As the document tells its reader to."""
 
     keeps_values = True
+    interrupts = False
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -43,6 +44,9 @@ class TestOnDask(BackendSuite):
 
     def run(self, workflow):
         return workflow.run(self.backends.OnDask(self.client))
+
+    def value(self, workflow, node):
+        return workflow.value(node, self.backends.OnDask(self.client))
 
 
 def test_it_has_about_sixty_lines():

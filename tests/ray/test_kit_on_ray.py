@@ -23,6 +23,7 @@ class TestRayWorkflow(OnEveryStorage):
     """On Ray."""
 
     keeps_values = True
+    resources = {"disk": 1}  # noqa: RUF012
 
     @pytest.fixture
     def backend(self):

@@ -298,7 +298,8 @@ def functionfuse_node_finished(workflow: str, node: str, seconds: float) -> None
 def functionfuse_node_failed(workflow: str, node: str, error: BaseException) -> None:
     """Handle an exception from computing a node or storing its result.
 
-    The run raises `error` to its caller in any case. Called in the process of the workflow::
+    The run raises `error` to its caller in any case; with `keep_going`, it raises the error of the
+    first node in the graph, at its end. Called in the process of the workflow::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]

@@ -9,6 +9,7 @@ import pytest
 from broken_copies import COPIES
 from broken_earlier import EARLIER
 from broken_plugins import BACKENDS, SERIALIZERS
+from broken_runs import RUNS
 from kit_on_files import OnFiles
 from kit_plugins import DictStore, Table
 
@@ -66,6 +67,8 @@ def _suite_of_serializer(kind: type) -> type:
 def _suite_of_backend(kind: type) -> type:
     class Suite(BackendSuite):
         keeps_values = getattr(kind, "keeps_values", False)
+        interrupts = getattr(kind, "interrupts", True)
+        resources = getattr(kind, "placed", None)
 
         @pytest.fixture
         def backend(self) -> Any:
@@ -79,7 +82,7 @@ for _kinds, _made in (
     (COPIES, _suite_of),
     (EARLIER, _suite_of_storage),
     (SERIALIZERS, _suite_of_serializer),
-    (BACKENDS, _suite_of_backend),
+    ([*BACKENDS, *RUNS], _suite_of_backend),
 ):
     for _kind in _kinds:
         _suite = _made(_kind)

@@ -18,6 +18,7 @@ import broken_stores
 import pytest
 from broken_copies import COPIES
 from broken_earlier import EARLIER
+from broken_runs import RUNS
 
 HERE = Path(__file__).parent
 CAUGHT_BY = {
@@ -111,9 +112,27 @@ CAUGHT_BY = {
     "EndsBeforeItsNodes": "test_the_report_of_a_run_that_failed[error]",
     "SwallowsCtrlC": "test_ctrl_c",
     "ForgetsWhatRan": "test_the_report_of_a_run_that_failed[error]",
+    "FailsFast": "test_a_run_keeps_going[True]",
+    "TakesCtrlCForAnError": "test_a_run_that_keeps_going_ends[interrupt]",
+    "RunsTheQueue": "test_a_run_that_keeps_going_ends[storage]",
+    "HidesAFullStorage": "test_a_run_that_keeps_going_ends[storage]",
+    "DropsAgain": "test_a_node_is_tried_again[True]",
+    "ComparesClasses": "test_a_node_is_tried_again[True]",
+    "AnswersByKey": "test_a_node_is_tried_again[False]",
+    "KeepsTheFirstJob": "test_a_node_is_tried_again[False]",
+    "RunsAgainItself": "test_how_often_a_node_is_tried[LookupError-3]",
+    "TriesAgainAfterAll": "test_how_often_a_node_is_tried[OSError-1]",
+    "SwallowsTimeouts": "test_a_timeout",
+    "ChecksTimeoutsHere": "test_a_timeout",
+    "IgnoresResources": "test_resources",
+    "NeverFrees": "test_resources",
+    "HidesItsResources": "test_resources_that_are_not_there[too much]",
+    "LosesSeconds": "test_events",
+    "LosesNames": "test_the_current_node",
+    "HandlesOfOneRun": "test_a_graph_that_grows[False]",
 }
 KINDS = [*broken_stores.kinds(), *COPIES, *EARLIER]
-KINDS += [*broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS]
+KINDS += [*broken_plugins.SERIALIZERS, *broken_plugins.BACKENDS, *RUNS]
 
 
 @pytest.fixture(scope="module")

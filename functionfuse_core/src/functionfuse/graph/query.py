@@ -115,7 +115,9 @@ class Query:
         """Compute the nodes again when their stored results are older than this; return self.
 
         The age of a result counts from the moment when it was stored, by the clocks of the
-        computers that stored it and that plan the run.
+        computers that stored it and that plan the run. The limit of a call on an object also holds
+        for later calls on it. With a storage without headers, each run computes the nodes, and
+        those that follow.
 
         Args:
             age: seconds, or a timedelta; None: results don't expire.

@@ -14,7 +14,12 @@ def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> st
 
     Args:
         label: the name of the function that the node calls.
+        was: the fingerprint that the header has, which may have no parts.
     """
+    if "call" not in was:
+        return was.get("why not") or "stored without a fingerprint"
+    if was.get("rule") != now["rule"]:
+        return "recorded by an earlier rule"
     if now["function"] != was["function"]:
         return f"function changed ({was['function']} → {now['function']})"
     if now["python"] != was["python"]:

@@ -8,6 +8,7 @@
 4. The run passes the new digest to `settle`, and asks `judge` for the child's verdict again.
 5. If the latest result is of another call, an earlier one is sought by the call. While the call is
    unknown, the verdict of a node that has earlier results is MAYBE.
+6. A result that is too old is not reused. No record of a node that expires is valid.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..graph.workflow import Graph
 from .calls import Calls
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
-from .results import Done, Earlier, Header, Held, Info, Results, Summary
+from .results import Ages, Done, Earlier, Header, Held, Info, Results, Stored, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
@@ -40,8 +41,8 @@ class Decisions:
     Args:
         policies, policy: reuse policies of single nodes, and of all others.
         unsaved: indexes of the nodes that always run and are never stored.
-        infos: for each node its latest stored result with `digest`, `call` and `info`; None if
-            nothing is stored; the error if the stored result can't be used.
+        expires: by index of a node, the seconds after which its stored results aren't reused.
+        infos: for each node its latest stored result.
         earlier: finds earlier results; None if none are kept.
         done: nodes that the run has computed or reused already, by index.
         at_hand: indexes of the calls after which the run still has their object.
@@ -52,6 +53,7 @@ class Decisions:
         digests: of results that are reused or were computed; else None.
         changed: by index of a node: the variable, argument or plugin that changed during the run.
         restored: indexes of the nodes whose earlier results are reused.
+        ages: tells which stored results are too old.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Decisions:
         policies: Mapping[Node, str],
         policy: str,
         unsaved: set[int],
+        expires: Mapping[int, float],
         infos: Iterable[Info],
         earlier: Earlier | None = None,
         done: Mapping[int, Done] = MappingProxyType({}),
@@ -78,12 +81,15 @@ class Decisions:
         self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
         self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
         self._unsaved = unsaved
-        never = {index for index, found in enumerate(self._policies) if found == NEVER}
-        self._volatile = unsaved | never  # each run computes these, so no record is valid
         self._always = ALWAYS in self._policies
         self._useless: set[int] = set()  # indexes of damaged stored results
         self._calls = Calls(graph, identities)
         self._before, self.digests = self._calls.before, self._calls.results
+        now = {index: age for index, age in expires.items() if index not in done}
+        self.ages = Ages(now, self._before, self.infos)
+        never = {index for index, found in enumerate(self._policies) if found == NEVER}
+        # Runs compute these again and again, with any value, so no record is valid.
+        self._volatile = unsaved | never | self.ages.limits.keys()
         self.verdicts = [COMPUTE] * len(graph.nodes)
         self.reasons = [""] * len(graph.nodes)
         self._found: tuple[list[bytes | None], list[bytes | None]] | None = None
@@ -98,8 +104,7 @@ class Decisions:
         If a read is a request, the headers of the earlier results of all nodes with equally long
         paths above them are read together before, and judging finds them read.
         """
-        earlier = self.earlier
-        ahead = earlier if earlier and earlier.batches else None
+        ahead = self.earlier if self.earlier and self.earlier.batches else None
         for level in self._calls.levels() if ahead else [range(len(self.verdicts))]:
             if ahead:
                 ahead.infos(list(self._sought(level)))
@@ -174,7 +179,7 @@ class Decisions:
             self._found = None
         self._useless.add(index)
 
-    def settle(self, index: int, digest: bytes | None, stored: Header | None = None) -> None:
+    def settle(self, index: int, digest: bytes | None, stored: Stored | None = None) -> None:
         """Note the digest of a computed result; None for an object, which has none.
 
         Args:
@@ -189,9 +194,8 @@ class Decisions:
 
     def take(self, index: int, info: Summary) -> None:
         """Reuse a result that another run has stored since the plan was made."""
-        self._stored[index] = info
         self.verdicts[index], self.reasons[index] = REUSE, ""
-        self.digests[index] = self._results.counts_as(index, info)
+        self.settle(index, None, info)
 
     def call(self, index: int) -> bytes | None:
         """Return the digest of a node's call; None while a part of it is unknown."""
@@ -203,9 +207,7 @@ class Decisions:
         call = self._calls.note(index)
         if call is None or (self._results.unclear and self._no_digest(index)):
             return {"why not": self._no_digest(index)}
-        changed = self.identities.changed(node)
-        if self._results.coded and not changed:
-            changed = self._changed_class(index)
+        changed = self.identities.changed(node) or self._changed_class(index)
         if before is not None and not changed:  # that call may have changed the object
             changed = self.changed.get(before, "")
         if changed:
@@ -248,7 +250,7 @@ class Decisions:
 
     def _changed_class(self, index: int) -> str:
         """Return the code in parents' results that changed since the run began; "" for none."""
-        for parent in self.graph.needs[index]:
+        for parent in self.graph.needs[index] if self._results.coded else ():
             held = self._held(parent)[1:]
             if held and (changed := self.identities.held_changed(*held)):
                 return f"{changed}, which the result of {self.graph.names[parent]!r} uses,"
@@ -291,15 +293,14 @@ class Decisions:
     def _recipes(self) -> tuple[list[bytes | None], list[bytes | None]]:
         """Return the recipes of all results, and of all calls; they are made at the first use."""
         if self._found is None:
-            nodes = range(len(self.graph.nodes)) if self._always else ()
-            stand = filter(self._stands, nodes)
+            stand = filter(self._stands, range(len(self.infos)) if self._always else ())
             digests = {n: self._results.counts_as(n, self.header(n)) for n in stand}
             self._found = self._calls.recipes(self._volatile, digests)
         return self._found
 
     def _stands(self, index: int) -> bool:
         """Whether a node's stored result is reused, whatever it was computed from."""
-        useless = index in self._unsaved or index in self._useless
+        useless = index in self._unsaved or index in self._useless or index in self.ages.expired
         always = self._policies[index] == ALWAYS
         return always and not useless and hasattr(self.infos[index], "digest")
 
@@ -317,14 +318,16 @@ class Decisions:
             of_no_use = f"stored result is of no use: {info}"
         if policy == NEVER:
             return COMPUTE, of_no_use or "is never reused"
+        too_old = of_no_use or self.ages.expired.get(index, "")
+        fits = (COMPUTE, too_old) if too_old else (REUSE, "")
         if policy == ALWAYS:
-            return (COMPUTE, of_no_use) if of_no_use else (REUSE, "")
+            return fits
         if reason := self._no_digest(index):
             return COMPUTE, of_no_use or reason
         if call is not None and call.hex() == getattr(info, "call", ""):
-            return REUSE, ""
-        if call is not None and self._goes_back(index, call):
-            return REUSE, "an earlier result"
+            return fits
+        if call is not None and (earlier := self._goes_back(index, call)):
+            return earlier
         if isinstance(info, FunctionFuseError):
             return COMPUTE, of_no_use
         recorded = info.info.fingerprint
@@ -333,10 +336,10 @@ class Decisions:
             if supposed is not None and supposed.hex() == recorded["call"]:
                 if not awaited:
                     self._calls.made[index] = supposed
-                    return REUSE, ""
+                    return fits
                 self._awaited[index] = awaited
                 names = " or ".join(repr(self.graph.names[parent]) for parent in awaited)
-                return MAYBE, f"compute if {names} changes"
+                return fits if too_old else (MAYBE, f"compute if {names} changes")
         return COMPUTE, self._difference(index, recorded)
 
     def _may_go_back(self, index: int) -> bool:
@@ -350,21 +353,22 @@ class Decisions:
 
     def _may_fit(self, index: int) -> bool:
         """Whether an earlier result may be of the call of a node, which is still unknown."""
-        if self.earlier is None or self._calls.made[index] is not None:
+        if self.earlier is None or self._calls.made[index] is not None or self._no_digest(index):
             return False
-        if not self._may_go_back(index) or self._no_digest(index):
-            return False
-        return self.earlier.has(self.graph.names[index])
+        return self._may_go_back(index) and self.earlier.has(self.graph.names[index])
 
-    def _goes_back(self, index: int, call: bytes) -> bool:
-        """Reuse an earlier result of a call, if there is one; return whether there is."""
+    def _goes_back(self, index: int, call: bytes) -> tuple[str, str] | None:
+        """Reuse an earlier result of a call, unless it is too old; return None if there is none."""
         if self.earlier is None or index in self._useless:
-            return False
+            return None
         [found] = self.earlier.infos([(self.graph.names[index], call.hex())])
-        if found is not None:
-            self._stored[index] = found
-            self.restored.add(index)
-        return found is not None
+        if found is None:
+            return None
+        if reason := self.ages.too_old(index, found):
+            return COMPUTE, reason
+        self._stored[index] = found
+        self.restored.add(index)
+        return REUSE, "an earlier result"
 
     def _supposed(self, index: int, recorded: Mapping[str, Any]) -> tuple[bytes | None, list[int]]:
         """Return the call if unknown parents are as recorded, and the parents that may differ."""
@@ -410,13 +414,8 @@ class Decisions:
 
     def _difference(self, index: int, recorded: Mapping[str, Any]) -> str:
         """Return the first difference from the recorded fingerprint, as text."""
-        if "call" not in recorded:
-            return recorded.get("why not") or "stored without a fingerprint"
-        if recorded.get("rule") != RULE:
-            return "recorded by an earlier rule"
         node, before = self.graph.nodes[index], self._before.get(index)
-        reason = difference(node.label, self.identities.parts(node), recorded)
-        if reason:
+        if reason := difference(node.label, self.identities.parts(node), recorded):
             return reason
         needs = self.graph.needs[index]
         for parent, (_, was, _, _, *held) in zip(needs, recorded["parents"], strict=False):

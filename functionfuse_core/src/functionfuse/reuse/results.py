@@ -1,20 +1,36 @@
-"""Digests of stored results: of the value, and of the code in it as it is now."""
+"""Digests and ages of stored results; a digest is of the value, and of the code in it now."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import repeat
+from math import inf
+from time import time
 from typing import Any, NamedTuple, Protocol
 
 from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, FunctionFuseError
+from ..graph.settings import shown
 from .identity import Identities
 from .project import version_of
 
-__all__ = ["Done", "Earlier", "Header", "Held", "Info", "Key", "Results", "Summary"]
+__all__ = [
+    "Ages",
+    "Done",
+    "Earlier",
+    "Header",
+    "Held",
+    "Info",
+    "Key",
+    "Results",
+    "Stored",
+    "Summary",
+    "created_at",
+]
 
 
 class Header(Protocol):
@@ -23,6 +39,7 @@ class Header(Protocol):
     digest: str
     value: str
     key: str
+    created: str
     own: Sequence[str]
     by_value: bool
     fingerprint: Mapping[str, Any]
@@ -69,6 +86,7 @@ class Done(NamedTuple):
     tainted: bool = False
 
 
+Stored = Header | Summary  # as a storage returns it from a save, or for a plan
 # None: nothing is stored. An error: the stored result can't be used.
 Info = Summary | FunctionFuseError | None
 # A result's value, the names of the code in it, and whether code of a script is in it.
@@ -108,7 +126,7 @@ class Results:
         self._identities = identities
         self._keys: dict[str, Key] = {}
 
-    def counts_as(self, index: int, info: Header | Summary) -> bytes:
+    def counts_as(self, index: int, info: Stored) -> bytes:
         """Return the digest of a node's stored result: of its value and of the code in it now.
 
         If the code has no digest, it is a random one, equal to no other.
@@ -137,7 +155,7 @@ class Results:
         code = self._identities.held(own, by_value).digest
         return xxh3_128_digest(bytes.fromhex(value) + code)
 
-    def held(self, info: Header | Info) -> Held:
+    def held(self, info: Stored | Info) -> Held:
         """Return a result's value digest, `own` and `by_value`; () if no code is in it."""
         if info is None or isinstance(info, FunctionFuseError):
             return ()
@@ -145,7 +163,7 @@ class Results:
         value = getattr(info, "value", "") or info.digest
         return (value, list(key.own), key.by_value) if key.own else ()
 
-    def key(self, info: Header | Summary) -> Key:
+    def key(self, info: Stored) -> Key:
         """Return the properties that a result's key stands for."""
         key = getattr(info, "key", "")
         if not key:
@@ -171,3 +189,51 @@ class Results:
             f" packages=[{name!r}] counts it"
             for (name, version, now), count in counts.items()
         ]
+
+
+class Ages:
+    """The ages of stored results, at the time when this is made.
+
+    Args:
+        limits: by index of a node, the seconds after which its results aren't reused.
+        before: by index of a method call, the index of the earlier call on its object. The results
+            of both are of the age of the object, so the limit of the earlier call holds for both.
+        infos: for each node its latest stored result.
+
+    Attributes:
+        limits: as given, with those of the earlier calls.
+        expired: by index of a node whose latest stored result is too old, that it is, as text.
+    """
+
+    def __init__(
+        self, limits: Mapping[int, float], before: Mapping[int, int], infos: Sequence[Info]
+    ) -> None:
+        self.limits = dict(limits)
+        self._now = time()
+        for index, earlier in before.items() if limits else ():
+            if earlier in self.limits:
+                own = self.limits.get(index, inf)
+                self.limits[index] = min(own, self.limits[earlier])
+        latest = {index: self.too_old(index, infos[index]) for index in self.limits}
+        self.expired = {index: reason for index, reason in latest.items() if reason}
+
+    def since(self, index: int) -> float:
+        """Return the time, in seconds since 1970, from which on the results of a node count."""
+        return self._now - self.limits.get(index, inf)
+
+    def too_old(self, index: int, info: Info) -> str:
+        """Return that a node's stored result is too old, as text; "" if it isn't."""
+        if index not in self.limits or created_at(info) >= self.since(index):
+            return ""
+        return f"stored result is older than {shown(self.limits[index])}"
+
+
+def created_at(info: Info) -> float:
+    """Return when a result was stored, in seconds since 1970; -inf if no header tells."""
+    if info is None or isinstance(info, FunctionFuseError):
+        return -inf
+    try:
+        moment = datetime.fromisoformat(info.info.created)
+    except ValueError:
+        return -inf
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()

@@ -1,7 +1,8 @@
 """Call the function of a node: under the node's name, and for a limited time.
 
 A time limit needs SIGALRM, so it works in the main thread of a process on Linux and macOS. While
-the function runs, a handler and a timer of the user wait; afterwards they are as before.
+the function runs, a handler and a timer of the user wait; afterwards they are as before. If a
+function with a time limit runs inside another one, such as a run in a node, the shorter time holds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..errors import NodeTimeoutError, OptionsError
 from ..graph.settings import shown
 
 __all__ = ["NodeFilter", "check_interruptible", "current_node", "in_time", "running"]
+
+_LONGEST = 1e9  # seconds; a timer can't be set to any number
 
 running: ContextVar[str] = ContextVar("functionfuse_node", default="")
 
@@ -46,6 +49,29 @@ class _TimeIsOver(BaseException):
     """Ends a function. It is no Exception, so that `except Exception` doesn't catch it."""
 
 
+class _Alarm:
+    """The handler of SIGALRM while a function runs.
+
+    Attributes:
+        due: whether the function runs, so that it can be interrupted.
+        over: whether it was interrupted.
+        around: the alarm of a function around this one, if its time is over first.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.due = True
+        self.over = False
+        self.around: _Alarm | None = None
+
+    def __call__(self, *_: object) -> None:
+        if self.due and self.around:
+            self.around()
+        elif self.due:
+            self.over = True
+            raise _TimeIsOver(f"the node's time of {shown(self.seconds)} is over")
+
+
 def check_interruptible() -> None:
     """Raise OptionsError if a function that runs here can't be interrupted."""
     if not hasattr(signal, "setitimer"):
@@ -63,25 +89,21 @@ def in_time(seconds: float, call: Callable[..., Any], args: Any, kwargs: Any) ->
         OptionsError: functions can't be interrupted here.
     """
     check_interruptible()
-    due, over, result, cause, traceback = True, False, None, None, None
-
-    def interrupt(*_: object) -> None:
-        nonlocal over
-        if due:
-            over = True
-            raise _TimeIsOver(f"the node's time of {shown(seconds)} is over")
-
+    alarm, result, cause, traceback = _Alarm(seconds), None, None, None
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
     began = monotonic()
-    handler = signal.signal(signal.SIGALRM, interrupt)
+    handler = signal.signal(signal.SIGALRM, alarm)
+    first = min(seconds, _LONGEST)
+    if isinstance(handler, _Alarm) and 0 < left < first:
+        first, alarm.around = left, handler
     try:
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, first)
             result = call(*args, **kwargs)
         finally:
-            due = False
+            alarm.due = False
     except BaseException as error:
-        if not over or isinstance(error, KeyboardInterrupt):
+        if not alarm.over or isinstance(error, KeyboardInterrupt):
             raise
         cause = None if isinstance(error, _TimeIsOver) else error
         traceback = error.__traceback__
@@ -89,10 +111,10 @@ def in_time(seconds: float, call: Callable[..., Any], args: Any, kwargs: Any) ->
         # The alarm comes once: if it has come before `due` was false, it can't come here.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
-        if left:
+        if left and not (isinstance(handler, _Alarm) and handler.over):
             left = max(left - (monotonic() - began), 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
-    if over:
+    if alarm.over:
         late = NodeTimeoutError(f"the function ran longer than {shown(seconds)}")
         raise late.with_traceback(traceback) from cause
     return result

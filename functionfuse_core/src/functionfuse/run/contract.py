@@ -30,7 +30,11 @@ class Backend(Protocol):
     3. Ctrl-C passes through `submit` and `wait`. The scheduler calls `cancel`, takes over its
        outcomes, and raises.
     4. If values stay with the backend, a handle may be given to later jobs before its value is
-       there. The scheduler drops a handle that it doesn't need any more.
+       there. The scheduler drops a handle that it doesn't need any more. After `value`, the run
+       goes on with a new backend of the same class, which gets the handles of the earlier one.
+
+    If the backend places jobs by `job.resources` itself, its attribute `resources` says how much
+    one job can have of each.
 
     Attributes:
         remote: whether functions are called in other processes, or may be.

@@ -36,6 +36,7 @@ __all__ = [
     "Packer",
     "Portable",
     "compute",
+    "end_run",
     "outcome_of",
     "pack",
     "rest_of",
@@ -44,7 +45,7 @@ __all__ = [
 
 Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
 
-_ended: set[str] = set()  # `ends` of the runs that Ctrl-C has ended in this process
+_ended: set[str] = set()  # `ends` of the runs that have ended, as far as this process knows
 
 _STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
 _APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
@@ -98,9 +99,14 @@ class Portable:
             outcome = Outcome.of_error(0, error)
         if outcome.error is not None:
             if isinstance(outcome.error, KeyboardInterrupt):
-                _ended.add(self._ends)
+                end_run(self._ends)
             raise JobError(text_of(outcome.error), Portable(outcome)) from None
         return Portable(outcome)
+
+
+def end_run(ends: str) -> None:
+    """Let no job of a run begin in this process any more; `ends` as in `Portable`."""
+    _ended.add(ends)
 
 
 class NotBegunError(Exception):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import cached_property
-from time import gmtime, strftime, time
+from time import time
 from typing import Any, NamedTuple
 
 from ..graph.workflow import Graph
@@ -24,11 +25,21 @@ class Event(NamedTuple):
     """One event of a run, or of a node in it; listeners are called in the process of the workflow.
 
     Attributes:
-        kind: of the run, "run started" (before anything is computed) and "run finished" (also after
-            an error). Of a node, "planned" (once for each node to compute or to judge, before
-            anything runs), "reused" (the stored result is still right), "queued" (the backend has
-            the node), "started", "retrying" (it failed, and will be tried again), "finished",
-            "saved" or "failed".
+        kind: of the run, "run started" (when it is planned, before anything is computed) and "run
+            finished" (also after an error; the last event). Of a node:
+
+            - "planned": it is to be computed, or to be judged when its parents are done. It comes
+              again if a stored result can't be read later, so that its node is computed after all;
+            - "reused": its stored result is right: in the plan, when it is judged, or because
+              another run has stored it meanwhile;
+            - "queued": the backend has it;
+            - "started": it runs. If the backend doesn't tell, this comes just before the end;
+            - "retrying": it failed, and will be queued again;
+            - "finished": it is computed, and stored if there is a storage;
+            - "saved": its result is stored; it comes after "finished", which has no size;
+            - "failed".
+
+            A stored value that is only read causes no event.
         workflow, node: their names; "" for the node in an event of the run.
         node_index: the node's index in the graph; -1 in an event of the run.
         reason: why the node is computed, as text; "" if that isn't known.
@@ -38,10 +49,12 @@ class Event(NamedTuple):
         error: the exception, for "failed", "retrying" and "run finished"; else None.
         attempt: the number of the attempt, from 1, for "started", "retrying", "finished" and
             "failed"; else 0.
-        run: the run's id, which sorts by the time when the run started: "20260102T030405Z-1f2e3d".
-        time: when the event happened, in seconds since 1970.
-        total: how many nodes the run has planned, or found to be reused, up to now. Each ends with
-            "finished", "failed" or "reused", unless the run ends, or it follows a failed one.
+        run: the run's id. Ids sort by the time when the run started:
+            "20260102T030405.678901Z-1f2e3d".
+        time: when the event was told, in seconds since 1970; never earlier than the one before.
+        total: how many nodes have been planned or reused up to now; a node that is planned again
+            counts again. So it is the number of events "finished", "failed" and "reused" that the
+            run has had at its end, unless an error ends it, or nodes follow a failed one.
     """
 
     kind: str
@@ -90,7 +103,8 @@ class RunEvents:
         self.workflow_name = workflow_name
         self.graph = graph
         self.names = graph.names
-        self.listeners = [*listeners, *filter(None, [_plugins_listener()])]
+        # Plugins first: they are told of an event even if a listener raises then.
+        self.listeners = [*filter(None, [_plugins_listener()]), *listeners]
         self.decisions: Decisions | None = None
         self.wanted: Collection[int] = ()
         self.possible: dict[int, str] = {}
@@ -99,10 +113,11 @@ class RunEvents:
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
         self.failed: dict[int, str] = {}  # their texts, for the report
-        self.attempts = Counter[int]()  # by index: how often a node failed and was tried again
-        self.retried: dict[int, str] = {}  # by index: the last error after which it was
+        self.attempts = Counter[int]()  # by index: how many attempts of a node failed
+        self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
         self._done = done
+        self._now = 0.0
 
     def reuse(self, indexes: Collection[int]) -> None:
         """Note that stored results are still right."""
@@ -123,18 +138,23 @@ class RunEvents:
             past.total += len(indexes) + len(reused)
             if not past.run:
                 past.began = time()
-                began = strftime("%Y%m%dT%H%M%SZ", gmtime(past.began))
+                began = datetime.fromtimestamp(past.began, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
                 past.run = f"{began}-{os.urandom(3).hex()}"
                 self._call("run started", (-1,))
-            if self.decisions:
-                self._call("planned", indexes)
+            self._call("planned", indexes)
             self._call("reused", reused)
+
+    def add(self, indexes: Collection[int]) -> None:
+        """Emit "planned" for nodes that are to be computed after all."""
+        self._past.total += len(indexes)
+        self._call("planned", indexes)
 
     def end(self, error: BaseException | None) -> None:
         """Emit "run finished", if "run started" was emitted."""
         past = self._past
         if past.run:
-            self._call("run finished", (-1,), seconds=time() - past.began, error=error)
+            seconds = max(0.0, time() - past.began)
+            self._call("run finished", (-1,), seconds=seconds, error=error)
             past.run, past.total = "", 0  # if the run goes on after an error, it is another one
 
     def queue(self, index: int) -> None:
@@ -170,7 +190,8 @@ class RunEvents:
         self.errors[index] = error
         self.failed[index] = text_of(error)
         self._call("failed", (index,), error=error)
-        attempts = self.attempts[index] + 1
+        self.attempts[index] += 1
+        attempts = self.attempts[index]
         error.add_note(
             f"in node {self.names[index]!r} of workflow {self.workflow_name!r}:"
             f" {self.graph.nodes[index].described()}"
@@ -209,6 +230,9 @@ class RunEvents:
     def report(self) -> Report:
         """Return the report: the action that each node had. The run is over."""
         self.errors.clear()  # the report lives on, and their tracebacks hold values
+        for index, error in self.retried.items():
+            if index not in self.seconds and index not in self.reused:
+                self.failed.setdefault(index, error)  # the run ended before the next attempt
         return Report(self.workflow_name, lambda: self._each(self._ended), self._notes)
 
     def _call(
@@ -223,7 +247,7 @@ class RunEvents:
         """Call the listeners with events; see `Event`."""
         if not self.listeners:
             return
-        now = time()
+        self._now = now = max(time(), self._now)  # the clock may be set back
         for index in indexes:
             name = self.names[index] if index >= 0 else ""
             reason = self._reason(index) if index >= 0 else ""
@@ -264,20 +288,19 @@ class RunEvents:
         return NodeRecord(name, NOT_NEEDED, self._reason(index))
 
     def _ended(self, index: int, name: str) -> NodeRecord:
-        attempts, retried = 0, ""
-        if index in self.seconds or index in self.failed:
-            attempts, retried = self.attempts[index] + 1, self.retried.get(index, "")
+        attempts, retried = self.attempts[index], self.retried.get(index, "")
         if index in self.seconds:
             seconds, size = self.seconds[index], self.sizes.get(index, 0)
             reason = self._reason(index)
-            return NodeRecord(name, COMPUTED, reason, seconds, size, attempts, retried)
+            return NodeRecord(name, COMPUTED, reason, seconds, size, attempts + 1, retried)
         if index in self.failed:
             error = self.failed[index]
             return NodeRecord(name, FAILED, error, 0.0, 0, attempts, error)
         if index in self._done:
             return self._past.records[self.graph.nodes[index]]
         if index in self.reused:
-            return NodeRecord(name, REUSED, self._reason(index), 0.0, self._stored_size(index))
+            size = self._stored_size(index)
+            return NodeRecord(name, REUSED, self._reason(index), 0.0, size, attempts, retried)
         if index in self.wanted:
             first = self._followed.get(index)
             reason = self._reason(index)

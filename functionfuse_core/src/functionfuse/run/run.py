@@ -7,11 +7,12 @@ result that is returned can't be read, its node is computed after all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FunctionFuseError, OptionsError
 from ..graph.nodes import ConstructorCall, Node, Pick
-from ..graph.settings import NEVER
+from ..graph.settings import ALWAYS, NEVER
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE
 from ..reuse.results import Done
@@ -148,7 +149,8 @@ class Run:
                 scheduler.cancel()
             except Exception as second:  # noqa: BLE001  # the first error is more important
                 error.add_note(f"cancel of the backend failed: {second!r}")
-            self._events.end(error)
+            finally:
+                self._events.end(error)
             raise
         else:
             if not self._grows:
@@ -188,7 +190,7 @@ class Run:
 
     def _announce(self, indexes: Sequence[int]) -> None:
         """Emit what is planned and what is reused, and warn of stored results of no use."""
-        decisions, reused = self._jobs.decisions, []
+        decisions, reused = self._jobs.decisions, sorted(self._events.reused)
         if decisions and self._results:
             for index, info in enumerate(decisions.infos):
                 if isinstance(info, FunctionFuseError):
@@ -211,7 +213,7 @@ class Run:
             if self._results:
                 self._results.read_many(missing, here)
             # A stored result can prove damaged when it is read; then its node must be computed.
-            self._scheduler.activate(
+            self._scheduler.add(
                 [index for index in missing if not self._scheduler.read(index, here)]
             )
             self._scheduler.work()
@@ -260,6 +262,8 @@ class Run:
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
             return decisions.needed(targets)
         # A storage without headers: read only the results that are needed, and keep their values.
+        policies = list(map(workflow._policies.get, graph.nodes, repeat(workflow._policy)))
+        aging = self._aging(policies)
         found: set[int] = set()
         while targets:
             index = targets.pop()
@@ -268,15 +272,26 @@ class Run:
             if index in self._done:
                 self._stored[index] = self._done[index].stored is not None
                 continue
-            policy = workflow._policies.get(graph.nodes[index], workflow._policy)
             is_saved = index not in self._results.unsaved and not self._is_constructor(index)
+            policy = NEVER if index in aging else policies[index]
             self._stored[index] = is_saved and policy != NEVER
             if self._stored[index] and self._scheduler.is_there(index):
-                self._events.reuse([index])
+                self._events.reused.add(index)
             else:
                 found.add(index)
                 targets += graph.parents[index]
         return sorted(found)
+
+    def _aging(self, policies: Sequence[str]) -> set[int]:
+        """Return the nodes that expire, and those that follow them and aren't reused always.
+
+        Without headers, ages are unknown, and a new result can't be compared with the one before.
+        """
+        aging = set(self._workflow.node_settings("expires", self._graph))
+        for index, parents in enumerate(self._graph.parents) if aging else ():
+            if policies[index] != ALWAYS and not aging.isdisjoint(parents):
+                aging.add(index)
+        return aging
 
     def _identities(self) -> Identities:
         workflow = self._workflow

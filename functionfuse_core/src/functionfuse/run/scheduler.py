@@ -109,6 +109,11 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001  # it is the node's error
                 self._fail(index, error)
 
+    def add(self, indexes: Collection[int]) -> None:
+        """Let nodes be computed that were not planned, or whose results have been lost."""
+        self.events.add(indexes)
+        self.activate(indexes)
+
     def work(self) -> None:
         """Compute until no node waits, or one fails and the run does not go on."""
         order, out, limit = self.order, self.out, self.backend.limit or sys.maxsize
@@ -210,7 +215,7 @@ class Scheduler:
         if any(self.order.state[parent] == STOPPED for parent in lacking):
             self._stop(index)
             return True
-        self.activate(set(lacking))
+        self.add(sorted(set(lacking)))
         return bool(lacking or self.order.blockers[index])
 
     # Take over what the backend tells.
@@ -227,6 +232,7 @@ class Scheduler:
 
     def cancel(self) -> None:
         """Begin nothing more, and take over what ran."""
+        self.jobs.retries = {}  # what fails from now on is not tried again
         try:
             self.came[:0] = reversed(self.backend.cancel() or ())
         finally:

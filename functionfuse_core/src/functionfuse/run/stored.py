@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from math import inf
 from typing import Any
 
 from ..errors import DamagedResultError, NewerFormatError
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
 from ..reuse.plan import REUSE, Decisions
-from ..reuse.results import Done
+from ..reuse.results import Done, Info, created_at
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
 from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore
@@ -83,7 +84,7 @@ class StoredResults:
         """Read the headers of all stored results, and decide which of them are still right.
 
         Args:
-            settings: has the policies of reuse.
+            settings: has the policies of reuse, and the ages at which results expire.
             done, at_hand: see `Decisions`.
         """
         names = list(self._names)
@@ -100,6 +101,7 @@ class StoredResults:
             policies=settings._policies,
             policy=settings._policy,
             unsaved=self.unsaved,
+            expires=settings.node_settings("expires", graph),
             infos=infos,
             earlier=headers.earlier_results(self._workflow_name),
             done=done,
@@ -226,7 +228,8 @@ class StoredResults:
         if call is None or self.headers is None or index in self._of_no_use:
             return None  # the one that is there can't be used
         names = self._workflow_name, self._names[index]
-        look = partial(_look, self.headers, names)
+        since = self.decisions.ages.since(index) if self.decisions else -inf
+        look = partial(_look, self.headers, names, since)
         return Flight(look, call.hex(), self.headers.lease(*names))
 
     def give_up(self, index: int, error: Exception) -> bool:
@@ -262,9 +265,10 @@ class StoredResults:
         )
 
 
-def _look(storage: HeaderStore, names: tuple[str, str]) -> Any:
-    """Return the header that is stored under these names now."""
-    return next(iter(storage.task_infos(names[0], [names[1]])))
+def _look(storage: HeaderStore, names: tuple[str, str], since: float) -> Info:
+    """Return the header that is stored under these names now; None if it is too old."""
+    found = next(iter(storage.task_infos(names[0], [names[1]])))
+    return found if since == -inf or created_at(found) >= since else None
 
 
 @lru_cache(100)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import pytest
 
 # Before the imports, or failed assertions would not show values.
-_TESTS = ["backendbase", "backendgraphs", "backendresults", "results", "resultsafety"]
-_TESTS += ["blobbytes", "blobcopies", "blobfiles", "bloblisting", "blobsharing", "serializer"]
+_TESTS = ["backendbase", "backendgraphs", "backendresults", "backendruns", "results"]
+_TESTS += ["resultsafety", "blobbytes", "blobcopies", "blobfiles", "bloblisting", "blobsharing"]
+_TESTS += ["serializer"]
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _TESTS))
 
 from .backend import BackendSuite  # noqa: E402

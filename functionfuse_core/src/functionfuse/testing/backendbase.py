@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class Backends(Suite):
     plans = True
     logs_nodes = True
     keeps_values = False
+    interrupts = True
+    resources: Mapping[str, float] | None = None
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -43,6 +45,10 @@ class Backends(Suite):
     def run(self, workflow: Any) -> Any:
         """Run a workflow, and return the results of its given nodes."""
         return workflow.run()
+
+    def value(self, workflow: Any, node: Any) -> Any:
+        """Return the result of a node of the workflow, before it is run."""
+        return workflow.value(node)
 
     def kept(self, backend: Backend, storage: Any, *nodes: Any, name: str = "w") -> Any:
         """Return a workflow of the nodes, with a storage."""

@@ -23,11 +23,14 @@ import random
 import time
 import uuid
 
+import functionfuse
+
 
 def note(name):
-    """Note a call, for whichever process asks."""
+    """Note a call, for whichever process asks; return how many are noted."""
     with open(os.path.join(CALLS, f"{name} {uuid.uuid4()}"), "x"):
         pass
+    return sum(noted.startswith(f"{name} ") for noted in os.listdir(CALLS))
 
 
 @workflow
@@ -77,6 +80,47 @@ def slow(value):
     note("slow")
     time.sleep(0.2)
     return value
+
+
+@workflow
+def flaky(values, more, times):
+    """Change the arguments, and fail some times."""
+    for changed in (values, more):
+        changed.append(0)
+    if note("flaky") <= times:
+
+        class Strange(LookupError):
+            pass
+
+        raise Strange("not yet")
+    return values + more
+
+
+@workflow
+def nap(seconds):
+    note("nap")
+    try:
+        time.sleep(seconds)
+    except Exception:
+        pass
+    note("overslept")
+    return seconds
+
+
+@workflow
+def alone(value):
+    """Fail if another call runs meanwhile; fail the first time."""
+    os.mkdir(CALLS + ".alone")
+    time.sleep(0.05)
+    os.rmdir(CALLS + ".alone")
+    if note("alone") == 1:
+        raise LookupError("not yet")
+    return value
+
+
+@workflow
+def who():
+    return functionfuse.current_node()
 
 
 @workflow
@@ -164,6 +208,9 @@ class Account:
 
     def fail(self):
         raise LookupError("no account")
+
+    def who(self):
+        return functionfuse.current_node()
 '''
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from ...errors import WorkerDiedError
 from ...run.contract import Started
-from ...run.crossing import JobError, NotBegunError, Portable
+from ...run.crossing import JobError, NotBegunError, Portable, end_run
 from ...run.job import Job, Outcome
 
 __all__ = ["InProcess", "OnExecutor"]
@@ -59,6 +60,7 @@ class OnExecutor:
 
     An executor of processes takes some jobs in advance, and can't cancel these any more. So the
     worker looks, before each job, for a file that `cancel` makes; it runs no job of this run then.
+    A job that Ctrl-C interrupts on its way to the executor can't be cancelled either.
 
     Args:
         workflow_name: for the error of an executor that breaks.
@@ -73,10 +75,10 @@ class OnExecutor:
         self._workflow_name = workflow_name
         self._jobs: dict[int, tuple[str, Future[Portable]]] = {}  # by key: name and future
         self._queued: deque[int] = deque()  # of these, what isn't known to have begun
+        self._running: set[int] = set()  # of these, what is
         self._done: SimpleQueue[int] = SimpleQueue()
-        self._ends = ""
-        if not isinstance(executor, ThreadPoolExecutor):
-            self._ends = f"{tempfile.gettempdir()}/functionfuse-{os.urandom(8).hex()}.ended"
+        self._ends = f"{tempfile.gettempdir()}/functionfuse-{os.urandom(8).hex()}.ended"
+        self._unknown = False  # whether the executor may have a job whose future isn't known
 
     def submit(self, job: Job) -> None:
         """Hand a job over to the executor.
@@ -84,11 +86,16 @@ class OnExecutor:
         Raises:
             WorkerDiedError: the executor is broken.
         """
+        self._unknown = True
         try:
             future = self._executor.submit(Portable(job, ends=self._ends))
-        except BrokenExecutor as error:
-            raise self._died() from error
+        except Exception as error:
+            self._unknown = False
+            if isinstance(error, BrokenExecutor):
+                raise self._died() from error
+            raise
         self._jobs[job.key] = job.name, future
+        self._unknown = False
         self._queued.append(job.key)
         future.add_done_callback(lambda _: self._done.put(job.key))
 
@@ -104,7 +111,7 @@ class OnExecutor:
             if news:
                 return news
             left = None if until is None else max(0.0, until - monotonic())
-            if self._queued:
+            if self._queued and self._has_workers():
                 left = _LOOK if left is None else min(left, _LOOK)
             try:
                 key = self._done.get(timeout=left)
@@ -119,8 +126,9 @@ class OnExecutor:
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the jobs that have not begun, wait for the others, and return their outcomes."""
-        ends = Path(self._ends)
-        if self._ends and self._jobs:
+        end_run(self._ends)
+        ends, threads = Path(self._ends), isinstance(self._executor, ThreadPoolExecutor)
+        if not threads and (self._jobs or self._unknown):
             with suppress(OSError):  # then those that the executor took in advance run, too
                 ends.touch()
                 atexit.register(ends.unlink, missing_ok=True)
@@ -128,7 +136,7 @@ class OnExecutor:
             if _is_cancelled(future):
                 del self._jobs[key]
         wait([future for _, future in self._jobs.values()])
-        if self._ends:
+        if not self._unknown:
             ends.unlink(missing_ok=True)
         lost = [key for key, (_, future) in self._jobs.items() if _is_lost(future)]
         for key in lost:
@@ -141,15 +149,24 @@ class OnExecutor:
         del handles
         return []
 
+    def _has_workers(self) -> bool:
+        """Return whether a worker may be free for a job that isn't known to have begun.
+
+        Executors of processes say that a job is running when it is in the queue of the workers. In
+        truth no more jobs run than there are workers: those of Python and loky have this attribute.
+        """
+        return len(self._running) < getattr(self._executor, "_max_workers", sys.maxsize)
+
     def _begun(self) -> list[Started]:
         """Return the jobs that have begun; executors begin them in the order of submission."""
         begun = []
-        while self._queued:
+        while self._queued and self._has_workers():
             _, future = self._jobs.get(self._queued[0], ("", None))
             if future is not None and not (future.running() or future.done()):
                 break
             key = self._queued.popleft()
             if future is not None and not _is_lost(future):
+                self._running.add(key)
                 begun.append(Started(key))
         return begun
 
@@ -166,6 +183,7 @@ class OnExecutor:
             outcome = Outcome.of_error(key, error)
         outcome.key = key
         del self._jobs[key]
+        self._running.discard(key)
         return outcome
 
     def _died(self) -> WorkerDiedError:

@@ -25,7 +25,7 @@ STARTED = {
     "include_dashboard": False,
     "object_store_memory": 160 << 20,
     "log_to_driver": False,
-    "resources": {"disk": 1},
+    "resources": {"disk": 1, "api": 1},
 }
 
 
@@ -96,6 +96,22 @@ def bucket():
     ).create_bucket(Bucket="tests")
     yield options
     server.stop()
+
+
+@pytest.fixture
+def storage(tmp_path):
+    """A storage of files."""
+    from functionfuse.storage import storage_factory
+
+    return storage_factory({"kind": "file", "options": {"path": str(tmp_path / "store")}})
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """A folder for `remember` and `noted`."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return str(folder)
 
 
 # Out of the battery, these run on every kind of storage, and the other tests on files.

@@ -1,31 +1,27 @@
-"""`RayWorkflow` beyond what every backend does: where values are, failures, limits, options."""
+"""`RayWorkflow` beyond what every backend does: where values are, and settings."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import ray_functions as functions
 from ray_functions import noted
+from ray_runs import actions, eventually, kept
 
 from functionfuse import workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
-from functionfuse.errors import OptionsError, WorkerDiedError
+from functionfuse.errors import OptionsError
 from functionfuse.reuse.described import describing
 from functionfuse.reuse.values import digest_of
 from functionfuse.run import crossing
 from functionfuse.run.scheduler import Scheduler
-from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
 from functionfuse_ray import RayWorkflow
@@ -34,37 +30,6 @@ from functionfuse_ray.backend import Handed
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 pytestmark = pytest.mark.usefixtures("ray_up")
-
-
-@pytest.fixture
-def storage(tmp_path):
-    return storage_factory({"kind": "file", "options": {"path": str(tmp_path / "store")}})
-
-
-@pytest.fixture
-def notes(tmp_path):
-    folder = tmp_path / "notes"
-    folder.mkdir()
-    return str(folder)
-
-
-def kept(storage, *nodes):
-    flow = RayWorkflow(*nodes, workflow_name="w")
-    flow.set_storage(storage)
-    return flow
-
-
-def actions(flow):
-    return {record.name: record.action for record in flow.report.nodes}
-
-
-def eventually(condition):
-    """Wait for what comes, and tell whether it did, for minutes: the machine may be busy."""
-    for _ in range(1200):
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 # Where values are.
@@ -288,168 +253,6 @@ def test_a_limit_of_pending_tasks(monkeypatch) -> None:
         flow.run(max_pending_tasks=-1)
 
 
-# Failures.
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_what_does_not_follow_a_failing_node_is_computed(storage, stored) -> None:
-    """All of it, and stored; one error names node, function and cause, and says what else."""
-    wrong = functions.fail("it is gone", functions.number(1).set_name("one")).set_name("wrong")
-    after = functions.plus(functions.plus(wrong, 1).set_name("after 1")).set_name("after 2")
-    other = functions.fail("this, too").set_name("other")
-    fine = functions.number(0).set_name("fine 0")
-    for step in range(1, 5):
-        fine = functions.plus(fine, 1).set_name(f"fine {step}")
-    flow = RayWorkflow(after, other, fine, workflow_name="w")
-    flow.set_storage(storage if stored else None)
-    events = []
-    flow.listeners.append(lambda event: events.append((event.kind, event.node)))
-    with pytest.raises(LookupError, match="it is gone") as raised:
-        flow.run(return_results=True)
-    told = "\n".join(raised.value.__notes__)
-    assert "in node 'wrong' of workflow 'w': ray_functions.fail, called in" in told
-    assert "in the worker:" in told
-    assert "other nodes failed, too: 'other'" in told
-    assert "2 nodes that follow were not run; all others were" in told
-    names = [f"fine {step}" for step in range(5)]
-    assert ([*names, "one"] if stored else []) == storage.list_tasks("w")
-    expected = dict.fromkeys([*names, "one"], "computed") | {
-        "wrong": "failed",
-        "other": "failed",
-        "after 1": "not run",
-        "after 2": "not run",
-    }
-    assert expected == actions(flow)
-    assert [("failed", "other"), ("failed", "wrong")] == sorted(
-        event for event in events if event[0] == "failed"
-    )
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_no_call_follows_one_that_failed_on_an_object(storage, stored) -> None:
-    """Its state is unknown; what doesn't come from it goes on."""
-    counter = functions.Counter(1)
-    first = counter.add(1).set_name("first")
-    counter.fail().set_name("wrong")
-    last = counter.add(5).set_name("last")
-    other = functions.plus(first, 1).set_name("other")
-    flow = RayWorkflow(last, other, workflow_name="w")
-    flow.set_storage(storage if stored else None)
-    with pytest.raises(LookupError, match="broken"):
-        flow.run()
-    found = actions(flow)
-    assert ["computed", "failed", "not run", "computed"] == [
-        found[name] for name in ("first", "wrong", "last", "other")
-    ]
-
-
-def test_a_worker_that_is_killed_while_it_saves(storage, notes) -> None:
-    """Ray tries again; what is stored in the end is whole."""
-    node = functions.kills_while_saved(notes, 1).set_name("t")
-    kept(storage, node).run()
-    assert ["killed"] == noted(notes)
-    assert "alive" == storage.read_task("w", "t")
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_a_worker_that_dies(storage, stored) -> None:
-    """The error names the node; the rest is computed, and a run afterwards has less to do."""
-    dead = functions.die(functions.number(1).set_name("one")).set_name("dead")
-    after = functions.plus(functions.plus(dead, 1)).set_name("after")
-    fine = functions.number(2).set_name("fine")
-    flow = RayWorkflow(after, fine, workflow_name="w")
-    flow.set_storage(storage if stored else None)
-    flow.query("dead").set_remote_args({"max_retries": 0})
-    with pytest.raises(WorkerDiedError, match="the worker of node 'dead' died") as raised:
-        flow.run()
-    assert "2 nodes that follow were not run" in "\n".join(raised.value.__notes__)
-    assert "computed" == actions(flow)["fine"] == actions(flow)["one"]
-    assert (["fine", "one"] if stored else []) == storage.list_tasks("w")
-
-
-def test_a_worker_that_is_killed_while_it_writes(tmp_path, storage, notes) -> None:
-    """Half a result is none; the next run computes it, and nothing is left of the first."""
-    node = functions.killed_while_written(notes, 1000).set_name("t")
-    flow = kept(storage, node)
-    flow.query(None).set_remote_args({"max_retries": 0})
-    with pytest.raises(WorkerDiedError, match="node 't'"):
-        flow.run()
-    assert ([], ["begun"]) == (storage.list_tasks("w"), noted(notes))
-    assert 1 == len(list((tmp_path / "store").rglob(".tmp-*")))
-    kept(storage, node).run()
-    assert 1000 == storage.read_task("w", "t").sum()
-    assert [""] == [verified.problem for verified in storage.verify()]
-
-
-def test_an_object_whose_worker_dies(storage) -> None:
-    """It is an error; the next run makes the object again, and replays the calls on it."""
-
-    def graph(broken):
-        counter = functions.Counter(1)
-        counter.add(1).set_name("first")
-        if broken:
-            counter.die().set_name("dead")
-        return counter.add(1).set_name("last")
-
-    with pytest.raises(WorkerDiedError, match="node 'dead'"):
-        kept(storage, graph(True)).run()
-    assert ["first"] == storage.list_tasks("w")
-    assert 3 == kept(storage, graph(False)).run(return_results=True)
-
-
-def test_an_interrupt_cancels_what_runs(storage, tmp_path) -> None:
-    """Ctrl-C ends what runs and what waits, objects too; what was stored stays, and Ray is up."""
-    first = functions.number(1).set_name("first")
-    files = [tmp_path / f"ticks of {name}" for name in ("a node", "another", "an object")]
-    nodes = [functions.tick(str(file), 0) for file in files[:2]]
-    waiting = [functions.tick(str(tmp_path / "ticks of one that waited"), n) for n in range(3)]
-    flow = kept(storage, first, *nodes, functions.Counter().tick(str(files[2])), *waiting)
-    flow.query("Counter_.*").set_remote_args({"num_cpus": 0})
-
-    def ticks():
-        return [file.stat().st_size if file.exists() else 0 for file in files]
-
-    def interrupt():
-        while "first" not in storage.list_tasks("w") or not all(ticks()):
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # A shell has what it starts in the background ignore interrupts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        flow.run()
-    signal.signal(signal.SIGINT, before)
-
-    def have_ended():
-        before = ticks()
-        time.sleep(0.5)
-        return before == ticks()
-
-    assert eventually(have_ended)
-    assert max(ticks()) < functions.TICKS
-    assert ["first"] == storage.list_tasks("w")
-    assert 2 == RayWorkflow(functions.plus(1, 1), workflow_name="v").run(return_results=True)
-
-
-def test_more_values_than_the_object_store_holds(storage) -> None:
-    """They are spilled to disk, and come back; the next run is as after any other."""
-    count = (24 << 20) // 8
-    arrays = [functions.array(count, value) for value in range(10)]
-    together = functions.plus(*map(functions.length, arrays))
-    lengths = [functions.length(each, together) for each in arrays]
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
-    spilled = []
-    flow = RayWorkflow(*lengths, workflow_name="w")
-    flow.listeners.append(lambda event: spilled.extend(session.glob("ray_spilled_objects*/*")))
-    flow.set_storage(storage)
-    assert [count] * 10 == flow.run(return_results=True)
-    assert spilled
-    assert [""] * 31 == [verified.problem for verified in storage.verify()]
-    flow.run()
-    assert {"reused"} == set(actions(flow).values())
-
-
 # Settings.
 
 
@@ -562,12 +365,12 @@ def test_a_plan_and_events(storage) -> None:
 def test_a_config(storage, tmp_path) -> None:
     """A workflow that is made from a config returns results, as with every backend."""
     config = {
-        "backend": {"kind": "ray", "options": {"maxPendingTasks": 5}},
+        "backend": {"kind": "ray", "options": {"maxPendingTasks": 5, "keep_going": False}},
         "storage": {"kind": "file", "options": {"path": str(tmp_path / "store")}},
     }
     flow = workflow_factory(config, functions.plus(1, 2), workflow_name="w")
     assert isinstance(flow, RayWorkflow)
-    assert 5 == flow.max_pending_tasks
+    assert (5, False) == (flow.max_pending_tasks, flow.keep_going)
     assert 3 == flow.run()
     assert flow.run(return_results=False) is None
     assert ["plus_0000"] == storage.list_tasks("w")

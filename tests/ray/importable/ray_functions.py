@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from functionfuse import workflow
+from functionfuse import NodeFilter, current_node, workflow
 
 
 def remember(folder, what):
@@ -100,11 +102,138 @@ def fail(text, *after):
 
 
 @workflow
+def exists(file):
+    """Wait until a file is there."""
+    while not Path(file).exists():
+        time.sleep(0.02)
+
+
+@workflow
+def note(folder, what, *after):
+    remember(folder, what)
+    return what
+
+
+@workflow
 def flaky(folder, kind):
     remember(folder, "tried")
     if len(noted(folder)) < 3:
         raise kind("not yet")
     return len(noted(folder))
+
+
+@workflow
+def changes(folder, name, fails, items, *lists):
+    """Change the arguments, and fail some times."""
+    remember(folder, name)
+    for each in (items, *lists):
+        each.append(name)
+    if noted(folder).count(name) <= fails:
+        raise OSError(f"{name} is not yet there")
+    return [*items, *(item for each in lists for item in each)]
+
+
+@workflow
+def slow(folder, times):
+    """Be slow some times; `except Exception` doesn't end what is too slow."""
+    remember(folder, "called")
+    while noted(folder).count("called") <= times:
+        try:
+            time.sleep(60)
+        except Exception:  # noqa: BLE001  # it is not to be caught by this
+            remember(folder, "swallowed")
+    return noted(folder)
+
+
+@workflow
+def span(seconds, *after):
+    """Return when the call began, and when it ended."""
+    began = time.time()
+    time.sleep(seconds)
+    return began, time.time()
+
+
+@workflow
+def named(*after):
+    """Return the name of the node, as it is told and as it is logged."""
+    logged = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            logged.append(record.node)
+
+    handler = Handler()
+    handler.addFilter(NodeFilter())
+    logger = logging.getLogger("named")
+    logger.addHandler(handler)
+    logger.warning("now")
+    logger.removeHandler(handler)
+    return current_node(), logged
+
+
+def _act(folder, name, kind):
+    remember(folder, name)
+    if "healed" in noted(folder):
+        return
+    if kind == "slow":
+        time.sleep(60)
+    if kind == "fails" or (type(kind) is int and noted(folder).count(name) <= kind):
+        raise LookupError(name)
+
+
+@workflow
+def act(folder, name, kind, *numbers):
+    """Return a sum. `kind` says what happens before: it fails, some times, or is slow."""
+    _act(folder, name, kind)
+    return 1 + sum(numbers)
+
+
+@workflow
+class Tally:
+    """Adds up; see `act`."""
+
+    def __init__(self, start):
+        self.total = start
+
+    def add(self, folder, name, kind, number):
+        _act(folder, name, kind)
+        self.total += number
+        return self.total
+
+
+@workflow(version="1")
+def draw(folder, name, *values):
+    """Return what no second call returns, with what the call was given."""
+    remember(folder, name)
+    return [random.random(), *values]
+
+
+@workflow(version="1")
+class Walk:
+    def __init__(self, folder, name):
+        remember(folder, name)
+        self.steps = [random.random()]
+
+    def step(self, folder, name, *values):
+        remember(folder, name)
+        self.steps.append(random.random())
+        return [*self.steps, *values]
+
+    def wait_once(self, folder):
+        """Run for minutes, the first time."""
+        remember(folder, "waits")
+        if noted(folder).count("waits") == 1:
+            for _ in range(TICKS):
+                remember(folder, "tick")
+                time.sleep(0.05)
+        return len(self.steps)
+
+
+@workflow
+def is_noted(folder, what):
+    """Wait until something is noted."""
+    while what not in noted(folder):
+        time.sleep(0.02)
 
 
 @workflow
@@ -204,6 +333,14 @@ class Counter:
 
     def tick(self, file):
         _tick(file)
+
+    def slow(self):
+        time.sleep(60)
+
+    def span(self, seconds):
+        began = time.time()
+        time.sleep(seconds)
+        return began, time.time()
 
     def resources(self):
         return ray.get_runtime_context().get_assigned_resources()

@@ -54,6 +54,11 @@ class Objects:
         found: tuple[Any, Node | None] = self.held.get(node.constructor, (None, None))
         return found
 
+    def idle(self) -> dict[Node, tuple[Any, Node]]:
+        """Return the objects that no call has: a backend ends a call, and its object, to cancel."""
+        busy = set(map(id, self._out.values()))
+        return {made: held for made, held in self.held.items() if id(held[0]) not in busy}
+
     def hand_over(self, index: int, target: Any) -> None:
         """Note the object that a call has; None for none."""
         if target is not None and self._keeps:

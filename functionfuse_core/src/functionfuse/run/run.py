@@ -229,7 +229,7 @@ class Run:
     def _keep_past(self) -> None:
         """Note what this part of the run has done, for the next one."""
         past, decisions, held = self._past, self._jobs.decisions, self._values.held
-        past.objects = dict(self._scheduler.objects.held)
+        past.objects = self._scheduler.objects.idle()
         for index, record in self._events.done_now():
             node = self._graph.nodes[index]
             stored: Any = None

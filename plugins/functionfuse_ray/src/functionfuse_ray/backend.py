@@ -8,7 +8,6 @@ from contextlib import suppress
 from itertools import islice
 from time import monotonic
 from typing import Any
-from weakref import WeakSet
 
 import ray
 from ray.exceptions import (
@@ -53,8 +52,8 @@ class OnRay:
         self._packer = Packer()
         self._handed = Handed()
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
-        self._actors: WeakSet[Any] = WeakSet()
         self._names: dict[int, str] = {}
+        self._needing: dict[tuple[object, ...], tuple[Remote, Remote]] = {}
 
     @property
     def resources(self) -> dict[str, float]:
@@ -65,7 +64,8 @@ class OnRay:
             for name, amount in node["Resources"].items() if node["Alive"] else ():
                 known = {"CPU": "cpu", "GPU": "gpu"}.get(name, name)
                 found[known] = max(amount, found.get(known, 0))
-        return found
+        found.pop("object_store_memory", None)  # Ray gives it to no task
+        return dict(sorted(found.items()))
 
     def submit(self, job: Job) -> Any:
         """Submit a job; return the reference of its packed value, or the actor that it makes.
@@ -74,19 +74,21 @@ class OnRay:
         """
         remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
         if job.resources and job.target is None:
-            remote = remote.needing(job)
+            key = id(remote), *job.resources.items()
+            if key not in self._needing:  # making options costs half as much as a submission
+                self._needing[key] = remote, remote.needing(job)
+            _, remote = self._needing[key]
         head, big = self._parts(job, remote.retried)
         actor = job.target
         if job.constructs:
             actor = remote.tasks.remote()
-            self._actors.add(actor)
         wanted = job.wanted and not job.constructs
         tasks = remote.tasks if actor is None else (actor.finish, actor.compute)
         task = tasks[wanted]
         given = task.remote(head, *big, *job.values)
         value, answer = given if wanted else (None, given)
         self._names[job.key] = job.name
-        self._handed.add(job.key, value, answer, of_actor=actor is not None)
+        self._handed.add(job.key, value, answer, actor)
         return actor if job.constructs else value
 
     def wait(self, timeout: float | None) -> Sequence[Outcome]:
@@ -94,9 +96,7 @@ class OnRay:
         return [self._outcome(key, answer) for key, answer in self._handed.next(timeout)]
 
     def cancel(self) -> Sequence[Outcome]:
-        """Cancel the tasks and kill the actors, wait until they have ended: seconds at most."""
-        for actor in list(self._actors):
-            ray.kill(actor)
+        """Cancel the tasks, kill the actors that have a call; wait for the end, for seconds."""
         self._handed.cancel()
         outcomes = [self._outcome(key, answer) for key, answer in self._handed.next(0, every=True)]
         return [each for each in outcomes if not isinstance(each.error, _CANCELLED)]
@@ -145,23 +145,23 @@ class Handed:
     def __init__(self) -> None:
         self._values: dict[int, Any] = {}
         self._answers: dict[int, Any] = {}
-        self._of_actors: set[int] = set()
+        self._actors: dict[int, Any] = {}  # of the calls of actors
         self._looked = monotonic()
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def add(self, key: int, value: Any, answer: Any, *, of_actor: bool = False) -> None:
-        """Add a submitted task: the references of its value and of its answer."""
+    def add(self, key: int, value: Any, answer: Any, actor: Any = None) -> None:
+        """Add a submitted task, or a call of an actor: the references of its value and answer."""
         self._values[key] = value
         self._answers[key] = answer
-        if of_actor:
-            self._of_actors.add(key)
+        if actor is not None:
+            self._actors[key] = actor
 
     def pop(self, key: int) -> Any:
         """Remove an answered task; return the reference of its value."""
         del self._answers[key]
-        self._of_actors.discard(key)
+        self._actors.pop(key, None)
         return self._values.pop(key)
 
     def next(self, timeout: float | None = None, *, every: bool = False) -> list[tuple[int, Any]]:
@@ -199,15 +199,18 @@ class Handed:
         return [(keys[each], answer) for each, answer in zip(ready, _fetched(ready), strict=True)]
 
     def cancel(self) -> None:
-        """Cancel all tasks but calls of actors, and wait a few seconds until they have ended.
+        """Cancel all tasks, and wait a few seconds until they have ended.
 
-        A second round kills the workers of those that have not.
+        Actors that have a call are killed, others stay. A second round kills the workers of the
+        tasks that have not ended.
         """
+        for actor in self._actors.values():
+            ray.kill(actor)
         answers = list(self._answers.values())
         for force in (False, True):
             running = _pending(answers)
             for key, answer in self._answers.items():
-                if key not in self._of_actors and answer in running:
+                if key not in self._actors and answer in running:
                     ray.cancel(answer, force=force)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=_GRACE, fetch_local=False)

@@ -16,6 +16,8 @@ from functionfuse.run.crossing import Packed
 
 __all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
 
+_OPTIONS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}  # other resources are custom
+
 
 class FailedJobError(Exception):
     """A job failed. Ray passes this error on to submitted jobs that need the job's value.
@@ -109,7 +111,8 @@ class Remote(NamedTuple):
             OptionsError: Ray refuses them.
         """
         given, retried = dict(options), options.get("retry_exceptions")
-        if isinstance(retried, (list, tuple)):
+        kinds = tuple(retried) if isinstance(retried, (list, tuple)) else ()
+        if kinds:
             given["retry_exceptions"] = [RetriedJobError]
         try:
             if constructs:
@@ -118,14 +121,18 @@ class Remote(NamedTuple):
                 tasks = finish.options(**given), compute.options(**given)
         except (TypeError, ValueError) as error:
             raise OptionsError(f"Ray refuses the options of node {name!r}: {error}") from error
-        return cls(tasks, tuple(retried) if isinstance(retried, (list, tuple)) else (), options)
+        return cls(tasks, kinds, dict(options))
 
     def needing(self, job: Job) -> Remote:
-        """Return the same for a job that needs resources; the options come first."""
+        """Return the same for a job that needs resources; the options come first.
+
+        An object holds no CPU that it isn't told to. If it needs something else, Ray would give it
+        one for its whole life.
+        """
         needs = dict(job.resources)
-        options: dict[str, Any] = {}
-        for name in needs.keys() & {"cpu", "gpu"}:
-            options[f"num_{name}s"] = needs.pop(name)
+        options: dict[str, Any] = {"num_cpus": 0} if job.constructs else {}
+        for name in needs.keys() & _OPTIONS.keys():
+            options[_OPTIONS[name]] = needs.pop(name)
         needs |= self.options.get("resources") or {}
         options |= {**self.options, "resources": needs}
         return Remote.of(job.name, options, constructs=job.constructs)

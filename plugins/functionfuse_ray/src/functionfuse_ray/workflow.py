@@ -30,7 +30,8 @@ class RayQuery(Query):
 
         For instance `{"num_cpus": 2, "resources": {"disk": 1}, "max_retries": 5, "runtime_env":
         {...}}`. For an object of a decorated class, set the options of actors on the node of its
-        constructor: the methods run where the object is. Returns self.
+        constructor: the methods run where the object is. An option comes before the same resource
+        of `set_resources`, and isn't checked against the cluster. Returns self.
 
         Raises:
             OptionsError: Ray refuses the options for one of the nodes; names the node.
@@ -105,7 +106,8 @@ class RayWorkflow(ComputingWorkflow):
             max_pending_tasks: the limit of nodes submitted to Ray at once; 0, the default, for
                 none. With a limit, results are used and released before more are computed.
             keep_going: if a node fails, compute all nodes that don't follow it, and raise its error
-                at the end. The default is True, or the option in the config.
+                at the end. A storage that can't be written ends the run in any case. The default is
+                True, or the option in the config.
 
         Returns:
             None, unless `return_results`: then the result if the workflow was made from one node,

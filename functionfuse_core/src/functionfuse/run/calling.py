@@ -19,6 +19,13 @@ from typing import Any, TypeVar
 from ..errors import NodeTimeoutError, OptionsError
 from ..graph.settings import shown
 
+# `signal.signal` is this function, and looks for enum members in what it gets and returns. That
+# takes longer than all the rest of a call with a timeout.
+try:
+    from _signal import signal as set_handler  # type: ignore[import-not-found]
+except ImportError:  # a Python without this module
+    from signal import signal as set_handler
+
 __all__ = ["NodeFilter", "check_interruptible", "current_node", "in_time", "runs_nodes"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -107,7 +114,7 @@ def in_time(seconds: float, call: Callable[..., Any], args: Any, kwargs: Any) ->
     alarm, result, cause, traceback = _Alarm(seconds), None, None, None
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
     began = monotonic()
-    handler = signal.signal(signal.SIGALRM, alarm)
+    handler = set_handler(signal.SIGALRM, alarm)
     first = min(seconds, _LONGEST)
     if isinstance(handler, _Alarm) and 0 < left < first:
         first, alarm.around = left, handler
@@ -125,7 +132,7 @@ def in_time(seconds: float, call: Callable[..., Any], args: Any, kwargs: Any) ->
     finally:
         # The alarm comes once: if it has come before `due` was false, it can't come here.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        set_handler(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
         if left and not (isinstance(handler, _Alarm) and handler.over):
             left = max(left - (monotonic() - began), 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left, interval)

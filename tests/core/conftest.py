@@ -35,7 +35,7 @@ def executors() -> Iterator[Callable[[str], Executor]]:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """SIGINT is Ctrl-C, also where the tests run in the background: a shell has it ignored there."""
+    """SIGINT is Ctrl-C, also in the background, where a shell has it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

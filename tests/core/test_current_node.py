@@ -134,7 +134,7 @@ def test_an_initializer_runs_before_its_node(kind: str, backends: Any) -> None:
 
 
 def test_coroutines_and_threads_of_a_function() -> None:
-    """Tasks have the node, as the function runs them. Threads do not, also those with its context."""
+    """Tasks have the node, because the function runs them. Threads do not."""
 
     async def ask() -> str:
         await asyncio.sleep(0)

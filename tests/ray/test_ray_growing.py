@@ -11,7 +11,7 @@ import pytest
 import ray
 import ray_functions as functions
 from ray_functions import noted
-from ray_runs import actions, kept
+from ray_runs import actions, eventually, kept
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
@@ -100,9 +100,13 @@ def test_a_call_on_an_object_of_an_earlier_part_is_cancelled(storage, notes, sto
     wrong = functions.fail("it is gone", functions.is_noted(notes, "tick")).set_name("wrong")
     with pytest.raises(LookupError):
         flow.value(functions.plus(waits, wrong))
-    ticks = len(noted(notes))
-    time.sleep(0.3)
-    assert ticks == len(noted(notes))
+
+    def has_ended():
+        before = len(noted(notes))
+        time.sleep(0.3)
+        return before == len(noted(notes)) < functions.TICKS
+
+    assert eventually(has_ended)
     assert 2 == flow.value(waits)
     assert ["step"] * 2 + ["waits"] * 2 + ["walk"] * 2 == [
         what for what in noted(notes) if what != "tick"

@@ -66,7 +66,7 @@ class Trial:
     def events_of(self, record: Any, kinds: list[str]) -> list[str]:
         """Return the events of a node with this record, but for "queued"."""
         retried = ["started", "retrying"]
-        planned = ["planned"] * (self.storage is not None)
+        planned = ["planned"]
         if record.action == "computed":
             saved = ["saved"] * (record.name in self.stored())
             return [*planned, *retried * (record.attempts - 1), "started", "finished", *saved]

@@ -255,3 +255,52 @@ def test_what_waits_does_not_begin_after_ctrl_c(tmp_path: Path, kind: str, how: 
     assert {"not run"} == {action for name, action in actions.items() if name not in begun()}
     left = [path.name for path in temporary.iterdir() if "functionfuse" in path.name]
     assert [] == left
+
+
+def test_ctrl_c_at_any_moment_of_a_run_on_threads() -> None:
+    """What has begun is waited for, and is in the report, also if its job was on its way."""
+    ended: list[int] = []
+
+    @workflow
+    def interrupts() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.005)
+        ended.append(0)
+        return 0
+
+    @workflow
+    def other(number: int) -> int:
+        time.sleep(0.001)
+        ended.append(number)
+        return number
+
+    for _ in range(30):
+        ended.clear()
+        nodes = [other(0), interrupts(), *[other(number) for number in range(30)]]
+        flow = LocalWorkflow(*nodes, workflow_name="w")
+        with ThreadPoolExecutor(2) as pool:
+            with pytest.raises(KeyboardInterrupt):
+                flow.run(pool)
+            count = len(ended)
+        assert len(ended) == count == len(flow.report.names("computed"))
+    assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_comes_through_at_once(tmp_path: Path) -> None:
+    """The run waits for what runs; then it doesn't any more."""
+
+    def interrupt() -> None:
+        until((tmp_path / "0.begun").exists, "the node has begun")
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    step = workflow(version="1")(wait_for)
+    flow = LocalWorkflow(step(tmp_path, 0), workflow_name="w")
+    with ThreadPoolExecutor(1) as pool:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            flow.run(pool)
+        assert not (tmp_path / "go").exists()
+        (tmp_path / "go").touch()
+    time.sleep(0.4)

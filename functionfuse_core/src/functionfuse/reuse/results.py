@@ -202,7 +202,7 @@ class Ages:
 
     Attributes:
         limits: as given, with those of the earlier calls.
-        expired: by index of a node whose latest stored result is too old, that it is, as text.
+        expired: by index of a node without a fresh latest result: that it is too old, as text.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Call the function of a node: under the node's name, and for a limited time.
+"""The call of a node's function: whose it is, and how long it may take.
 
 A time limit needs SIGALRM, so it works in the main thread of a process on Linux and macOS. While
 the function runs, a handler and a timer of the user wait; afterwards they are as before. If a
@@ -9,28 +9,50 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from time import monotonic
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeVar
 
 from ..errors import NodeTimeoutError, OptionsError
 from ..graph.settings import shown
 
-__all__ = ["NodeFilter", "check_interruptible", "current_node", "in_time", "running"]
+# `signal.signal` is this function, and looks for enum members in what it gets and returns. That
+# takes longer than all the rest of a call with a timeout.
+try:
+    from _signal import signal as set_handler  # type: ignore[import-not-found]
+except ImportError:  # a Python without this module
+    from signal import signal as set_handler
+
+__all__ = ["NodeFilter", "check_interruptible", "current_node", "in_time", "runs_nodes"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 _LONGEST = 1e9  # seconds; a timer can't be set to any number
 
-running: ContextVar[str] = ContextVar("functionfuse_node", default="")
+_runs: set[CodeType] = set()
+
+
+def runs_nodes(method: Method) -> Method:
+    """Mark the method of a job that calls its function, while its variable `running` is the job."""
+    _runs.add(method.__code__)
+    return method
 
 
 def current_node() -> str:
     """Return the name of the node whose function calls this, in any process; "" outside of nodes.
 
-    A thread that the function starts has no node, unless it runs in a copy of the context.
+    It is found on the stack of calls, so it costs nothing while no one asks. A coroutine has the
+    node of the function that runs the event loop; a thread that the function starts has none.
     """
-    return running.get()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _runs and (job := frame.f_locals.get("running")):
+            return str(job.name)
+        frame = frame.f_back
+    return ""
 
 
 class NodeFilter(logging.Filter):
@@ -41,7 +63,7 @@ class NodeFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attribute; return True."""
-        record.node = running.get()
+        record.node = current_node()
         return True
 
 
@@ -92,7 +114,7 @@ def in_time(seconds: float, call: Callable[..., Any], args: Any, kwargs: Any) ->
     alarm, result, cause, traceback = _Alarm(seconds), None, None, None
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
     began = monotonic()
-    handler = signal.signal(signal.SIGALRM, alarm)
+    handler = set_handler(signal.SIGALRM, alarm)
     first = min(seconds, _LONGEST)
     if isinstance(handler, _Alarm) and 0 < left < first:
         first, alarm.around = left, handler
@@ -110,7 +132,7 @@ def in_time(seconds: float, call: Callable[..., Any], args: Any, kwargs: Any) ->
     finally:
         # The alarm comes once: if it has come before `due` was false, it can't come here.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        set_handler(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
         if left and not (isinstance(handler, _Alarm) and handler.over):
             left = max(left - (monotonic() - began), 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left, interval)

@@ -25,7 +25,7 @@ from ..reuse.results import Summary
 from ..reuse.values import digest_of
 from ..reuse.workers import Expected
 from ..serializers.script import lend
-from .calling import in_time, running
+from .calling import in_time, runs_nodes
 from .resultstore import OF_NO_USE, Lease, ResultStore
 
 __all__ = ["Flight", "Job", "Load", "Outcome", "Save", "text_of"]
@@ -71,6 +71,9 @@ class Outcome:
     def __init__(self, key: int, value: Any = None) -> None:
         self.key = key
         self.value = value
+        # Each outcome is asked for these, and attributes of the object itself are found faster.
+        self.error = self.reused = self.saved = None
+        self.returned = True
 
     @classmethod
     def of_error(cls, key: int, error: BaseException) -> Outcome:
@@ -213,6 +216,9 @@ class Job:
         self.function = function
         self.args = args
         self.kwargs = kwargs
+        # Each job is asked for these, and attributes of the object itself are found faster.
+        self.load = self.flight = self.timeout = self.save = None
+        self.expected = self.prepare = ()
 
     def run(self) -> Outcome:
         """Compute and save, or read a stored result, or take another run's. Never raises."""
@@ -233,6 +239,7 @@ class Job:
         except BaseException as error:  # noqa: BLE001  # the scheduler raises it
             return Outcome.of_error(self.key, error)
 
+    @runs_nodes
     def _computed(self) -> Outcome:
         """Compute and save, whether or not others do the same."""
         changed = self._changed() if self.expected else ""
@@ -240,21 +247,20 @@ class Job:
             prepare()
         function = self.function
         call = getattr(self.target, function) if isinstance(function, str) else function
-        before = running.set(self.name)
         started = perf_counter()
         try:
+            running = self  # by this name, `current_node` finds the job
             if self.timeout is None:
                 value = call(*self.args, **self.kwargs)
             else:
                 value = in_time(self.timeout, call, self.args, self.kwargs)
+            del running
             outcome = Outcome(self.key, value)
             outcome.seconds = perf_counter() - started
         except self.retry_on as error:
             outcome = Outcome.of_error(self.key, error)
             outcome.again = True
             return outcome
-        finally:
-            running.reset(before)
         outcome.target, outcome.changed = self.target, changed
         if self.constructs:
             outcome.value, outcome.target = None, value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -22,6 +24,7 @@ from ...run.job import Job, Outcome
 
 __all__ = ["InProcess", "OnExecutor"]
 
+_WAKE = -1  # no job has this key: values don't stay here, so no job is a load
 _LOOK = 0.05  # seconds between looks at the jobs that have begun
 
 
@@ -60,7 +63,9 @@ class OnExecutor:
 
     An executor of processes takes some jobs in advance, and can't cancel these any more. So the
     worker looks, before each job, for a file that `cancel` makes; it runs no job of this run then.
-    A job that Ctrl-C interrupts on its way to the executor can't be cancelled either.
+
+    Ctrl-C must not come between the executor and the note of a job, or of its outcome: the report
+    would be wrong, and the job not waited for. So `interruptible` lets it wait until `wait`.
 
     Args:
         workflow_name: for the error of an executor that breaks.
@@ -78,7 +83,30 @@ class OnExecutor:
         self._running: set[int] = set()  # of these, what is
         self._done: SimpleQueue[int] = SimpleQueue()
         self._ends = f"{tempfile.gettempdir()}/functionfuse-{os.urandom(8).hex()}.ended"
-        self._unknown = False  # whether the executor may have a job whose future isn't known
+        self._handed = False  # whether the executor may have a job whose future isn't known
+        self._interrupted = False  # whether Ctrl-C has come, and `wait` has not raised it
+        self._cancelled = False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C come through in `wait`, or at once if no job is out, or if it comes again."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, *_: object) -> None:
+        if self._interrupted or self._cancelled or not (self._jobs or self._handed):
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self._done.put(_WAKE)
 
     def submit(self, job: Job) -> None:
         """Hand a job over to the executor.
@@ -86,16 +114,16 @@ class OnExecutor:
         Raises:
             WorkerDiedError: the executor is broken.
         """
-        self._unknown = True
+        self._handed = True
         try:
             future = self._executor.submit(Portable(job, ends=self._ends))
+            self._jobs[job.key] = job.name, future
         except Exception as error:
-            self._unknown = False
+            self._handed = False
             if isinstance(error, BrokenExecutor):
                 raise self._died() from error
             raise
-        self._jobs[job.key] = job.name, future
-        self._unknown = False
+        self._handed = False
         self._queued.append(job.key)
         future.add_done_callback(lambda _: self._done.put(job.key))
 
@@ -107,6 +135,9 @@ class OnExecutor:
         """
         until = None if timeout is None else monotonic() + timeout
         while True:
+            if self._interrupted:
+                self._interrupted = False
+                raise KeyboardInterrupt
             news = self._begun()
             if news:
                 return news
@@ -119,6 +150,8 @@ class OnExecutor:
                 if until is not None and monotonic() >= until:
                     return ()
                 continue
+            if key == _WAKE:
+                continue
             try:
                 return (self._outcome(key),)
             except BrokenExecutor as error:
@@ -126,9 +159,10 @@ class OnExecutor:
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the jobs that have not begun, wait for the others, and return their outcomes."""
+        self._cancelled = True
         end_run(self._ends)
         ends, threads = Path(self._ends), isinstance(self._executor, ThreadPoolExecutor)
-        if not threads and (self._jobs or self._unknown):
+        if not threads and (self._jobs or self._handed):
             with suppress(OSError):  # then those that the executor took in advance run, too
                 ends.touch()
                 atexit.register(ends.unlink, missing_ok=True)
@@ -136,7 +170,7 @@ class OnExecutor:
             if _is_cancelled(future):
                 del self._jobs[key]
         wait([future for _, future in self._jobs.values()])
-        if not self._unknown:
+        if not self._handed:
             ends.unlink(missing_ok=True)
         lost = [key for key, (_, future) in self._jobs.items() if _is_lost(future)]
         for key in lost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from typing import Any
 
 from ...errors import GraphError
@@ -132,7 +133,8 @@ class LocalWorkflow(ComputingWorkflow):
             with self.make_executor() as made:
                 return self._run(made, options)
         backend = InProcess() if executor is None else _backend(executor, self.workflow_name)
-        return Run(self, backend, **options).run()
+        with backend.interruptible() if isinstance(backend, OnExecutor) else nullcontext():
+            return Run(self, backend, **options).run()
 
 
 def _backend(given: Any, workflow_name: str) -> Backend:

@@ -167,7 +167,7 @@ def test_an_interrupt_cancels_what_runs(storage, tmp_path) -> None:
 
 
 class Busy:
-    """A node that runs for minutes, and others that wait until it frees what they need.
+    """A node that runs for half a minute, and others that wait until it frees what they need.
 
     `there` is done when it runs.
     """
@@ -175,8 +175,8 @@ class Busy:
     def __init__(self, folder):
         self.file, self.waited = folder / "ticks", folder / "ticks of one that waited"
         self.there = functions.exists(str(self.file)).set_name("there")
-        self.runs = functions.tick(str(self.file), 0).set_name("runs")
-        waiting = [functions.tick(str(self.waited), self.there) for _ in range(3)]
+        self.runs = functions.tick(str(self.file), 0, 600).set_name("runs")
+        waiting = [functions.tick(str(self.waited), self.there, 600) for _ in range(3)]
         self.nodes = [
             *(self.there, self.runs),
             *[node.set_name(f"waits {number}") for number, node in enumerate(waiting)],
@@ -189,7 +189,7 @@ class Busy:
     def has_ended(self):
         size = self.file.stat().st_size
         time.sleep(0.3)
-        return size == self.file.stat().st_size < functions.TICKS and not self.waited.exists()
+        return size == self.file.stat().st_size < 600 and not self.waited.exists()
 
 
 @pytest.mark.parametrize(("stored", "option"), [(True, True), (False, False)])
@@ -209,6 +209,19 @@ def test_a_failure_ends_the_run_if_it_does_not_keep_going(storage, tmp_path, sto
     assert {"there": "computed", "wrong": "failed", **expected} == actions(flow)
     assert "follows 'wrong', which failed" == flow.report["after"].reason
     assert (["there"] if stored else []) == storage.list_tasks("w")
+
+
+def test_short_nodes_that_wait_do_not_begin(notes) -> None:
+    """Nor are they cancelled while they could end: Ray would abort this process."""
+    wrong = functions.fail("it is gone")
+    flow = kept(None, wrong, *[functions.note(notes, "begun", seconds=0.02) for _ in range(600)])
+    with pytest.raises(LookupError, match="it is gone"):
+        flow.run(keep_going=False)
+    begun = len(noted(notes))
+    assert begun < 300
+    assert 600 - begun <= list(actions(flow).values()).count("not run")
+    time.sleep(0.1)
+    assert len(noted(notes)) == begun
 
 
 class Denies(FileStorage):

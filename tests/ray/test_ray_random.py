@@ -86,7 +86,7 @@ def made(specs: dict[str, Spec], storage: Any, folder: str) -> Any:
 @pytest.mark.battery
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("keep_going", [True, False])
-@pytest.mark.parametrize("seed", range(100 if FULL else 6))
+@pytest.mark.parametrize("seed", range(100 if FULL else 5))
 def test_a_run_does_what_the_model_says(storage, notes, seed, keep_going, stored) -> None:
     """And a run afterwards, when nothing fails any more, does the rest."""
     chance = random.Random(f"{seed} {keep_going} {stored}")
@@ -100,7 +100,7 @@ def test_a_run_does_what_the_model_says(storage, notes, seed, keep_going, stored
     else:
         with pytest.raises((LookupError, NodeTimeoutError)) as raised:
             flow.run(max_pending_tasks=limit, keep_going=keep_going)
-        failed = [name for name in failing if "failed" == flow.report[name].action]
+        failed = [name for name in attempts if "failed" == flow.report[name].action]
         told = raised.value.__notes__[1]
         # What fails while the run ends is in the report.
         for_one = [f"in node {name!r} of workflow 'w'" in told for name in failed]
@@ -119,7 +119,9 @@ def test_a_run_does_what_the_model_says(storage, notes, seed, keep_going, stored
         }
     else:
         assert computed <= {*results}
-        assert {name for name, action in acted.items() if action == "failed"} <= {*failing}
+        # A node that would have been tried again failed, too.
+        could = {name for name in attempts if specs[name].kind != "fine"}
+        assert {name for name, action in acted.items() if action == "failed"} <= could
         assert {*counts} <= {*attempts}
         assert all(counts[name] <= attempts[name] for name in counts)
     if stored:

@@ -109,8 +109,9 @@ def exists(file):
 
 
 @workflow
-def note(folder, what, *after):
+def note(folder, what, *after, seconds=0):
     remember(folder, what)
+    time.sleep(seconds)
     return what
 
 
@@ -252,16 +253,16 @@ def rest(folder, number):
 TICKS = 12_000  # of 50 ms: longer than any test waits
 
 
-def _tick(file):
-    for _ in range(TICKS):
+def _tick(file, ticks=TICKS):
+    for _ in range(ticks):
         with open(file, "ab") as opened:
             opened.write(b".")
         time.sleep(0.05)
 
 
 @workflow
-def tick(file, value):
-    _tick(file)
+def tick(file, value, ticks=TICKS):
+    _tick(file, ticks)
 
 
 @workflow

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import monotonic
@@ -18,9 +19,11 @@ from ray.exceptions import (
     RayTaskError,
     WorkerCrashedError,
 )
+from ray.experimental import internal_kv
 
 from functionfuse.backends import Job, Outcome, Packer, outcome_of, unpack
 from functionfuse.errors import WorkerDiedError
+from functionfuse.run.crossing import NotBegunError
 from functionfuse.serializers.portable import dumps
 
 from .tasks import OBJECT, PLAIN, FailedJobError, Remote
@@ -31,9 +34,10 @@ _BIG = 64 << 10  # bytes; bigger parts that several jobs share go into Ray's obj
 _LOOK = 0.05  # seconds to collect answers; waiting for each alone costs more than a small node
 _AT_ONCE = 4096  # wait for this many of the oldest first: each takes one or two microseconds
 _SHARE = 16  # go on when one in 16 of them has come
+_SOON = 0.2  # seconds; if no task ends in these, none is about to end
 _GRACE = 5.0  # seconds for cancelled tasks to end
 
-_CANCELLED = (RayError, WorkerDiedError, KeyboardInterrupt)
+_CANCELLED = (RayError, WorkerDiedError, KeyboardInterrupt, NotBegunError)
 _DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
 
 
@@ -49,6 +53,7 @@ class OnRay:
 
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
+        self._run = b"functionfuse-" + os.urandom(16)
         self._packer = Packer()
         self._handed = Handed()
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
@@ -97,7 +102,9 @@ class OnRay:
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the tasks, kill the actors that have a call; wait for the end, for seconds."""
+        internal_kv._internal_kv_put(self._run, b"ended")  # so that no worker begins a job
         self._handed.cancel()
+        internal_kv._internal_kv_del(self._run)
         outcomes = [self._outcome(key, answer) for key, answer in self._handed.next(0, every=True)]
         return [each for each in outcomes if not isinstance(each.error, _CANCELLED)]
 
@@ -118,7 +125,7 @@ class OnRay:
                 big.append(reference)
                 packed[index] = None
         # Classes of errors may be in a script, which workers don't import.
-        return (dumps if retried else pickle.dumps)((packed, retried)), big
+        return (dumps if retried else pickle.dumps)((packed, retried, self._run)), big
 
     def _outcome(self, key: int, answer: Any) -> Outcome:
         value, name = self._handed.pop(key), self._names.pop(key)
@@ -203,19 +210,30 @@ class Handed:
 
         Actors that have a call are killed, others stay. A second round kills the workers of the
         tasks that have not ended.
+
+        If a task ends just when it is cancelled, Ray aborts this process ("Tried to complete task
+        that was not pending"). So tasks that end soon are waited for. The newest are cancelled
+        first: these wait, most often, and can't end.
         """
         for actor in self._actors.values():
             ray.kill(actor)
-        answers = list(self._answers.values())
+        answers, until = list(self._answers.values()), monotonic() + _GRACE
+        while (running := _pending(answers)) and monotonic() < until:
+            if not _ended(running, _SOON):
+                break
         for force in (False, True):
             running = _pending(answers)
-            for key, answer in self._answers.items():
+            for key, answer in reversed(self._answers.items()):
                 if key not in self._actors and answer in running:
                     ray.cancel(answer, force=force)
-            if running:
-                ray.wait(list(running), num_returns=len(running), timeout=_GRACE, fetch_local=False)
-            if not _pending(answers):
+            if not running or len(_ended(running, _GRACE)) == len(running):
                 break
+
+
+def _ended(running: Collection[Any], seconds: float) -> list[Any]:
+    """Wait until all answers have come, for some seconds; return those that have."""
+    ended, _ = ray.wait(list(running), num_returns=len(running), timeout=seconds, fetch_local=False)
+    return list(ended)
 
 
 def _fetched(answers: Sequence[Any]) -> list[Any]:

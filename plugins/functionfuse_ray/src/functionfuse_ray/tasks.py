@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
+from ray.experimental import internal_kv
 
-from functionfuse.backends import Job, rest_of
+from functionfuse.backends import Job, Outcome, rest_of
 from functionfuse.backends import compute as compute_job
 from functionfuse.errors import OptionsError
-from functionfuse.run.crossing import Packed
+from functionfuse.run.crossing import NotBegunError, Packed
 
 __all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
 
 _OPTIONS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}  # other resources are custom
+_LOOK = 0.05  # seconds between two looks whether a run has ended; one takes 0.4 ms
+
+_looked: dict[bytes, float] = {}  # by run: when this process looked last
+_ended: set[bytes] = set()  # runs that have ended
 
 
 class FailedJobError(Exception):
@@ -39,11 +45,14 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
     """Do a job; return its packed value, the rest of its outcome, and the object of a class.
 
     Args:
-        head: the pickle of the packed job, with None for its big parts, and of the errors after
-            which Ray tries again.
+        head: the pickle of the packed job, with None for its big parts, of the errors after which
+            Ray tries again, and of the run's key.
         rest: the big parts, then the values of the parents.
     """
-    packed, retried = pickle.loads(head)
+    packed, retried, run = pickle.loads(head)
+    if _has_ended(run):
+        outcome = Outcome.of_error(0, NotBegunError("the run ended before the job began"))
+        raise FailedJobError(rest_of(outcome))
     count = packed.count(None)
     big = iter(rest[:count])
     whole = [next(big) if part is None else part for part in packed]
@@ -52,6 +61,15 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
         kind = RetriedJobError if isinstance(outcome.error, tuple(retried)) else FailedJobError
         raise kind(rest_of(outcome)) from None
     return outcome.value, rest_of(outcome), outcome.target
+
+
+def _has_ended(run: bytes) -> bool:
+    """Return whether a run has ended: its driver has put its key into Ray's key-value store."""
+    if monotonic() - _looked.get(run, -_LOOK) >= _LOOK:
+        if internal_kv._internal_kv_exists(run):
+            _ended.add(run)
+        _looked[run] = monotonic()
+    return run in _ended
 
 
 @ray.remote(num_returns=2)

@@ -6,7 +6,7 @@ result that is returned can't be read, its node is computed after all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from .workflow import ComputingWorkflow
 
 __all__ = ["Run"]
+
+
+def _is_slow(_: int) -> tuple[Any, ...]:
+    """Return no copy, as there is no storage: the values are copied from their pickles."""
+    return ()
 
 
 class Run:
@@ -78,7 +83,11 @@ class Run:
         if workflow.storage is not None:
             names = workflow.workflow_name, graph.names
             self._results = StoredResults(workflow.storage, *names, stored, unsaved)
-        again = self._results.again if self._results and not backend.keeps else None
+        again: Callable[[int], tuple[Any, ...]] | None = None
+        if not backend.keeps:
+            again = self._results.again if self._results else None
+            if again is None and (self._grows or self._done):
+                again = _is_slow  # a value that `value` has returned must not change later
         needed = set(self._returned)
         if self._grows:  # what isn't stored is kept
             needed |= unsaved if self._results else set(range(len(graph.nodes)))

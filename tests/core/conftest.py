@@ -5,6 +5,7 @@ A fake plugin is a `*.dist-info` folder on disk and a module beside it.
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -30,6 +31,14 @@ def executors() -> Iterator[Callable[[str], Executor]]:
 
     with executors_by_kind() as get:
         yield get
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also in the background, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -187,6 +187,7 @@ def test_methods_have_timeouts_too() -> None:
 # What the user had before.
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_stays_one() -> None:
     """Ctrl-C while the function runs, or while it cleans up after its time was over."""
 

@@ -18,7 +18,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import NodeTimeoutError, UnpicklableResultError
 
-TIMEOUT = 0.03  # seconds; no other node sleeps
+TIMEOUT = 0.1  # seconds; no other node sleeps
 
 # What raises an error, until it has done so some times, and the error that reaches the run.
 ERRORS: dict[str, type[BaseException]] = {
@@ -36,13 +36,20 @@ def calls(folder: str, name: str) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def note(folder: str, name: str) -> int:
+    """Note a call; return how many there were. An alarm may come at any moment."""
+    file = os.open(Path(folder, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, b".")
+        return os.fstat(file).st_size
+    finally:
+        os.close(file)
+
+
 @workflow(ignore=("folder", "times"))
 def act(folder: str, name: str, kind: str, times: float, parents: Any) -> Any:
     """Note the call. Add up the parents, after some calls of which each does what `kind` says."""
-    with Path(folder, name).open("ab") as file:
-        file.write(b".")
-        file.flush()
-        called = file.tell()
+    called = note(folder, name)
     if called <= times and not Path(folder, "mended").exists():
         if kind == "slow":
             time.sleep(60)

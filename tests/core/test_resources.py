@@ -110,10 +110,18 @@ def together(needs: list[float], there: float) -> int:
 
 @pytest.mark.parametrize(
     ("need", "there", "expected"),
-    [(0.1, 1, 10), (0.1, 0.99, 9), (1 / 3, 1, 3), (0.7, 2.1, 3), (0.3, 1, 3), (1, 0.5, None)],
+    [
+        (0.1, 1, 10),
+        (0.1, 0.3, 3),
+        (0.1, 0.99, 9),
+        (1 / 3, 1, 3),
+        (0.7, 2.1, 3),
+        (0.3, 1, 3),
+        (1, 0.5, None),
+    ],
 )
 def test_fractions(need: float, there: float, expected: int | None) -> None:
-    """Ten times 0.1 is 1, though it isn't in binary numbers."""
+    """Three times 0.1 is 0.3, though it isn't in binary numbers."""
     if expected is None:
         with pytest.raises(OptionsError):
             together([need], there)

@@ -125,7 +125,9 @@ class Scheduler:
             pause = order.pause() if len(out) < limit else None
             if out:
                 self._take_all(pause)
-            elif pause:
+            elif pause is None:
+                break
+            else:
                 sleep(pause)
         self.events.raise_first(order.state.count(STOPPED))
         if WAITING in order.state:

@@ -302,10 +302,13 @@ def counted_comparisons(count: int, monkeypatch: pytest.MonkeyPatch) -> int:
             return super()._fits(need)
 
     monkeypatch.setattr("functionfuse.run.run.Resources", Counting)
-    step = workflow(version="1")(abs)
-    flow = flow_of(*[step(number) for number in range(count)])
-    flow.query(None).set_resources(api=1)
-    flow.run(Toy(), resources={"api": 1})
+    all_wait = threading.Event()
+    step = workflow(version="1")(lambda _: all_wait.wait(60))
+    flow = flow_of(*[step(number).set_name(f"n{number}") for number in range(count)], step(-1))
+    flow.query("n.*").set_resources(api=1)
+    flow.listeners.append(lambda e: all_wait.set() if e.node_index == count else None)
+    with ThreadPoolExecutor(1) as pool:
+        assert [True] * (count + 1) == flow.run(pool, resources={"api": 1})
     return calls
 
 

@@ -110,10 +110,18 @@ def together(needs: list[float], there: float) -> int:
 
 @pytest.mark.parametrize(
     ("need", "there", "expected"),
-    [(0.1, 1, 10), (0.1, 0.99, 9), (1 / 3, 1, 3), (0.7, 2.1, 3), (0.3, 1, 3), (1, 0.5, None)],
+    [
+        (0.1, 1, 10),
+        (0.1, 0.3, 3),
+        (0.1, 0.99, 9),
+        (1 / 3, 1, 3),
+        (0.7, 2.1, 3),
+        (0.3, 1, 3),
+        (1, 0.5, None),
+    ],
 )
 def test_fractions(need: float, there: float, expected: int | None) -> None:
-    """Ten times 0.1 is 1, though it isn't in binary numbers."""
+    """Three times 0.1 is 0.3, though it isn't in binary numbers."""
     if expected is None:
         with pytest.raises(OptionsError):
             together([need], there)
@@ -294,10 +302,13 @@ def counted_comparisons(count: int, monkeypatch: pytest.MonkeyPatch) -> int:
             return super()._fits(need)
 
     monkeypatch.setattr("functionfuse.run.run.Resources", Counting)
-    step = workflow(version="1")(abs)
-    flow = flow_of(*[step(number) for number in range(count)])
-    flow.query(None).set_resources(api=1)
-    flow.run(Toy(), resources={"api": 1})
+    all_wait = threading.Event()
+    step = workflow(version="1")(lambda _: all_wait.wait(60))
+    flow = flow_of(*[step(number).set_name(f"n{number}") for number in range(count)], step(-1))
+    flow.query("n.*").set_resources(api=1)
+    flow.listeners.append(lambda e: all_wait.set() if e.node_index == count else None)
+    with ThreadPoolExecutor(1) as pool:
+        assert [True] * (count + 1) == flow.run(pool, resources={"api": 1})
     return calls
 
 

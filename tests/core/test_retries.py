@@ -141,6 +141,28 @@ def test_each_attempt_has_fresh_arguments(
         ]
 
 
+def test_a_node_that_is_tried_again_takes_no_value_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copies are no second use: the value stays for another node, which needn't read it."""
+    read: list[str] = []
+    original = FileStorage.read_unchanged
+
+    def noting(self: Any, workflow_name: str, task_name: str, *more: Any) -> Any:
+        read.append(task_name)
+        return original(self, workflow_name, task_name, *more)
+
+    monkeypatch.setattr(FileStorage, "read_unchanged", noting)
+    parent = make("nested")
+    function = Flaky(1)
+    first = workflow(version="1")(lambda value: function(len(value)))(parent).set_name("first")
+    last = workflow(version="1")(len)(parent)
+    flow = flow_of(first, last, storage=FileStorage(tmp_path))
+    flow.query("first").set_retries(1, delay=0)
+    assert [1, 1] == flow.run()
+    assert [] == read
+
+
 # When.
 
 
@@ -359,6 +381,28 @@ def test_a_run_that_ends_while_a_node_waits() -> None:
     record = flow.report["flaky"]
     assert ("failed", 1, "ConnectionError: down") == (record.action, record.attempts, record.error)
     assert "follows 'flaky', which failed" == flow.report["follows"].reason
+
+
+def test_what_runs_when_the_run_ends_is_not_tried_again() -> None:
+    """Its failure is its last; no event says anything else."""
+    failed, told = threading.Event(), []
+
+    def fail() -> None:
+        assert failed.wait(20)
+        raise ConnectionError("down")
+
+    def listen(event: Any) -> None:
+        told.append((event.node, event.kind))
+        if event.kind == "failed":
+            failed.set()
+
+    flow = flow_of(workflow(version="1")(fail)().set_name("node"), flaky(9, KeyError("k")))
+    flow.query("node").set_retries(3, delay=0)
+    flow.listeners.append(listen)
+    with ThreadPoolExecutor(2) as pool, pytest.raises(KeyError):
+        flow.run(pool)
+    assert ["queued", "started", "failed"] == [kind for name, kind in told if name == "node"]
+    assert ("failed", 1) == (flow.report["node"].action, flow.report["node"].attempts)
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.0, "3", True, None])

@@ -342,6 +342,22 @@ def test_a_run_in_a_node(
     assert nested(outer, inner, 0).run(executor) is None
 
 
+def test_a_function_around_another_is_interrupted_once() -> None:
+    """It can clean up, as if there were no function inside."""
+    cleaned: list[str] = []
+
+    def outer() -> None:
+        try:
+            in_time(60, time.sleep, (30,), {})
+        finally:
+            time.sleep(0.02)
+            cleaned.append("up")
+
+    with pytest.raises(NodeTimeoutError, match=r"longer than 0\.05 seconds"):
+        in_time(SHORT, outer, (), {})
+    assert ["up"] == cleaned
+
+
 # Where functions can't be interrupted.
 
 

@@ -33,7 +33,7 @@ STOPPED = 5  # failed, or follows a node that did
 
 _PENDING = WAITING, SUBMITTED, RUNNING
 
-_ALMOST = 1 - 1e-9  # of an amount: ten times 0.1 is not quite 1
+_ALMOST = 1 - 1e-9  # of an amount: 0.3 less twice 0.1 is not quite 0.1
 
 
 class Order:
@@ -216,8 +216,6 @@ class Resources:
         """Free the resources of a node, if it holds any."""
         for name, amount in self._held.pop(index, {}).items():
             self._free[name] += amount
-        if not self._held:
-            self._free = dict(self._total)  # sums of many fractions drift
 
     def next_of(self, ready: list[int]) -> list[int]:
         """Return the heap with the lowest index: `ready`, or parked nodes that fit now."""

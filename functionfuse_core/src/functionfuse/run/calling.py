@@ -33,12 +33,14 @@ def current_node() -> str:
 class NodeFilter(logging.Filter):
     """Adds `record.node` to log records: the node whose function logs, or "".
 
-    Add it to a handler, so that the format can have `%(node)s`. It lets all records pass.
+    Add it to a handler, so that the format can have `%(node)s`. It lets all records pass. A record
+    that has the attribute keeps it: so it can come from another thread or process, by a queue.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attribute; return True."""
-        record.node = running.get()
+        if not hasattr(record, "node"):
+            record.node = running.get()
         return True
 
 

@@ -106,6 +106,123 @@ def test_a_plugin_is_told_what_happens_in_runs(install: Install, tmp_path: Path)
     assert [("started", "v", "no", ""), ("failed", "no", "ValueError(3)")] == seen()
 
 
+BAR = """
+    from functionfuse.hookspecs import hookimpl
+
+    bars, done = {}, {}
+
+    @hookimpl
+    def functionfuse_event(event):
+        if event.kind == "run started":
+            bars[event.run], done[event.run] = ["open"], 0
+        elif event.kind in ("finished", "failed", "reused"):
+            done[event.run] += 1
+            bars[event.run].append(f"{done[event.run]}/{event.total}")
+        elif event.kind == "run finished":
+            bars[event.run].append("closed")
+"""
+
+TRACKER = """
+    from functionfuse.hookspecs import hookimpl
+
+    active, runs = None, []
+
+    @hookimpl
+    def functionfuse_event(event):
+        global active
+        if event.kind == "run started":
+            assert active is None
+            active = event.run, event.workflow
+        if event.kind == "run finished":
+            assert active == (event.run, event.workflow)
+            active = None
+            runs.append("killed" if event.error is not None else "done")
+"""
+
+
+def test_a_plugin_draws_a_progress_bar(install: Install, tmp_path: Path) -> None:
+    """It knows the number of nodes, and is closed after a failure, too."""
+    install("their-bar", "bar", "their_bar", BAR, group=GROUP)
+    nodes = [double(number).set_name(f"n{number}") for number in range(3)]
+    for more in ([], [double(3)], [fail(4)]):
+        local = LocalWorkflow(*nodes, *more, workflow_name="w")
+        local.set_storage(FileStorage(tmp_path / "store"))
+        local.query("n0").set_reuse("never")
+        try:
+            local.run()
+        except ValueError:
+            assert more[0].function is fail.func  # type: ignore[attr-defined]
+    drawn: dict[str, list[str]] = sys.modules["their_bar"].bars
+    assert ["open", "1/3", "2/3", "3/3", "closed"] == drawn.pop(min(drawn))
+    assert [["open", "1/4", "2/4", "3/4", "4/4", "closed"]] * 2 == list(drawn.values())
+
+
+@pytest.mark.parametrize("end", ["fine", "fails", "is interrupted", "has a listener that raises"])
+def test_a_plugin_opens_and_closes_the_run_of_a_tracker(install: Install, end: str) -> None:
+    """However the run ends, so that the next one can be opened."""
+    install("their-tracker", "tracker", "their_tracker", TRACKER, group=GROUP)
+
+    def interrupt(number: int) -> None:
+        raise KeyboardInterrupt(number)
+
+    def refuse(event: Any) -> None:
+        if end.startswith("has"):
+            raise RuntimeError(end)
+
+    made = {"fails": fail, "is interrupted": workflow(interrupt)}.get(end, double)
+    ends = []
+    for _ in range(2):
+        local = LocalWorkflow(made(1), workflow_name="w")
+        local.listeners.append(refuse)
+        try:
+            local.run()
+        except (ValueError, RuntimeError, KeyboardInterrupt):
+            ends.append("killed")
+        else:
+            ends.append("done")
+    tracker = sys.modules["their_tracker"]
+    assert (["done" if end == "fine" else "killed"] * 2, None) == (ends, tracker.active)
+    assert ends == tracker.runs
+
+
+def test_a_plugin_is_told_of_each_event_in_order(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the hooks of its node; one that raises doesn't keep it from the others."""
+    code = """
+        from functionfuse.hookspecs import hookimpl
+
+        seen = []
+
+        @hookimpl
+        def functionfuse_event(event):
+            seen.append(event)
+
+        @hookimpl
+        def functionfuse_node_started(node):
+            seen.append(f"{node} started")
+
+        @hookimpl
+        def functionfuse_node_finished(node):
+            seen.append(f"{node} finished")
+    """
+    broken = code.replace("seen.append(event)", "raise LookupError(event.kind)")
+    install("broken-plugin", "broken", "broken_events", broken, group=GROUP)
+    install("their-plugin", "events", "their_events", code, group=GROUP)
+    told: list[Any] = []
+    local = LocalWorkflow(double(1).set_name("n"), workflow_name="w")
+    local.listeners.append(told.append)
+    with caplog.at_level(logging.ERROR, "functionfuse"):
+        assert 2 == local.run()
+    found = seen()
+    assert told == [event for event in found if not isinstance(event, str)]
+    kinds = [event if isinstance(event, str) else event.kind for event in found]
+    assert ["run started", "planned", "queued", "started", "n started"] == kinds[:5]
+    assert ["finished", "n finished", "run finished"] == kinds[5:]
+    assert ["n started", "n finished"] == seen("broken_events")
+    assert 1 == caplog.text.count("failed in its hook 'functionfuse_event', and the run goes on")
+
+
 @pytest.mark.parametrize("make", [MemoryStore, None])
 def test_a_plugin_is_told_what_happens_in_storages(
     install: Install, tmp_path: Path, make: Any

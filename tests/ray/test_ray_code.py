@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -186,3 +190,62 @@ def test_code_of_every_form_is_the_same_in_a_worker(
     said = {"nothing stored", "an object is never stored"}
     assert said == set(reasons(flow).values())
     assert "compute" not in {flow.plan()[node.get_name()].action for node in nodes.values()}
+
+
+LOGS = """
+import logging
+import sys
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.rayback import RayWorkflow
+
+{page}
+
+@workflow
+def clean(rows):
+    logging.getLogger("their.package").info("%d rows", len(rows))
+
+@workflow
+class Object:
+    def __init__(self):
+        logging.info("made")
+    def add(self):
+        logging.info("one more")
+
+nodes = clean([1, 2]).set_name("clean rows"), Object().set_name("new").add().set_name("added")
+ray_init_args["address"] = sys.argv[1]
+RayWorkflow(*nodes, workflow_name="logged", ray_init_args=ray_init_args).run()
+sys.stdin.read()  # until all lines have been read
+"""
+
+
+def test_log_lines_of_workers() -> None:
+    """With the set-up of the documentation, they come to the driver's terminal, with the node."""
+    page = (HERE.parents[1] / "docs" / "ray.md").read_text(encoding="utf-8")
+    block = page.partition("## Log lines")[2].partition("```python\n")[2].partition("```")[0]
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, "-c", LOGS.format(page=block), address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    late = threading.Timer(120, driver.kill)
+    late.start()
+    missing = {
+        r"\(\w+ pid=\d+\) INFO clean rows: 2 rows",
+        r"\(Object pid=\d+\) INFO new: made",
+        r"\(Object pid=\d+\) INFO added: one more",
+    }
+    printed = ""
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        printed += re.sub(r"\x1b\[\d+m", "", line)
+        missing -= {each for each in missing if re.search(each, printed)}
+        if not missing:
+            break
+    driver.communicate("")
+    late.cancel()
+    assert not missing, printed
+    assert 0 == driver.returncode

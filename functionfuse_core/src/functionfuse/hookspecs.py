@@ -214,25 +214,25 @@ def functionfuse_backends() -> Sequence[BackendKind]:
 def functionfuse_event(event: object) -> None:
     """Handle an event of a run, or of a node in it; `event` is a `functionfuse.report.Event`.
 
-    Called in the process of the workflow::
+    All events come in order, "run finished" also after an error. Called in the process of the
+    workflow::
 
         # pyproject.toml
         [project.entry-points."functionfuse.hooks"]
         progress = "my_package.progress"
 
         # my_package/progress.py
+        from collections import Counter
+
         from functionfuse.hookspecs import hookimpl
 
-        done = 0
+        done = Counter()
 
         @hookimpl
         def functionfuse_event(event):
-            global done
-            if event.kind == "run started":
-                done = 0
             if event.kind in ("reused", "finished", "failed"):
-                done += 1
-                print(f"{done} of {event.total}")
+                done[event.run] += 1
+                print(f"{done[event.run]} of {event.total}")
     """
 
 

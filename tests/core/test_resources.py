@@ -154,8 +154,8 @@ def test_the_first_in_the_graph_goes_first() -> None:
     def listen(event: Any) -> None:
         if event.kind == "queued":
             queued.append(event.node)
-        if event.node == "n5":
-            all_waited.set()
+            if event.node == "n5":
+                all_waited.set()
 
     step = workflow(version="1")(lambda _: all_waited.wait(20))
     flow = flow_of(*[step(number).set_name(f"n{number}") for number in range(6)])

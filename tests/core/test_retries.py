@@ -401,7 +401,9 @@ def test_what_runs_when_the_run_ends_is_not_tried_again() -> None:
     flow.listeners.append(listen)
     with ThreadPoolExecutor(2) as pool, pytest.raises(KeyError):
         flow.run(pool)
-    assert ["queued", "started", "failed"] == [kind for name, kind in told if name == "node"]
+    assert ["planned", "queued", "started", "failed"] == [
+        kind for name, kind in told if name == "node"
+    ]
     assert ("failed", 1) == (flow.report["node"].action, flow.report["node"].attempts)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -212,8 +214,8 @@ def test_what_waits_does_not_begin_after_ctrl_c(tmp_path: Path, kind: str, how: 
 
     The signal goes to the process of the run, or to its workers, too, as from a terminal.
     """
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+    # A short path: the socket of a fork server is in there.
+    temporary = Path(tempfile.mkdtemp(prefix="ff-"))
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, tmp_path / "script.py", kind, tmp_path],
@@ -242,6 +244,8 @@ def test_what_waits_does_not_begin_after_ctrl_c(tmp_path: Path, kind: str, how: 
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
+        left = [*temporary.glob("*functionfuse*")]
+        shutil.rmtree(temporary, ignore_errors=True)
     raised, actions = json.loads(out)
     assert "KeyboardInterrupt" == raised, err
     assert 2 == len(begun())
@@ -253,10 +257,10 @@ def test_what_waits_does_not_begin_after_ctrl_c(tmp_path: Path, kind: str, how: 
     if how != "twice":
         assert sorted(computed) == storage.list_tasks("w")
     assert {"not run"} == {action for name, action in actions.items() if name not in begun()}
-    left = [path.name for path in temporary.iterdir() if "functionfuse" in path.name]
     assert [] == left
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_at_any_moment_of_a_run_on_threads() -> None:
     """What has begun is waited for, and is in the report, also if its job was on its way."""
     ended: list[int] = []
@@ -286,6 +290,7 @@ def test_ctrl_c_at_any_moment_of_a_run_on_threads() -> None:
     assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_comes_through_at_once(tmp_path: Path) -> None:
     """The run waits for what runs; then it doesn't any more."""
 

@@ -344,6 +344,11 @@ def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     run(flow, told)
     assert {99} == {event.time for event in told}
     assert 0 == told[-1].seconds
+    flow, told = watched()
+    flow.value(same(2))
+    flow.add(same(3))
+    flow.run()
+    assert (2, 1) == (told.kinds().count("finished"), len({event.time for event in told}))
 
 
 # When a node starts.

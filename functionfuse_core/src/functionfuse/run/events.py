@@ -117,7 +117,6 @@ class RunEvents:
         self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
         self._done = done
-        self._now = 0.0
 
     def reuse(self, indexes: Collection[int]) -> None:
         """Note that stored results are still right."""
@@ -247,7 +246,7 @@ class RunEvents:
         """Call the listeners with events; see `Event`."""
         if not self.listeners:
             return
-        self._now = now = max(time(), self._now)  # the clock may be set back
+        now = self._past.now = max(time(), self._past.now)  # the clock may be set back
         for index in indexes:
             name = self.names[index] if index >= 0 else ""
             reason = self._reason(index) if index >= 0 else ""

@@ -30,7 +30,7 @@ class Past:
         values: the values of those that aren't stored, or the backend's handles of them.
         objects: by constructor: the object of a decorated class, and the last call on it.
         kept_by: the type of the backend that keeps the values; None if they are in this process.
-        run, began, total: for events; see `Event`.
+        run, began, now, total: for events; see `Event`.
     """
 
     storage: Any
@@ -41,6 +41,7 @@ class Past:
     kept_by: type[Backend] | None = None
     run: str = ""
     began: float = 0.0
+    now: float = 0.0
     total: int = 0
 
     def within(self, graph: Graph) -> dict[int, Done]:

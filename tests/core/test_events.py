@@ -389,6 +389,7 @@ class Interrupted(InProcess):
         raise KeyboardInterrupt("the second")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("backend", [InProcess, Interrupted])
 def test_ctrl_c(backend: type[InProcess]) -> None:
     """The run is finished, with the first error; what waited has not started."""

@@ -346,3 +346,11 @@ def test_later_settings_replace_earlier_ones() -> None:
         flow.run(resources={})
     flow.query("n0").set_resources()
     assert [0, 1] == flow.run(resources={})
+
+
+@pytest.mark.parametrize("wrong", [3, ["gpu"], "gpu"])
+def test_resources_that_are_no_mapping(wrong: Any) -> None:
+    flow = flow_of(workflow(lambda: 1)().set_name("n"))
+    flow.query("n").set_resources(gpu=1)
+    with pytest.raises(OptionsError, match="a mapping such as"):
+        flow.run(resources=wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 import zlib
@@ -492,3 +493,10 @@ def test_a_client_of_a_server_with_a_limit() -> None:
     assert [number * number for number in range(63)] == squares
     assert 63 < server.calls <= 90
     assert server.calls == sum(record.attempts for record in flow.report.nodes)
+
+
+@pytest.mark.parametrize("on", ["ConnectionError", None, ConnectionError("x"), [5], (OSError, str)])
+def test_what_is_no_class_of_errors_is_named(on: Any) -> None:
+    wrong = on[-1] if isinstance(on, (list, tuple)) else on
+    with pytest.raises(OptionsError, match=re.escape(f"not on {wrong!r}")):
+        workflow(retries=1, retry_on=on)

@@ -6,11 +6,12 @@ expiry decide how a run goes; they never count in fingerprints.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from ..errors import OptionsError
 
 TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from datetime import timedelta
     from typing import Any
 
@@ -124,7 +125,9 @@ def check_retries(
     """
     if type(count) is not int or count < 0:
         raise OptionsError(f"the number of retries is a whole number from 0, not {count!r}")
-    kinds: tuple[Any, ...] = (on,) if isinstance(on, type) else tuple(on)
+    kinds: tuple[Any, ...] = (on,)
+    if isinstance(on, Iterable) and not isinstance(on, (type, str)):
+        kinds = tuple(on)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise OptionsError(f"a node is tried again on classes of Exception, not on {kind!r}")
@@ -143,7 +146,9 @@ def check_seconds(time: float | timedelta, name: str, *, least: float = 1e-6) ->
 
 def check_amounts(amounts: Mapping[str, float], name: str, *, least: float = 0) -> dict[str, float]:
     """Return amounts of resources by name. Raises OptionsError if one is no number from `least`."""
-    for resource, amount in dict(amounts).items():
+    if not isinstance(amounts, Mapping):
+        raise OptionsError(f'{name}: a mapping such as {{"gpu": 1}}, not {amounts!r}')
+    for resource, amount in amounts.items():
         if type(amount) not in (int, float) or not least <= amount < float("inf"):
             more = "from 0" if least == 0 else "above 0"
             raise OptionsError(f"{name}: {resource!r} is a number {more}, not {amount!r}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import signal
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from functionfuse.plugins import entrypoints, registry
+from functionfuse.run import job
+from functionfuse.storage import lease
 
 IMPORTABLE = str(Path(__file__).parent / "importable")
 
@@ -39,6 +43,20 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a run waits for what another is computing, which is never taken for dead."""
+    found = threading.Event()
+
+    def wait(seconds: float) -> None:
+        found.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(job, "sleep", wait)
+    monkeypatch.setattr(lease, "LOST_AFTER", 3600)
+    return found
 
 
 @pytest.fixture

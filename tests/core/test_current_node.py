@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import multiprocessing
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from random import Random
@@ -18,7 +17,6 @@ from typing import Any
 
 import pytest
 from any_order import AnyOrder
-from loky import get_reusable_executor
 
 from functionfuse import NodeFilter, current_node, workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -27,30 +25,15 @@ from functionfuse.storage.filestorage import FileStorage
 
 
 @pytest.fixture(scope="module")
-def backends() -> Iterator[Callable[[str], Any]]:
+def backends(executors: Callable[[str], Executor]) -> Callable[[str], Any]:
     """Make a backend or an executor of a kind."""
-    made: dict[str, Executor] = {}
-    makers: dict[str, Callable[[], Executor]] = {
-        "threads": lambda: ThreadPoolExecutor(1),
-        "spawn": lambda: ProcessPoolExecutor(1, multiprocessing.get_context("spawn")),
-        "loky": lambda: get_reusable_executor(1),
-    }
-
-    def get(kind: str) -> Any:
-        if kind == "in process":
-            return None
-        if kind == "any order":
-            return AnyOrder(Random(1))
-        if kind not in made:
-            made[kind] = makers[kind]()
-        return made[kind]
-
-    yield get
-    for executor in made.values():
-        executor.shutdown()
+    others = {"in process": lambda: None, "any order": lambda: AnyOrder(Random(1))}
+    return lambda kind: others[kind]() if kind in others else executors(kind)
 
 
-each_kind = pytest.mark.parametrize("kind", ["in process", "threads", "spawn", "loky", "any order"])
+each_kind = pytest.mark.parametrize(
+    "kind", ["in process", "threads", "processes", "loky", "any order"]
+)
 
 
 def run(*nodes: Any, backend: Any = None, **options: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,8 +19,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.reuse import results
-from functionfuse.run import job
-from functionfuse.storage import Storage, lease, resultfile
+from functionfuse.storage import Storage, resultfile
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
 
@@ -513,20 +511,6 @@ def test_a_class_whose_objects_calls_expire(storage: Storage, clock: Clock) -> N
 
 
 # Several runs, and other storages.
-
-
-@pytest.fixture
-def waited(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a run waits for what another is computing, which is never taken for dead."""
-    found = threading.Event()
-
-    def wait(seconds: float) -> None:
-        found.set()
-        time.sleep(seconds)
-
-    monkeypatch.setattr(job, "sleep", wait)
-    monkeypatch.setattr(lease, "LOST_AFTER", 3600)
-    return found
 
 
 @pytest.mark.parametrize("pause", [0.0, DAY])

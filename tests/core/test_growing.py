@@ -8,13 +8,14 @@ import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from functionfuse import workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.backends.plugins import RandomStatePlugin
 from functionfuse.errors import DuplicateNameError, GraphError
 from functionfuse.storage.filestorage import FileStorage
 
@@ -476,3 +477,87 @@ def test_a_run_of_values_only() -> None:
     assert [] == flow.run()
     assert ["number"] == called
     assert "1 computed" in flow.report.summary()
+
+
+@workflow(version="1")
+def rolled() -> float:
+    return random.random()
+
+
+def test_a_seed_of_all_nodes_is_one_of_later_nodes_too() -> None:
+    """Each node draws what it draws in a workflow that has all nodes from the beginning."""
+    seeds = RandomStatePlugin(min=0, max=1 << 32, seed=5, seed_func=random.seed)
+    names = ("first", "asked", "added")
+    whole = LocalWorkflow(*[rolled().set_name(name) for name in names], workflow_name="w")
+    whole.set_plugin(None, seeds)
+    expected = whole.run()
+    flow = LocalWorkflow(workflow_name="w")
+    flow.set_plugin(None, seeds)
+    first, asked, added = [rolled().set_name(name) for name in names]
+    found = [flow.value(first), flow.value(asked)]
+    flow.add(added)
+    assert expected == [*found, flow.run()]
+    plan = flow.graph()
+    assert {seeds} == {flow._plugins[node][0] for node in plan.nodes}
+
+
+def test_settings_of_all_nodes_hold_for_later_ones_unless_these_have_their_own(
+    tmp_path: Path,
+) -> None:
+    flow = LocalWorkflow(workflow_name="w")
+    flow.query().set_retries(3, delay=0).set_timeout(60).set_expires(5).set_resources(gpu=1)
+    flow.query().set_timeout(30).set_reuse("never")
+    early = number(1).set_name("early")
+    flow.add(early)
+    flow.query("early").set_timeout(None).set_retries(0).set_reuse("always")
+    calls = Walk("walk").step("step", 0)
+    flow.add(number(2).set_name("late"), calls.set_name("step"))
+    graph = flow.graph()
+    named = {name: graph.names.index(name) for name in ("early", "late", "step")}
+    found = {name: flow.node_settings(name, graph) for name in flow._settings}
+    assert {named["late"]} == found["retries"].keys(), "calls on objects are not tried again"
+    assert named["early"] not in found["timeout"]
+    assert 30 == found["timeout"][named["late"]] == found["timeout"][named["step"]]
+    assert set(range(len(graph.nodes))) == found["expires"].keys() == found["resources"].keys()
+    policies = [flow._policies[graph.nodes[named[name]]] for name in ("early", "late")]
+    assert ["always", "never"] == policies
+
+
+def test_all_later_nodes_can_be_logged(tmp_path: Path) -> None:
+    flow = LocalWorkflow(workflow_name="w")
+    flow.set_storage(FileStorage(tmp_path))
+    flow.log_nodes(None)
+    flow.value(number(1))
+    flow.add(number(2))
+    assert 2 == flow.run()
+    assert [] == flow.storage.list_tasks("w")
+
+
+class Watched:
+    """Notes when it is pickled."""
+
+    copied: ClassVar[list[Any]] = []
+
+    def __reduce__(self) -> Any:
+        self.copied.append(self)
+        return Watched, ()
+
+
+def test_a_value_copies_nothing_but_what_it_returns() -> None:
+    """Not the values of nodes before it, which the run keeps."""
+    copied = Watched.copied
+    copied.clear()
+
+    @workflow(version="1")
+    def make(*before: Any) -> list[Any]:
+        return [Watched()]
+
+    flow = LocalWorkflow(workflow_name="w")
+    node = make()
+    flow.value(node)
+    assert 1 == len(copied)
+    for _ in range(5):
+        node = make(node)
+        copied.clear()
+        flow.value(node)
+        assert 2 == len(copied), "for the call, and for the caller"

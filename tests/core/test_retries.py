@@ -500,3 +500,9 @@ def test_what_is_no_class_of_errors_is_named(on: Any) -> None:
     wrong = on[-1] if isinstance(on, (list, tuple)) else on
     with pytest.raises(OptionsError, match=re.escape(f"not on {wrong!r}")):
         workflow(retries=1, retry_on=on)
+
+
+@pytest.mark.parametrize("settings", [{"retry_on": OSError}, {"retry_delay": 5}])
+def test_what_only_counts_with_retries_needs_them(settings: Any) -> None:
+    with pytest.raises(OptionsError, match="needs retries="):
+        workflow(**settings)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -253,20 +252,6 @@ def test_a_result_of_another_call_is_not_waited_for(tmp_path: Path) -> None:
         local = LocalWorkflow(double(x).set_name("t"), workflow_name="w")
         local.set_storage(FileStorage(tmp_path))
         assert 2 * x == local.run(single_flight=True)
-
-
-@pytest.fixture
-def waited(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a run waits for what another is computing, which is never taken for dead."""
-    found = threading.Event()
-
-    def wait(seconds: float) -> None:
-        found.set()
-        time.sleep(seconds)
-
-    monkeypatch.setattr(job, "sleep", wait)
-    monkeypatch.setattr(lease, "LOST_AFTER", 3600)
-    return found
 
 
 def test_a_failure_passes_the_lease_on(tmp_path: Path, waited: threading.Event) -> None:

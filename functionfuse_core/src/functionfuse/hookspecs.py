@@ -222,17 +222,11 @@ def functionfuse_event(event: object) -> None:
         progress = "my_package.progress"
 
         # my_package/progress.py
-        from collections import Counter
-
         from functionfuse.hookspecs import hookimpl
-
-        done = Counter()
 
         @hookimpl
         def functionfuse_event(event):
-            if event.kind in ("reused", "finished", "failed"):
-                done[event.run] += 1
-                print(f"{done[event.run]} of {event.total}")
+            print(event.time, event.workflow, event.kind, event.node)
     """
 
 

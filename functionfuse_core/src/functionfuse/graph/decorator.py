@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from ..errors import GraphError
+from ..errors import GraphError, OptionsError
 from ..names import label_of
 from .arguments import Reference
 from .decorated import Decorated
@@ -174,6 +174,8 @@ def workflow(
             raise GraphError(f"@workflow({argument}=...) takes a list of names, not {value!r}")
     if version is not None and not isinstance(version, str):
         raise GraphError(f"@workflow(version=...) takes a string, not {version!r}")
+    if not retries and (retry_on != (Exception,) or retry_delay != 1.0):
+        raise OptionsError("@workflow(retry_on=..., retry_delay=...) needs retries=...")
     settings = Settings(
         version,
         tuple(ignore),

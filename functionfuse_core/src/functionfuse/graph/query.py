@@ -33,36 +33,37 @@ class _Workflow(Protocol):
     _plugins: dict[Node, tuple[NodePlugin, ...]]
     _policies: dict[Node, str]
     _settings: dict[str, dict[Node, Any]]
+    _standing: list[tuple[dict[Node, Any], Any]]
+
+    def _matched(self, pattern: str | None) -> list[Node]: ...
 
 
 class Query:
-    """The nodes that match a pattern; settings apply in this workflow only."""
+    """The nodes that match a pattern; settings apply in this workflow only.
 
-    def __init__(self, workflow: _Workflow, nodes: list[Node]) -> None:
+    With the pattern None, settings also apply to nodes that are added to the workflow later, unless
+    a query has set them for these.
+    """
+
+    def __init__(self, workflow: _Workflow, pattern: str | None) -> None:
         self.workflow = workflow
-        self.nodes = nodes
+        self.nodes = workflow._matched(pattern)
+        self._every = pattern is None
 
     def set_plugin(self, plugin: NodePlugin) -> Query:
         """Let `plugin` prepare each of the nodes; it replaces earlier plugins. Return self."""
-        for node in self.nodes:
-            self.workflow._plugins[node] = (plugin,)
-        return self
+        return self.set_plugins(plugin)
 
     def set_plugins(self, *plugins: NodePlugin) -> Query:
         """Let `plugins` prepare each of the nodes, in this order; return self."""
-        for node in self.nodes:
-            self.workflow._plugins[node] = plugins
-        return self
+        return self._set(self.workflow._plugins, plugins)
 
     def set_reuse(self, policy: str) -> Query:
         """Set a policy of reuse for the nodes, instead of the workflow's; return self.
 
         See `BaseWorkflow.set_reuse`.
         """
-        check_policy(policy)
-        for node in self.nodes:
-            self.workflow._policies[node] = policy
-        return self
+        return self._set(self.workflow._policies, check_policy(policy))
 
     def set_retries(
         self,
@@ -93,7 +94,7 @@ class Query:
                 raise OptionsError(
                     f"{node!r} can't be tried again: a call that fails may have changed its object"
                 )
-        return self._set("retries", retries)
+        return self._set(self.workflow._settings["retries"], retries)
 
     def set_timeout(self, time: float | timedelta | None) -> Query:
         """Let each attempt of a node fail after this time; return self.
@@ -109,7 +110,10 @@ class Query:
         Raises:
             OptionsError: it is no time above 0.
         """
-        return self._set("timeout", None if time is None else check_seconds(time, "a timeout"))
+        return self._set(
+            self.workflow._settings["timeout"],
+            None if time is None else check_seconds(time, "a timeout"),
+        )
 
     def set_expires(self, age: float | timedelta | None) -> Query:
         """Compute the nodes again when their stored results are older than this; return self.
@@ -125,7 +129,10 @@ class Query:
         Raises:
             OptionsError: it is no time above 0.
         """
-        return self._set("expires", None if age is None else check_seconds(age, "an age"))
+        return self._set(
+            self.workflow._settings["expires"],
+            None if age is None else check_seconds(age, "an age"),
+        )
 
     def set_resources(self, **amounts: float) -> Query:
         """Tell the resources that each of the nodes needs while it runs; return self.
@@ -136,8 +143,13 @@ class Query:
         Raises:
             OptionsError: an amount is no number above 0.
         """
-        return self._set("resources", check_amounts(amounts, "set_resources", least=1e-6) or None)
+        return self._set(
+            self.workflow._settings["resources"],
+            check_amounts(amounts, "set_resources", least=1e-6) or None,
+        )
 
-    def _set(self, name: str, value: object) -> Query:
-        self.workflow._settings[name].update(dict.fromkeys(self.nodes, value))
+    def _set(self, target: dict[Node, Any], value: object) -> Query:
+        target.update(dict.fromkeys(self.nodes, value))
+        if self._every:
+            self.workflow._standing.append((target, value))
         return self

@@ -121,6 +121,7 @@ class BaseWorkflow:
         self._policies: dict[Node, str] = {}
         names = ("retries", "timeout", "expires", "resources")
         self._settings: dict[str, dict[Node, Any]] = {name: {} for name in names}
+        self._standing: list[tuple[dict[Node, Any], Any]] = []  # also for nodes that are added
 
     def add(self, *nodes: object) -> None:
         """Add nodes, as if the workflow had been made with them; see there for the errors."""
@@ -156,6 +157,9 @@ class BaseWorkflow:
         return found
 
     def _graph_of(self, nodes: list[Node], left_out: int) -> Graph:
+        for target, value in reversed(self._standing):
+            for node in nodes:
+                target.setdefault(node, value)
         names = _names(nodes, self.workflow_name, self._named)
         positions = dict(zip(nodes, itertools.count(), strict=False))
         return Graph(nodes, names, positions, left_out)
@@ -191,10 +195,13 @@ class BaseWorkflow:
     def query(self, pattern: str | None = None) -> Query:
         """Return the nodes whose whole name matches a regular expression, for settings.
 
+        Args:
+            pattern: None matches all, also those that are added later.
+
         Raises:
             NoMatchError: no name matches.
         """
-        return Query(self, self._matched(pattern))
+        return Query(self, pattern)
 
     def set_reuse(
         self, policy: str, *, own: Iterable[str] = (), packages: Iterable[str] = ()
@@ -243,19 +250,22 @@ class BaseWorkflow:
         Args:
             name: "retries", "timeout", "expires" or "resources".
         """
-        found = {}
-        if any(getattr(called.settings, name, None) for called in graph.called):
-            for index, node in enumerate(graph.nodes):
-                if value := getattr(node.settings, name, None):
-                    found[index] = value
+        found: dict[int, Any] = {}
+        for called in graph.called:
+            if value := getattr(called.settings, name, None):
+                nodes = enumerate(graph.nodes)
+                found |= {index: value for index, node in nodes if node.called is called}
         for node, value in self._settings[name].items():
             index = graph.positions.get(node, -1)
             found.pop(index, None)
-            if value is not None and index >= 0:
+            # A setting of all nodes can reach calls on objects, which are never tried again.
+            if value is not None and index >= 0 and (name != "retries" or type(node) is Call):
                 found[index] = value
         return found
 
     def _matched(self, pattern: str | None) -> list[Node]:
+        if pattern is None and not (self.leaves or self._asked):
+            return []
         nodes = self.find_nodes(pattern)
         if not nodes:
             raise NoMatchError(

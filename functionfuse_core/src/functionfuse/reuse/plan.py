@@ -23,16 +23,13 @@ from ..graph.nodes import ConstructorCall, Node
 from ..graph.settings import ALWAYS, NEVER, UNCHANGED
 from ..graph.workflow import Graph
 from .calls import Calls
+from .demand import COMPUTE, MAYBE, REUSE, Demand
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
 from .results import Ages, Done, Earlier, Header, Held, Info, Results, Stored, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
-
-REUSE = "reuse"
-COMPUTE = "compute"
-MAYBE = "maybe"
 
 
 class Decisions:
@@ -45,7 +42,7 @@ class Decisions:
         infos: for each node its latest stored result.
         earlier: finds earlier results; None if none are kept.
         done: nodes that the run has computed or reused already, by index.
-        at_hand: indexes of the calls after which the run still has their object.
+        at_hand: see `Demand`.
 
     Attributes:
         verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
@@ -54,6 +51,7 @@ class Decisions:
         changed: by index of a node: the variable, argument or plugin that changed during the run.
         restored: indexes of the nodes whose earlier results are reused.
         ages: tells which stored results are too old.
+        demand: tells which nodes must be computed.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class Decisions:
         self.infos = list(infos)
         self.earlier = earlier
         self._done = done
-        self._at_hand = at_hand
         self.restored: set[int] = set()
         self._awaited: dict[int, Sequence[int]] = {}  # by index of a MAYBE: parents to compute
         self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
@@ -96,6 +93,14 @@ class Decisions:
         self.changed: dict[int, str] = {}
         self._tainted: set[int] = set()  # indexes of nodes computed from these
         self._results = Results(identities, self.infos)
+        self.demand = Demand(
+            graph,
+            self.verdicts,
+            self.reasons,
+            before=self._before,
+            awaited=self._awaited,
+            at_hand=at_hand,
+        )
         self._judge_all()
 
     def _judge_all(self) -> None:
@@ -117,34 +122,6 @@ class Decisions:
             call = self._calls.now(index)
             if call is not None and call.hex() != getattr(self.infos[index], "call", ""):
                 yield self.graph.names[index], call.hex()
-
-    def needed(self, targets: Sequence[int]) -> list[int]:
-        """Return the indexes of the nodes to compute or judge again for the targets, sorted."""
-        found = {index for index in targets if self.verdicts[index] != REUSE}
-        stack = list(found)
-        while stack:
-            index = stack.pop()
-            maybe = self.verdicts[index] == MAYBE
-            for parent in self._awaited[index] if maybe else self._missing(index):
-                if parent not in found:
-                    found.add(parent)
-                    stack.append(parent)
-        for index in found:
-            if self.verdicts[index] == REUSE:
-                self.reasons[index] = "replayed for a later call on its object"
-        return sorted(found)
-
-    def possible(self, planned: Collection[int]) -> dict[int, str]:
-        """Return the nodes that are computed only if a planned MAYBE node is, with the reasons."""
-        found: dict[int, str] = {}
-        stack = [(index, self.reasons[index]) for index in planned if self.verdicts[index] == MAYBE]
-        while stack:
-            index, reason = stack.pop()
-            for parent in self._missing(index):
-                if parent not in planned and parent not in found:
-                    found[parent] = reason
-                    stack.append((parent, reason))
-        return found
 
     def judge(self, index: int) -> str:
         """Decide on a node from its parents' current digests; store and return the verdict."""
@@ -402,15 +379,6 @@ class Decisions:
             return now.hex() == call
         recipe_now = recipes[index]
         return recipe_now is not None and recipe_now.hex() == recipe
-
-    def _missing(self, index: int) -> Sequence[int]:
-        """Return the parents that must be computed before a node can be computed."""
-        verdicts, before = self.verdicts, self._before.get(index)
-        parents = self.graph.parents[index]
-        if REUSE not in map(verdicts.__getitem__, parents):
-            return parents
-        again = None if before in self._at_hand else before
-        return [parent for parent in parents if parent == again or verdicts[parent] != REUSE]
 
     def _difference(self, index: int, recorded: Mapping[str, Any]) -> str:
         """Return the first difference from the recorded fingerprint, as text."""

@@ -223,7 +223,7 @@ class RunEvents:
     def plan(self) -> Report:
         """Return the plan: the action for each node."""
         if self.decisions:
-            self.possible = self.decisions.possible(frozenset(self.wanted))
+            self.possible = self.decisions.demand.possible(frozenset(self.wanted))
         return Report(self.workflow_name, lambda: self._each(self._planned), self._notes)
 
     def report(self) -> Report:

@@ -20,7 +20,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from ..graph.arguments import resolve
-from ..graph.nodes import Call, MethodCall, Node, Pick
+from ..graph.nodes import Call, ConstructorCall, MethodCall, Node, Pick
 from ..graph.workflow import Graph
 from ..serializers.portable import dumps
 
@@ -140,10 +140,7 @@ class Values:
         self._masters.clear()
 
     def arguments(
-        self,
-        index: int,
-        node: Node,
-        fresh: bool,  # called for each node
+        self, index: int, node: Node, *, fresh: bool
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments of a call; if values are copied, no other call shares them.
 
@@ -178,9 +175,16 @@ class Values:
         for parent in self._took.pop(index, ()):
             self._takers[parent] -= 1
 
-    def add_of_method(self, index: int, value: Any) -> None:
-        """Add the result of a method: a copy, as the object may hold the value and change it."""
-        if self._again is not None and not is_shared(value):
+    def add(self, index: int, node: Node, value: Any) -> None:
+        """Add a node's value, or the backend's handle of it.
+
+        The result of a method is copied, because the object may hold it and change it. The result
+        of a constructor is None, and is not held.
+        """
+        if type(node) is ConstructorCall:
+            self.held.pop(index, None)
+            return
+        if type(node) is MethodCall and self._again is not None and not is_shared(value):
             value = self.copy(index, value)
             self._masters.pop(index, None)
         self.held[index] = value

@@ -21,6 +21,7 @@ from .contract import Backend
 from .events import RunEvents
 from .job import Job, Outcome
 from .jobs import JobMaker
+from .objects import Objects
 from .order import Resources
 from .owning import Values, is_shared
 from .past import Past
@@ -92,11 +93,9 @@ class Run:
         if self._grows:  # what isn't stored is kept
             needed |= unsaved if self._results else set(range(len(graph.nodes)))
         self._values = Values(graph, needed, stored, again)
-        if past.values:
-            held = {
-                positions[node]: value for node, value in past.values.items() if node in positions
-            }
-            self._values.held |= {index: held[index] for index in held.keys() & self._done.keys()}
+        for node, value in past.values.items():
+            if positions.get(node) in self._done:
+                self._values.held[positions[node]] = value
         self._jobs = JobMaker(
             workflow,
             graph,
@@ -122,8 +121,7 @@ class Run:
             events=self._events,
             keep_going=keep_going,
             resources=None if resources is None else self._resources,
-            past=past,
-            grows=self._grows,
+            objects=Objects(past.objects, keeps=backend.keeps, grows=self._grows),
         )
 
     def plan(self) -> Report:
@@ -181,7 +179,8 @@ class Run:
         """
         if self._resources:
             self._resources.check(indexes)
-        timed = [index for index in indexes if index in self._jobs.timeouts]
+        timeouts = self._jobs.timeouts
+        timed = [index for index in indexes if index in timeouts] if timeouts else ()
         if not timed:
             return
         job = Job(len(self._graph.nodes), "the check of timeouts", check_interruptible, (), {})
@@ -227,9 +226,10 @@ class Run:
             )
             self._scheduler.work()
         if self._grows and here is held:  # later nodes get the value as it is now
-            here = {
-                n: here[n] if is_shared(here[n]) else self._values.copy(n, here[n]) for n in here
-            }
+            [index] = self._returned
+            read_again = self._stored[index] and self._results and self._results.headers
+            if not (is_shared(held[index]) or read_again):
+                here = {index: self._values.copy(index, held[index])}
         return [
             here[index] if pick is None else pick.of(here[index])
             for index, (_, pick) in zip(self._returned, self._leaves, strict=False)
@@ -259,7 +259,8 @@ class Run:
         if self._results is None or self._results.headers is None:
             identities.check(graph.nodes)  # `Decisions` checks all nodes itself
         if self._results is None:
-            return [index for index in range(len(graph.nodes)) if index not in self._done]
+            every = range(len(graph.nodes))
+            return [index for index in every if index not in self._done] if self._done else every
         # The result of a constructor is None, so there is no reason to make the object for it.
         returned = [index for index in self._returned if not self._is_constructor(index)]
         targets = [*graph.last(), *returned, *self._results.unsaved]
@@ -269,7 +270,7 @@ class Run:
                 *given, done=self._done, at_hand=self._past.at_hand(graph)
             )
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
-            return decisions.needed(targets)
+            return decisions.demand.needed(targets)
         # A storage without headers: read only the results that are needed, and keep their values.
         policies = list(map(workflow._policies.get, graph.nodes, repeat(workflow._policy)))
         aging = self._aging(policies)

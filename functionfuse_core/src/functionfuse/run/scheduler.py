@@ -32,7 +32,6 @@ from .jobs import JobMaker
 from .objects import STATEFUL, Objects
 from .order import RUNNING, SETTLED, STOPPED, SUBMITTED, WAITING, Order, Resources
 from .owning import Values
-from .past import Past
 from .resultstore import OF_NO_USE
 from .stored import StoredResults
 
@@ -46,8 +45,7 @@ class Scheduler:
         backend: runs the jobs.
         keep_going: whether nodes that don't follow a failed one are computed.
         resources: how much there is of the resources that nodes need; None: any amount.
-        past: has the objects of earlier calls.
-        grows: whether nodes will be added to the graph, so that objects are kept.
+        objects: of earlier calls.
 
     Attributes:
         decisions: set when the run is planned; None without a storage that returns headers.
@@ -64,8 +62,7 @@ class Scheduler:
         events: RunEvents,
         keep_going: bool,
         resources: Resources | None,
-        past: Past,
-        grows: bool,
+        objects: Objects,
     ) -> None:
         self.graph = graph
         self.backend = backend
@@ -87,7 +84,7 @@ class Scheduler:
         self.unseen: dict[int, Iterator[int]] = {}  # by key of such an error: parents to look at
         self.loads: dict[int, list[int]] = {}  # by a node that is loaded: those that wait for it
         self.to_load: deque[int] = deque()  # of these, the nodes whose loads are not submitted
-        self.objects = Objects(past.objects, keeps=backend.keeps, grows=grows)
+        self.objects = objects
 
     def clear(self) -> None:
         """Release all values and objects."""
@@ -291,22 +288,12 @@ class Scheduler:
             self.jobs.warn(index, outcome.changed)
         self.events.finish(index, outcome.seconds, size)
         if self.decisions and self.decisions.digests[index] is None:
-            digest = getattr(saved, "digest", None)
-            if digest is not None:
-                self.decisions.settle(index, bytes.fromhex(digest), saved)
-            else:
-                constructs = type(node) is ConstructorCall
-                self.decisions.settle(index, None if constructs else outcome.digest)
+            stored = saved if hasattr(saved, "digest") else None
+            constructs = type(node) is ConstructorCall
+            self.decisions.settle(index, None if constructs else outcome.digest, stored)
         # A node may need a value that none needed when the job began: load or compute it then.
         if outcome.returned and not replayed and (values.users[index] or index in values.needed):
-            if type(node) is ConstructorCall:
-                values.held.pop(index, None)  # its result is None: see `read`
-            elif self.backend.keeps:
-                values.held[index] = handle
-            elif type(node) is MethodCall:
-                values.add_of_method(index, outcome.value)
-            else:
-                values.held[index] = outcome.value
+            values.add(index, node, handle if self.backend.keeps else outcome.value)
         if type(node) in STATEFUL:
             self.objects.take_back(index, node, handle, outcome)
         self.order.settle(index)

@@ -87,13 +87,12 @@ class StoredResults:
             settings: has the policies of reuse, and the ages at which results expire.
             done, at_hand: see `Decisions`.
         """
-        names = list(self._names)
+        names = self._names
         if done:
             names = [name for index, name in enumerate(names) if index not in done]
         infos = headers.task_infos(self._workflow_name, names)
         if done:
-            found = iter(infos)
-            nodes = range(len(self._names))
+            nodes, found = range(len(self._names)), infos
             infos = iter([done[n].stored if n in done else next(found) for n in nodes])
         decisions = self.decisions = Decisions(
             graph,

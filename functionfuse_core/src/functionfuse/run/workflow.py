@@ -32,7 +32,7 @@ class ComputingWorkflow(BaseWorkflow):
         self.report: Report | None = None
         self.listeners: list[Listener] = []
         self.options: dict[Node, Any] = {}
-        self._logged: set[Node] = set()
+        self._logged: dict[Node, bool] = {}
         self._past: Past | None = None
 
     def set_storage(self, storage: MinimalStorage | None) -> None:
@@ -65,4 +65,4 @@ class ComputingWorkflow(BaseWorkflow):
         Raises:
             NoMatchError: no name matches.
         """
-        self._logged.update(self._matched(pattern))
+        self.query(pattern)._set(self._logged, True)

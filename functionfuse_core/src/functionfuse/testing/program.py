@@ -18,6 +18,7 @@ from ..storage.blobstore import BlobInfo, BlobStore, Buffer
 __all__ = ["FullStore", "Program", "Shelf", "Variable"]
 
 SOURCE = '''
+import contextlib
 import os
 import random
 import time
@@ -99,10 +100,8 @@ def flaky(values, more, times):
 @workflow
 def nap(seconds):
     note("nap")
-    try:
+    with contextlib.suppress(Exception):
         time.sleep(seconds)
-    except Exception:
-        pass
     note("overslept")
     return seconds
 

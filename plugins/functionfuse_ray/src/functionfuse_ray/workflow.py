@@ -80,7 +80,7 @@ class RayWorkflow(ComputingWorkflow):
         Raises:
             NoMatchError: no name matches.
         """
-        return RayQuery(self, self._matched(pattern))
+        return RayQuery(self, pattern)
 
     def plan(self) -> Report:
         """Return the action of a run for each node, and the reason. Runs nothing, loads no values.

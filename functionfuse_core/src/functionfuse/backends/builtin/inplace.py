@@ -172,6 +172,7 @@ class OnExecutor:
         wait([future for _, future in self._jobs.values()])
         if not self._handed:
             ends.unlink(missing_ok=True)
+            atexit.unregister(ends.unlink)
         lost = [key for key, (_, future) in self._jobs.items() if _is_lost(future)]
         for key in lost:
             del self._jobs[key]
@@ -189,7 +190,8 @@ class OnExecutor:
         Executors of processes say that a job is running when it is in the queue of the workers. In
         truth no more jobs run than there are workers: those of Python and loky have this attribute.
         """
-        return len(self._running) < getattr(self._executor, "_max_workers", sys.maxsize)
+        workers = getattr(self._executor, "_max_workers", None) or sys.maxsize
+        return len(self._running) < workers
 
     def _begun(self) -> list[Started]:
         """Return the jobs that have begun; executors begin them in the order of submission."""

@@ -175,8 +175,8 @@ class Values:
         for parent in self._took.pop(index, ()):
             self._takers[parent] -= 1
 
-    def add(self, index: int, node: Node, value: Any) -> None:
-        """Add a node's value, or the backend's handle of it.
+    def add_of_object(self, index: int, node: Node, value: Any) -> None:
+        """Add the value of a call on an object, or the backend's handle of it.
 
         The result of a method is copied, because the object may hold it and change it. The result
         of a constructor is None, and is not held.
@@ -184,7 +184,7 @@ class Values:
         if type(node) is ConstructorCall:
             self.held.pop(index, None)
             return
-        if type(node) is MethodCall and self._again is not None and not is_shared(value):
+        if self._again is not None and not is_shared(value):
             value = self.copy(index, value)
             self._masters.pop(index, None)
         self.held[index] = value

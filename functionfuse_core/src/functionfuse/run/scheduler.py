@@ -215,8 +215,6 @@ class Scheduler:
         self.add(sorted(set(lacking)))
         return bool(lacking or self.order.blockers[index])
 
-    # Take over what the backend tells.
-
     def _take_all(self, timeout: float | None) -> None:
         """Wait for news, and take it over. After an error, the rest is in `came`."""
         news, came = self.backend.wait(timeout), self.came
@@ -293,7 +291,11 @@ class Scheduler:
             self.decisions.settle(index, None if constructs else outcome.digest, stored)
         # A node may need a value that none needed when the job began: load or compute it then.
         if outcome.returned and not replayed and (values.users[index] or index in values.needed):
-            values.add(index, node, handle if self.backend.keeps else outcome.value)
+            value = handle if self.backend.keeps else outcome.value
+            if type(node) in STATEFUL:
+                values.add_of_object(index, node, value)
+            else:
+                values.held[index] = value
         if type(node) in STATEFUL:
             self.objects.take_back(index, node, handle, outcome)
         self.order.settle(index)
@@ -342,8 +344,6 @@ class Scheduler:
             if type(node) in STATEFUL:
                 self.objects.end_call(stopped, node, failed=stopped == index)
             self.came += self.early.pop(stopped, ())
-
-    # Stored results that computed nodes need.
 
     def read(self, index: int, into: dict[int, Any]) -> bool:
         """Read a node's value in this process; return whether it is in `into`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -326,6 +326,31 @@ def test_side_data_that_is_removed_while_its_result_is_copied(what: str, where: 
     assert [] == problems(on(store))
     for number in (1, 2):
         run(number)
+
+
+def test_a_result_that_is_set_aside_while_its_workflow_is_removed() -> None:
+    """It was not listed for removal, so it keeps its side data."""
+
+    class Late(MemoryStore):
+        meanwhile: Callable[[], object] | None = None
+
+        def delete(self, keys: Iterable[str]) -> None:
+            if action := self.meanwhile:
+                self.meanwhile = None
+                action()
+            super().delete(keys)
+
+    store = Late()
+    for number in (1, 2):
+        chain(on(store), number, until=3).run()
+    store.meanwhile = lambda: chain(on(store), 3, until=3).run()
+    on(store).remove_workflow("w")
+    assert [] == problems(on(store))
+    flow = chain(on(store), 2, until=3)
+    kept: Any = flow.run()
+    assert results(2)[2] == kept.data
+    for info in on(store).earlier("w", "kept"):
+        assert results(2)[2] == on(store).read_task("w", "kept", call=info.call).data
 
 
 def test_one_that_is_damaged_is_replaced(storage: Storage) -> None:

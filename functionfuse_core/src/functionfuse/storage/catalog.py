@@ -33,6 +33,7 @@ __all__ = [
     "own_info",
     "refuse_other",
     "segments",
+    "side_data_in",
     "task_of",
     "tasks",
     "workflows",
@@ -219,10 +220,21 @@ def everything(store: BlobStore, folder: str) -> tuple[list[str], list[str]]:
     if not side_data:
         return results, sorted(other)
     before = store.now() - ABANDONED_AFTER
-    headers = headers_of(store, results).values()
-    used = {key: None for header in headers for key in beside(store, folder, header)}
+    used = dict.fromkeys(_side_data_of(store, folder, results))
     abandoned = [blob.key for blob in side_data if blob.modified < before]
     return results, [*used, *abandoned, *sorted(other)]
+
+
+def side_data_in(store: BlobStore, folder: str) -> list[str]:
+    """Return the keys of the side data that a workflow's results refer to, also earlier ones."""
+    blobs = store.list(folder)
+    results = [blob.key for blob in blobs if is_result(blob.key) or is_earlier(blob.key)]
+    return _side_data_of(store, folder, results)
+
+
+def _side_data_of(store: BlobStore, folder: str, results: Sequence[str]) -> list[str]:
+    headers = headers_of(store, results).values()
+    return [key for header in headers for key in beside(store, folder, header)]
 
 
 def is_result(key: str) -> bool:

@@ -29,6 +29,7 @@ from .catalog import (
     infos_of_tasks,
     is_result,
     own_info,
+    side_data_in,
     task_of,
     tasks,
     workflows,
@@ -175,7 +176,9 @@ class Inventory:
         names = [task_of(self.store, key) for key in latest]
         self.store.delete(results)
         self._call_removed_hooks(workflow_name, names)
-        self.store.delete([*others, folder])
+        # A run may have set a result aside meanwhile, or stored another: these keep their side data.
+        kept = set(side_data_in(self.store, folder)) if others else ()
+        self.store.delete([*(key for key in others if key not in kept), folder])
 
     def prune(
         self,

@@ -26,6 +26,7 @@ __all__ = [
     "MAGIC",
     "SIGNATURE_AT",
     "START",
+    "UNSIGNED",
     "VERSION",
     "SideData",
     "TaskInfo",

@@ -176,7 +176,7 @@ class Inventory:
         names = [task_of(self.store, key) for key in latest]
         self.store.delete(results)
         self._call_removed_hooks(workflow_name, names)
-        # A run may have set a result aside meanwhile, or stored another: these keep their side data.
+        # What a run has stored or set aside meanwhile keeps its side data.
         kept = set(side_data_in(self.store, folder)) if others else ()
         self.store.delete([*(key for key in others if key not in kept), folder])
 

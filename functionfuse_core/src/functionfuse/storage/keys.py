@@ -24,6 +24,7 @@ __all__ = [
     "LEASES",
     "LONGEST",
     "NEWER",
+    "RUNS",
     "SIDE_DATA",
     "earlier_key",
     "earlier_name",
@@ -42,6 +43,7 @@ SIDE_DATA = ".data/"
 DAMAGED = ".damaged/"
 LEASES = ".lease/"
 EARLIER = ".earlier/"
+RUNS = ".runs/"
 
 # A blob in a workflow's folder that is no result: see `earlier.refuse_older_gc`. No name has this
 # segment, because letters are never percent-encoded.

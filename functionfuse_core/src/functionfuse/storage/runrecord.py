@@ -1,0 +1,148 @@
+"""The record of one run as bytes: prefix, digest, signature, and two JSON objects.
+
+The bytes are specified in `docs/format.md`. The prefix is that of a result file, with another
+magic. The first object tells about the run, the second one about its nodes, in columns: many runs
+are read for the first alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from ..errors import DamagedResultError, NewerFormatError, UntrustedResultError
+from .blobstore import Buffer
+from .header import DIGEST_AT, HEADER_AT, SIGNATURE_AT, START, UNSIGNED, signature_of
+
+__all__ = ["RecordedNode", "decoded", "encoded", "nodes_of"]
+
+MAGIC = b"\x93FRUN\r\n\x1a"
+VERSION = 1
+_COMPRESSED_FROM = 4096  # bytes; below, compressing takes longer than it saves
+_LARGEST = 1 << 30  # bytes, unpacked; a million nodes have less
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_ZLIB = b"x"  # the first byte of a compressed body; JSON begins with "{"
+
+
+class RecordedNode(NamedTuple):
+    """What a run did with one node.
+
+    Attributes:
+        name: the node's name.
+        action: "computed", "reused", "not needed", "failed" or "not run"; see `NodeRecord`.
+        reason: why, as text.
+        seconds: how long its function ran in this run; 0 if it didn't.
+        begun: when the function began, in seconds since 1970, on the worker's clock; 0 if it
+            didn't, or the backend doesn't tell.
+        worker: the process, and the thread, in which it ran; "" if that is unknown.
+        bytes: size of the stored result; 0 if nothing is stored.
+        call: the digest of its call: code and inputs; "" if it is unknown.
+        digest: the digest of its stored result; "" if nothing is stored.
+        value: equal for equal values in every process; "" if it is unknown.
+        attempts: how often the function was called.
+        parents: names of the nodes whose results it takes, or whose object it changes.
+        arguments: by name of the parameter. A number, bool, None or short text is itself. A node is
+            `{"node": name}`. Others are `{"type": name, "digest": hexadecimal digits}`, with the
+            digest "" if they have none. Those in `ignore` are left out.
+        function: module and qualified name of the function.
+        code: the digest of the code; "" if it is unknown.
+        plugins: type and digest of each node plugin that results depend on.
+    """
+
+    name: str
+    action: str
+    reason: str = ""
+    seconds: float = 0.0
+    begun: float = 0.0
+    worker: str = ""
+    bytes: int = 0
+    call: str = ""
+    digest: str = ""
+    value: str = ""
+    attempts: int = 0
+    parents: Sequence[str] = ()
+    arguments: Mapping[str, Any] = {}  # noqa: RUF012  # never changed
+    function: str = ""
+    code: str = ""
+    plugins: Sequence[Sequence[str]] = ()
+
+
+def encoded(
+    head: Mapping[str, Any], nodes: Mapping[str, Sequence[Any]], key: bytes | None
+) -> bytes:
+    """Return the bytes of a record.
+
+    Args:
+        head: the fields about the run.
+        nodes: columns: for each field of `RecordedNode` the values of all nodes. Missing fields
+            have their defaults.
+        key: signs the record.
+    """
+    body = f"{_encode(head)}\n{_encode(nodes)}\n".encode("ascii")
+    if len(body) >= _COMPRESSED_FROM:
+        body = zlib.compress(body, 1)
+    start = START.pack(MAGIC, VERSION, len(body))
+    signature = UNSIGNED if key is None else signature_of(key, start, body)
+    return start + xxh3_128_digest(start + signature + body) + signature + body
+
+
+def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:
+    """Return the fields about the run, and the second JSON object, for `nodes_of`.
+
+    Raises:
+        DamagedResultError: this is no record, it was changed, or it is not as specified.
+        NewerFormatError: a later version of Function Fuse wrote it.
+        UntrustedResultError: it isn't signed with the key.
+    """
+    data = bytes(data)
+    start, body = data[:DIGEST_AT], data[HEADER_AT:]
+    try:
+        magic, version, length = START.unpack(start)
+    except struct.error:
+        magic, version, length = b"", 0, 0
+    if magic != MAGIC:
+        raise DamagedResultError("it is no record of a run")
+    if version > VERSION:
+        raise NewerFormatError(f"it has format version {version}: upgrade functionfuse-core")
+    digest, signature = data[DIGEST_AT:SIGNATURE_AT], data[SIGNATURE_AT:HEADER_AT]
+    if len(body) != length or xxh3_128_digest(start + signature + body) != digest:
+        raise DamagedResultError("the record is not what was written")
+    if key is not None and not hmac.compare_digest(signature, signature_of(key, start, body)):
+        raise UntrustedResultError("it is not signed with the storage's key")
+    try:
+        if body[:1] == _ZLIB:
+            body = zlib.decompressobj().decompress(body, _LARGEST)
+        first, _, second = body.partition(b"\n")
+        head = json.loads(first)
+        if not isinstance(head, dict):
+            raise TypeError("the first line is no object")
+    except (RecursionError, TypeError, ValueError, zlib.error) as error:
+        raise DamagedResultError(f"the record is not as specified: {error}") from error
+    return head, second
+
+
+def nodes_of(second: bytes) -> list[RecordedNode]:
+    """Return the nodes of a record, in the order of the run, parents first.
+
+    Args:
+        second: as from `decoded`.
+
+    Raises:
+        DamagedResultError: it is not as specified.
+    """
+    try:
+        columns = json.loads(second)
+        names = columns["name"]
+        given = [
+            columns.get(field, [RecordedNode._field_defaults.get(field)] * len(names))
+            for field in RecordedNode._fields
+        ]
+        return [RecordedNode(*row) for row in zip(*given, strict=True)]
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedResultError(f"the nodes are not as specified: {error}") from error

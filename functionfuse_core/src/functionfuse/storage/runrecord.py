@@ -67,7 +67,7 @@ class RecordedNode(NamedTuple):
     value: str = ""
     attempts: int = 0
     parents: Sequence[str] = ()
-    arguments: Mapping[str, Any] = {}  # noqa: RUF012  # never changed
+    arguments: Mapping[str, Any] = {}  # never changed
     function: str = ""
     code: str = ""
     plugins: Sequence[Sequence[str]] = ()

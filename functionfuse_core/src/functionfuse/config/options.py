@@ -112,6 +112,13 @@ class StorageOptions(BaseModel):
             " as before finds its results again: {'bytes': '10 GiB', 'days': 30}; False: none."
         ),
     )
+    run_records: bool = Field(
+        default=True,
+        description=(
+            "Whether each run leaves a record: who ran it, when, on which arguments, and what each"
+            " node did. The newest 1,000 of a workflow are kept, up to 64 MB."
+        ),
+    )
 
 
 def check_options(

@@ -24,7 +24,7 @@ class Head(NamedTuple):
         names: the parameters that take arguments by position.
         keywords: the parameters that take arguments by keyword.
         ignored: the parameters that don't count.
-        seen: the first look at the function's code.
+        seen: the first look at the function's code; None if it can't be told.
         own: the packages that belong to the project.
         parts: the parts of `Identities.parts` that the arguments don't change.
         orders: the known results of `order_of`, by shape.

@@ -23,10 +23,9 @@ from ..graph.nodes import Call, MethodCall, Node
 from ..names import label_of
 from ..serializers.script import module_name
 from .arguments import Head, check_ignored, check_packages, order_of, parameters_of
-from .bytecode import IMPORTED
 from .literals import LITERALS, shown, tagged
 from .project import defined_in, meant, top_level, version_of
-from .seen import Seen, Subject, forget
+from .seen import Seen, Subject, forget, look_at, named_code
 from .values import Writer
 from .workers import Expected
 
@@ -110,12 +109,56 @@ class Identities:
             text = shown(value) if type(value) in LITERALS else ""
             arguments[name] = [text, xxh3_128_digest(stream)[:8].hex()]
         parts = {**head.parts, "packages": packages, "arguments": arguments}
-        if plugins := self._plugins and self._of_plugins(node):
-            parts["plugins"] = [
-                [type(plugin).__name__, xxh3_128_digest(stream)[:8].hex()]
-                for plugin, stream in plugins
-            ]
+        if self._plugins and (plugins := self.plugins(node)):
+            parts["plugins"] = plugins
         return parts
+
+    def function(self, node: Node) -> tuple[str, str]:
+        """Return the name of the function that is called, and the digest of its code or ""."""
+        try:
+            parts = self._head(node).parts
+        except FingerprintError as error:
+            forget(error)
+            return self._called(node)[1], ""
+        return parts["function"], parts["code"]
+
+    def arguments(self, node: Node) -> tuple[Sequence[Any], list[tuple[str, int]]]:
+        """Return all arguments, and the names and positions of those that count, in order.
+
+        The code of the function need not have a digest.
+        """
+        try:
+            head = self._head(node)
+        except FingerprintError as error:
+            forget(error)
+            names, keywords, _ = parameters_of(self._called(node)[0], node)
+            nothing: Any = None
+            ignored = frozenset(node.called.settings.ignore)
+            head = Head(b"", names, keywords, ignored, nothing, frozenset(), {}, {})
+        values: tuple[Any, ...] = node.args
+        shape: object = len(values)
+        if node.kwargs:
+            values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
+        return values, head.orders.get(shape) or order_of(node, head, shape)
+
+    def argument_digest(self, node: Node, index: int, value: Any) -> str:
+        """Return the digest of an argument, as it is in `parts`; "" if it has none.
+
+        Args:
+            index: its place in the order from `arguments`.
+        """
+        literal = LITERALS.get(type(value))
+        stream = literal(value) if literal else self._given.get(node, {}).get(index)
+        return xxh3_128_digest(stream)[:8].hex() if stream else ""
+
+    def plugins(self, node: Node) -> list[list[str]]:
+        """Return type and digest of each plugin that counts; none if one of them has no digest."""
+        try:
+            found = self._of_plugins(node) if self._plugins else []
+        except FingerprintError as error:
+            forget(error)
+            return []
+        return [[type(plugin).__name__, xxh3_128_digest(part)[:8].hex()] for plugin, part in found]
 
     def changed(self, node: Node) -> str:
         """Return the first input of a node that changed since the run began; "" for none.
@@ -158,12 +201,12 @@ class Identities:
         key = (*names, by_value)
         found = self._held.get(key)
         if found is None:
-            found = self._held[key] = self._look_at(names, by_value)
+            found = self._held[key] = look_at(names, self._own, by_value=by_value)
         return found
 
     def held_changed(self, names: Collection[str], by_value: bool) -> str:
         """Return the first part of `held` that changed since the first look; "" for none."""
-        again = partial(self._look_at, names, by_value)
+        again = partial(look_at, names, self._own, by_value=by_value)
         return self.held(names, by_value).changed(again)
 
     def expected(
@@ -180,7 +223,7 @@ class Identities:
         found = self._direct.get(node, {}).copy()
         try:
             for names, by_value in held:
-                things = [_found(name, by_value=by_value) for name in names]
+                things = [named_code(name, by_value=by_value) for name in names]
                 found.update((id(thing), thing) for thing in things if thing is not None)
             key: object = self._keys.get(node, node.called)
             if key not in self._expected:
@@ -194,15 +237,6 @@ class Identities:
             forget(error)
             return []  # it has no fingerprint anyway
         return [self._expected[key], *([self._expected[ids]] if ids else [])]
-
-    def _look_at(self, names: Collection[str], by_value: bool) -> Seen:
-        found = tuple(_found(name, by_value=by_value) for name in names)
-        own = self._own | {top_level(name.partition(":")[0]) for name in names}
-        try:
-            return Subject(own=own).look(found)
-        except FingerprintError as error:
-            paths = ", ".join(repr(name.partition(":")[2] or name) for name in names)
-            raise FingerprintError(f"{paths}: {error}") from error
 
     def check(self, nodes: Iterable[Node]) -> None:
         """Raise OptionsError if a name in `packages` or `ignore` of the nodes doesn't exist."""
@@ -252,12 +286,16 @@ class Identities:
             head = self._heads[key] = self._new_head(node)
         return head
 
-    def _new_head(self, node: Node) -> Head:
-        seen, called, label = self._code(node), node.function, node.label
+    def _called(self, node: Node) -> tuple[Any, str]:
+        """Return the function, class or method that is called, and its full name."""
+        called, label = node.function, node.label
         if node in self._replaced:
             called = self._replaced[node]
             label = label_of(called)
-        name = f"{module_name(str(getattr(called, '__module__', None)))}.{label}"
+        return called, f"{module_name(str(getattr(called, '__module__', None)))}.{label}"
+
+    def _new_head(self, node: Node) -> Head:
+        seen, (called, name) = self._code(node), self._called(node)
         text = f"{RULE} {PYTHON} {name} ".encode("utf-8", "surrogatepass") + seen.digest
         names, keywords, _ = parameters_of(called, node)
         parts = {
@@ -363,23 +401,3 @@ def _described(plugin: Any) -> str:
 @lru_cache(maxsize=4096)
 def _named(name: str) -> bytes:
     return tagged(b"", name) + b"="
-
-
-def _found(name: str, *, by_value: bool) -> Any:
-    """Return the object of a name; None if it is gone. A script's module isn't imported."""
-    module, _, path = name.partition(":")
-    if path == IMPORTED:  # a plan can't follow it: the code may be of another script
-        raise FingerprintError(f"code that imports {module!r} when it runs")
-    found: Any = sys.modules.get(module)
-    if module == module_name("__main__"):
-        found = sys.modules["__main__"]
-    try:
-        if found is None and not by_value:
-            found = importlib.import_module(module)
-        for part in path.split(".") if path else ():
-            found = getattr(found, part)
-    except (AttributeError, ImportError):
-        return None  # then the value can't be loaded either, or is stored with its code
-    except Exception as error:
-        raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
-    return found

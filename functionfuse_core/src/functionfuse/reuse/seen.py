@@ -7,19 +7,23 @@ function, it compares its own look with the driver's (see `workers`).
 
 from __future__ import annotations
 
+import importlib
 import operator
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import FingerprintError
+from ..serializers.script import module_name
+from .bytecode import IMPORTED
 from .literals import literal_stream
-from .project import version_of
+from .project import top_level, version_of
 from .values import Writer, digest_of
 
-__all__ = ["UNKNOWN", "Seen", "Subject", "forget", "untold"]
+__all__ = ["UNKNOWN", "Seen", "Subject", "forget", "look_at", "named_code", "untold"]
 
 UNKNOWN = "what its code refers to"
 
@@ -138,3 +142,48 @@ def _same(now: Any, before: Any) -> bool:
         return digest_of(now) == digest_of(before)
     except FingerprintError:
         return False
+
+
+def look_at(names: Collection[str], own: frozenset[str], *, by_value: bool) -> Seen:
+    """Look at classes and functions given by their names, and all they refer to.
+
+    Args:
+        names, by_value: see `named_code`.
+        own: as for `Writer`; the packages of the names are added.
+
+    Raises FingerprintError, which names them.
+    """
+    found = tuple(named_code(name, by_value=by_value) for name in names)
+    tops = {top_level(name.partition(":")[0]) for name in names}
+    try:
+        return Subject(own=own | tops).look(found)
+    except FingerprintError as error:
+        paths = ", ".join(repr(name.partition(":")[2] or name) for name in names)
+        raise FingerprintError(f"{paths}: {error}") from error
+
+
+def named_code(name: str, *, by_value: bool) -> Any:
+    """Return the class, function or module of a name; None if it is gone.
+
+    A script's module isn't imported. Raises FingerprintError if it can't be told.
+
+    Args:
+        name: "module:qualified name".
+        by_value: whether the code is stored with its value, so that nothing is imported.
+    """
+    module, _, path = name.partition(":")
+    if path == IMPORTED:  # a plan can't follow it: the code may be of another script
+        raise FingerprintError(f"code that imports {module!r} when it runs")
+    found: Any = sys.modules.get(module)
+    if module == module_name("__main__"):
+        found = sys.modules["__main__"]
+    try:
+        if found is None and not by_value:
+            found = importlib.import_module(module)
+        for part in path.split(".") if path else ():
+            found = getattr(found, part)
+    except (AttributeError, ImportError):
+        return None  # then the value can't be loaded either, or is stored with its code
+    except Exception as error:
+        raise FingerprintError(f"module {module!r} can't be imported: {error!r}") from error
+    return found

@@ -34,7 +34,8 @@ class Backend(Protocol):
        goes on with a new backend of the same class, which gets the handles of the earlier one.
 
     If the backend places jobs by `job.resources` itself, its attribute `resources` says how much
-    one job can have of each.
+    one job can have of each. In records of runs, it has the name in its attribute `name`, if there
+    is one, or else that of its type.
 
     Attributes:
         remote: whether functions are called in other processes, or may be.

@@ -15,6 +15,8 @@ import copy
 import io
 import os
 import pickle
+import platform
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -37,6 +39,7 @@ __all__ = [
     "Portable",
     "compute",
     "end_run",
+    "here",
     "outcome_of",
     "pack",
     "rest_of",
@@ -97,11 +100,17 @@ class Portable:
             outcome = job.run()
         except BaseException as error:  # noqa: BLE001  # raised again in the process of the run
             outcome = Outcome.of_error(0, error)
+        outcome.worker = here()
         if outcome.error is not None:
             if isinstance(outcome.error, KeyboardInterrupt):
                 end_run(self._ends)
             raise JobError(text_of(outcome.error), Portable(outcome)) from None
         return Portable(outcome)
+
+
+def here() -> str:
+    """Return host, process and thread as text, for `Outcome.worker`."""
+    return f"{platform.node()} {os.getpid()} {threading.current_thread().name}"
 
 
 def end_run(ends: str) -> None:
@@ -235,7 +244,7 @@ def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = 
             value = pack(outcome.value)
     except BaseException as error:  # noqa: BLE001  # raised again in the driver
         outcome = Outcome.of_error(0, error)
-    outcome.value = value
+    outcome.value, outcome.worker = value, here()
     return outcome
 
 

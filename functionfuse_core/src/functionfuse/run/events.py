@@ -10,11 +10,12 @@ from functools import cached_property
 from time import time
 from typing import Any, NamedTuple
 
+from ..graph.nodes import Node
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
 from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
 from ..reuse.results import Done
-from .job import text_of
+from .job import Outcome, text_of
 from .past import Past
 from .report import COMPUTED, FAILED, NOT_NEEDED, NOT_RUN, REUSED, NodeRecord, Report
 
@@ -55,6 +56,9 @@ class Event(NamedTuple):
         total: how many nodes have been planned or reused up to now; a node that is planned again
             counts again. So it is the number of events "finished", "failed" and "reused" that the
             run has had at its end, unless an error ends it, or nodes follow a failed one.
+        begun: when the function began on the worker's clock, in seconds since 1970, for
+            "finished", and for "failed" and "retrying" if it began; else 0.
+        worker: host, process and thread where it ran, for the same; "" in the run's own thread.
     """
 
     kind: str
@@ -69,14 +73,19 @@ class Event(NamedTuple):
     run: str = ""
     time: float = 0.0
     total: int = 0
+    begun: float = 0.0
+    worker: str = ""
 
 
 Listener = Callable[[Event], None]
 
 
-_Record = Callable[[int, str], NodeRecord]
+_Fields = tuple[Any, ...]  # the fields of a `NodeRecord`
 
 _OF_ATTEMPTS = ("started", "retrying", "finished", "failed")
+_ENDS = _OF_ATTEMPTS[1:]
+_NEVER = 0.0, 0.0, ""  # begun, seconds and worker of a node that did not run
+_NOTHING = 0.0, 0, 0, "", 0.0, ""  # the last fields of its `NodeRecord`
 
 
 class RunEvents:
@@ -87,6 +96,7 @@ class RunEvents:
         done: the nodes of this graph that it did then, by index.
 
     Attributes:
+        done: as given.
         decisions: made from the stored headers; None without a storage that returns headers.
         wanted: indexes of the nodes to compute, or to judge again.
         possible: why other nodes may have to be computed too, by index; in a plan only.
@@ -108,7 +118,8 @@ class RunEvents:
         self.decisions: Decisions | None = None
         self.wanted: Collection[int] = ()
         self.possible: dict[int, str] = {}
-        self.seconds: dict[int, float] = {}
+        self.ran: dict[int, tuple[float, float, str]] = {}  # begun, seconds and worker; by index
+        self.computed: set[int] = set()
         self.sizes: dict[int, int] = {}
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
@@ -116,7 +127,16 @@ class RunEvents:
         self.attempts = Counter[int]()  # by index: how many attempts of a node failed
         self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
-        self._done = done
+        self.done = done
+
+    def open(self) -> str:
+        """Begin the run, unless it goes on; return its id."""
+        past = self._past
+        if not past.run:
+            past.began = time()
+            began = datetime.fromtimestamp(past.began, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            past.run, past.told = f"{began}-{os.urandom(3).hex()}", False
+        return past.run
 
     def reuse(self, indexes: Collection[int]) -> None:
         """Note that stored results are still right."""
@@ -135,10 +155,8 @@ class RunEvents:
         if self.listeners:
             past = self._past
             past.total += len(indexes) + len(reused)
-            if not past.run:
-                past.began = time()
-                began = datetime.fromtimestamp(past.began, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-                past.run = f"{began}-{os.urandom(3).hex()}"
+            if not past.told:
+                past.told = True
                 self._call("run started", (-1,))
             self._call("planned", indexes)
             self._call("reused", reused)
@@ -149,12 +167,11 @@ class RunEvents:
         self._call("planned", indexes)
 
     def end(self, error: BaseException | None) -> None:
-        """Emit "run finished", if "run started" was emitted."""
+        """End the run: emit "run finished", if "run started" was emitted."""
         past = self._past
-        if past.run:
-            seconds = max(0.0, time() - past.began)
-            self._call("run finished", (-1,), seconds=seconds, error=error)
-            past.run, past.total = "", 0  # if the run goes on after an error, it is another one
+        if past.told:
+            self._call("run finished", (-1,), seconds=past.seconds(), error=error)
+        past.run, past.told, past.total = "", False, 0  # what comes after it is another run
 
     def queue(self, index: int) -> None:
         """Emit "queued"."""
@@ -164,17 +181,18 @@ class RunEvents:
         """Emit "started"."""
         self._call("started", (index,))
 
-    def finish(self, index: int, seconds: float, size: int | None) -> None:
+    def finish(self, index: int, outcome: Outcome, size: int | None) -> None:
         """Note that a node is computed, and that its result is saved.
 
         Args:
             size: bytes of the stored result; None if it is not stored.
         """
-        self.seconds[index] = seconds
+        self.ran[index] = outcome.begun, outcome.seconds, outcome.worker
+        self.computed.add(index)
         if size is not None:
             self.sizes[index] = size
         if self.listeners:
-            self._call("finished", (index,), seconds=seconds)
+            self._call("finished", (index,), seconds=outcome.seconds)
             if size is not None:
                 self._call("saved", (index,), size=size)
 
@@ -230,7 +248,7 @@ class RunEvents:
         """Return the report: the action that each node had. The run is over."""
         self.errors.clear()  # the report lives on, and their tracebacks hold values
         for index, error in self.retried.items():
-            if index not in self.seconds and index not in self.reused:
+            if index not in self.computed and index not in self.reused:
                 self.failed.setdefault(index, error)  # the run ended before the next attempt
         return Report(self.workflow_name, lambda: self._each(self._ended), self._notes)
 
@@ -252,63 +270,75 @@ class RunEvents:
             reason = self._reason(index) if index >= 0 else ""
             attempt = self.attempts[index] + 1 if kind in _OF_ATTEMPTS else 0
             about = kind, self.workflow_name, name, index, reason, seconds, size, error, attempt
-            event = Event(*about, self._past.run, now, self._past.total)
+            begun, _, worker = self.ran.get(index, _NEVER) if kind in _ENDS else _NEVER
+            event = Event(*about, self._past.run, now, self._past.total, begun, worker)
             for listener in self.listeners:
                 listener(event)
 
     def done_now(self) -> Iterator[tuple[int, NodeRecord]]:
         """Iterate over the nodes that were computed or reused, with their records."""
-        for index in sorted(self.seconds.keys() | self.reused):
+        for index in sorted(self.computed | self.reused):
             if index not in self.failed:
-                yield index, self._ended(index, self.names[index])
+                yield index, NodeRecord(*self._ended(index, self.names[index]))
 
-    def _each(self, record: _Record) -> list[NodeRecord]:
+    def _each(self, fields: Callable[[int, str], _Fields]) -> list[NodeRecord]:
         self.wanted = frozenset(self.wanted)
-        names = set(self.names)
-        before = [r for node, r in self._past.records.items() if node not in self.graph.positions]
         return [
-            *(known for known in before if known.name not in names),
-            *(record(index, name) for index, name in enumerate(self.names)),
+            *(self._past.records[node] for node in self.left()),
+            *(NodeRecord(*fields(index, name)) for index, name in enumerate(self.names)),
         ]
 
-    def _planned(self, index: int, name: str) -> NodeRecord:
-        if index in self._done:
-            return NodeRecord(name, REUSE, "computed in this run already")
+    def left(self) -> list[Node]:
+        """Return the nodes that the run did when it had them, and that are not in the graph now."""
+        names, positions = set(self.names), self.graph.positions
+        records = self._past.records.items()
+        return [node for node, r in records if node not in positions and r.name not in names]
+
+    def ended(self) -> Iterator[_Fields]:
+        """Iterate over the fields of each node's `NodeRecord`. The run is over."""
+        self.wanted = frozenset(self.wanted)
+        return map(self._ended, range(len(self.names)), self.names)
+
+    def _planned(self, index: int, name: str) -> _Fields:
+        if index in self.done:
+            return name, REUSE, "computed in this run already"
         if self.decisions is None:
-            return NodeRecord(name, COMPUTE, "nothing is known to be stored")
+            return name, COMPUTE, "nothing is known to be stored"
         verdict = self.decisions.verdicts[index]
         if index in self.wanted:
             # A stored node that is wanted anyway is a call to replay on its object.
-            return NodeRecord(name, COMPUTE if verdict == REUSE else verdict, self._reason(index))
+            return name, COMPUTE if verdict == REUSE else verdict, self._reason(index)
         if index in self.possible:
-            return NodeRecord(name, MAYBE, self.possible[index])
+            return name, MAYBE, self.possible[index]
         if verdict == REUSE:
-            return NodeRecord(name, REUSE, self._reason(index), 0.0, self._stored_size(index))
-        return NodeRecord(name, NOT_NEEDED, self._reason(index))
+            return name, REUSE, self._reason(index), 0.0, self._stored_size(index)
+        return name, NOT_NEEDED, self._reason(index)
 
-    def _ended(self, index: int, name: str) -> NodeRecord:
-        attempts, retried = self.attempts[index], self.retried.get(index, "")
-        if index in self.seconds:
-            seconds, size = self.seconds[index], self.sizes.get(index, 0)
-            reason = self._reason(index)
-            return NodeRecord(name, COMPUTED, reason, seconds, size, attempts + 1, retried)
+    def _ended(self, index: int, name: str) -> _Fields:
+        attempts, retried = self.attempts.get(index, 0), self.retried.get(index, "")
+        begun, seconds, worker = self.ran.get(index, _NEVER)
+        if index in self.computed:
+            size, reason = self.sizes.get(index, 0), self._reason(index)
+            return name, COMPUTED, reason, seconds, size, attempts + 1, retried, begun, worker
         if index in self.failed:
             error = self.failed[index]
-            return NodeRecord(name, FAILED, error, 0.0, 0, attempts, error)
-        if index in self._done:
-            return self._past.records[self.graph.nodes[index]]
+            return name, FAILED, error, seconds, 0, attempts, error, begun, worker
+        if index in self.done:
+            known = self._past.records[self.graph.nodes[index]]
+            return tuple(getattr(known, field) for field in NodeRecord.__slots__)
         if index in self.reused:
             size = self._stored_size(index)
-            return NodeRecord(name, REUSED, self._reason(index), 0.0, size, attempts, retried)
+            return name, REUSED, self._reason(index), 0.0, size, attempts, retried, 0.0, ""
         if index in self.wanted:
             first = self._followed.get(index)
             reason = self._reason(index)
             if first is not None:
                 reason = f"follows {self.names[first]!r}, which failed"
-            return NodeRecord(name, NOT_RUN, reason)
+            return name, NOT_RUN, reason, *_NOTHING
         if self.decisions and self.decisions.keeps_other(index):
-            return NodeRecord(name, NOT_NEEDED, f"an older result stays: {self._reason(index)}")
-        return NodeRecord(name, NOT_NEEDED)
+            reason = f"an older result stays: {self._reason(index)}"
+            return name, NOT_NEEDED, reason, *_NOTHING
+        return name, NOT_NEEDED, "", *_NOTHING
 
     @cached_property
     def _followed(self) -> dict[int, int]:
@@ -332,7 +362,10 @@ class RunEvents:
 
     def _stored_size(self, index: int) -> int:
         header: Any = self.decisions.header(index) if self.decisions else None
-        return getattr(header, "info", header).size if header else 0
+        if header is None:
+            return 0
+        size: int | None = getattr(header, "blob_size", None)  # without the rest of the header
+        return int(getattr(header, "info", header).size) if size is None else size
 
 
 def _plugins_listener() -> Listener | None:

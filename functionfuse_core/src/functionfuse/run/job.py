@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter, sleep
+from time import perf_counter, sleep, time
 from types import EllipsisType, MappingProxyType
 from typing import Any, NamedTuple
 
@@ -40,7 +40,9 @@ class Outcome:
         key: the job's key.
         value: the result; None if there is none, as after an error.
         target: the object of a decorated class after the call.
+        begun: when the function began, in seconds since 1970; 0 if it didn't.
         seconds: how long the function ran.
+        worker: host, process and thread in which the job ran, as text; "" for the run's own.
         saved: the header of the saved result, or True from a storage without headers; None if the
             result was not saved.
         returned: whether `value` is the result; if False, nobody wanted it, or later nodes get the
@@ -57,7 +59,9 @@ class Outcome:
 
     # Most outcomes differ from these in few, so `__init__` sets few.
     target: Any = None
+    begun: float = 0.0
     seconds: float = 0.0
+    worker: str = ""
     saved: Any = None
     returned: bool = True
     digest: bytes = b""
@@ -88,6 +92,7 @@ class Save(NamedTuple):
 
     Attributes:
         storage, workflow, task: where.
+        run: the id of the run.
         function: the full name of the function.
         fingerprint, describe, replaces: see `Storage.save`; None, None and ... from a plan without
             headers.
@@ -96,6 +101,7 @@ class Save(NamedTuple):
     storage: ResultStore
     workflow: str
     task: str
+    run: str
     function: str
     fingerprint: Mapping[str, object] | None = None
     describe: Callable[..., Any] | None = None
@@ -183,6 +189,7 @@ class Job:
         timeout: seconds that the function may take; None: any time.
         resources: amounts of resources that the node needs while it runs, by name.
         options: what the workflow's `options` has for the node.
+        begun: as in `Outcome`.
     """
 
     # Most jobs differ from these in few, so `__init__` sets few.
@@ -202,6 +209,7 @@ class Job:
     timeout: float | None = None
     resources: Mapping[str, float] = MappingProxyType({})
     options: Any = None
+    begun: float = 0.0
 
     def __init__(
         self,
@@ -237,7 +245,7 @@ class Job:
             finally:
                 self.flight.lease.release()
         except BaseException as error:  # noqa: BLE001  # the scheduler raises it
-            return Outcome.of_error(self.key, error)
+            return self._failed(error)
 
     @runs_nodes
     def _computed(self) -> Outcome:
@@ -247,7 +255,7 @@ class Job:
             prepare()
         function = self.function
         call = getattr(self.target, function) if isinstance(function, str) else function
-        started = perf_counter()
+        self.begun, started = time(), perf_counter()
         try:
             running = self  # by this name, `current_node` finds the job
             if self.timeout is None:
@@ -257,8 +265,9 @@ class Job:
             del running
             outcome = Outcome(self.key, value)
             outcome.seconds = perf_counter() - started
+            outcome.begun = self.begun
         except self.retry_on as error:
-            outcome = Outcome.of_error(self.key, error)
+            outcome = self._failed(error)
             outcome.again = True
             return outcome
         outcome.target, outcome.changed = self.target, changed
@@ -268,7 +277,7 @@ class Job:
             try:
                 self._store(self.save, outcome)
             except OSError as error:
-                outcome = Outcome.of_error(self.key, error)
+                outcome = self._failed(error)
                 outcome.unsaved = True
                 return outcome
         else:
@@ -280,13 +289,21 @@ class Job:
             outcome.value, outcome.returned = None, False
         return outcome
 
+    def _failed(self, error: BaseException) -> Outcome:
+        outcome = Outcome.of_error(self.key, error)
+        if self.begun:
+            outcome.begun, outcome.seconds = self.begun, max(0.0, time() - self.begun)
+        return outcome
+
     def _store(self, save: Save, outcome: Outcome) -> None:
         """Store the result, and replace it by what the storage reads if later nodes get that."""
         storage, fingerprint = save.storage, save.fingerprint
         if outcome.changed and fingerprint is not None:
             fingerprint = {"why not": changed_during_run(outcome.changed)}
         # A storage whose `save` doesn't take `replaces` reads the header itself.
-        replaces: dict[str, Any] = {} if save.replaces is ... else {"replaces": save.replaces}
+        more: dict[str, Any] = {} if save.replaces is ... else {"replaces": save.replaces}
+        if save.run:
+            more["run"] = save.run
         try:
             saved = outcome.saved = storage.save(
                 save.workflow,
@@ -296,7 +313,7 @@ class Job:
                 seconds=outcome.seconds,
                 fingerprint=fingerprint,
                 describe=save.describe,
-                **replaces,
+                **more,
             )
         except Exception:
             refuse_nodes(outcome.value)  # nodes can't be pickled: that may be the cause

@@ -7,6 +7,7 @@ The next part takes its nodes as they are: they are neither computed nor looked 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import time
 from typing import Any
 
 from ..errors import GraphError
@@ -27,22 +28,31 @@ class Past:
         storage: the storage of its results.
         nodes: the nodes that were computed or reused.
         records: their lines in the report.
+        rows: their rows in the record of the run.
         values: the values of those that aren't stored, or the backend's handles of them.
         objects: by constructor: the object of a decorated class, and the last call on it.
         kept_by: the type of the backend that keeps the values; None if they are in this process.
-        run, began, now, total: for events; see `Event`.
+        run, began: the id of the run, and when it began, in seconds since 1970; "" if it ended.
+        told: whether the event of its start was emitted.
+        now, total: for events; see `Event`.
     """
 
     storage: Any
     nodes: dict[Node, Done] = field(default_factory=dict)
     records: dict[Node, NodeRecord] = field(default_factory=dict)
+    rows: dict[Node, tuple[Any, ...]] = field(default_factory=dict)
     values: dict[Node, Any] = field(default_factory=dict)
     objects: dict[Node, tuple[Any, Node]] = field(default_factory=dict)
     kept_by: type[Backend] | None = None
     run: str = ""
     began: float = 0.0
+    told: bool = False
     now: float = 0.0
     total: int = 0
+
+    def seconds(self) -> float:
+        """Return how long the run has taken up to now."""
+        return max(0.0, time() - self.began)
 
     def within(self, graph: Graph) -> dict[int, Done]:
         """Return the nodes of a graph that have the same names as before, by index."""

@@ -30,10 +30,13 @@ class NodeRecord:
             needed". In a report "computed", "reused" (the stored result is still right) or "not
             needed"; after an error also "failed" or "not run".
         reason: why the node is computed, or that an earlier result is reused; "" for others.
-        seconds: how long the function ran in this run.
+        seconds: how long the function ran in this run, the last time.
         bytes: size of the stored result; 0 if nothing is stored.
         attempts: how often the function was called in this run; 0 if it wasn't.
         error: type and text of the last error of the function; "" if there was none.
+        begun: when the function began, in seconds since 1970, on the clock of its worker; 0 if it
+            wasn't called.
+        worker: host, process and thread where it ran; "" for the thread of the run.
     """
 
     name: str
@@ -43,6 +46,8 @@ class NodeRecord:
     bytes: int = 0
     attempts: int = 0
     error: str = ""
+    begun: float = 0.0
+    worker: str = ""
 
     @property
     def why(self) -> str:

@@ -63,6 +63,7 @@ class ResultStore(Protocol):
         fingerprint: Mapping[str, Any] | None,
         describe: Callable[..., Any] | None,
         replaces: EllipsisType | None = ...,
+        run: str = "",
     ) -> Any: ...
     def reads_back(self, info: Any, /) -> bool: ...
     def read_unchanged(

@@ -25,6 +25,7 @@ from .objects import Objects
 from .order import Resources
 from .owning import Values, is_shared
 from .past import Past
+from .record import about, columns_of, error_of
 from .report import Report
 from .scheduler import Scheduler
 from .stored import StoredResults
@@ -137,13 +138,17 @@ class Run:
 
         Raises the error of the first node that failed, with a note of its name.
         """
-        scheduler, workflow = self._scheduler, self._workflow
+        scheduler, workflow, failure = self._scheduler, self._workflow, None
         self._past.check(self._backend)
         workflow._past = None
         if not self._grows:
             self._past.values.clear()  # they are in `held` now, until their last use
+        run = ""
+        if self._results or self._events.listeners:
+            run = self._events.open()
         try:
             if self._results:
+                self._results.run = run
                 self._results.prepare()
             indexes = self._decide()
             self._check(indexes)
@@ -157,6 +162,7 @@ class Run:
             except Exception as second:  # noqa: BLE001  # the first error is more important
                 error.add_note(f"cancel of the backend failed: {second!r}")
             finally:
+                failure = error_of(error, self._events)
                 self._events.end(error)
             raise
         else:
@@ -170,7 +176,26 @@ class Run:
             scheduler.clear()
             workflow.report = self._events.report()
             if self._results:
+                self._record(run, failure)
                 self._results.remember()
+
+    def _record(self, run: str, failure: dict[str, str] | None) -> None:
+        """Let the storage have the record of the run, as well as it can; see `record`."""
+        results, events, decisions = self._results, self._events, self._jobs.decisions
+        if results is None or not results.records:
+            return
+        did = bool(events.computed or events.failed or failure)
+        if self._grows and not did:
+            return  # it was only read
+
+        def record() -> tuple[dict[str, object], dict[str, Sequence[Any]]]:
+            head = about(run, self._workflow.workflow_name, self._past, self._backend, failure)
+            if decisions is None:  # the error came before the plan
+                return head, {"name": ()}
+            given = events, decisions, self._stored, self._past
+            return head, columns_of(*given, grows=self._grows)
+
+        results.record(run, record, quiet=not did)
 
     def _check(self, indexes: Sequence[int]) -> None:
         """Raise OptionsError if nodes can't run here: for their resources, or their timeouts.

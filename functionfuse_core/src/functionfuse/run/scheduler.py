@@ -259,6 +259,7 @@ class Scheduler:
                 self._stop(key)
             else:
                 self._begin(key)
+                self.events.ran[key] = news.begun, news.seconds, news.worker
                 if not (news.again and self._tries_again(key, news.error)):
                     self._fail(key, news.error, ends=news.unsaved)
             return
@@ -284,7 +285,7 @@ class Scheduler:
         if outcome.changed and self.decisions:
             self.decisions.changed[index] = outcome.changed
             self.jobs.warn(index, outcome.changed)
-        self.events.finish(index, outcome.seconds, size)
+        self.events.finish(index, outcome, size)
         if self.decisions and self.decisions.digests[index] is None:
             stored = saved if hasattr(saved, "digest") else None
             constructs = type(node) is ConstructorCall

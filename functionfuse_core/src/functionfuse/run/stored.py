@@ -38,6 +38,7 @@ class StoredResults:
     Attributes:
         headers: the storage, if it returns headers without reading values, as a `Storage` does.
         saved: for each node, whether this run saved its result.
+        run: the id of the run.
         decisions: set when the run is planned; None without headers.
     """
 
@@ -58,6 +59,7 @@ class StoredResults:
         self.stored = stored
         self.unsaved = unsaved
         self.saved = bytearray(len(names))
+        self.run = ""
         self.decisions: Decisions | None = None
         self._of_no_use: set[int] = set()  # nodes whose stored results can't be used
         self._lost = Counter[int]()  # by node: how often its saved result was gone
@@ -65,7 +67,7 @@ class StoredResults:
         self._workflow_name = workflow_name
         self._names = names
         save = self.storage.save
-        self._takes_replaces = _takes_replaces(getattr(save, "__func__", save))
+        self._taken = _taken_by(getattr(save, "__func__", save))
 
     def prepare(self) -> None:
         """Raise now if saving can't work."""
@@ -176,9 +178,10 @@ class StoredResults:
             fingerprint, describe: see `Storage.save`.
         """
         absent = self.decisions and self.decisions.infos[index] is None and not self._lost[index]
-        replaces = None if absent and self._takes_replaces else ...
+        replaces = None if absent and "replaces" in self._taken else ...
+        run = self.run if "run" in self._taken else ""
         names = self._workflow_name, self._names[index]
-        return Save(self.storage, *names, function, fingerprint, describe, replaces)
+        return Save(self.storage, *names, run, function, fingerprint, describe, replaces)
 
     def restore(self, indexes: Sequence[int]) -> None:
         """Make the earlier results that are reused the latest ones again.
@@ -211,6 +214,31 @@ class StoredResults:
             logger.warning(
                 "the earlier results of workflow %r are not pruned: %r", self._workflow_name, error
             )
+
+    @property
+    def records(self) -> bool:
+        """Whether the storage wants records of runs; see `functionfuse.run.record`."""
+        return bool(getattr(self.headers, "run_records", False))
+
+    def record(
+        self, run: str, made: Callable[[], tuple[dict[str, Any], dict[str, Any]]], *, quiet: bool
+    ) -> None:
+        """Store the record of the run, or log a line if that fails.
+
+        Args:
+            made: makes its fields.
+            quiet: whether it is left without a line, if the storage can't be written: the run has
+                written nothing else either.
+        """
+        storage: Any = self.headers
+        try:
+            storage.record_run(self._workflow_name, *made())
+        except Exception as error:  # noqa: BLE001  # the run's values are right anyway
+            if not (quiet and isinstance(error, OSError)):
+                logger.warning(
+                    "the record of run %r of workflow %r can't be stored: %r",
+                    *(run, self._workflow_name, error),
+                )
 
     def _set_aside(self) -> int:
         """Return the size of the results that this run has set aside, in bytes."""
@@ -271,7 +299,9 @@ def _look(storage: HeaderStore, names: tuple[str, str], since: float) -> Info:
 
 
 @lru_cache(100)
-def _takes_replaces(save: Callable[..., object]) -> bool:
-    """Return whether a `save` takes `replaces`; that of a subclass may not."""
-    parameters = inspect.signature(save).parameters.values()
-    return any(known.name == "replaces" or known.kind is known.VAR_KEYWORD for known in parameters)
+def _taken_by(save: Callable[..., object]) -> frozenset[str]:
+    """Return which of `replaces` and `run` a `save` takes; that of a subclass may not."""
+    parameters = inspect.signature(save).parameters
+    if any(known.kind is known.VAR_KEYWORD for known in parameters.values()):
+        return frozenset(("replaces", "run"))
+    return frozenset(("replaces", "run")) & parameters.keys()

@@ -93,6 +93,7 @@ class TaskInfo(NamedTuple):
         host: name of the machine that wrote it.
         token: different for every write.
         fingerprint: the backend's record of code and inputs.
+        run: the id of the run that computed it; "" for a result saved by hand.
         own: the project's classes and functions that the pickle names, as "module:qualified name".
         value: digest of the value, if `digest` differs between processes, as for sets; else "".
         key: digest of `own` and the fingerprint's "packages"; "" if both are empty.
@@ -116,6 +117,7 @@ class TaskInfo(NamedTuple):
     host: str
     token: str
     fingerprint: Mapping[str, Any]
+    run: str = ""
     own: tuple[str, ...] = ()
     value: str = ""
     key: str = ""
@@ -148,6 +150,7 @@ _TYPES: dict[str, Any] = {
     "host": str,
     "token": str,
     "fingerprint": dict,
+    "run": str,
     "own": tuple,
     "value": str,
     "key": str,
@@ -164,9 +167,8 @@ def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
         key: signs the header.
     """
     workflow, task, function, created, seconds, kind, digest, pickle, buffers = fields[:9]
-    side_data, by_value, python, packages, host, token, fingerprint, own, value, own_key = fields[
-        9:
-    ]
+    side_data, by_value, python, packages, host, token, fingerprint, run = fields[9:17]
+    own, value, own_key = fields[17:]
     # `repr` gives JSON for usual numbers; `_encode` refuses infinities and NaN.
     usual = type(seconds) is float and -1e300 < seconds < 1e300
     number = "null" if seconds is None else repr(seconds) if usual else _encode(seconds)
@@ -180,7 +182,7 @@ def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
         f'"by_value":{"true" if by_value else "false"},"python":"{python}",'
         f'"packages":{_encode(packages) if packages else "{}"},'
         f'"host":{quoted(host)},"token":"{token}",'
-        f'"fingerprint":{_encode(fingerprint) if fingerprint else "{}"},'
+        f'"fingerprint":{_encode(fingerprint) if fingerprint else "{}"},"run":{quoted(run)},'
         f'"own":{_encode(own) if own else "[]"},"value":"{value}",'
         f'"key":"{own_key}"}}\n'
     ).encode()

@@ -75,6 +75,7 @@ class Origin(NamedTuple):
     type: str = ""
     seconds: float | None = None
     fingerprint: Mapping[str, Any] | None = None
+    run: str = ""
 
 
 def pack(
@@ -108,7 +109,7 @@ def packed(
         key: signs the header, and through its digests all bytes.
     """
     data, views, by_value, named, _ = pickled
-    workflow, task, function, kind, seconds, fingerprint = origin
+    workflow, task, function, kind, seconds, fingerprint, run = origin
     digest = pickle = _TO_COME
     aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
     buffers = [(len(view), _TO_COME) for view in views] if views else []
@@ -137,6 +138,7 @@ def packed(
         _HOST,
         unique(),
         fingerprint or {},
+        run,
         own,
         value,
         _key_of(own, packages) if own or packages else "",

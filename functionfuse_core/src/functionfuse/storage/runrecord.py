@@ -44,12 +44,14 @@ class RecordedNode(NamedTuple):
         bytes: size of the stored result; 0 if nothing is stored.
         call: the digest of its call: code and inputs; "" if it is unknown.
         digest: the digest of its stored result; "" if nothing is stored.
-        value: equal for equal values in every process; "" if it is unknown.
+        value: a digest that is equal for equal values in every process; "" if it is unknown.
         attempts: how often the function was called.
         parents: names of the nodes whose results it takes, or whose object it changes.
-        arguments: by name of the parameter. A number, bool, None or short text is itself. A node is
-            `{"node": name}`. Others are `{"type": name, "digest": hexadecimal digits}`, with the
-            digest "" if they have none. Those in `ignore` are left out.
+        arguments: by name of the parameter; those in `ignore` are left out. A number, bool, None or
+            text of up to 200 characters is itself. The result of a node is `{"node": name}`, and an
+            item of it has its keys as text in "item". Others have the name of their type in "type",
+            and in "digest" hexadecimal digits, "" if they have none. Numbers and texts of other
+            types, such as those of numpy, have "value" instead; infinity and NaN have "float".
         function: module and qualified name of the function.
         code: the digest of the code; "" if it is unknown.
         plugins: type and digest of each node plugin that results depend on.
@@ -143,6 +145,8 @@ def nodes_of(second: bytes) -> list[RecordedNode]:
             columns.get(field, [RecordedNode._field_defaults.get(field)] * len(names))
             for field in RecordedNode._fields
         ]
-        return [RecordedNode(*row) for row in zip(*given, strict=True)]
+        nodes = [RecordedNode(*row) for row in zip(*given, strict=True)]
+        # "" stands for the same as `digest`.
+        return [node if node.value else node._replace(value=node.digest) for node in nodes]
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise DamagedResultError(f"the nodes are not as specified: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from .sidedata import SafeFiles
 
 __all__ = ["Storage"]
 
+_PRUNED_EVERY = 50
 _FULL = errno.ENOSPC, errno.EDQUOT
 
 
@@ -44,6 +45,8 @@ class Options(Protocol):
     def key(self) -> Any: ...
     @property
     def earlier(self) -> Any: ...
+    @property
+    def run_records(self) -> bool: ...
 
 
 class Storage(Inventory):
@@ -54,13 +57,14 @@ class Storage(Inventory):
 
     Args:
         store: the blob store that stores the bytes.
-        options: durability, trust, key and earlier; by default "auto", "pickle", none, and 10 GiB
-            and 30 days.
+        options: durability, trust, key, earlier and run_records; by default "auto", "pickle",
+            none, 10 GiB and 30 days, and True.
 
     Attributes:
         always_read: whether the nodes after a saved node get the stored result, read back, instead
             of the object that the node returned. A result with a part whose serializer has
             `always_read` is read back in any case.
+        run_records: whether each run leaves a record; see `runs`.
     """
 
     def __init__(self, store: BlobStore, options: Options | None = None) -> None:
@@ -73,6 +77,8 @@ class Storage(Inventory):
             limits = Limits(days=earlier.days, size=earlier.bytes) if earlier else None
         super().__init__(store, key, limits)
         self.always_read = False
+        self.run_records = options is None or options.run_records
+        self._records: dict[str, int] = {}  # by workflow: a count, see `record_run`
         self._serializers: dict[str, Serializer] = {}
         keeps = limits is not None
         self._saver = Saver(store, self._serializers, durability, key, earlier=keeps)
@@ -116,6 +122,7 @@ class Storage(Inventory):
         function: str = "",
         seconds: float | None = None,
         fingerprint: Mapping[str, Any] | None = None,
+        run: str = "",
         describe: Describe | None = None,
         durable: bool = False,
         if_absent: bool = False,
@@ -131,6 +138,7 @@ class Storage(Inventory):
             function: module and qualified name of the function that computed it.
             seconds: the run time of the function.
             fingerprint: the record of code and inputs.
+            run: the id of the run that computed it.
             describe: takes the result and its pickle, in the process that saves them, and returns
                 `own` and `value` of `TaskInfo`. If it raises, the result is stored, but never
                 reused: it has no fingerprint, and a unique `value`.
@@ -151,7 +159,7 @@ class Storage(Inventory):
             type_name = f"{kind.__module__}.{kind.__qualname__}"
             save = partial(
                 self._saver.save,
-                Origin(workflow_name, task_name, function, type_name, seconds, fingerprint),
+                Origin(workflow_name, task_name, function, type_name, seconds, fingerprint, run),
                 obj,
                 describe=describe,
                 durable=durable,
@@ -284,6 +292,25 @@ class Storage(Inventory):
             return self.read_unchanged(workflow_name, name, *digests.get(name, ("", "")))
 
         return dict(zip(names, at_once(self.store, read, names), strict=True))
+
+    def record_run(
+        self, workflow_name: str, head: Mapping[str, Any], nodes: Mapping[str, Sequence[Any]]
+    ) -> None:
+        """Store the record of a run; every fiftieth time, remove those that are too many.
+
+        The fields are those of `functionfuse.storage.runrecord.encoded`.
+
+        Raises:
+            OSError: the blob store failed.
+        """
+        from .runs import prune, put
+
+        put(self.store, workflow_name, head, nodes, self._key)
+        # A process that makes one run only must not begin with 1: no process would remove any.
+        begins = int(str(head["id"])[-6:], 16)
+        count = self._records[workflow_name] = self._records.get(workflow_name, begins) + 1
+        if count % _PRUNED_EVERY == 0:
+            prune(self.store, workflow_name)
 
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""

@@ -39,6 +39,8 @@ _plain = re.compile(
 # group if the list is empty.
 _side_data = re.compile(rb',"side_data":\[(\],)?').search
 
+_without_buffers = re.compile(rb'"pickle":\[(\d{1,18}),"[0-9a-f]{32}"\],"buffers":\[\],').search
+
 # The last fields have a fixed form. A quotation mark inside a JSON string is escaped, and one brace
 # ends the header, so no part of the earlier fields can look like them.
 _NOT_DESCRIBED = b',"value":"","key":""}\n'
@@ -79,6 +81,12 @@ class Summary:
         """As in `TaskInfo`."""
         field = None if self._info is not None else _side_data(self._data)
         return () if field and field[1] else self.info.side_data
+
+    @property
+    def blob_size(self) -> int:
+        """Bytes of the blob, without side data."""
+        found = None if self._info is not None else _without_buffers(self._data, HEADER_AT)
+        return self.info.size if found is None else len(self._data) + int(found[1])
 
     @property
     def size(self) -> int:

@@ -48,6 +48,7 @@ class OnRay:
         limit: how many jobs may be submitted at once; 0: any number.
     """
 
+    name = "Ray"
     remote = True
     keeps = True
 

@@ -31,6 +31,7 @@ _LOOK = 0.05  # seconds between looks at the jobs that have begun
 class InProcess:
     """Runs each job in this process, when it is submitted."""
 
+    name = "in process"
     remote = False
     keeps = False
     limit = 1
@@ -77,6 +78,7 @@ class OnExecutor:
 
     def __init__(self, executor: Executor, workflow_name: str) -> None:
         self._executor = executor
+        self.name = type(executor).__name__
         self._workflow_name = workflow_name
         self._jobs: dict[int, tuple[str, Future[Portable]]] = {}  # by key: name and future
         self._queued: deque[int] = deque()  # of these, what isn't known to have begun

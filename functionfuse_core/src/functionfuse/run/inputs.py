@@ -1,0 +1,122 @@
+"""Arguments of nodes, as the record of a run has them; and texts without the ignored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any
+from urllib.parse import quote
+
+from ..graph.arguments import Nested, reference_in
+from ..graph.nodes import Node, Pick
+from ..graph.workflow import Graph
+from ..reuse.arguments import parameters_of
+from ..reuse.identity import Identities
+from ..serializers.script import name_of
+
+__all__ = ["recorded", "without_secrets"]
+
+_LONGEST = 200  # characters of a text in an argument
+_LARGEST = 1 << 512  # a larger int is recorded by its digest
+_LONGEST_ERROR = 2000  # characters
+_SHORTEST = 4  # characters of a text that is removed from errors
+_LEFT_OUT = "***"
+
+# By type of a value that JSON has as it is: whether it is short, and no infinity or NaN.
+_SHORT: dict[type, Callable[[Any], bool]] = {
+    bool: lambda _: True,
+    type(None): lambda _: True,
+    float: isfinite,
+    int: lambda value: bool(-_LARGEST < value < _LARGEST),
+    str: lambda value: len(value) <= _LONGEST,
+}
+
+
+def recorded(identities: Identities, graph: Graph) -> list[dict[str, object]]:
+    """Return the arguments of all nodes by name, in the form that `RecordedNode` describes."""
+    names, positions, short_of = graph.names, graph.positions, _SHORT.get
+    every = []
+    for node in graph.nodes:
+        found: dict[str, object] = {}
+        values, order = identities.arguments(node)
+        for index, (name, position) in enumerate(order):
+            value = values[position]
+            kind = type(value)
+            is_short = short_of(kind)
+            if is_short is not None and is_short(value):
+                found[name] = value
+            elif isinstance(value, Node):
+                found[name] = {"node": names[positions[value]]}
+            elif kind is Pick:
+                found[name] = {"node": names[positions[value.node]], "item": value._keys()}
+            else:
+                kind = type(value.like) if kind is Nested else kind
+                content = _number_or_text(value)
+                content = content or {"digest": identities.argument_digest(node, index, value)}
+                found[name] = {"type": name_of(kind).removeprefix("builtins."), **content}
+        every.append(found)
+    return every
+
+
+def _number_or_text(value: Any) -> dict[str, object]:
+    """Return the content of an object that is exactly a number or a short text; {} for others."""
+    plain: Any = None
+    with suppress(Exception):  # these methods are the user's
+        if isinstance(value, str):
+            plain = str.__str__(value)
+        elif isinstance(value, Integral):
+            plain = int(value)
+        elif isinstance(value, Real):
+            number = float(value)
+            if not isfinite(number):
+                return {"float": repr(number)}
+            plain = number if number == value else None
+        elif (type(value).__module__, type(value).__name__.rstrip("_")) == ("numpy", "bool"):
+            plain = bool(value)
+    short = plain is not None and _SHORT[type(plain)](plain)
+    return {"value": plain} if short else {}
+
+
+def without_secrets(text: str, graph: Graph) -> str:
+    """Return the text of an error without the texts of arguments and globals in `ignore`."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.called.settings.ignore:
+            for value in _ignored(node):
+                if reference_in(value) is not None:
+                    return ""  # the value of a node, which is not known here
+                found.update(_texts(value, 3))
+    for secret in sorted(found, key=len, reverse=True):
+        for form in (secret, repr(secret)[1:-1], quote(secret, safe="")):
+            text = text.replace(form, _LEFT_OUT)
+    return text[:_LONGEST_ERROR]
+
+
+def _ignored(node: Node) -> Iterator[object]:
+    """Iterate over the values of a node's arguments and globals in `ignore`."""
+    names, _, _ = parameters_of(node.function, node)
+    variables = getattr(node.function, "__globals__", {})
+    given = {**variables, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    for name in node.called.settings.ignore:
+        if name in given:
+            yield given[name]
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    """Iterate over the texts in a value, in its items and in its attributes."""
+    if isinstance(value, (str, bytes, int, float)):
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if len(text) >= _SHORTEST and not isinstance(value, bool):
+            yield text
+    elif depth:
+        inner: list[Any] = [*getattr(value, "__dict__", {}).values()]
+        if isinstance(value, Nested):
+            inner += value.items
+        elif isinstance(value, dict):
+            inner += value.values()
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            inner += value
+        for item in inner:
+            yield from _texts(item, depth - 1)

@@ -52,7 +52,7 @@ def test_the_header_ends_with_it(storage: Storage, fingerprint: dict[str, Any]) 
     """In the documented order; the key stands for the names and the fingerprint's packages."""
     info = storage.save("w", "t", 1, fingerprint=fingerprint, describe=telling(OWN[::-1] + OWN))
     told = header_of(blob(storage))
-    assert ["fingerprint", "own", "value", "key"] == list(told)[-4:]
+    assert ["fingerprint", "run", "own", "value", "key"] == list(told)[-5:]
     text = json.dumps([OWN, fingerprint.get("packages", {})], separators=(",", ":"))
     key = xxh3_64_hexdigest(text.encode())
     assert {"own": OWN, "value": VALUE, "key": key}.items() <= told.items()

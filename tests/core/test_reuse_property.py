@@ -201,12 +201,12 @@ def test_a_plan_reads_headers_only(stored: dict[str, bytes]) -> None:
 
 
 def test_a_stored_chain_loads_one_value(stored: dict[str, bytes]) -> None:
-    """2,000 headers, and the last result."""
+    """2,000 headers, and the last result; the record of the run is put."""
     store = Memory(stored)
     flow = chain(store, 2000)
     assert chain(Memory(), 2000).run() == flow.run()
     assert 2000 == len(flow.report.names("reused"))
-    assert {"head": 2000, "get": 1} == store.asked
+    assert {"head": 2000, "get": 1, "put": 1} == store.asked
 
 
 def test_a_removed_parent_in_a_chain_stays_removed(stored: dict[str, bytes]) -> None:
@@ -214,13 +214,13 @@ def test_a_removed_parent_in_a_chain_stays_removed(stored: dict[str, bytes]) -> 
     store = Memory(stored)
     del store.blobs["w/step_1000"]
     chain(store, 2000).run()
-    assert {"head": 2000, "get": 1} == store.asked
+    assert {"head": 2000, "get": 1, "put": 1} == store.asked
     del store.blobs["w/step_1999"]
     store.asked.clear()
     flow = chain(store, 2000)
     flow.run()
     assert ["step_1999"] == flow.report.names("computed")
-    assert {"head": 2000, "get": 1, "list": 1, "put": 1} == store.asked | {"list": 1}
+    assert {"head": 2000, "get": 1, "list": 1, "put": 2} == store.asked | {"list": 1}
     assert "w/step_1000" not in store.blobs
 
 

@@ -166,11 +166,15 @@ class RunEvents:
         self._past.total += len(indexes)
         self._call("planned", indexes)
 
+    def lasted(self) -> float:
+        """Return how many seconds the run has taken up to now."""
+        return max(0.0, time() - self._past.began)
+
     def end(self, error: BaseException | None) -> None:
         """End the run: emit "run finished", if "run started" was emitted."""
         past = self._past
         if past.told:
-            self._call("run finished", (-1,), seconds=past.seconds(), error=error)
+            self._call("run finished", (-1,), seconds=self.lasted(), error=error)
         past.run, past.told, past.total = "", False, 0  # what comes after it is another run
 
     def queue(self, index: int) -> None:

@@ -7,7 +7,6 @@ The next part takes its nodes as they are: they are neither computed nor looked 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from time import time
 from typing import Any
 
 from ..errors import GraphError
@@ -49,10 +48,6 @@ class Past:
     told: bool = False
     now: float = 0.0
     total: int = 0
-
-    def seconds(self) -> float:
-        """Return how long the run has taken up to now."""
-        return max(0.0, time() - self.began)
 
     def within(self, graph: Graph) -> dict[int, Done]:
         """Return the nodes of a graph that have the same names as before, by index."""

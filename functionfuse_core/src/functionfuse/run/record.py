@@ -32,7 +32,7 @@ Columns = dict[str, Sequence[Any]]
 
 
 def about(
-    run: str, workflow: str, past: Past, backend: Backend, failure: dict[str, str] | None
+    run: str, events: RunEvents, backend: Backend, failure: dict[str, str] | None
 ) -> dict[str, object]:
     """Return the fields about a run with this id.
 
@@ -43,9 +43,9 @@ def about(
     started = f"{date[:4]}-{date[4:6]}-{date[6:]}T{time[:2]}:{time[2:4]}:{time[4:]}"
     return {
         "id": run,
-        "workflow": workflow,
+        "workflow": events.workflow_name,
         "started": started,
-        "seconds": past.seconds(),
+        "seconds": events.lasted(),
         **_process(),
         "backend": getattr(backend, "name", type(backend).__name__),
         "error": failure,

@@ -189,7 +189,7 @@ class Run:
             return  # it was only read
 
         def record() -> tuple[dict[str, object], dict[str, Sequence[Any]]]:
-            head = about(run, self._workflow.workflow_name, self._past, self._backend, failure)
+            head = about(run, events, self._backend, failure)
             if decisions is None:  # the error came before the plan
                 return head, {"name": ()}
             given = events, decisions, self._stored, self._past

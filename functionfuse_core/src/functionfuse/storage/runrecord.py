@@ -154,10 +154,11 @@ def nodes_of(second: bytes) -> list[RecordedNode]:
         raise DamagedResultError(f"the nodes are not as specified: {error}") from error
 
 
-_NUMBERS, _LISTS = {int, float}, {list, tuple}
+_NUMBERS: set[type] = {int, float}
 _TYPES: dict[str, set[type]] = {
     **dict.fromkeys(("seconds", "begun", "bytes", "attempts"), _NUMBERS),
-    **dict.fromkeys(("parents", "plugins"), _LISTS),
+    "parents": {list, tuple},
+    "plugins": {list, tuple},
     "arguments": {dict},
 }
 

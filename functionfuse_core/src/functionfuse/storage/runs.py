@@ -213,6 +213,17 @@ class RunRecord:
     def _by_name(self) -> dict[str, RecordedNode]:
         return {node.name: node for node in self.nodes}
 
+    def _ancestry(self, task_names: Sequence[str]) -> set[str]:
+        """Return the names of nodes and of all their ancestors; without names, of all nodes."""
+        found = set(task_names or self._by_name)
+        waiting = list(found)
+        while waiting:
+            node = self._by_name.get(waiting.pop())
+            new = set(node.parents) - found if node else ()
+            found.update(new)
+            waiting.extend(new)
+        return found
+
     def _row(self) -> list[str]:
         try:
             counts = Counter(node.action for node in self.nodes)
@@ -264,11 +275,14 @@ class Runs(Sequence[RunRecord]):
         """Return a row for each run, oldest first: its id, arguments, and results of some nodes.
 
         The keys are "id"; "fit.c" for the argument `c` of `fit`, for each of the nodes and all of
-        their ancestors; and the nodes' names. Without names, there are the arguments of all nodes.
-        All rows have the same keys. An argument that a run doesn't have is None, and so is a result
-        that can't be had: the node failed or wasn't in the run, or the result is gone. An argument
-        that is no plain value, such as an array, is there only if it varies; then it is a text
-        with its digest. Each result is read once, and rows share it.
+        their ancestors in any run; and the nodes' names. Without names, there are the arguments of
+        all nodes, and no results.
+
+        All rows have the same keys. An argument that a run doesn't have is None. A result is None
+        if the node failed or wasn't in the run, or if the result is gone. An argument that is no
+        plain value, such as an array, is there only if it varies; then it is a text with its
+        digest. Each result is read once, and rows share it; if a read is a request, many run at
+        once.
 
         Raises:
             NoMatchError: no run has a node of this name.
@@ -281,7 +295,13 @@ class Runs(Sequence[RunRecord]):
             if name not in known:
                 problem = f"no run of workflow {self.workflow_name!r} has a node {name!r}"
                 raise NoMatchError(f"{problem}{close_to(str(name), known)}")
-        arguments = _columns([_arguments(record, task_names) for record in self])
+        wanted = {name for record in self for name in record._ancestry(task_names)}
+        arguments = _columns(
+            [
+                {node.name: node.arguments for node in record.nodes if node.name in wanted}
+                for record in self
+            ]
+        )
         results = self._results(task_names)
         keys = ["id", *(key for key, _ in arguments), *results]
         for key, count in Counter(keys).items():
@@ -322,18 +342,6 @@ class Runs(Sequence[RunRecord]):
             PluginError: pandas is not installed.
         """
         return frame_of(self.rows(*task_names), "id")
-
-
-def _arguments(record: RunRecord, task_names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Return by name the arguments of nodes and all their ancestors, in the order of the run."""
-    wanted = set(task_names or record._by_name)
-    waiting = list(wanted)
-    while waiting:
-        node = record._by_name.get(waiting.pop())
-        new = set(node.parents) - wanted if node else ()
-        wanted.update(new)
-        waiting.extend(new)
-    return {node.name: node.arguments for node in record.nodes if node.name in wanted}
 
 
 def _columns(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, list[Any]]]:

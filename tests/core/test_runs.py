@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_store import RemoteStore
+from remote_store import AT_ONCE, LATE, RemoteStore
 from result_bytes import MemoryStore
 from run_records import columns, head, id_of, ran, record
 
@@ -140,6 +141,26 @@ def test_requests(caplog: pytest.LogCaptureFixture) -> None:
     str(found)
     assert {"list": 1, "get": 60} == store.asked
     assert [] == lines(caplog)
+
+
+def test_many_reads_run_at_once() -> None:
+    """Of records, and of the results in rows, where a read is a request."""
+
+    class Meets(RemoteStore):
+        meeting: threading.Barrier | None = None
+
+        def get(self, key: str) -> Buffer:
+            if self.meeting is not None:
+                self.meeting.wait(LATE)
+            return super().get(key)
+
+    storage = Storage(store := Meets())
+    for number in range(2 * AT_ONCE):
+        record(storage, number, RecordedNode("t", "computed", call=id_of(number), digest="d" * 32))
+    store.meeting = threading.Barrier(AT_ONCE)
+    found = storage.runs("w")
+    assert 2 * AT_ONCE == len(found)
+    assert [None] * 2 * AT_ONCE == [row["t"] for row in found.rows("t")]
 
 
 def test_each_damaged_byte_is_seen(memory: Storage, caplog: pytest.LogCaptureFixture) -> None:

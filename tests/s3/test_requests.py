@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from run_records import id_of, record
 from s3_servers import Server, counted
 
 from functionfuse import workflow
@@ -183,6 +184,17 @@ def test_the_first_plan_lists_and_reads_the_headers(
     sent.clear()
     assert 8 == len(list(storage.task_infos("w", names[:8])))
     assert {"ListObjectsV2": 1, "GetObject": 8} == sent
+
+
+def test_the_records_of_runs_are_a_listing_and_a_get_each(
+    storage: S3FileStorage, sent: Counter[str]
+) -> None:
+    """Of those that are asked for, however many there are."""
+    for number in range(60):
+        record(storage, number)
+    sent.clear()
+    assert [id_of(number) for number in range(10, 60)] == [run.id for run in storage.runs("w")]
+    assert {"ListObjectsV2": 1, "GetObject": 50} == sent
 
 
 def test_if_absent_is_one_put(storage: S3FileStorage, sent: Counter[str]) -> None:

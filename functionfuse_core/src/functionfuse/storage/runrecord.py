@@ -145,8 +145,31 @@ def nodes_of(second: bytes) -> list[RecordedNode]:
             columns.get(field, [RecordedNode._field_defaults.get(field)] * len(names))
             for field in RecordedNode._fields
         ]
+        for field, column in zip(RecordedNode._fields, given, strict=True):
+            _check(field, column)
         nodes = [RecordedNode(*row) for row in zip(*given, strict=True)]
         # "" stands for the same as `digest`.
         return [node if node.value else node._replace(value=node.digest) for node in nodes]
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise DamagedResultError(f"the nodes are not as specified: {error}") from error
+
+
+_NUMBERS: set[type] = {int, float}
+_TYPES: dict[str, set[type]] = {
+    **dict.fromkeys(("seconds", "begun", "bytes", "attempts"), _NUMBERS),
+    "parents": {list, tuple},
+    "plugins": {list, tuple},
+    "arguments": {dict},
+}
+
+
+def _check(field: str, column: Sequence[Any]) -> None:
+    """Raise TypeError or ValueError if a field of a node has another type; others are texts."""
+    types = set(map(type, column))
+    texts: set[Any] = set()
+    if field == "parents":
+        texts = {name for parents in column for name in parents}
+    elif field == "plugins":
+        texts = {text for plugins in column for kind, digest in plugins for text in (kind, digest)}
+    if not types <= _TYPES.get(field, {str}) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"a field {field!r} has another type")

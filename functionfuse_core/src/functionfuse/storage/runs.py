@@ -1,15 +1,48 @@
-"""The records of runs: put one, and remove those that are too many."""
+"""The records of runs: put one, remove those that are too many, read and compare them."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from .blobstore import BlobStore
+from ..errors import (
+    DamagedResultError,
+    InvalidNameError,
+    NewerFormatError,
+    NoMatchError,
+    PluginError,
+    ResultNotFoundError,
+    UntrustedResultError,
+)
+from ..names import close_to
+from .blobstore import BlobStore, at_once
 from .keys import RUNS, folder_of
-from .runrecord import encoded
+from .runchanges import MISSING, Changes, Described, changes_of, form, shown, table
+from .runrecord import RecordedNode, decoded, encoded, nodes_of
 
-__all__ = ["prune", "put"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RunRecord", "Runs", "frame_of", "prune", "put", "read"]
+
+logger = logging.getLogger(__name__)
+
+_MOST = 1000  # records of a workflow
+_MOST_BYTES = 64 << 20
+
+
+class Values(Protocol):
+    """The part of a `Storage` that a record uses."""
+
+    store: BlobStore
+
+    def read_unchanged(
+        self, workflow_name: str, task_name: str, digest: str, call: str = ""
+    ) -> Any: ...
 
 
 def put(
@@ -18,11 +51,339 @@ def put(
     head: Mapping[str, Any],
     nodes: Mapping[str, Sequence[Any]],
     key: bytes | None,
-) -> None:
-    """Store a record. Raises OSError."""
-    store.put(f"{folder_of(workflow)}{RUNS}{head['id']}", [encoded(head, nodes, key)])
+) -> str:
+    """Store a record, and return its key in the store. Raises OSError.
+
+    Args:
+        head, nodes, key: see `runrecord.encoded`. The id in `head` is the last segment of the key.
+    """
+    where = f"{folder_of(workflow)}{RUNS}{head['id']}"
+    store.put(where, [encoded(head, nodes, key)])
+    return where
 
 
 def prune(store: BlobStore, workflow: str) -> None:
-    """Do nothing yet."""
-    del store, workflow
+    """Remove the oldest records of a workflow: keep 1,000, and 64 MiB of them. The newest stays.
+
+    Raises:
+        OSError: the store failed; some may have been removed.
+    """
+    blobs = list(store.list(folder_of(workflow) + RUNS))
+    kept = size = 0
+    for blob in reversed(blobs[-_MOST:]):
+        size += blob.size
+        if kept and size > _MOST_BYTES:
+            break
+        kept += 1
+    if len(blobs) > kept:
+        store.delete([blob.key for blob in blobs[: len(blobs) - kept]])
+
+
+def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None) -> Runs:
+    """Return the records of a workflow's runs; see `Storage.runs`.
+
+    Args:
+        key: checks signatures.
+    """
+    store, folder = storage.store, folder_of(workflow) + RUNS
+    ids = [blob.key[len(folder) :] for blob in store.list(folder)]
+    if last is not None:
+        ids = ids[max(0, len(ids) - last) :]
+
+    def record(run: str) -> RunRecord | None:
+        try:
+            head, nodes = decoded(store.get(folder + run), key)
+            return RunRecord(**_fields(head, run, workflow), _nodes=nodes, _storage=storage)
+        except ResultNotFoundError:
+            return None  # removed after it was listed
+        except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
+            problem = "the record of run %r of workflow %r in %r is skipped: %s"
+            logger.warning(problem, run, workflow, store, error)
+            return None
+
+    found = at_once(store, record, ids)
+    return Runs(workflow, [record for record in found if record is not None])
+
+
+_TEXTS = ("id", "workflow", "started", "user", "host", "python", "commit", "backend")
+_ERROR = ("type", "text", "node")
+
+
+def _fields(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
+    """Return the known fields of a head; raise DamagedResultError if they are not as specified."""
+    texts = {field: head.get(field) for field in _TEXTS}
+    seconds: Any = head.get("seconds")
+    error: Any = head.get("error", "")
+    told: dict[str, Any] = error if isinstance(error, dict) else {}
+    error = {field: told.get(field) for field in _ERROR} if told else error
+    every = [*texts.values(), *(error.values() if told else ())]
+    usual = type(seconds) in (int, float) and abs(seconds) < 1e18  # nor NaN
+    if not (usual and (told or error is None) and all(isinstance(text, str) for text in every)):
+        raise DamagedResultError("a field about the run is missing, or has another type")
+    if (texts["id"], texts["workflow"]) != (run, workflow):
+        other = f"run {texts['id']!r} of workflow {texts['workflow']!r}"
+        raise DamagedResultError(f"it is the record of {other}")
+    return {**texts, "seconds": seconds, "error": error}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RunRecord:
+    """The record of one run; its values are read from the storage.
+
+    Attributes:
+        id: names the run; ids sort by the time when the runs started.
+        workflow: the workflow's name.
+        started: the time, ISO 8601, UTC, on the clock of the driver.
+        seconds: how long the run took.
+        user, host: who ran it, and on which machine; "" if that is unknown.
+        python: the version of Python.
+        commit: what was checked out in the repository of the script; "" if that is unknown.
+        backend: the backend's name.
+        error: "type" and "text" of the error that ended the run, and its "node" or ""; None if the
+            run ended without an error.
+    """
+
+    id: str
+    workflow: str
+    started: str
+    seconds: float
+    user: str
+    host: str
+    python: str
+    commit: str
+    backend: str
+    error: Mapping[str, str] | None
+    _nodes: bytes
+    _storage: Values
+
+    def __repr__(self) -> str:
+        failed = f", {self.error['type']}" if self.error else ""
+        return f"<run {self.id!r} of workflow {self.workflow!r}: {self.seconds:.3f} s{failed}>"
+
+    @cached_property
+    def nodes(self) -> list[RecordedNode]:
+        """What the run did with each node, parents first; parsed at first use.
+
+        Raises:
+            DamagedResultError: they are not as specified.
+        """
+        try:
+            return nodes_of(self._nodes)
+        except DamagedResultError as error:
+            raise DamagedResultError(f"{self._name}: {error}") from error
+
+    def __getitem__(self, name: str) -> RecordedNode:
+        """Return what the run did with a node. Raises NoMatchError if it has no such node."""
+        if name not in self._by_name:
+            close = close_to(str(name), self._by_name)
+            raise NoMatchError(f"{self._name} has no node {name!r}{close}")
+        return self._by_name[name]
+
+    def read(self, task_name: str) -> Any:
+        """Return the result that a node had in this run, and never that of another run.
+
+        Raises:
+            NoMatchError: the run has no such node.
+            ResultNotFoundError: the run stored no result of it, as after an error; or it was
+                removed or replaced since.
+            FunctionFuseError: it can't be read; see `Storage.read_task`.
+        """
+        node = self[task_name]
+        if not node.digest:
+            raise ResultNotFoundError(
+                f"{self._name} has no stored result of {task_name!r}, which was {node.action!r}"
+            )
+        return self._storage.read_unchanged(self.workflow, task_name, node.digest, node.call)
+
+    def compare(self, other: RunRecord) -> Changes:
+        """Return what changed from this run to another one: arguments, code, results and actions.
+
+        What either run doesn't know is not compared.
+
+        Raises:
+            DamagedResultError: the nodes of one are not as specified.
+        """
+        return changes_of(self.nodes, other.nodes)
+
+    @property
+    def _name(self) -> str:
+        return f"run {self.id!r} of workflow {self.workflow!r}"
+
+    @cached_property
+    def _by_name(self) -> dict[str, RecordedNode]:
+        return {node.name: node for node in self.nodes}
+
+    def _ancestry(self, task_names: Sequence[str]) -> set[str]:
+        """Return the names of nodes and of all their ancestors; without names, of all nodes."""
+        found = set(task_names or self._by_name)
+        waiting = list(found)
+        while waiting:
+            node = self._by_name.get(waiting.pop())
+            new = set(node.parents) - found if node else ()
+            found.update(new)
+            waiting.extend(new)
+        return found
+
+    def _row(self) -> list[str]:
+        try:
+            counts = Counter(node.action for node in self.nodes)
+            actions = ", ".join(f"{count} {action}" for action, count in counts.items())
+        except DamagedResultError:
+            actions = "nodes are damaged"
+        error = self.error["type"] if self.error else ""
+        return [self.id, self.started, f"{self.seconds:9.3f} s", actions, error]
+
+
+class Runs(Sequence[RunRecord]):
+    """Records of a workflow's runs, newest last; prints as a table."""
+
+    def __init__(self, workflow_name: str, records: Sequence[RunRecord]) -> None:
+        self.workflow_name = workflow_name
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int | str) -> RunRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Runs: ...
+    def __getitem__(self, index: int | str | slice) -> RunRecord | Runs:
+        """Return a record by its number or its run's id, or some of them by a slice.
+
+        Raises:
+            NoMatchError: no run here has this id.
+        """
+        if isinstance(index, slice):
+            return Runs(self.workflow_name, self._records[index])
+        if not isinstance(index, str):
+            return self._records[index]
+        for record in self._records:
+            if record.id == index:
+                return record
+        raise NoMatchError(
+            f"none of these {len(self)} runs of workflow {self.workflow_name!r} is {index!r}"
+        )
+
+    def __str__(self) -> str:
+        rows = [record._row() for record in self._records]
+        return table(rows) or f"no runs of workflow {self.workflow_name!r}"
+
+    __repr__ = __str__
+
+    def rows(self, *task_names: str) -> list[dict[str, Any]]:
+        """Return a row for each run, oldest first: its id, arguments, and results of some nodes.
+
+        The keys are "id"; "fit.c" for the argument `c` of `fit`, for each of the nodes and all of
+        their ancestors in any run; and the nodes' names. Without names, there are the arguments of
+        all nodes, and no results.
+
+        All rows have the same keys. An argument that a run doesn't have is None. A result is None
+        if the node failed or wasn't in the run, or if the result is gone. An argument that is no
+        plain value, such as an array, is there only if it varies; then it is a text with its
+        digest. Each result is read once, and rows share it; if a read is a request, many run at
+        once.
+
+        Raises:
+            NoMatchError: no run has a node of this name.
+            InvalidNameError: two columns would have the same key.
+            DamagedResultError: the nodes of a run are not as specified.
+            FunctionFuseError: a stored result can't be read; see `Storage.read_task`.
+        """
+        known = {name for record in self for name in record._by_name}
+        for name in task_names:
+            if name not in known:
+                problem = f"no run of workflow {self.workflow_name!r} has a node {name!r}"
+                raise NoMatchError(f"{problem}{close_to(str(name), known)}")
+        wanted = {name for record in self for name in record._ancestry(task_names)}
+        arguments = _columns(
+            [
+                {node.name: node.arguments for node in record.nodes if node.name in wanted}
+                for record in self
+            ]
+        )
+        results = self._results(task_names)
+        keys = ["id", *(key for key, _ in arguments), *results]
+        for key, count in Counter(keys).items():
+            if count > 1:
+                raise InvalidNameError(
+                    f"two columns would be {key!r}; `read` of each run returns the result"
+                )
+        columns = [[record.id for record in self], *(cells for _, cells in arguments)]
+        every = zip(*columns, *results.values(), strict=True)
+        return [dict(zip(keys, row, strict=True)) for row in every]
+
+    def _results(self, task_names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return by task the results in all runs; None for those that can't be had."""
+        records: dict[tuple[str, str, str], RunRecord] = {}
+        sought: dict[str, list[tuple[str, str, str]]] = {name: [] for name in task_names}
+        for record in self:
+            for name, keys in sought.items():
+                node = record._by_name.get(name)
+                keys.append((name, node.call, node.digest) if node else (name, "", ""))
+                records[keys[-1]] = record
+
+        def value(key: tuple[str, str, str]) -> Any:
+            try:
+                return records[key].read(key[0])
+            except (NoMatchError, ResultNotFoundError):
+                return None
+
+        if not records:
+            return {}
+        store = self._records[0]._storage.store
+        found = dict(zip(records, at_once(store, value, list(records)), strict=True))
+        return {name: [found[key] for key in keys] for name, keys in sought.items()}
+
+    def to_frame(self, *task_names: str) -> pd.DataFrame:
+        """Return `rows` as a data frame of pandas, whose index is the id. Raises as `rows`.
+
+        Raises:
+            PluginError: pandas is not installed.
+        """
+        return frame_of(self.rows(*task_names), "id")
+
+
+def _columns(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, list[Any]]]:
+    """Return the columns of arguments, with their keys, in the order of the newest run.
+
+    Args:
+        runs: the arguments of each run by node.
+    """
+    keys = {
+        (node, name): None
+        for nodes in reversed(runs)
+        for node, arguments in nodes.items()
+        for name in arguments
+    }
+    columns = []
+    for node, name in keys:
+        given = [nodes[node].get(name, MISSING) for nodes in runs if node in nodes]
+        plain = not all(isinstance(_cell(argument), Described) for argument in given)
+        if plain or len(set(map(form, given))) > 1:
+            cells = [_cell(nodes.get(node, {}).get(name)) for nodes in runs]
+            columns.append((f"{node}.{name}", cells))
+    return columns
+
+
+def _cell(argument: Any) -> Any:
+    """Return a recorded argument for a row, where numbers and texts of any type are plain."""
+    if isinstance(argument, dict) and "value" in argument:
+        return argument["value"]
+    if isinstance(argument, dict) and "float" in argument:
+        return float(argument["float"])
+    return shown(argument)
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], index: str) -> pd.DataFrame:
+    """Return rows as a data frame; the column `index` becomes its index.
+
+    Raises:
+        PluginError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise PluginError(f"a data frame needs pandas: pip install pandas ({error})") from error
+    columns = list(rows[0]) if rows else [index]
+    return pd.DataFrame.from_records(rows, columns=columns).set_index(index)

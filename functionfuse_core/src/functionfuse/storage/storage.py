@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import (
     FunctionFuseError,
@@ -27,6 +27,9 @@ from .keys import folder_of
 from .resultfile import Origin
 from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
+
+if TYPE_CHECKING:
+    from .runs import Runs
 
 __all__ = ["Storage"]
 
@@ -292,6 +295,24 @@ class Storage(Inventory):
             return self.read_unchanged(workflow_name, name, *digests.get(name, ("", "")))
 
         return dict(zip(names, at_once(self.store, read, names), strict=True))
+
+    def runs(self, workflow_name: str, last: int | None = 50) -> Runs:
+        """Return the records of a workflow's newest runs, newest last; reads no value.
+
+        They tell who ran it, when, on which arguments, and what each node did. A run that was
+        killed leaves none. The newest 1,000 of a workflow are kept, up to 64 MiB. A record that is
+        damaged, of a later version of Function Fuse, or not signed with the storage's key is
+        skipped, and logged as a warning. If a read is a request, many run at once.
+
+        Args:
+            last: how many records are read, at most; None for all.
+
+        Raises:
+            OSError: the blob store failed.
+        """
+        from .runs import read
+
+        return read(self, workflow_name, last, key=self._key)
 
     def record_run(
         self, workflow_name: str, head: Mapping[str, Any], nodes: Mapping[str, Sequence[Any]]

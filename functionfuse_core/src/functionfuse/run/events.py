@@ -248,13 +248,13 @@ class RunEvents:
             self.possible = self.decisions.demand.possible(frozenset(self.wanted))
         return Report(self.workflow_name, lambda: self._each(self._planned), self._notes)
 
-    def report(self) -> Report:
-        """Return the report: the action that each node had. The run is over."""
+    def report(self, run: str) -> Report:
+        """Return the report: the action that each node had. The run with this id is over."""
         self.errors.clear()  # the report lives on, and their tracebacks hold values
         for index, error in self.retried.items():
             if index not in self.computed and index not in self.reused:
                 self.failed.setdefault(index, error)  # the run ended before the next attempt
-        return Report(self.workflow_name, lambda: self._each(self._ended), self._notes)
+        return Report(self.workflow_name, lambda: self._each(self._ended), self._notes, run)
 
     def _call(
         self,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from math import isfinite
 from numbers import Integral, Real
+from types import FunctionType, ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +24,8 @@ _LONGEST = 200  # characters of a text in an argument
 _LARGEST = 1 << 512  # a larger int is recorded by its digest
 _LONGEST_ERROR = 2000  # characters
 _SHORTEST = 4  # characters of a text that is removed from errors
+_MOST = 1000  # such texts of one argument
+_CODE = FunctionType, ModuleType, type
 _LEFT_OUT = "***"
 
 # By type of a value that JSON has as it is: whether it is short, and no infinity or NaN.
@@ -79,17 +83,21 @@ def _number_or_text(value: Any) -> dict[str, object]:
     return {"value": plain} if short else {}
 
 
-def without_secrets(text: str, graph: Graph) -> str:
-    """Return the text of an error without the texts of arguments and globals in `ignore`."""
+def without_secrets(text: str, graph: Graph, failed: Node | None) -> str:
+    """Return the text of an error without the texts of arguments and globals in `ignore`.
+
+    Args:
+        failed: the node whose error it is. If it takes an ignored argument from another node, the
+            value isn't known here, so the text is "".
+    """
     found: set[str] = set()
     for node in graph.nodes:
-        if node.called.settings.ignore:
-            for value in _ignored(node):
-                if reference_in(value) is not None:
-                    return ""  # the value of a node, which is not known here
-                found.update(_texts(value, 3))
+        for value in _ignored(node) if node.called.settings.ignore else ():
+            if node is failed and reference_in(value) is not None:
+                return ""
+            found.update(islice(_texts(value, 3), _MOST))
     for secret in sorted(found, key=len, reverse=True):
-        for form in (secret, repr(secret)[1:-1], quote(secret, safe="")):
+        for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1], quote(secret, safe="")):
             text = text.replace(form, _LEFT_OUT)
     return text[:_LONGEST_ERROR]
 
@@ -97,8 +105,14 @@ def without_secrets(text: str, graph: Graph) -> str:
 def _ignored(node: Node) -> Iterator[object]:
     """Iterate over the values of a node's arguments and globals in `ignore`."""
     names, _, _ = parameters_of(node.function, node)
-    variables = getattr(node.function, "__globals__", {})
-    given = {**variables, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    defaults = getattr(node.function, "__defaults__", None) or ()
+    given = {
+        **getattr(node.function, "__globals__", {}),
+        **dict(zip(reversed(names), reversed(defaults), strict=False)),
+        **(getattr(node.function, "__kwdefaults__", None) or {}),
+        **dict(zip(names, node.args, strict=False)),
+        **node.kwargs,
+    }
     for name in node.called.settings.ignore:
         if name in given:
             yield given[name]
@@ -110,11 +124,9 @@ def _texts(value: Any, depth: int) -> Iterator[str]:
         text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
         if len(text) >= _SHORTEST and not isinstance(value, bool):
             yield text
-    elif depth:
+    elif depth and not isinstance(value, _CODE):
         inner: list[Any] = [*getattr(value, "__dict__", {}).values()]
-        if isinstance(value, Nested):
-            inner += value.items
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             inner += value.values()
         elif isinstance(value, (list, tuple, set, frozenset)):
             inner += value

@@ -55,10 +55,10 @@ def about(
 def error_of(error: BaseException, events: RunEvents) -> dict[str, str]:
     """Return the fields of the error that ended a run: its type, its text, and its node or ""."""
     found = [index for index, failed in events.errors.items() if failed is error]
-    node = events.names[found[0]] if found else ""
+    name, node = ("", None) if not found else (events.names[found[0]], events.graph.nodes[found[0]])
     kind = type(error).__name__
     text = text_of(error).removeprefix(kind).removeprefix(": ")
-    return {"type": kind, "text": without_secrets(text, events.graph), "node": node}
+    return {"type": kind, "text": without_secrets(text, events.graph, node), "node": name}
 
 
 def columns_of(
@@ -87,7 +87,8 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     nodes, every = graph.nodes, range(len(names))
     ended = zip(*events.ended(), strict=True)
     _, actions, reasons, seconds, sizes, attempts, _, begun, workers = ended
-    hidden = {index: without_secrets(text, graph) for index, text in events.failed.items()}
+    failed = events.failed.items()
+    hidden = {index: without_secrets(text, graph, nodes[index]) for index, text in failed}
     headers = [decisions.stored(index) if stored[index] else None for index in every]
     digests = [getattr(header, "digest", "") for header in headers]
     made = [call.hex() if (call := decisions.call(index)) else "" for index in every]

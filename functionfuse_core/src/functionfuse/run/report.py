@@ -65,6 +65,7 @@ class Report:
         workflow_name: the workflow's name.
         nodes: one record for each node of the graph, parents first.
         notes: hints about the whole run, such as results made with another version of a package.
+        run: the id of the run; "" for a plan, and for a run with neither storage nor listeners.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Report:
         workflow_name: str,
         records: Callable[[], list[NodeRecord]],
         notes: Callable[[], list[str]] = list,
+        run: str = "",
     ) -> None:
         self.workflow_name = workflow_name
         self._records = records
         self._notes = notes
+        self.run = run
 
     @cached_property
     def notes(self) -> list[str]:

@@ -174,7 +174,7 @@ class Run:
                 self._keep_past()
                 workflow._past = self._past
             scheduler.clear()
-            workflow.report = self._events.report()
+            workflow.report = self._events.report(run)
             if self._results:
                 self._record(run, failure)
                 self._results.remember()

@@ -106,6 +106,23 @@ class GoingBack(Results):
         beginning = earlier_key("w", task, "")
         return [key for key in self.keys(storage) if key.startswith(beginning)]
 
+    @pytest.mark.parametrize("how", ["here", "threads"])
+    def test_runs_are_remembered(self, grids: Storage, how: str) -> None:
+        """Each run leaves a record, by which its own values are read, and no other run's."""
+        for number in (1, 2, 1):
+            with executor_of(how) as executor:
+                flow_of(grids, number).run(executor)
+        copy = self.reopen(grids)
+        copy.register_persistent_serializers(Grids())
+        runs = copy.runs("w")
+        assert ["computed", "computed", "reused"] == [run["total"].action for run in runs]
+        for number, run in zip((1, 2, 1), runs, strict=True):
+            assert number == run["rows"].arguments["number"]
+            assert results_of(number) == [run.read(task) for task in TASKS]
+        assert [runs[0].id] * 3 == [copy.task_info("w", task).run for task in TASKS]
+        changes = {(change.node, change.what) for change in runs[0].compare(runs[1])}
+        assert {("rows", "argument"), *((task, "result") for task in TASKS)} == changes
+
     @pytest.mark.parametrize("how", ["here", "threads", "processes"])
     def test_a_run_goes_back(self, grids: Storage, how: str) -> None:
         """Settings 1, 2, 1, 2 compute twice; after a run, `read_task` reads what it returned."""

@@ -84,11 +84,8 @@ def main(folder):
     print(storage.lineage(NAME, "score", call=run["score"].call))
 
     flow = experiment(storage, best["fit.strength"], best["fit.gamma"])
-    print(
-        "\nBack to it:",
-        f"{flow.run():.1%},",
-        dict(Counter(node.action for node in flow.report.nodes)),
-    )
+    again, report = flow.run(), flow.report
+    print(f"\nBack to it: {again:.1%},", dict(Counter(node.action for node in report.nodes)))
 
 
 if __name__ == "__main__":

@@ -370,7 +370,10 @@ class Inventory:
                 about = {"workflow": workflow_name, "task": name}
                 hooks.call("functionfuse_result_removed", storage=self, **about)
 
-    def _not_found(self, workflow_name: str, task_name: str) -> ResultNotFoundError:
+    def _not_found(self, workflow_name: str, task_name: str, call: str = "") -> ResultNotFoundError:
+        if call:
+            where = self._where(workflow_name, task_name)
+            return ResultNotFoundError(f"no result of call {call!r} is stored for {where}")
         return ResultNotFoundError(
             f"no result of task {task_name!r} of workflow {workflow_name!r} is stored in {self!r}"
         )

@@ -341,7 +341,8 @@ class Runs(Sequence[RunRecord]):
         Raises:
             PluginError: pandas is not installed.
         """
-        return frame_of(self.rows(*task_names), "id")
+        rows = self.rows(*task_names)
+        return frame_of(rows, [*rows[0]] if rows else ["id"])
 
 
 def _columns(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, list[Any]]]:
@@ -375,8 +376,8 @@ def _cell(argument: Any) -> Any:
     return shown(argument)
 
 
-def frame_of(rows: Sequence[Mapping[str, Any]], index: str) -> pd.DataFrame:
-    """Return rows as a data frame; the column `index` becomes its index.
+def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
+    """Return rows as a data frame, whose index is the first of the columns.
 
     Raises:
         PluginError: pandas is not installed.
@@ -385,5 +386,4 @@ def frame_of(rows: Sequence[Mapping[str, Any]], index: str) -> pd.DataFrame:
         import pandas as pd
     except ImportError as error:
         raise PluginError(f"a data frame needs pandas: pip install pandas ({error})") from error
-    columns = list(rows[0]) if rows else [index]
-    return pd.DataFrame.from_records(rows, columns=columns).set_index(index)
+    return pd.DataFrame.from_records(rows, columns=list(columns)).set_index(columns[0])

@@ -29,6 +29,9 @@ from .results import Describe, Reader, Saver
 from .sidedata import SafeFiles
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from .lineage import Lineage
     from .runs import Runs
 
 __all__ = ["Storage"]
@@ -244,11 +247,7 @@ class Storage(Inventory):
         except ResultNotFoundError:
             if digest:
                 raise self._replaced(workflow_name, task_name) from None
-            if call:
-                where = self._where(workflow_name, task_name)
-                problem = f"no result of call {call!r} is stored for {where}"
-                raise ResultNotFoundError(problem) from None
-            raise self._not_found(workflow_name, task_name) from None
+            raise self._not_found(workflow_name, task_name, call) from None
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
@@ -332,6 +331,43 @@ class Storage(Inventory):
         count = self._records[workflow_name] = self._records.get(workflow_name, begins) + 1
         if count % _PRUNED_EVERY == 0:
             prune(self.store, workflow_name)
+
+    def lineage(
+        self, workflow_name: str, task_name: str, call: str = "", *, down: bool = False
+    ) -> Lineage:
+        """Return a stored result and those that it was computed from; headers only, no value.
+
+        A result that was removed or replaced meanwhile is there, but not `stored`: another result
+        under its name is not taken for it.
+
+        Args:
+            call: start from the latest or earlier result of this call; by default from the latest.
+            down: return the results that were computed from it instead. All headers of the
+                workflow are read.
+
+        Raises as `read_task` if the header of the result itself can't be read.
+        """
+        from .ancestry import ancestors, descendants
+
+        try:
+            return (descendants if down else ancestors)(self.store, workflow_name, task_name, call)
+        except ResultNotFoundError:
+            raise self._not_found(workflow_name, task_name, call) from None
+        except FunctionFuseError as error:
+            raise self._explained(error, workflow_name, task_name) from error.__cause__
+
+    def to_frame(self, workflow_name: str) -> pd.DataFrame:
+        """Return the headers of a workflow's latest results as a table, a row for each task.
+
+        Columns: function, created, seconds, bytes (with side data), type, digest, call, run.
+        Damaged results are left out, and logged.
+
+        Raises:
+            PluginError: pandas is not installed.
+        """
+        from .lineage import frame
+
+        return frame(self.store, workflow_name)
 
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import subprocess
@@ -46,6 +47,23 @@ def test_the_examples_page_shows_what_the_quick_start_prints(tmp_path: Path) -> 
     """`examples/README.md` shows the output as it is."""
     printed = run("quickstart/quickstart.py", cwd=tmp_path)
     assert printed in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
+def test_sweep(tmp_path: Path) -> None:
+    """The sweep prints what its page shows, and computes nothing the second time."""
+    printed = run("sweep/sweep.py", cwd=tmp_path)
+    page = (EXAMPLES / "sweep" / "README.md").read_text(encoding="utf-8")
+    shown = page.partition("sweep.py\n")[2].partition("```")[0]
+    assert doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS)
+    run("sweep/sweep.py", cwd=tmp_path)
+    storage = storage_factory({"kind": "file", "options": {"path": tmp_path / "sweep-results"}})
+    runs = storage.runs("digits", last=None)
+    assert 42 == len(runs)
+    actions = {node.action for record in runs[20:] for node in record.nodes}
+    assert {"reused"} == actions
+    scores = runs[:20].to_frame("score")
+    assert (20, 4) == (len(scores), len(scores.groupby(["fit.gamma"])))
+    assert 98.9 == round(100 * scores["score"].max(), 1)
 
 
 def test_demo(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ class RunRecord:
         except DamagedResultError:
             actions = "nodes are damaged"
         error = self.error["type"] if self.error else ""
-        return [self.id, self.started, f"{self.seconds:9.3f} s", actions, error]
+        return [self.id, f"{self.seconds:9.3f} s", actions, error]
 
 
 class Runs(Sequence[RunRecord]):

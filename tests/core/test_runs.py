@@ -100,8 +100,8 @@ def test_runs_print_as_a_table(memory: Storage) -> None:
     record(memory, 1, LOAD, FIT, LOAD._replace(name="other"))
     record(memory, 2, failed, seconds=1234, error={"type": "KeyError", "text": "", "node": "fit"})
     expected = f"""\
-{id_of(1)}  2026-01-02T03:04:05.000001Z      1.500 s  2 reused, 1 computed
-{id_of(2)}  2026-01-02T03:04:05.000002Z   1234.000 s  1 failed              KeyError"""
+{id_of(1)}      1.500 s  2 reused, 1 computed
+{id_of(2)}   1234.000 s  1 failed              KeyError"""
     assert expected == str(memory.runs("w")) == repr(memory.runs("w"))
 
 

@@ -54,6 +54,21 @@ def test_what_does_not_follow_a_failing_node_is_computed(storage, stored) -> Non
     assert [("failed", "other"), ("failed", "wrong")] == sorted(
         event for event in events if event[0] == "failed"
     )
+    if not stored:
+        return
+    [record] = storage.runs("w")
+    assert "Ray" == record.backend
+    assert expected == {node.name: node.action for node in record.nodes}
+    assert {"type": "LookupError", "text": "it is gone", "node": "wrong"} == record.error
+    for node in record.nodes:
+        host, process, thread = node.worker.split() if node.worker else ("", 0, "")
+        ran = node.action != "not run"
+        assert (ran, ran) == (bool(host), node.begun > 0)
+        assert str(os.getpid()) != process
+        if node.digest:
+            info = storage.task_info("w", node.name)
+            assert (info.call, info.digest) == (node.call, node.digest)
+            assert record.id == info.run
 
 
 @pytest.mark.parametrize("stored", [True, False])

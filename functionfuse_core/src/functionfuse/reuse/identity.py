@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from xxhash import xxh3_128_digest
 
@@ -46,6 +46,9 @@ class Identities:
         own: packages that belong to the project, wherever they are installed.
         packages: names of packages whose version counts for all nodes.
         plugins: for each node that has some: the node plugins that count.
+
+    Attributes:
+        has_plugins: whether any node has plugins that count.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Identities:
         # The keys of their code; with an id, as a function may be unhashable.
         self._keys = {node: (node.called, id(called)) for node, called in replaced.items()}
         self._plugins = plugins or {}
+        self.has_plugins = bool(plugins)
         self._own = frozenset(own)
         for name in self._own:
             if name not in sys.modules and not importlib.util.find_spec(top_level(name)):
@@ -113,39 +117,33 @@ class Identities:
             parts["plugins"] = plugins
         return parts
 
-    def function(self, node: Node) -> tuple[str, str]:
-        """Return the name of the function that is called, and the digest of its code or ""."""
-        try:
-            parts = self._head(node).parts
-        except FingerprintError as error:
-            forget(error)
-            return self._called(node)[1], ""
-        return parts["function"], parts["code"]
+    def told(self, node: Node) -> tuple[str, str, Sequence[Any], list[tuple[str, int]]]:
+        """Return what the record of a run tells of a node, also if its code has no digest.
 
-    def arguments(self, node: Node) -> tuple[Sequence[Any], list[tuple[str, int]]]:
-        """Return all arguments, and the names and positions of those that count, in order.
-
-        The code of the function need not have a digest.
+        These are the name of the function that is called, the digest of its code or "", all
+        arguments, and name and position of those that count.
         """
         try:
             head = self._head(node)
         except FingerprintError as error:
             forget(error)
-            names, keywords, _ = parameters_of(self._called(node)[0], node)
-            nothing: Any = None
-            ignored = frozenset(node.called.settings.ignore)
-            head = Head(b"", names, keywords, ignored, nothing, frozenset(), {}, {})
+            called, name = self._called(node)
+            names, keywords, _ = parameters_of(called, node)
+            ignored, nothing = frozenset(node.called.settings.ignore), cast("Seen", None)
+            parts = {"function": name, "code": ""}
+            head = Head(b"", names, keywords, ignored, nothing, frozenset(), parts, {})
         values: tuple[Any, ...] = node.args
         shape: object = len(values)
         if node.kwargs:
             values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
-        return values, head.orders.get(shape) or order_of(node, head, shape)
+        order = head.orders.get(shape) or order_of(node, head, shape)
+        return head.parts["function"], head.parts["code"], values, order
 
     def argument_digest(self, node: Node, index: int, value: Any) -> str:
         """Return the digest of an argument, as it is in `parts`; "" if it has none.
 
         Args:
-            index: its place in the order from `arguments`.
+            index: its place in the order from `told`.
         """
         literal = LITERALS.get(type(value))
         stream = literal(value) if literal else self._given.get(node, {}).get(index)

@@ -26,7 +26,7 @@ from .calls import Calls
 from .demand import COMPUTE, MAYBE, REUSE, Demand
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
-from .results import Ages, Done, Earlier, Header, Held, Info, Results, Stored, Summary
+from .results import Ages, Done, Earlier, Held, Info, Results, Stored, Summary
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
@@ -47,6 +47,9 @@ class Decisions:
     Attributes:
         verdicts: REUSE, COMPUTE or MAYBE for each node, whether it is needed or not.
         reasons: why a node is computed, as text; "" for REUSE.
+        stored: for each node its stored result, as the storage returned it for the plan or the
+            save; see `infos`.
+        calls: for each node the digest of its call; None while a part of it is unknown.
         digests: of results that are reused or were computed; else None.
         changed: by index of a node: the variable, argument or plugin that changed during the run.
         restored: indexes of the nodes whose earlier results are reused.
@@ -75,13 +78,14 @@ class Decisions:
         self._done = done
         self.restored: set[int] = set()
         self._awaited: dict[int, Sequence[int]] = {}  # by index of a MAYBE: parents to compute
-        self._stored: list[Header | Info] = list(self.infos)  # as this run has saved them
+        self.stored: list[Any] = list(self.infos)
         self._policies = list(map(policies.get, graph.nodes, repeat(policy)))
         self._unsaved = unsaved
         self._always = ALWAYS in self._policies
         self._useless: set[int] = set()  # indexes of damaged stored results
         self._calls = Calls(graph, identities)
-        self._before, self.digests = self._calls.before, self._calls.results
+        self._before = self._calls.before
+        self.calls, self.digests = self.calls, self._calls.results
         now = {index: age for index, age in expires.items() if index not in done}
         self.ages = Ages(now, self._before, self.infos)
         never = {index for index, found in enumerate(self._policies) if found == NEVER}
@@ -132,13 +136,13 @@ class Decisions:
             verdict, reason = MAYBE, "compute unless an earlier result fits"
             self._awaited[index] = self._calls.unknown(index)
         if verdict == REUSE:
-            self.digests[index] = self._results.counts_as(index, self.header(index))
+            self.digests[index] = self._results.counts_as(index, self.stored[index])
         self.verdicts[index], self.reasons[index] = verdict, reason
         return verdict
 
     def _take_done(self, index: int, done: Done) -> str:
         """Take a node as the run has computed or reused it."""
-        self._calls.made[index], self.digests[index] = done.call, done.digest
+        self.calls[index], self.digests[index] = done.call, done.digest
         if hasattr(done.stored, "digest"):
             self.digests[index] = self._results.counts_as(index, done.stored)
         if done.changed:
@@ -163,7 +167,7 @@ class Decisions:
             stored: the stored result, as the storage returned it from the save.
         """
         if stored is not None:  # its record has noted the call
-            self._stored[index] = stored
+            self.stored[index] = stored
             digest = self._results.counts_as(index, stored)
         else:
             self._calls.note(index)
@@ -173,10 +177,6 @@ class Decisions:
         """Reuse a result that another run has stored since the plan was made."""
         self.verdicts[index], self.reasons[index] = REUSE, ""
         self.settle(index, None, info)
-
-    def call(self, index: int) -> bytes | None:
-        """Return the digest of a node's call; None while a part of it is unknown."""
-        return self._calls.made[index]
 
     def record(self, index: int) -> dict[str, object]:
         """Return a node's fingerprint for the header of its result; its parents must be settled."""
@@ -193,7 +193,7 @@ class Decisions:
         results, calls = self._found or self._recipes()
         marks = None
         if before is not None:
-            made_by, recipe = (self._calls.made[before] or b"").hex(), (calls[before] or b"").hex()
+            made_by, recipe = (self.calls[before] or b"").hex(), (calls[before] or b"").hex()
             marks = [self.graph.names[before], "", made_by, recipe]
         return {
             "call": call.hex(),
@@ -207,10 +207,10 @@ class Decisions:
         """Return the record of each parent: name, digest, call, recipe, and the code in it."""
         parents: list[list[object]] = []
         for parent in self.graph.needs[index]:
-            made_by = (self._calls.made[parent] or b"").hex()
+            made_by = (self.calls[parent] or b"").hex()
             recipe = (recipes[parent] or b"").hex()
             if self._always and self._stands(parent):
-                made_by = self.header(parent).call  # it may be of an earlier call
+                made_by = self.stored[parent].call  # it may be of an earlier call
             if self.is_tainted(parent):
                 # The next run computes the parent again, and its result may differ.
                 made_by, recipe = "", ""
@@ -233,17 +233,9 @@ class Decisions:
                 return f"{changed}, which the result of {self.graph.names[parent]!r} uses,"
         return ""
 
-    def stored(self, index: int) -> Header | Info:
-        """Return a node's stored result, as the storage returned it for the plan or the save."""
-        return self._stored[index]
-
     def is_tainted(self, index: int) -> bool:
         """Whether a node was computed while a variable changed, or from such a node's result."""
         return index in self.changed or index in self._tainted
-
-    def header(self, index: int) -> Summary:
-        """Return the header of a result that is reused."""
-        return self._stored[index]  # type: ignore[return-value]
 
     def keeps_other(self, index: int) -> bool:
         """Whether the stored result of a node is of another call, and this run left it so."""
@@ -253,11 +245,11 @@ class Decisions:
     def notes(self) -> list[str]:
         """Return hints: packages whose version has changed since reused results were made."""
         reused = [index for index, verdict in enumerate(self.verdicts) if verdict == REUSE]
-        return self._results.notes(map(self.header, reused))
+        return self._results.notes(map(self.stored.__getitem__, reused))
 
     def _held(self, index: int) -> Held:
         """Return the digest of a result's value, and the code in it; see `Results.held`."""
-        return self._results.held(self._stored[index])
+        return self._results.held(self.stored[index])
 
     def _no_digest(self, index: int) -> str:
         """Return why a node has no fingerprint; "" if it has one."""
@@ -271,7 +263,7 @@ class Decisions:
         """Return the recipes of all results, and of all calls; they are made at the first use."""
         if self._found is None:
             stand = filter(self._stands, range(len(self.infos)) if self._always else ())
-            digests = {n: self._results.counts_as(n, self.header(n)) for n in stand}
+            digests = {n: self._results.counts_as(n, self.stored[n]) for n in stand}
             self._found = self._calls.recipes(self._volatile, digests)
         return self._found
 
@@ -283,7 +275,7 @@ class Decisions:
 
     def _judged(self, index: int) -> tuple[str, str]:
         info, policy = self.infos[index], self._policies[index]
-        call = self._calls.made[index] = self._calls.now(index)
+        call = self.calls[index] = self._calls.now(index)
         if index in self._unsaved:
             return COMPUTE, "runs always, and is not stored"
         if type(self.graph.nodes[index]) is ConstructorCall:
@@ -312,7 +304,7 @@ class Decisions:
             supposed, awaited = self._supposed(index, recorded)
             if supposed is not None and supposed.hex() == recorded["call"]:
                 if not awaited:
-                    self._calls.made[index] = supposed
+                    self.calls[index] = supposed
                     return fits
                 self._awaited[index] = awaited
                 names = " or ".join(repr(self.graph.names[parent]) for parent in awaited)
@@ -330,7 +322,7 @@ class Decisions:
 
     def _may_fit(self, index: int) -> bool:
         """Whether an earlier result may be of the call of a node, which is still unknown."""
-        if self.earlier is None or self._calls.made[index] is not None or self._no_digest(index):
+        if self.earlier is None or self.calls[index] is not None or self._no_digest(index):
             return False
         return self._may_go_back(index) and self.earlier.has(self.graph.names[index])
 
@@ -343,7 +335,7 @@ class Decisions:
             return None
         if reason := self.ages.too_old(index, found):
             return COMPUTE, reason
-        self._stored[index] = found
+        self.stored[index] = found
         self.restored.add(index)
         return REUSE, "an earlier result"
 
@@ -364,8 +356,8 @@ class Decisions:
             if recorded["before"] is None:
                 return None, []
             _, _, *marks = recorded["before"]
-            called[before] = self._calls.made[before] or bytes.fromhex(marks[0])
-            if self._calls.made[before] is None and not self._same(before, marks, calls):
+            called[before] = self.calls[before] or bytes.fromhex(marks[0])
+            if self.calls[before] is None and not self._same(before, marks, calls):
                 awaited.append(before)
         return self._calls.combined(index, known, called), awaited
 
@@ -374,7 +366,7 @@ class Decisions:
         call, recipe, *_ = marks
         if index in self._volatile:
             return False
-        now = self._calls.made[index]
+        now = self.calls[index]
         if now is not None:
             return now.hex() == call
         recipe_now = recipes[index]

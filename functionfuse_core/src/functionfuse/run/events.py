@@ -365,7 +365,7 @@ class RunEvents:
         return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
     def _stored_size(self, index: int) -> int:
-        header: Any = self.decisions.header(index) if self.decisions else None
+        header: Any = self.decisions.stored[index] if self.decisions else None
         if header is None:
             return 0
         size: int | None = getattr(header, "blob_size", None)  # without the rest of the header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -20,36 +21,35 @@ from ..serializers.script import name_of
 
 __all__ = ["recorded", "without_secrets"]
 
-_LONGEST = 200  # characters of a text in an argument
-_LARGEST = 1 << 512  # a larger int is recorded by its digest
 _LONGEST_ERROR = 2000  # characters
 _SHORTEST = 4  # characters of a text that is removed from errors
 _MOST = 1000  # such texts of one argument
+_NONE: tuple[Callable[[Any], float], float] = id, -1  # of a type that JSON doesn't have
 _CODE = FunctionType, ModuleType, type
 _LEFT_OUT = "***"
 
-# By type of a value that JSON has as it is: whether it is short, and no infinity or NaN.
-_SHORT: dict[type, Callable[[Any], bool]] = {
-    bool: lambda _: True,
-    type(None): lambda _: True,
-    float: isfinite,
-    int: lambda value: bool(-_LARGEST < value < _LARGEST),
-    str: lambda value: len(value) <= _LONGEST,
+# By type of a value that JSON has as it is: a measure, and the largest one that is recorded. NaN is
+# below none.
+_MEASURES: dict[type, tuple[Callable[[Any], float], float]] = {
+    bool: (abs, 1),
+    int: (int.bit_length, 512),
+    float: (abs, sys.float_info.max),
+    str: (len, 200),
+    type(None): (bool, 0),
 }
 
 
-def recorded(identities: Identities, graph: Graph) -> list[dict[str, object]]:
-    """Return the arguments of all nodes by name, in the form that `RecordedNode` describes."""
-    names, positions, short_of = graph.names, graph.positions, _SHORT.get
-    every = []
+def recorded(identities: Identities, graph: Graph) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Iterate over function, code and arguments of all nodes, in the form of `RecordedNode`."""
+    names, positions, measures = graph.names, graph.positions, _MEASURES.get
     for node in graph.nodes:
+        function, code, values, order = identities.told(node)
         found: dict[str, object] = {}
-        values, order = identities.arguments(node)
         for index, (name, position) in enumerate(order):
             value = values[position]
             kind = type(value)
-            is_short = short_of(kind)
-            if is_short is not None and is_short(value):
+            measure, most = measures(kind, _NONE)
+            if measure(value) <= most:
                 found[name] = value
             elif isinstance(value, Node):
                 found[name] = {"node": names[positions[value]]}
@@ -60,8 +60,7 @@ def recorded(identities: Identities, graph: Graph) -> list[dict[str, object]]:
                 content = _number_or_text(value)
                 content = content or {"digest": identities.argument_digest(node, index, value)}
                 found[name] = {"type": name_of(kind).removeprefix("builtins."), **content}
-        every.append(found)
-    return every
+        yield function, code, found
 
 
 def _number_or_text(value: Any) -> dict[str, object]:
@@ -79,8 +78,8 @@ def _number_or_text(value: Any) -> dict[str, object]:
             plain = number if number == value else None
         elif (type(value).__module__, type(value).__name__.rstrip("_")) == ("numpy", "bool"):
             plain = bool(value)
-    short = plain is not None and _SHORT[type(plain)](plain)
-    return {"value": plain} if short else {}
+    measure, most = _MEASURES[type(plain)]
+    return {"value": plain} if plain is not None and measure(plain) <= most else {}
 
 
 def without_secrets(text: str, graph: Graph, failed: Node | None) -> str:

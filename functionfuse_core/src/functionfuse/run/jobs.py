@@ -179,7 +179,7 @@ class JobMaker:
         job.save = results.save(index, name, fingerprint, describe)
         # A method changes its object; if another run made the call, ours would be unchanged.
         if self._single_flight and type(node) is not MethodCall:
-            job.flight = results.flight(index, decisions.call(index))
+            job.flight = results.flight(index, decisions.calls[index])
 
     def _of_function(self, node: Node) -> tuple[str, Describe | None]:
         """Return the name of the function that is called for a node, and how results are described.

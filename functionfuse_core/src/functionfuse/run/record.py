@@ -89,10 +89,13 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     _, actions, reasons, seconds, sizes, attempts, _, begun, workers = ended
     failed = events.failed.items()
     hidden = {index: without_secrets(text, graph, nodes[index]) for index, text in failed}
-    headers = [decisions.stored(index) if stored[index] else None for index in every]
-    digests = [getattr(header, "digest", "") for header in headers]
-    made = [call.hex() if (call := decisions.call(index)) else "" for index in every]
-    driver, functions = here(), list(map(identities.function, nodes))
+    headers = [decisions.stored[index] if stored[index] else None for index in every]
+    made = [call.hex() if call else "" for call in decisions.calls]
+    driver = here()
+    plugins: list[Any] = [()] * len(nodes)
+    if identities.has_plugins:
+        plugins = list(map(identities.plugins, nodes))
+    functions, codes, arguments = zip(*recorded(identities, graph), strict=True)
     return {
         "name": names,
         "action": actions,
@@ -102,22 +105,20 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
         "worker": [worker or (begun[n] and driver) or "" for n, worker in enumerate(workers)],
         "bytes": sizes,
         "call": [getattr(h, "call", call) for h, call in zip(headers, made, strict=True)],
-        "digest": digests,
-        "value": list(map(_value, headers, decisions.digests)),
+        "digest": [getattr(header, "digest", "") for header in headers],
+        "value": [
+            (digest.hex() if digest else "")
+            if header is None
+            else ("" if header.value == header.digest else header.value)
+            for header, digest in zip(headers, decisions.digests, strict=True)
+        ],
         "attempts": attempts,
-        "parents": [[names[parent] for parent in parents] for parents in graph.parents],
-        "arguments": recorded(identities, graph),
-        "function": [name for name, _ in functions],
-        "code": [code for _, code in functions],
-        "plugins": list(map(identities.plugins, nodes)),
+        "parents": [list(map(names.__getitem__, parents)) for parents in graph.parents],
+        "arguments": arguments,
+        "function": functions,
+        "code": codes,
+        "plugins": plugins,
     }
-
-
-def _value(header: Any, known: bytes | None) -> str:
-    """Return the digest of a value, "" if it is that of the stored result, or is unknown."""
-    if header is None:
-        return known.hex() if known else ""
-    return "" if header.value == header.digest else str(header.value)
 
 
 @cache

@@ -268,13 +268,13 @@ class Run:
             node = self._graph.nodes[index]
             stored: Any = None
             if self._stored[index]:
-                stored = decisions.stored(index) if decisions else True
+                stored = decisions.stored[index] if decisions else True
             elif index in held:
                 past.values[node] = held[index]
             past.records[node] = record
             past.nodes[node] = Done(stored, reason=record.reason)
             if decisions:
-                call, digest = decisions.call(index), decisions.digests[index]
+                call, digest = decisions.calls[index], decisions.digests[index]
                 about = record.reason, decisions.changed.get(index, ""), decisions.is_tainted(index)
                 past.nodes[node] = Done(stored, call, digest, *about)
 

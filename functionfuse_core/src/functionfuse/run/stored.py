@@ -117,7 +117,7 @@ class StoredResults:
         """Return the record by which a stored value is read, here or in another process."""
         decisions, own = self.decisions, ()
         if decisions:
-            header: Any = decisions.stored(index)
+            header: Any = decisions.stored[index]
             header = getattr(header, "info", header)
             own = header.own if getattr(header, "by_value", False) else ()
         names = self._workflow_name, self._names[index]
@@ -149,7 +149,7 @@ class StoredResults:
         """Return another copy of a value that this run has had; () if that is slow."""
         if self.headers is None or self.decisions is None or not self.stored[index]:
             return ()
-        header: Any = self.decisions.stored(index)
+        header: Any = self.decisions.stored[index]
         names = self._workflow_name, self._names[index]
         try:
             return (self.headers.read_again(*names, getattr(header, "info", header)),)
@@ -161,7 +161,7 @@ class StoredResults:
 
         So what another run has stored under the name meanwhile is never taken for it.
         """
-        header = self.decisions.stored(index) if self.decisions else None
+        header = self.decisions.stored[index] if self.decisions else None
         return getattr(header, "digest", ""), getattr(header, "call", "")
 
     def save(
@@ -190,7 +190,7 @@ class StoredResults:
         """
         decisions, headers = self.decisions, self.headers
         tasks = {
-            self._names[index]: (decisions.header(index).call, decisions.infos[index])
+            self._names[index]: (decisions.stored[index].call, decisions.infos[index])
             for index in indexes
             if decisions and index in decisions.restored
         }
@@ -246,7 +246,7 @@ class StoredResults:
         for index, info in enumerate(decisions.infos if decisions else ()):
             if decisions and (self.saved[index] or index in decisions.restored):
                 call = getattr(info, "call", "")
-                if call and call != getattr(decisions.stored(index), "call", ""):
+                if call and call != getattr(decisions.stored[index], "call", ""):
                     size += getattr(info, "size", 0)
         return size
 

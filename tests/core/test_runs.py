@@ -291,7 +291,7 @@ def test_too_many_are_removed(storage: Storage, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_requests_of_removing() -> None:
-    """A listing, and a removal if there is anything to remove."""
+    """A listing, and one removal of all that are too many."""
     store = RemoteStore()
     for number in range(1003):
         put(store, "w", head(number), columns([]), None)

@@ -217,22 +217,27 @@ def test_fields_are_as_specified(
 
 
 @pytest.mark.parametrize(
-    "nodes",
+    "wrong",
     [
-        {},
         {"name": [1]},
-        {"name": ["a"], "arguments": [["c"]]},
-        {"name": ["a"], "parents": [[{}]]},
-        {"name": ["a"], "parents": ["a"]},
-        {"name": ["a"], "plugins": [["a"]]},
-        {"name": ["a"], "plugins": [[["a", 1]]]},
-        {"name": ["a"], "seconds": ["long"]},
-        {"name": ["a"], "action": []},
+        {"name": []},
+        {"arguments": [["c"]]},
+        {"parents": ["b"]},
+        {"parents": [["b", 1]]},
+        {"parents": [[{}]]},
+        {"plugins": [["b"]]},
+        {"plugins": [[["b", 1]]]},
+        {"seconds": ["long"]},
+        {"action": []},
+        {"action": [None]},
     ],
 )
-def test_nodes_are_as_specified(nodes: dict[str, Any], memory: Storage) -> None:
+def test_nodes_are_as_specified(wrong: dict[str, Any], memory: Storage) -> None:
     """Else the error names the run; what is told about the run can be read all the same."""
+    nodes = {"name": ["a"], "action": ["computed"]}
     put(memory.store, "w", head(1), nodes, None)
+    assert [RecordedNode("a", "computed")] == memory.runs("w")[0].nodes
+    put(memory.store, "w", head(1), {**nodes, **wrong}, None)
     [run] = found = memory.runs("w")
     with pytest.raises(DamagedResultError, match=f"run '{id_of(1)}' of workflow 'w': the nodes"):
         _ = run.nodes
@@ -291,7 +296,7 @@ def test_too_many_are_removed(storage: Storage, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_requests_of_removing() -> None:
-    """A listing, and a removal if there is anything to remove."""
+    """A listing, and one removal of all that are too many."""
     store = RemoteStore()
     for number in range(1003):
         put(store, "w", head(number), columns([]), None)

@@ -51,7 +51,7 @@ class InvalidNameError(FunctionFuseError, ValueError):
 
 
 class NoMatchError(FunctionFuseError, KeyError):
-    """No node matches a pattern or a name."""
+    """No node matches a pattern or a name, or no run has an id."""
 
     # KeyError.__str__ would return the repr of the message.
     def __str__(self) -> str:
@@ -144,4 +144,4 @@ class UnknownKindError(FunctionFuseError, LookupError):
 
 
 class PluginError(FunctionFuseError, ImportError):
-    """An installed plugin can't be used."""
+    """A plugin, or another package that is needed, is not installed or can't be used."""

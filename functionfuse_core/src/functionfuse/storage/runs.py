@@ -75,8 +75,7 @@ def prune(store: BlobStore, workflow: str) -> None:
         if kept and size > _MOST_BYTES:
             break
         kept += 1
-    if len(blobs) > kept:
-        store.delete([blob.key for blob in blobs[: len(blobs) - kept]])
+    store.delete([blob.key for blob in blobs[: len(blobs) - kept]])
 
 
 def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None) -> Runs:

@@ -85,7 +85,8 @@ class Decisions:
         self._useless: set[int] = set()  # indexes of damaged stored results
         self._calls = Calls(graph, identities)
         self._before = self._calls.before
-        self.calls, self.digests = self.calls, self._calls.results
+        self.calls: list[bytes | None] = self._calls.made
+        self.digests: list[bytes | None] = self._calls.results
         now = {index: age for index, age in expires.items() if index not in done}
         self.ages = Ages(now, self._before, self.infos)
         never = {index for index, found in enumerate(self._policies) if found == NEVER}

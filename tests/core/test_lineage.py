@@ -168,7 +168,7 @@ def test_an_object_with_methods(storage: Storage) -> None:
     assert (first_.key,) == second_.parents
     assert (model_.key,) == first_.parents
     assert (False, "not stored") == (model_.stored, model_.note)
-    assert ["first", "second", "end"] == names(storage.lineage("w", "first", down=True))
+    assert ["first", "end", "second"] == names(storage.lineage("w", "first", down=True))
     # The record of a method tells no digest of the call before it, but that of another child does.
     storage.remove_task("w", "first")
     lineage = storage.lineage("w", "end")

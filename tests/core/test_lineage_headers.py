@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_damaged_headers(storage: Storage, caplog: pytest.LogCaptureFixture) -> 
     """A damaged parent is not stored; downwards it is left out, and logged; itself it raises."""
     chain(storage, 1).run()
     data = bytes(storage.store.get("w/total"))
-    header = header_of(data) | {"type": 5}  # as `encoded` writes it, but of no use
+    header = json.dumps(header_of(data) | {"type": 5}, separators=(",", ":")).encode() + b"\n"
     for damaged in (data[:70] + b"#" + data[71:], data[:80], b"", sealed(header)):
         storage.store.put("w/total", [damaged])
         with pytest.raises(DamagedResultError, match=r"header|cut|not a result") as raised:

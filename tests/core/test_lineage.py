@@ -213,6 +213,8 @@ def test_a_parent_without_a_recorded_call_among_earlier_results(storage: Storage
     plant(storage, "end", ["rows", digest, "", ""])
     above = storage.lineage("w", "end")[1]
     assert (call_of(1), digest, True) == (above.call, above.digest, above.stored)
+    assert ["rows", "end"] == names(storage.lineage("w", "rows", call=call_of(1), down=True))
+    assert ["rows"] == names(storage.lineage("w", "rows", down=True))
 
 
 def test_a_parent_in_which_a_variable_changed(storage: Storage) -> None:

@@ -273,5 +273,5 @@ def test_a_table_without_pandas(storage: Storage, monkeypatch: pytest.MonkeyPatc
         return imported(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
+    with pytest.raises(ImportError, match="pip install pandas"):
         storage.to_frame("w")

@@ -179,8 +179,8 @@ def descendants(store: BlobStore, workflow: str, task: str, call: str) -> Lineag
     """
     start = _start(store, workflow, task, call)
     folder = folder_of(workflow)
-    keys = [folder + name for name in segments(store, folder)]
-    keys += [f"{folder}{EARLIER}{name}" for name in store.names(folder + EARLIER)]
+    keys = [folder + name for name in sorted(segments(store, folder))]
+    keys += [f"{folder}{EARLIER}{name}" for name in sorted(store.names(folder + EARLIER))]
     infos = headers_of(store, keys)
     if lost := [key for key in keys if key not in infos]:
         logger.warning(
@@ -207,12 +207,8 @@ def descendants(store: BlobStore, workflow: str, task: str, call: str) -> Lineag
 def _children(info: TaskInfo, children: Mapping[_Ref, Sequence[TaskInfo]]) -> Iterator[TaskInfo]:
     """Iterate over the results whose records name a result, with or without its call and value."""
     value, call = info.value or info.digest, _call(info)
-    for ref in {
-        _Ref(info.task, call, value),
-        _Ref(info.task, "", value),
-        _Ref(info.task, call, ""),
-    }:
-        yield from children.get(ref, ())
+    for known in ((call, value), ("", value), (call, "")):
+        yield from children.get(_Ref(info.task, *known), ())
 
 
 def _start(store: BlobStore, workflow: str, task: str, call: str) -> TaskInfo:

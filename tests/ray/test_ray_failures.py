@@ -61,7 +61,7 @@ def test_what_does_not_follow_a_failing_node_is_computed(storage, stored) -> Non
     assert expected == {node.name: node.action for node in record.nodes}
     assert {"type": "LookupError", "text": "it is gone", "node": "wrong"} == record.error
     for node in record.nodes:
-        host, process, thread = node.worker.split() if node.worker else ("", 0, "")
+        host, process, _ = node.worker.split() if node.worker else ("", 0, "")
         ran = node.action != "not run"
         assert (ran, ran) == (bool(host), node.begun > 0)
         assert str(os.getpid()) != process

@@ -83,7 +83,6 @@ Listener = Callable[[Event], None]
 _Fields = tuple[Any, ...]  # the fields of a `NodeRecord`
 
 _OF_ATTEMPTS = ("started", "retrying", "finished", "failed")
-_ENDS = _OF_ATTEMPTS[1:]
 _NEVER = 0.0, 0.0, ""  # begun, seconds and worker of a node that did not run
 _NOTHING = 0.0, 0, 0, "", 0.0, ""  # the last fields of its `NodeRecord`
 
@@ -118,8 +117,9 @@ class RunEvents:
         self.decisions: Decisions | None = None
         self.wanted: Collection[int] = ()
         self.possible: dict[int, str] = {}
-        self.ran: dict[int, tuple[float, float, str]] = {}  # begun, seconds and worker; by index
-        self.computed: set[int] = set()
+        # By index of a computed node, and of one that failed the last time: begun, seconds, worker.
+        self.ran: dict[int, tuple[float, float, str]] = {}
+        self.tried: dict[int, tuple[float, float, str]] = {}
         self.sizes: dict[int, int] = {}
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
@@ -192,7 +192,6 @@ class RunEvents:
             size: bytes of the stored result; None if it is not stored.
         """
         self.ran[index] = outcome.begun, outcome.seconds, outcome.worker
-        self.computed.add(index)
         if size is not None:
             self.sizes[index] = size
         if self.listeners:
@@ -252,7 +251,7 @@ class RunEvents:
         """Return the report: the action that each node had. The run with this id is over."""
         self.errors.clear()  # the report lives on, and their tracebacks hold values
         for index, error in self.retried.items():
-            if index not in self.computed and index not in self.reused:
+            if index not in self.ran and index not in self.reused:
                 self.failed.setdefault(index, error)  # the run ended before the next attempt
         return Report(self.workflow_name, lambda: self._each(self._ended), self._notes, run)
 
@@ -269,19 +268,20 @@ class RunEvents:
         if not self.listeners:
             return
         now = self._past.now = max(time(), self._past.now)  # the clock may be set back
+        ended = {"finished": self.ran, "failed": self.tried, "retrying": self.tried}.get(kind, {})
         for index in indexes:
             name = self.names[index] if index >= 0 else ""
             reason = self._reason(index) if index >= 0 else ""
             attempt = self.attempts[index] + 1 if kind in _OF_ATTEMPTS else 0
             about = kind, self.workflow_name, name, index, reason, seconds, size, error, attempt
-            begun, _, worker = self.ran.get(index, _NEVER) if kind in _ENDS else _NEVER
+            begun, _, worker = ended.get(index, _NEVER)
             event = Event(*about, self._past.run, now, self._past.total, begun, worker)
             for listener in self.listeners:
                 listener(event)
 
     def done_now(self) -> Iterator[tuple[int, NodeRecord]]:
         """Iterate over the nodes that were computed or reused, with their records."""
-        for index in sorted(self.computed | self.reused):
+        for index in sorted(self.ran.keys() | self.reused):
             if index not in self.failed:
                 yield index, NodeRecord(*self._ended(index, self.names[index]))
 
@@ -320,12 +320,13 @@ class RunEvents:
 
     def _ended(self, index: int, name: str) -> _Fields:
         attempts, retried = self.attempts.get(index, 0), self.retried.get(index, "")
-        begun, seconds, worker = self.ran.get(index, _NEVER)
-        if index in self.computed:
+        if index in self.ran:
+            begun, seconds, worker = self.ran[index]
             size, reason = self.sizes.get(index, 0), self._reason(index)
             return name, COMPUTED, reason, seconds, size, attempts + 1, retried, begun, worker
         if index in self.failed:
             error = self.failed[index]
+            begun, seconds, worker = self.tried.get(index, _NEVER)
             return name, FAILED, error, seconds, 0, attempts, error, begun, worker
         if index in self.done:
             known = self._past.records[self.graph.nodes[index]]

@@ -184,7 +184,7 @@ class Run:
         results, events, decisions = self._results, self._events, self._jobs.decisions
         if results is None or not results.records:
             return
-        did = bool(events.computed or events.failed or failure)
+        did = bool(events.ran or events.failed or failure)
         if self._grows and not did:
             return  # it was only read
 

@@ -259,7 +259,7 @@ class Scheduler:
                 self._stop(key)
             else:
                 self._begin(key)
-                self.events.ran[key] = news.begun, news.seconds, news.worker
+                self.events.tried[key] = news.begun, news.seconds, news.worker
                 if not (news.again and self._tries_again(key, news.error)):
                     self._fail(key, news.error, ends=news.unsaved)
             return

@@ -207,11 +207,9 @@ def descendants(store: BlobStore, workflow: str, task: str, call: str) -> Lineag
 def _children(info: TaskInfo, children: Mapping[_Ref, Sequence[TaskInfo]]) -> Iterator[TaskInfo]:
     """Iterate over the results whose records name a result, with or without its call and value."""
     value, call = info.value or info.digest, _call(info)
-    for ref in {
-        _Ref(info.task, call, value),
-        _Ref(info.task, "", value),
-        _Ref(info.task, call, ""),
-    }:
+    # The next call on the same object comes first. A set would have another order in each process.
+    refs = _Ref(info.task, call, ""), _Ref(info.task, "", value), _Ref(info.task, call, value)
+    for ref in dict.fromkeys(refs):
         yield from children.get(ref, ())
 
 

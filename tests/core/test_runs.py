@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from remote_store import AT_ONCE, LATE, RemoteStore
 from result_bytes import MemoryStore
-from run_records import columns, head, id_of, ran, record
 
 from functionfuse.errors import DamagedResultError, NoMatchError, ResultNotFoundError, StorageError
 from functionfuse.storage import Storage, runs
@@ -19,6 +18,7 @@ from functionfuse.storage.options import StorageOptions
 from functionfuse.storage.runrecord import RecordedNode
 from functionfuse.storage.runs import Runs, prune, put
 from going_back import chain, made
+from run_records import columns, head, id_of, ran, record
 
 FIT = RecordedNode(
     "fit",

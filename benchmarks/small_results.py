@@ -12,6 +12,7 @@ from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
 
+from bare import create_write_rename
 from functionfuse.reuse.described import describing
 from functionfuse.storage import Storage, storage_factory
 from pairs import time_pair
@@ -43,18 +44,15 @@ def saves(folder: Path, storage: Storage, blob: bytes) -> Iterator[Row]:
     """Save under new names, and an object of an own class."""
     bare = str(folder / "bare")
     os.mkdir(bare)
-    temporaries, ours, theirs = itertools.count(), itertools.count(), itertools.count()
+    ours, theirs = itertools.count(), itertools.count()
 
-    def create_write_rename(name: str) -> None:
-        temporary = f"{bare}/.tmp-{next(temporaries)}"
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        os.write(file, blob)
-        os.close(file)
-        os.rename(temporary, f"{bare}/{name}")
+    def write() -> None:
+        number = next(theirs)
+        create_write_rename(f"{bare}/.tmp-{number}", f"{bare}/new-{number}", blob)
 
     new = time_pair(
         lambda: save(storage, f"new-{next(ours)}"),
-        lambda: create_write_rename(f"new-{next(theirs)}"),
+        write,
         rounds=300,
         calls=20,
         clock=time.process_time,

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from remote_store import RemoteStore
 from result_bytes import MemoryStore
-from run_records import id_of, ran, record
 
 from functionfuse.errors import InvalidNameError, NoMatchError, PluginError
 from functionfuse.storage import Storage
 from functionfuse.storage.runchanges import MISSING, Change, Changes
 from functionfuse.storage.runrecord import RecordedNode
+from run_records import id_of, ran, record
 
 
 @pytest.fixture

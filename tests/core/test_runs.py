@@ -334,6 +334,7 @@ def test_another_result_of_the_same_call_is_not_read(storage: Storage) -> None:
     assert "two" == second.read("t")
     with pytest.raises(ResultNotFoundError):
         first.read("t")
+    assert [None, "two"] == [row["t"] for row in storage.runs("w").rows("t")]
 
 
 @pytest.mark.parametrize("action", ["failed", "not run", "not needed", "computed"])

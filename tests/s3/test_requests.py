@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from run_records import id_of, record
 from s3_servers import Server, counted
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import ResultNotFoundError
 from functionfuse_s3 import S3FileStorage
+from run_records import id_of, record
 
 MIB = 1 << 20
 THRESHOLD, CHUNK = 6 * MIB, 5 * MIB

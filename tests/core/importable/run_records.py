@@ -1,13 +1,36 @@
-"""Records of runs of workflow "w", made without a run."""
+"""Records of runs of workflow "w": of real ones, and made without a run."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import Storage
 from functionfuse.storage.runrecord import RecordedNode
-from functionfuse.storage.runs import put
+from functionfuse.storage.runs import RunRecord, put
+
+
+def made(storage: Any, *nodes: Any, name: str = "w") -> LocalWorkflow:
+    """Return a workflow with a storage."""
+    flow = LocalWorkflow(*nodes, workflow_name=name)
+    flow.set_storage(storage)
+    return flow
+
+
+def last(storage: Storage, workflow_name: str = "w") -> RunRecord:
+    """Return the record of the newest run."""
+    return storage.runs(workflow_name)[-1]
+
+
+def raw(storage: Storage) -> bytes:
+    """Return the bytes of all records, unpacked."""
+    found = []
+    for blob in storage.store.list("w/.runs/"):
+        body = bytes(storage.store.get(blob.key))[64:]
+        found.append(zlib.decompress(body) if body[:1] == b"x" else body)
+    return b"".join(found)
 
 
 def id_of(number: int) -> str:

@@ -87,14 +87,18 @@ def without_secrets(text: str, graph: Graph, failed: Node | None) -> str:
 
     Args:
         failed: the node whose error it is. If it takes an ignored argument from another node, the
-            value isn't known here, so the text is "".
+            value isn't known here, so the text is "". So it is if an ignored object can't be
+            searched.
     """
     found: set[str] = set()
-    for node in graph.nodes:
-        for value in _ignored(node) if node.called.settings.ignore else ():
-            if node is failed and reference_in(value) is not None:
-                return ""
-            found.update(islice(_texts(value, 3), _MOST))
+    try:
+        for node in graph.nodes:
+            for value in _ignored(node) if node.called.settings.ignore else ():
+                if node is failed and reference_in(value) is not None:
+                    return ""
+                found.update(islice(_texts(value, 3), _MOST))
+    except Exception:  # noqa: BLE001  # the attributes of an object can be code of the user
+        return ""
     for secret in sorted(found, key=len, reverse=True):
         for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1], quote(secret, safe="")):
             text = text.replace(form, _LEFT_OUT)

@@ -191,6 +191,12 @@ def test_a_long_text_is_cut(storage: Storage) -> None:
 # Times and errors.
 
 
+def test_the_table_of_results_has_the_run(storage: Storage) -> None:
+    """It is the run that saved the result."""
+    made(storage, scaled([1]).set_name("s")).run()
+    assert [last(storage).id] == list(storage.to_frame("w")["run"])
+
+
 def test_any_text_is_the_id_of_a_run(storage: Storage) -> None:
     """In the header of a result that was saved by hand."""
     run = '"\\\n\u00e4\ud800'

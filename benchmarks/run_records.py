@@ -83,9 +83,8 @@ def records(
         what = f"record of the {name} of {count:,} nodes"
         unit, scale = ("µs", 1e6) if bound < 1e-3 else ("ms", 1e3)
         cost = runs.difference
-        yield amount(f"{what} (CPU)", cost * scale, bound * scale, unit=unit)
-        pair = Pair(cost, bare, cost / bare, cost - bare)
-        yield at_most(f"{what} / create, write, rename its {len(data):,} bytes (CPU)", 5, pair)
+        peer = f"{bare * scale:.3g} {unit} ({len(data):,} bytes, {cost / bare:.3g} times)"
+        yield amount(f"{what} (CPU)", cost * scale, bound * scale, unit=unit, peer=peer)
 
 
 def lineage(folder: Path) -> Iterator[Row]:

@@ -14,8 +14,9 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import ResultNotFoundError
 from functionfuse.storage import Storage
+from functionfuse.storage.keys import earlier_name
 from functionfuse.storage.lineage import Lineage, LineageNode
-from going_back import TASKS, call_of, chain, computed, made
+from going_back import TASKS, aside, call_of, chain, computed, made
 
 
 @pytest.fixture(params=["files", "memory"])
@@ -271,7 +272,33 @@ def test_nothing_is_stored(storage: Storage) -> None:
             storage.lineage("w", "t", call="c", down=down)
 
 
+def test_an_earlier_result_under_another_name(storage: Storage) -> None:
+    """It isn't taken for the one of the call that is asked for."""
+    for number in (1, 2):
+        storage.save("w", "t", number, fingerprint={"call": call_of(number)})
+    [key] = aside(storage)
+    storage.store.put("w/.earlier/" + earlier_name("t", call_of(3)), [storage.store.get(key)])
+    with pytest.raises(ResultNotFoundError):
+        storage.lineage("w", "t", call=call_of(3))
+
+
+def test_the_run_of_a_result(storage: Storage) -> None:
+    """A result that was reused has the run that saved it."""
+    chain(storage, 1).run()
+    run_ = storage.task_info("w", "load").run
+    chain(storage, 1).run()
+    assert run_
+    assert {run_} == {node.run for node in storage.lineage("w", "size")}
+
+
 # Descendants.
+
+
+def test_a_child_that_does_not_know_the_call(storage: Storage) -> None:
+    """It is found by the digest of the value in its record."""
+    plant(storage, "top")
+    plant(storage, "child", ["top", storage.task_info("w", "top").digest, "", ""])
+    assert ["top", "child"] == names(storage.lineage("w", "top", down=True))
 
 
 def test_descendants(storage: Storage) -> None:

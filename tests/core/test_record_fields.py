@@ -7,12 +7,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from result_bytes import MemoryStore
+from result_bytes import MemoryStore, header_of, rest_of, sealed
 
 from functionfuse import workflow
 from functionfuse.backends.plugins import InitializerPlugin
 from functionfuse.errors import DamagedResultError, ResultNotFoundError
 from functionfuse.storage import Storage, runrecord, runs
+from functionfuse.storage.options import StorageOptions
 from run_records import id_of, last, made, raw, record
 
 
@@ -85,10 +86,12 @@ def test_the_value_of_a_logged_node(storage: Storage) -> None:
 
 
 def test_an_argument_of_an_earlier_part(storage: Storage) -> None:
-    """The digest of a list stays in the record, when the run goes on with a larger graph."""
-    flow, first = made(storage), scaled([1, 2]).set_name("first")
+    """The record has its digest from when the node ran, though the list has changed since."""
+    flow, data = made(storage), [1, 2]
+    first = scaled(data).set_name("first")
     flow.value(first)
     early = last(storage)["first"]
+    data.append(3)
     flow.value(scaled([first]).set_name("after"))
     assert early == last(storage)["first"]
     assert early.arguments["data"]["digest"]
@@ -188,6 +191,23 @@ def test_a_long_text_is_cut(storage: Storage) -> None:
 # Times and errors.
 
 
+def test_the_table_of_results_has_the_run(storage: Storage) -> None:
+    """It is the run that saved the result."""
+    made(storage, scaled([1]).set_name("s")).run()
+    assert [last(storage).id] == list(storage.to_frame("w")["run"])
+
+
+def test_any_text_is_the_id_of_a_run(storage: Storage) -> None:
+    """In the header of a result that was saved by hand."""
+    run = '"\\\n\u00e4\ud800'
+    storage.save("w", "t", 1, run=run)
+    assert run == storage.task_info("w", "t").run
+    data = bytes(storage.store.get("w/t"))
+    storage.store.put("w/t", [sealed({**header_of(data), "run": 5}, rest_of(data))])
+    with pytest.raises(DamagedResultError):
+        storage.task_info("w", "t")
+
+
 def test_a_node_that_was_not_prepared(storage: Storage) -> None:
     """Its function did not begin, so it has no time and no worker."""
 
@@ -236,7 +256,16 @@ def test_any_error_of_the_record_leaves_the_run(caplog: pytest.LogCaptureFixture
     assert [True, True] == ["TypeError('broken')" in line for line in caplog.messages]
 
 
-# Few and short ones.
+# With a key, few and short ones.
+
+
+def test_a_run_signs_its_record() -> None:
+    """A storage with the key reads it; one with another key does not."""
+    store = MemoryStore()
+    signed = Storage(store, StorageOptions(key="key"))
+    made(signed, scaled([1]).set_name("s")).run()
+    assert 1 == len(signed.runs("w"))
+    assert 0 == len(Storage(store, StorageOptions(key="another")).runs("w"))
 
 
 def test_processes_with_one_run_each(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,13 @@ gone  action       computed       →"""
     assert "no changes" == str(compared([after], [after]))
 
 
+def test_plugins_of_one_type_are_all_compared() -> None:
+    """A change of the first of them is named."""
+    before, after = ([["Seed", first], ["Seed", "2" * 16]] for first in ("0" * 16, "1" * 16))
+    [change] = compared([node("f", plugins=before)], [node("f", plugins=after)])
+    assert ("f", "plugin", "Seed") == change[:3]
+
+
 def test_digests_that_are_not_known_are_not_compared() -> None:
     """Of code and results. Equal values can have other bytes in another process."""
     one = node("f", code="a" * 32, digest="1" * 32, value="3" * 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -30,6 +31,12 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what takes longest first."""
     items.sort(key=lambda item: _place(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave alone what is there: it would look at it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def _place(nodeid: str) -> int:

@@ -170,7 +170,7 @@ def test_an_argument_that_changed_is_found_in_any_order_of_the_call() -> None:
 def test_different_values_are_different() -> None:
     """Of all pairs in the table."""
     found = defaultdict(list)
-    for value in values.DIFFERENT:
+    for value in [*values.DIFFERENT, *values.estimators()]:
         found[digest_of(value)].append(value)
     assert [] == [same for same in found.values() if len(same) > 1]
 
@@ -180,10 +180,16 @@ def test_equal_values_are_equal(pair: tuple[Any, Any]) -> None:
     assert digest_of(pair[0]) == digest_of(pair[1])
 
 
+def test_equal_estimators_are_equal() -> None:
+    """In whichever way their parameters were set."""
+    _, ridge, *_ = values.estimators()
+    assert digest_of(ridge) == digest_of(type(ridge)().set_params(alpha=2))
+
+
 def test_what_pickle_gives_back_is_equal() -> None:
     """As far as a value can be pickled, and is no code."""
     count = 0
-    for value in values.DIFFERENT:
+    for value in [*values.DIFFERENT, *values.estimators()]:
         try:
             again = pickle.loads(pickle.dumps(value))
         except (pickle.PicklingError, AttributeError, TypeError):
@@ -203,7 +209,8 @@ def test_another_process_with_another_hash_seed_agrees() -> None:
         "sys.path.insert(0, sys.argv[1])\n"
         "import fingerprint_values as values\n"
         "from functionfuse.reuse.values import Writer, digest_of\n"
-        "print(json.dumps([digest_of(value).hex() for value in values.DIFFERENT]))"
+        "different = [*values.DIFFERENT, *values.estimators()]\n"
+        "print(json.dumps([digest_of(value).hex() for value in different]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(Path(values.__file__).parent)],
@@ -211,7 +218,8 @@ def test_another_process_with_another_hash_seed_agrees() -> None:
         check=True,
         env=os.environ | {"PYTHONHASHSEED": seed},
     )
-    digests = [digest_of(value).hex() for value in values.DIFFERENT]
+    different = [*values.DIFFERENT, *values.estimators()]
+    digests = [digest_of(value).hex() for value in different]
     assert json.loads(done.stdout) == digests
 
 

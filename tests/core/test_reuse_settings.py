@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ WRONG = {
     "SETING": " (did you mean 'SETTING'?)",
 }
 SETTING = 1
+OWNERS = functools.cache(metadata.packages_distributions)  # half a second a time, of an error
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -48,6 +51,7 @@ def test_packages_names_what_is_installed(
 ) -> None:
     """For a node and for all of them; also the name by which a package is imported is wrong."""
     monkeypatch.delitem(sys.modules, "yaml", raising=False)  # while it isn't, it has no version
+    monkeypatch.setattr(metadata, "packages_distributions", OWNERS)
 
     def f() -> int:
         return 1

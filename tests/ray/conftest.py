@@ -40,7 +40,7 @@ def ray_folder() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_up(ray_folder) -> Iterator[None]:
-    """Have Ray up for the rest of the session."""
+    """Have Ray up for the tests of this folder, which follow each other."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,6 +57,15 @@ def ray_up(ray_folder) -> Iterator[None]:
                     raise
     yield
     ray.shutdown()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop Ray after the last test here: its processes look into its log files all the time."""
+    if nextitem is not None and nextitem.path.parent != item.path.parent and "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,89 @@
+"""The record of a run tells what the storage holds and what happened, also when a run went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import Storage
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.runs import RunRecord
+
+
+@workflow
+def tenfold(number: int) -> int:
+    return 10 * number
+
+
+@workflow
+def following(number: int) -> int:
+    return number + 1
+
+
+@workflow
+class Tally:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, number: int) -> int:
+        self.total += number
+        return self.total
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    return FileStorage(tmp_path / "store")
+
+
+def made(storage: Any, *nodes: Any) -> LocalWorkflow:
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(storage)
+    return flow
+
+
+def pair(storage: Any, number: int) -> LocalWorkflow:
+    return made(storage, following(tenfold(number).set_name("t")).set_name("f"))
+
+
+def last(storage: Storage) -> RunRecord:
+    return storage.runs("w")[-1]
+
+
+@pytest.mark.parametrize("kind", ["finished", "saved"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_listener_that_raises(
+    storage: FileStorage, kind: str, error: type[BaseException]
+) -> None:
+    """The record has the result that was saved just before, not the one that this replaced."""
+
+    def listen(event: Any) -> None:
+        if (event.kind, event.node) == (kind, "t"):
+            raise error
+
+    pair(storage, 1).run()
+    flow = pair(storage, 2)
+    flow.listeners.append(listen)
+    with pytest.raises(error):
+        flow.run()
+    record, info = last(storage), storage.task_info("w", "t")
+    assert "computed" == record["t"].action
+    assert 20 == record.read("t")
+    assert (info.call, info.digest) == (record["t"].call, record["t"].digest)
+
+
+def test_a_call_that_is_replayed(storage: FileStorage) -> None:
+    """It has the size of its stored result, as it has the digest; so have those not needed."""
+
+    def flow(count: int) -> LocalWorkflow:
+        tally = Tally()
+        return made(storage, *(tally.add(number).set_name(f"a{number}") for number in range(count)))
+
+    assert [0, 1] == flow(2).run()
+    assert [0, 1, 3] == flow(3).run()
+    infos = [storage.task_info("w", f"a{number}") for number in range(3)]
+    nodes = [last(storage)[f"a{number}"] for number in range(3)]
+    assert [(i.size, i.digest) for i in infos] == [(n.bytes, n.digest) for n in nodes]

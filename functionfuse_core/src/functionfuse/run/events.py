@@ -315,7 +315,7 @@ class RunEvents:
         if index in self.possible:
             return name, MAYBE, self.possible[index]
         if verdict == REUSE:
-            return name, REUSE, self._reason(index), 0.0, self._stored_size(index)
+            return name, REUSE, self._reason(index), 0.0, self.stored_size(index)
         return name, NOT_NEEDED, self._reason(index)
 
     def _ended(self, index: int, name: str) -> _Fields:
@@ -331,7 +331,7 @@ class RunEvents:
             known = self._past.records[self.graph.nodes[index]]
             return tuple(getattr(known, field) for field in NodeRecord.__slots__)
         if index in self.reused:
-            size = self._stored_size(index)
+            size = self.stored_size(index)
             return name, REUSED, self._reason(index), 0.0, size, attempts, retried, 0.0, ""
         if index in self.wanted:
             first = self._followed.get(index)
@@ -364,7 +364,8 @@ class RunEvents:
     def _notes(self) -> list[str]:
         return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
-    def _stored_size(self, index: int) -> int:
+    def stored_size(self, index: int) -> int:
+        """Return the size of a node's stored result; 0 if nothing is stored."""
         header: Any = self.decisions.header(index) if self.decisions else None
         if header is None:
             return 0

@@ -100,7 +100,10 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
         "seconds": seconds,
         "begun": begun,
         "worker": [worker or (begun[n] and driver) or "" for n, worker in enumerate(workers)],
-        "bytes": sizes,
+        # A call that was replayed, or not needed, has a stored result, too.
+        "bytes": [
+            size or (events.stored_size(n) if stored[n] else 0) for n, size in enumerate(sizes)
+        ],
         "call": [getattr(h, "call", call) for h, call in zip(headers, made, strict=True)],
         "digest": digests,
         "value": list(map(_value, headers, decisions.digests)),

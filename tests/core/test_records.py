@@ -553,7 +553,7 @@ def test_only_the_newest_are_kept(storage: FileStorage, monkeypatch: pytest.Monk
     removals = [number for number, count in enumerate(counts[1:]) if count < counts[number]]
     assert 20 == min(counts[removals[0] :])
     assert [50] * (len(removals) - 1) == [b - a for a, b in itertools.pairwise(removals)]
-    assert removals[0] <= 50
+    assert removals[0] < 20 + 50  # the first look may find fewer than 20
     assert flow.report is not None
     assert max(counts) <= 70
 

@@ -1,4 +1,4 @@
-"""The record of a run tells what the storage holds and what happened, also when a run went wrong."""
+"""The record of a run tells what the storage holds and what happened, also after an error."""
 
 from __future__ import annotations
 
@@ -87,3 +87,16 @@ def test_a_call_that_is_replayed(storage: FileStorage) -> None:
     infos = [storage.task_info("w", f"a{number}") for number in range(3)]
     nodes = [last(storage)[f"a{number}"] for number in range(3)]
     assert [(i.size, i.digest) for i in infos] == [(n.bytes, n.digest) for n in nodes]
+
+
+def test_results_with_and_without_a_stored_copy(storage: FileStorage) -> None:
+    """They can't be compared: one digest is of the value, the other one of the stored bytes."""
+    for logs in (False, True, True, False):
+        flow = pair(storage, 1)
+        if logs:
+            flow.log_nodes("t")
+        flow.run()
+    first, second, third, fourth = storage.runs("w")
+    assert second["t"].value
+    for before, after in ((first, second), (second, third), (third, fourth), (first, fourth)):
+        assert "result" not in {change.what for change in before.compare(after)}

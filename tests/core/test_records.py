@@ -296,6 +296,27 @@ def test_arguments_with_nodes(storage: FileStorage) -> None:
     assert ["load"] == list(last(storage)["g"].parents)
 
 
+def test_other_nodes_in_a_container(storage: FileStorage) -> None:
+    """They are another argument: in another order, another node of an equal value, another item."""
+    containers: list[Callable[[Any, Any, Any], object]] = [
+        lambda one, two, _: [one, two],
+        lambda one, two, _: [two, one],
+        lambda _, two, same: [same, two],
+        lambda one, two, _: [one, two[0]],
+        lambda one, two, _: [one, two[1]],
+        lambda one, two, _: {one[0], two[1]},
+        lambda one, two, _: {two[1], one[0]},
+    ]
+    for container in containers:
+        nodes = [load(count).set_name(f"n{n}") for n, count in enumerate((3, 4, 3))]
+        made(storage, given(container(*nodes)).set_name("g"), *nodes).run()
+    runs = storage.runs("w")
+    digests = [run["g"].arguments["*0"]["digest"] for run in runs]
+    assert digests[-1] == digests.pop()
+    assert 6 == len(set(digests))
+    assert "*0" in {change.name for change in runs[0].compare(runs[2])}
+
+
 def test_code_without_a_digest(storage: FileStorage) -> None:
     """The arguments are recorded all the same."""
     stream = (number for number in range(9))

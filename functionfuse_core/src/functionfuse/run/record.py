@@ -17,11 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..reuse.plan import Decisions
+from ..reuse.plan import NO_USE, Decisions
 from .contract import Backend
 from .crossing import here
 from .events import RunEvents
-from .inputs import recorded, without_secrets
+from .ignored import Ignored
+from .inputs import recorded
 from .job import text_of
 from .past import Past
 
@@ -55,10 +56,11 @@ def about(
 def error_of(error: BaseException, events: RunEvents) -> dict[str, str]:
     """Return the fields of the error that ended a run: its type, its text, and its node or ""."""
     found = [index for index, failed in events.errors.items() if failed is error]
-    name, node = ("", None) if not found else (events.names[found[0]], events.graph.nodes[found[0]])
+    index = found[0] if found else None
+    name = "" if index is None else events.names[index]
     kind = type(error).__name__
     text = text_of(error).removeprefix(kind).removeprefix(": ")
-    return {"type": kind, "text": without_secrets(text, events.graph, node), "node": name}
+    return {"type": kind, "text": Ignored(events.graph).out_of(text, index), "node": name}
 
 
 def columns_of(
@@ -87,8 +89,10 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     nodes, every = graph.nodes, range(len(names))
     ended = zip(*events.ended(), strict=True)
     _, actions, reasons, seconds, sizes, attempts, _, begun, workers = ended
-    failed = events.failed.items()
-    hidden = {index: without_secrets(text, graph, nodes[index]) for index, text in failed}
+    # Only these reasons have texts of errors.
+    quoting = [n for n in every if n in events.failed or reasons[n].startswith(NO_USE)]
+    ignored = Ignored(graph) if quoting else None
+    hidden = {n: ignored.out_of(reasons[n], n) for n in quoting} if ignored else {}
     headers = [decisions.stored(index) if stored[index] else None for index in every]
     digests = [getattr(header, "digest", "") for header in headers]
     made = [call.hex() if (call := decisions.call(index)) else "" for index in every]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,8 @@ def test_fields_are_as_specified(
         {},
         {"name": [1]},
         {"name": ["a"], "arguments": [["c"]]},
+        {"name": ["a"], "arguments": [{"c": {"type": "float", "float": "long"}}]},
+        {"name": ["a"], "arguments": [{"c": {"type": "float", "float": {}}}]},
         {"name": ["a"], "parents": [[{}]]},
         {"name": ["a"], "parents": ["a"]},
         {"name": ["a"], "plugins": [["a"]]},
@@ -237,6 +240,19 @@ def test_nodes_are_as_specified(nodes: dict[str, Any], memory: Storage) -> None:
     with pytest.raises(DamagedResultError, match=f"run '{id_of(1)}' of workflow 'w': the nodes"):
         _ = run.nodes
     assert str(found).endswith("nodes are damaged")
+
+
+def test_only_the_first_object_is_unpacked(memory: Storage) -> None:
+    """So a small record that unpacks to a huge one costs no memory until its nodes are read."""
+    large = [LOAD._replace(reason="x" * 1000)] * 20_000
+    put(memory.store, "w", head(1), columns(large), None)
+    tracemalloc.start()
+    try:
+        [run] = memory.runs("w")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert 20_000 == len(run.nodes)
 
 
 def test_what_is_removed_meanwhile_is_no_run(caplog: pytest.LogCaptureFixture) -> None:

@@ -375,3 +375,17 @@ def test_a_storage_that_reads_otherwise() -> None:
         first.read("t")
     assert ["t"] == asked
     assert [None, ["other", 2]] == [row["t"] for row in storage.runs("w").rows("t")]
+
+
+def test_a_storage_that_reads_otherwise_while_another_run_saves() -> None:
+    """The result that was replaced just before it was read is not taken for the recorded one."""
+
+    class Late(Storage):
+        def read_task(self, workflow_name: str, task_name: str) -> Any:  # type: ignore[override]
+            ran(self, 2, {"t": 2})
+            return super().read_task(workflow_name, task_name)
+
+    storage = Late(MemoryStore())
+    ran(storage, 1, {"t": 1})
+    with pytest.raises(ResultNotFoundError):
+        storage.runs("w")[0].read("t")

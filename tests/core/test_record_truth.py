@@ -25,6 +25,11 @@ def following(number: int) -> int:
 
 
 @workflow
+def text(content: str) -> str:
+    return content
+
+
+@workflow
 class Tally:
     def __init__(self) -> None:
         self.total = 0
@@ -100,3 +105,28 @@ def test_results_with_and_without_a_stored_copy(storage: FileStorage) -> None:
     assert second["t"].value
     for before, after in ((first, second), (second, third), (third, fourth), (first, fourth)):
         assert "result" not in {change.what for change in before.compare(after)}
+
+
+def test_a_graph_that_grows_after_an_error(storage: FileStorage) -> None:
+    """The next run has a record of its own, in which the nodes of the first are reused."""
+    flow = made(storage)
+    first, bad = tenfold(1).set_name("first"), following(text("x")).set_name("bad")
+    flow.add(first, bad)
+    with pytest.raises(TypeError):
+        flow.value(bad)
+    assert 10 == flow.value(first)
+    bad_run, run = storage.task_info("w", "text_0000").run, storage.task_info("w", "first").run
+    assert bad_run != run
+    flow.add(following(first).set_name("second"))
+    with pytest.raises(TypeError):
+        flow.run()
+    one, two = storage.runs("w")
+    assert [bad_run, run] == [one.id, two.id]
+    assert "computed" == one["text_0000"].action
+    assert ["reused", "computed", "not run"] == [
+        two[name].action for name in ("text_0000", "first", "second")
+    ]
+    before, after = one["text_0000"], two["text_0000"]
+    assert (before.call, before.digest, before.bytes) == (after.call, after.digest, after.bytes)
+    assert (0, 0, "", 0) == (after.seconds, after.begun, after.worker, after.attempts)
+    assert "x" == two.read("text_0000")

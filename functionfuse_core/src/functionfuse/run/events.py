@@ -136,6 +136,7 @@ class RunEvents:
             past.began = time()
             began = datetime.fromtimestamp(past.began, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             past.run, past.told = f"{began}-{os.urandom(3).hex()}", False
+            past.rows.clear()
         return past.run
 
     def reuse(self, indexes: Collection[int]) -> None:

@@ -25,8 +25,19 @@ from .ignored import Ignored
 from .inputs import recorded
 from .job import text_of
 from .past import Past
+from .report import REUSED
 
 __all__ = ["about", "columns_of", "error_of"]
+
+# The fields of a node that an earlier run has done. An error has ended that run, but the graph was
+# made bit by bit, so what was done counts.
+_BEFORE = {
+    "action": REUSED,
+    "reason": "computed before an error ended the run",
+    **dict.fromkeys(("seconds", "begun"), 0.0),
+    "worker": "",
+    "attempts": 0,
+}
 
 # By name of a field of `functionfuse.storage.runrecord.RecordedNode`: the values of all nodes.
 Columns = dict[str, Sequence[Any]]
@@ -73,12 +84,15 @@ def columns_of(
         grows: whether the run goes on with a larger graph.
     """
     columns = _columns(events, decisions, stored)
-    if not (grows or past.rows):
+    if not (grows or past.rows or events.done):
         return columns
     nodes, rows = events.graph.nodes, list(zip(*columns.values(), strict=True))
-    left = [past.rows[node] for node in events.left()]
+    left = [past.rows[node] for node in events.left() if node in past.rows]
     for index in events.done:
-        rows[index] = past.rows[nodes[index]]
+        row = past.rows.get(nodes[index])
+        rows[index] = row or tuple(
+            {**dict(zip(columns, rows[index], strict=True)), **_BEFORE}.values()
+        )
     for index, _ in events.done_now():
         past.rows[nodes[index]] = rows[index]
     return dict(zip(columns, zip(*left, *rows, strict=True), strict=True))

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xxhash import xxh3_128_digest
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.reuse import literals
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.runs import RunRecord
@@ -130,3 +132,24 @@ def test_a_graph_that_grows_after_an_error(storage: FileStorage) -> None:
     assert (before.call, before.digest, before.bytes) == (after.call, after.digest, after.bytes)
     assert (0, 0, "", 0) == (after.seconds, after.begun, after.worker, after.attempts)
     assert "x" == two.read("text_0000")
+
+
+@pytest.mark.parametrize("long", ["x" * 5000, b"x" * 5000])
+def test_a_long_argument_is_digested_once(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch, long: Any
+) -> None:
+    """The record has the digest that the plan has made: the argument may have gigabytes."""
+    lengths: list[int] = []
+
+    def digest_of(data: bytes) -> bytes:
+        lengths.append(len(data))
+        return xxh3_128_digest(data)
+
+    monkeypatch.setattr(literals, "xxh3_128_digest", digest_of)
+    for action in ("computed", "reused"):
+        lengths.clear()
+        made(storage, text(long).set_name("t")).run()
+        assert action == last(storage)["t"].action
+        assert 1 == lengths.count(5000)
+    shown = storage.task_info("w", "t").fingerprint["arguments"]["content"]
+    assert shown[1] == last(storage)["t"].arguments["content"]["digest"]

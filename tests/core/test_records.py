@@ -296,6 +296,12 @@ def test_arguments_with_nodes(storage: FileStorage) -> None:
     assert ["load"] == list(last(storage)["g"].parents)
 
 
+def test_a_keyword_with_the_name_of_a_position(storage: FileStorage) -> None:
+    """Both are recorded."""
+    made(storage, given(1, **{"*0": 2, "**0": 3}).set_name("g")).run()
+    assert [1, 2, 3] == list(last(storage)["g"].arguments.values())
+
+
 def test_other_nodes_in_a_container(storage: FileStorage) -> None:
     """They are another argument: in another order, another node of an equal value, another item."""
     containers: list[Callable[[Any, Any, Any], object]] = [

@@ -44,6 +44,8 @@ def recorded(identities: Identities, graph: Graph) -> list[dict[str, object]]:
         for index, (name, position) in enumerate(order):
             if position in hidden:
                 continue
+            while name in found:  # a keyword can have the name "*0", too
+                name = f"*{name}"  # noqa: PLW2901
             value = values[position]
             kind = type(value)
             is_short = short_of(kind)

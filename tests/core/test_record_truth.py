@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def following(number: int) -> int:
 
 
 @workflow
+def takes_two(one: int, two: int) -> int:
+    return one + two
+
+
+@workflow
 def text(content: str) -> str:
     return content
 
@@ -37,6 +43,8 @@ class Tally:
         self.total = 0
 
     def add(self, number: int) -> int:
+        if "TALLY_FAILS" in os.environ:
+            raise ValueError("it fails now")
         self.total += number
         return self.total
 
@@ -153,3 +161,49 @@ def test_a_long_argument_is_digested_once(
         assert 1 == lengths.count(5000)
     shown = storage.task_info("w", "t").fingerprint["arguments"]["content"]
     assert shown[1] == last(storage)["t"].arguments["content"]["digest"]
+
+
+def tally(storage: Any, number: int) -> LocalWorkflow:
+    """Return a workflow in which the result of another node decides if a second call is made."""
+    counter = Tally()
+    first = counter.add(1).set_name("first")
+    return made(storage, first, counter.add(tenfold(number).set_name("t")).set_name("second"))
+
+
+def test_a_call_that_is_replayed_after_all(storage: FileStorage) -> None:
+    """The record says why, although the plan did not foresee it."""
+    assert [1, 11] == tally(storage, 1).run()
+    assert [1, 21] == tally(storage, 2).run()
+    node = last(storage)["first"]
+    expected = ("computed", "replayed for a later call on its object", 1)
+    assert expected == (node.action, node.reason, node.attempts)
+
+
+def test_a_call_that_is_made_twice(storage: FileStorage, tmp_path: Path) -> None:
+    """It counts twice: the object was gone when a damaged result had to be computed again."""
+
+    def flow(number: int) -> LocalWorkflow:
+        counter = Tally()
+        first, second = (counter.add(n).set_name(f"a{n}") for n in range(2))
+        flow = made(storage, first, takes_two(second, number).set_name("last"))
+        flow.query("a0").set_reuse("never")
+        return flow
+
+    flow(1).run()
+    file = tmp_path / "store" / "w" / "a1"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    flow(2).run()
+    assert [2, 1] == [last(storage)[name].attempts for name in ("a0", "a1")]
+
+
+def test_a_call_that_fails_when_it_is_replayed(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no result in this run, although that of an earlier run is still stored."""
+    tally(storage, 1).run()
+    monkeypatch.setenv("TALLY_FAILS", "")
+    with pytest.raises(ValueError, match="fails now"):
+        tally(storage, 2).run()
+    node = last(storage)["first"]
+    assert ("failed", "", "", 0) == (node.action, node.digest, node.value, node.bytes)
+    assert [1, None] == [row["first"] for row in storage.runs("w").rows("first")]

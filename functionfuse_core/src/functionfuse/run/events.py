@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..graph.nodes import Node
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
+from ..reuse.demand import REPLAYED
 from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
 from ..reuse.results import Done
 from .job import Outcome, text_of
@@ -125,6 +126,7 @@ class RunEvents:
         self.errors: dict[int, BaseException] = {}
         self.failed: dict[int, str] = {}  # their texts, for the report
         self.attempts = Counter[int]()  # by index: how many attempts of a node failed
+        self.repeated = Counter[int]()  # by index: how often it was computed again after success
         self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
         self.done = done
@@ -193,6 +195,8 @@ class RunEvents:
             size: bytes of the stored result; None if it is not stored.
         """
         self.ran[index] = outcome.begun, outcome.seconds, outcome.worker
+        if index in self.computed:
+            self.repeated[index] += 1
         self.computed.add(index)
         if size is not None:
             self.sizes[index] = size
@@ -324,7 +328,10 @@ class RunEvents:
         begun, seconds, worker = self.ran.get(index, _NEVER)
         if index in self.computed:
             size, reason = self.sizes.get(index, 0), self._reason(index)
-            return name, COMPUTED, reason, seconds, size, attempts + 1, retried, begun, worker
+            if not reason and self.decisions and self.decisions.verdicts[index] == REUSE:
+                reason = REPLAYED  # the run found out only when a call needed the object
+            attempts += 1 + self.repeated.get(index, 0)
+            return name, COMPUTED, reason, seconds, size, attempts, retried, begun, worker
         if index in self.failed:
             error = self.failed[index]
             return name, FAILED, error, seconds, 0, attempts, error, begun, worker

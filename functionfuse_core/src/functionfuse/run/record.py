@@ -25,7 +25,7 @@ from .ignored import Ignored
 from .inputs import recorded
 from .job import text_of
 from .past import Past
-from .report import REUSED
+from .report import FAILED, REUSED
 
 __all__ = ["about", "columns_of", "error_of"]
 
@@ -107,7 +107,9 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     quoting = [n for n in every if n in events.failed or reasons[n].startswith(NO_USE)]
     ignored = Ignored(graph) if quoting else None
     hidden = {n: ignored.out_of(reasons[n], n) for n in quoting} if ignored else {}
-    headers = [decisions.stored(index) if stored[index] else None for index in every]
+    # A call that fails when it is replayed has an older result, which is not that of this run.
+    has = [stored[index] and actions[index] != FAILED for index in every]
+    headers = [decisions.stored(index) if has[index] else None for index in every]
     digests = [getattr(header, "digest", "") for header in headers]
     made = [call.hex() if (call := decisions.call(index)) else "" for index in every]
     driver, functions = here(), list(map(identities.function, nodes))
@@ -119,12 +121,13 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
         "begun": begun,
         "worker": [worker or (begun[n] and driver) or "" for n, worker in enumerate(workers)],
         # A call that was replayed, or not needed, has a stored result, too.
-        "bytes": [
-            size or (events.stored_size(n) if stored[n] else 0) for n, size in enumerate(sizes)
-        ],
+        "bytes": [size or (events.stored_size(n) if has[n] else 0) for n, size in enumerate(sizes)],
         "call": [getattr(h, "call", call) for h, call in zip(headers, made, strict=True)],
         "digest": digests,
-        "value": list(map(_value, headers, decisions.digests)),
+        "value": [
+            "" if action == FAILED else _value(header, known)
+            for action, header, known in zip(actions, headers, decisions.digests, strict=True)
+        ],
         "attempts": attempts,
         "parents": [[names[parent] for parent in parents] for parents in graph.parents],
         "arguments": recorded(identities, graph),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from result_bytes import MemoryStore, header_of, rest_of, sealed
@@ -140,52 +139,32 @@ def test_an_argument_behind_an_ignored_one(storage: Storage) -> None:
 # Secrets in the texts of errors.
 
 
-def refused(storage: Storage, node: Any) -> str:
-    """Return the recorded text of the error of a node that fails."""
+@workflow(ignore=["token", "url"])
+def refuses(
+    token: Any = "canary-by-default", *, url: Any = "canary-by-keyword", text: str = ""
+) -> None:
+    raise ValueError(f"refused: {text or token}")
+
+
+@pytest.mark.parametrize("given", [{}, {"token": None}, {"url": None}])
+def test_a_default_that_is_ignored(storage: Storage, given: dict[str, Any]) -> None:
+    """It hides the text of an error as an argument does, also that of a keyword."""
     with pytest.raises(ValueError, match="refused"):
-        made(storage, node.set_name("s")).run()
+        made(storage, refuses(**given).set_name("s")).run()
     record = last(storage)
     assert record.error is not None
-    assert f"ValueError: {record.error['text']}"[:2000] == record["s"].reason
-    assert b"canary" not in raw(storage)
-    return record.error["text"]
-
-
-@workflow(ignore=["token", "url"])
-def refuses(token: str = "canary-by-default", *, url: str = "canary-by-keyword") -> None:
-    raise ValueError(f"refused: {token} at {url}")
-
-
-def test_a_default_that_is_ignored(storage: Storage) -> None:
-    """It is removed from the texts of errors, also that of a keyword."""
-    assert "refused: *** at ***" == refused(storage, refuses())
-
-
-def test_a_secret_that_begins_with_another(storage: Storage) -> None:
-    """Nothing of the longer one stays."""
-    assert "refused: *** at ***" == refused(storage, refuses("4711", url="4711-canary"))
-
-
-@workflow(ignore=["token"])
-def asks(token: str) -> None:
-    raise ValueError(f"refused: https://example.org/?token={quote(token, safe='')}")
-
-
-def test_a_secret_in_a_link(storage: Storage) -> None:
-    """It is found as it is written there."""
-    text = "refused: https://example.org/?token=***"
-    assert text == refused(storage, asks("\u00e4/canary?&"))
-
-
-@workflow(ignore=["token"])
-def tells(token: str) -> None:
-    raise ValueError("refused: " + "x" * 1970 + token + "y" * 1000)
+    assert ("", "ValueError") == (record.error["text"], record["s"].reason)
 
 
 def test_a_long_text_is_cut(storage: Storage) -> None:
-    """To 2,000 characters, after secrets are removed: one across the cut would be left in part."""
-    text = refused(storage, tells("canary" * 20))
-    assert ("refused: " + "x" * 1970 + "***" + "y" * 18) == text
+    """To 2,000 characters."""
+    with pytest.raises(ValueError, match="refused"):
+        made(storage, refuses(None, url=None, text="x" * 3000).set_name("s")).run()
+    record = last(storage)
+    assert record.error is not None
+    text = "refused: " + "x" * 3000
+    assert text[:2000] == record.error["text"]
+    assert f"ValueError: {text}"[:2000] == record["s"].reason
 
 
 # Times and errors.

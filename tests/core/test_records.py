@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import SecretStr
 from result_bytes import MemoryStore
 
 from functionfuse import workflow
@@ -28,7 +27,7 @@ from functionfuse.run.record import _head_of
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.runs import RunRecord
-from run_records import last, made, raw
+from run_records import last, made
 
 
 @workflow
@@ -280,6 +279,33 @@ def test_arguments_with_nodes(storage: FileStorage) -> None:
     assert ["load"] == list(last(storage)["g"].parents)
 
 
+def test_a_keyword_with_the_name_of_a_position(storage: FileStorage) -> None:
+    """Both are recorded."""
+    made(storage, given(1, **{"*0": 2, "**0": 3}).set_name("g")).run()
+    assert [1, 2, 3] == list(last(storage)["g"].arguments.values())
+
+
+def test_other_nodes_in_a_container(storage: FileStorage) -> None:
+    """They are another argument: in another order, another node of an equal value, another item."""
+    containers: list[Callable[[Any, Any, Any], object]] = [
+        lambda one, two, _: [one, two],
+        lambda one, two, _: [two, one],
+        lambda _, two, same: [same, two],
+        lambda one, two, _: [one, two[0]],
+        lambda one, two, _: [one, two[1]],
+        lambda one, two, _: {one[0], two[1]},
+        lambda one, two, _: {two[1], one[0]},
+    ]
+    for container in containers:
+        nodes = [load(count).set_name(f"n{n}") for n, count in enumerate((3, 4, 3))]
+        made(storage, given(container(*nodes)).set_name("g"), *nodes).run()
+    runs = storage.runs("w")
+    digests = [run["g"].arguments["*0"]["digest"] for run in runs]
+    assert digests[-1] == digests.pop()
+    assert 6 == len(set(digests))
+    assert "*0" in {change.name for change in runs[0].compare(runs[2])}
+
+
 def test_code_without_a_digest(storage: FileStorage) -> None:
     """The arguments are recorded all the same."""
     stream = (number for number in range(9))
@@ -294,73 +320,6 @@ def test_code_without_a_digest(storage: FileStorage) -> None:
     assert ("computed", "", "") == (node.action, node.call, node.code)
     assert {"number": 3, "other": {"type": "generator", "digest": ""}} == node.arguments
     assert 3 == last(storage).read("g")
-
-
-@workflow(ignore=["token", "client"])
-def secretive(number: int, token: Any = "", client: Any = None) -> int:
-    content = token if client is None else client
-    shown = getattr(content, "text", None) or content
-    if isinstance(shown, SecretStr):
-        shown = shown.get_secret_value()
-    if isinstance(shown, dict):
-        shown = shown["password"]
-    raise ValueError(f"refused: {shown} {shown!r}")
-
-
-CANARY = "canary/4711 \u00e4'\\"
-SECRETS = [
-    {"token": CANARY},
-    {"token": CANARY.encode("latin-1")},
-    {"token": 47114711},
-    {"token": {"password": CANARY}},
-    {"token": [(CANARY,), 1]},
-    {"client": Setting(CANARY)},
-    {"client": SecretStr(CANARY)},
-]
-
-
-@pytest.mark.parametrize(
-    "given", SECRETS, ids=lambda given: type(next(iter(given.values()))).__name__
-)
-def test_ignored_arguments_stay_out(storage: FileStorage, given: dict[str, Any]) -> None:
-    """Also from the texts of errors, in any form; the rest of the texts stays."""
-    flow = made(storage, secretive(5, **given).set_name("s"))
-    with pytest.raises(ValueError, match="refused") as caught:
-        flow.run()
-    assert any(part in str(caught.value) for part in ("4711", "canary"))
-    record = last(storage)
-    assert {"number": 5} == record["s"].arguments
-    assert record["s"].reason.startswith("ValueError: refused: ")
-    assert record.error is not None
-    assert record.error["text"].startswith("refused: ")
-    assert b"canary" not in raw(storage)
-    assert b"4711" not in raw(storage)
-
-
-TOKEN = "canary-of-a-global"
-
-
-@workflow(ignore=["TOKEN"])
-def reads_a_global() -> None:
-    raise ValueError(f"refused: {TOKEN}")
-
-
-@workflow(ignore=["token"])
-def takes_a_node(token: Any) -> None:
-    raise ValueError(f"refused: {token}")
-
-
-def test_other_ignored_values_stay_out(storage: FileStorage) -> None:
-    """A global in `ignore` does; if a result is ignored, errors have no text."""
-    with pytest.raises(ValueError, match="canary"):
-        made(storage, reads_a_global().set_name("s")).run()
-    assert "ValueError: refused: ***" == last(storage)["s"].reason
-    node = given("x").set_name("token")
-    with pytest.raises(ValueError, match="refused: 1"):
-        made(storage, takes_a_node(node).set_name("s")).run()
-    record = last(storage)
-    assert record.error is not None
-    assert ("", "") == (record["s"].reason, record.error["text"])
 
 
 # Where and by whom.

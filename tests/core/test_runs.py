@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,19 @@ def test_nodes_are_as_specified(wrong: dict[str, Any], memory: Storage) -> None:
     assert str(found).endswith("nodes are damaged")
 
 
+def test_only_the_first_object_is_unpacked(memory: Storage) -> None:
+    """So a small record that unpacks to a huge one costs no memory until its nodes are read."""
+    large = [LOAD._replace(reason="x" * 1000)] * 20_000
+    put(memory.store, "w", head(1), columns(large), None)
+    tracemalloc.start()
+    try:
+        [run] = memory.runs("w")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert 20_000 == len(run.nodes)
+
+
 def test_what_is_removed_meanwhile_is_no_run(caplog: pytest.LogCaptureFixture) -> None:
     """It was listed, and is gone: that is no problem. But an error of the store is raised."""
 
@@ -365,3 +379,17 @@ def test_a_storage_that_reads_otherwise() -> None:
         first.read("t")
     assert ["t"] == asked
     assert [None, ["other", 2]] == [row["t"] for row in storage.runs("w").rows("t")]
+
+
+def test_a_storage_that_reads_otherwise_while_another_run_saves() -> None:
+    """The result that was replaced just before it was read is not taken for the recorded one."""
+
+    class Late(Storage):
+        def read_task(self, workflow_name: str, task_name: str) -> Any:  # type: ignore[override]
+            ran(self, 2, {"t": 2})
+            return super().read_task(workflow_name, task_name)
+
+    storage = Late(MemoryStore())
+    ran(storage, 1, {"t": 1})
+    with pytest.raises(ResultNotFoundError):
+        storage.runs("w")[0].read("t")

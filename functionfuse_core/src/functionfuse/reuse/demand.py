@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..graph.workflow import Graph
 
-__all__ = ["COMPUTE", "MAYBE", "REUSE", "Demand"]
+__all__ = ["COMPUTE", "MAYBE", "REPLAYED", "REUSE", "Demand"]
 
+REPLAYED = "replayed for a later call on its object"
 REUSE = "reuse"
 COMPUTE = "compute"
 MAYBE = "maybe"
@@ -53,7 +54,7 @@ class Demand:
                     stack.append(parent)
         for index in found:
             if self._verdicts[index] == REUSE:
-                self._reasons[index] = "replayed for a later call on its object"
+                self._reasons[index] = REPLAYED
         return sorted(found)
 
     def possible(self, planned: Collection[int]) -> dict[int, str]:

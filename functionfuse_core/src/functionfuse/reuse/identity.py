@@ -23,7 +23,7 @@ from ..graph.nodes import Call, MethodCall, Node
 from ..names import label_of
 from ..serializers.script import module_name
 from .arguments import Head, check_ignored, check_packages, order_of, parameters_of
-from .literals import LITERALS, shown, tagged
+from .literals import LITERALS, LONG, LONG_TYPES, shown, tagged
 from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget, look_at, named_code
 from .values import Writer
@@ -76,6 +76,7 @@ class Identities:
         self._heads: dict[object, Head] = {}
         # Streams of arguments that can change, by index in `_arguments`.
         self._given: dict[Node, dict[int, bytes]] = {}
+        self._long: dict[int, bytes] = {}  # streams of long texts and bytes, by id
         self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, per function
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
@@ -146,7 +147,9 @@ class Identities:
             index: its place in the order from `told`.
         """
         literal = LITERALS.get(type(value))
-        stream = literal(value) if literal else self._given.get(node, {}).get(index)
+        stream = self._long.get(id(value)) or (
+            literal(value) if literal else self._given.get(node, {}).get(index)
+        )
         return xxh3_128_digest(stream)[:8].hex() if stream else ""
 
     def plugins(self, node: Node) -> list[list[str]]:
@@ -265,7 +268,8 @@ class Identities:
             if kind is Call:
                 stream = b"n%d;" % places[value] if places else b"n0;"
             elif kind in LITERALS:
-                stream = LITERALS[kind](value)
+                long = kind in LONG_TYPES and len(value) > LONG
+                stream = self._long_stream(value) if long else LITERALS[kind](value)
             else:
                 given, index = self._given.setdefault(node, {}), len(found)
                 if index not in given:
@@ -274,6 +278,12 @@ class Identities:
                 stream = given[index]
             found.append((name, value, stream))
         return found
+
+    def _long_stream(self, value: str | bytes) -> bytes:
+        """Return the stream of a long text; it is digested once, however often it is asked for."""
+        if id(value) not in self._long:
+            self._long[id(value)] = LITERALS[type(value)](value)
+        return self._long[id(value)]
 
     def _head(self, node: Node) -> Head:
         key: object = self._keys.get(node, node.called)

@@ -12,6 +12,8 @@ from xxhash import xxh3_128_digest
 __all__ = [
     "LITERALS",
     "LITERAL_TYPES",
+    "LONG",
+    "LONG_TYPES",
     "literal_of",
     "literal_stream",
     "pickled",
@@ -33,11 +35,12 @@ LITERAL_TYPES = frozenset(LITERALS)
 literal_of = LITERALS.get  # bound once, as it is called for every value
 
 
-_LONG = 4096  # bytes; a longer value is written as its digest
+LONG = 4096  # bytes; a longer value is written as its digest
+LONG_TYPES = frozenset({bytes, str})
 
 
 def _sized(tag: bytes, value: bytes) -> bytes:
-    if len(value) > _LONG:
+    if len(value) > LONG:
         return b"%sx%d:%s" % (tag, len(value), xxh3_128_digest(value))
     return b"%s%d:%s" % (tag, len(value), value)
 

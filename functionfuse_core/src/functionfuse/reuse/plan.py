@@ -29,7 +29,9 @@ from .identity import RULE, Identities
 from .results import Ages, Done, Earlier, Held, Info, Results, Stored, Summary
 from .workers import Expected
 
-__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
+__all__ = ["COMPUTE", "MAYBE", "NO_USE", "REUSE", "Decisions"]
+
+NO_USE = "stored result is of no use: "  # the text of an error follows
 
 
 class Decisions:
@@ -285,7 +287,7 @@ class Decisions:
             return COMPUTE, "nothing stored"
         of_no_use = ""
         if isinstance(info, FunctionFuseError):
-            of_no_use = f"stored result is of no use: {info}"
+            of_no_use = f"{NO_USE}{info}"
         if policy == NEVER:
             return COMPUTE, of_no_use or "is never reused"
         too_old = of_no_use or self.ages.expired.get(index, "")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..graph.nodes import Node
 from ..graph.workflow import Graph
 from ..plugins.hooks import event_hooks
+from ..reuse.demand import REPLAYED
 from ..reuse.plan import COMPUTE, MAYBE, REUSE, Decisions
 from ..reuse.results import Done
 from .job import Outcome, text_of
@@ -125,6 +126,7 @@ class RunEvents:
         self.errors: dict[int, BaseException] = {}
         self.failed: dict[int, str] = {}  # their texts, for the report
         self.attempts = Counter[int]()  # by index: how many attempts of a node failed
+        self.repeated = Counter[int]()  # by index: how often it was computed again after success
         self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
         self.done = done
@@ -136,6 +138,7 @@ class RunEvents:
             past.began = time()
             began = datetime.fromtimestamp(past.began, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             past.run, past.told = f"{began}-{os.urandom(3).hex()}", False
+            past.rows.clear()
         return past.run
 
     def reuse(self, indexes: Collection[int]) -> None:
@@ -191,6 +194,8 @@ class RunEvents:
         Args:
             size: bytes of the stored result; None if it is not stored.
         """
+        if index in self.ran:
+            self.repeated[index] += 1
         self.ran[index] = outcome.begun, outcome.seconds, outcome.worker
         if size is not None:
             self.sizes[index] = size
@@ -315,7 +320,7 @@ class RunEvents:
         if index in self.possible:
             return name, MAYBE, self.possible[index]
         if verdict == REUSE:
-            return name, REUSE, self._reason(index), 0.0, self._stored_size(index)
+            return name, REUSE, self._reason(index), 0.0, self.stored_size(index)
         return name, NOT_NEEDED, self._reason(index)
 
     def _ended(self, index: int, name: str) -> _Fields:
@@ -323,7 +328,10 @@ class RunEvents:
         if index in self.ran:
             begun, seconds, worker = self.ran[index]
             size, reason = self.sizes.get(index, 0), self._reason(index)
-            return name, COMPUTED, reason, seconds, size, attempts + 1, retried, begun, worker
+            if not reason and self.decisions and self.decisions.verdicts[index] == REUSE:
+                reason = REPLAYED  # the run found out only when a call needed the object
+            attempts += 1 + self.repeated.get(index, 0)
+            return name, COMPUTED, reason, seconds, size, attempts, retried, begun, worker
         if index in self.failed:
             error = self.failed[index]
             begun, seconds, worker = self.tried.get(index, _NEVER)
@@ -332,7 +340,7 @@ class RunEvents:
             known = self._past.records[self.graph.nodes[index]]
             return tuple(getattr(known, field) for field in NodeRecord.__slots__)
         if index in self.reused:
-            size = self._stored_size(index)
+            size = self.stored_size(index)
             return name, REUSED, self._reason(index), 0.0, size, attempts, retried, 0.0, ""
         if index in self.wanted:
             first = self._followed.get(index)
@@ -365,7 +373,8 @@ class RunEvents:
     def _notes(self) -> list[str]:
         return [*self.graph.notes(), *(self.decisions.notes() if self.decisions else ())]
 
-    def _stored_size(self, index: int) -> int:
+    def stored_size(self, index: int) -> int:
+        """Return the size of a node's stored result; 0 if nothing is stored."""
         header: Any = self.decisions.stored[index] if self.decisions else None
         if header is None:
             return 0

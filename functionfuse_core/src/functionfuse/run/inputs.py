@@ -1,32 +1,26 @@
-"""Arguments of nodes, as the record of a run has them; and texts without the ignored ones."""
+"""Arguments of nodes, as the record of a run has them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
 from math import isfinite
 from numbers import Integral, Real
-from types import FunctionType, ModuleType
 from typing import Any
-from urllib.parse import quote
 
-from ..graph.arguments import Nested, reference_in
+from xxhash import xxh3_64_hexdigest
+
+from ..graph.arguments import Nested
 from ..graph.nodes import Node, Pick
 from ..graph.workflow import Graph
-from ..reuse.arguments import parameters_of
 from ..reuse.identity import Identities
 from ..serializers.script import name_of
+from .ignored import Ignored
 
-__all__ = ["recorded", "without_secrets"]
+__all__ = ["recorded"]
 
-_LONGEST_ERROR = 2000  # characters
-_SHORTEST = 4  # characters of a text that is removed from errors
-_MOST = 1000  # such texts of one argument
 _NONE: tuple[Callable[[Any], float], float] = id, -1  # of a type that JSON doesn't have
-_CODE = FunctionType, ModuleType, type
-_LEFT_OUT = "***"
 
 # By type of a value that JSON has as it is: a measure, and the largest one that is recorded. NaN is
 # below none.
@@ -39,13 +33,20 @@ _MEASURES: dict[type, tuple[Callable[[Any], float], float]] = {
 }
 
 
-def recorded(identities: Identities, graph: Graph) -> Iterator[tuple[str, str, dict[str, object]]]:
+def recorded(
+    identities: Identities, graph: Graph, ignored: Ignored
+) -> Iterator[tuple[str, str, dict[str, object]]]:
     """Iterate over function, code and arguments of all nodes, in the form of `RecordedNode`."""
     names, positions, measures = graph.names, graph.positions, _MEASURES.get
     for node in graph.nodes:
         function, code, values, order = identities.told(node)
         found: dict[str, object] = {}
+        hidden = ignored.positions(node) if node.called.settings.ignore else ()
         for index, (name, position) in enumerate(order):
+            if position in hidden:
+                continue
+            while name in found:  # a keyword can have the name "*0", too
+                name = f"*{name}"  # noqa: PLW2901
             value = values[position]
             kind = type(value)
             measure, most = measures(kind, _NONE)
@@ -56,11 +57,33 @@ def recorded(identities: Identities, graph: Graph) -> Iterator[tuple[str, str, d
             elif kind is Pick:
                 found[name] = {"node": names[positions[value.node]], "item": value._keys()}
             else:
-                kind = type(value.like) if kind is Nested else kind
                 content = _number_or_text(value)
-                content = content or {"digest": identities.argument_digest(node, index, value)}
+                if not content:
+                    digest = identities.argument_digest(node, index, value)
+                    if kind is Nested:
+                        kind = type(value.like)
+                        digest = digest and _with_names(digest, value, graph)
+                    content = {"digest": digest}
                 found[name] = {"type": name_of(kind).removeprefix("builtins."), **content}
         yield function, code, found
+
+
+def _with_names(digest: str, container: Nested, graph: Graph) -> str:
+    """Return a digest of a container's digest, which has numbers for nodes, and of their names."""
+    text = "".join([digest, *_names_in(container, graph)])
+    return xxh3_64_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def _names_in(container: Nested, graph: Graph) -> Iterator[str]:
+    found: list[str] = []
+    for item in container.items:
+        if isinstance(item, Nested):
+            found.append("".join(_names_in(item, graph)))
+        elif isinstance(item, Pick):
+            found.append(f"{graph.names[graph.positions[item.node]]!r}{item._keys()}")
+        elif isinstance(item, Node):
+            found.append(repr(graph.names[graph.positions[item]]))
+    return iter(sorted(found) if isinstance(container.like, (set, frozenset)) else found)
 
 
 def _number_or_text(value: Any) -> dict[str, object]:
@@ -80,58 +103,3 @@ def _number_or_text(value: Any) -> dict[str, object]:
             plain = bool(value)
     measure, most = _MEASURES[type(plain)]
     return {"value": plain} if plain is not None and measure(plain) <= most else {}
-
-
-def without_secrets(text: str, graph: Graph, failed: Node | None) -> str:
-    """Return the text of an error without the texts of arguments and globals in `ignore`.
-
-    Args:
-        failed: the node whose error it is. If it takes an ignored argument from another node, the
-            value isn't known here, so the text is "". So it is if an ignored object can't be
-            searched.
-    """
-    found: set[str] = set()
-    try:
-        for node in graph.nodes:
-            for value in _ignored(node) if node.called.settings.ignore else ():
-                if node is failed and reference_in(value) is not None:
-                    return ""
-                found.update(islice(_texts(value, 3), _MOST))
-    except Exception:  # noqa: BLE001  # the attributes of an object can be code of the user
-        return ""
-    for secret in sorted(found, key=len, reverse=True):
-        for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1], quote(secret, safe="")):
-            text = text.replace(form, _LEFT_OUT)
-    return text[:_LONGEST_ERROR]
-
-
-def _ignored(node: Node) -> Iterator[object]:
-    """Iterate over the values of a node's arguments and globals in `ignore`."""
-    names, _, _ = parameters_of(node.function, node)
-    defaults = getattr(node.function, "__defaults__", None) or ()
-    given = {
-        **getattr(node.function, "__globals__", {}),
-        **dict(zip(reversed(names), reversed(defaults), strict=False)),
-        **(getattr(node.function, "__kwdefaults__", None) or {}),
-        **dict(zip(names, node.args, strict=False)),
-        **node.kwargs,
-    }
-    for name in node.called.settings.ignore:
-        if name in given:
-            yield given[name]
-
-
-def _texts(value: Any, depth: int) -> Iterator[str]:
-    """Iterate over the texts in a value, in its items and in its attributes."""
-    if isinstance(value, (str, bytes, int, float)):
-        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-        if len(text) >= _SHORTEST and not isinstance(value, bool):
-            yield text
-    elif depth and not isinstance(value, _CODE):
-        inner: list[Any] = [*getattr(value, "__dict__", {}).values()]
-        if isinstance(value, dict):
-            inner += value.values()
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            inner += value
-        for item in inner:
-            yield from _texts(item, depth - 1)

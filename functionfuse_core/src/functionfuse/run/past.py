@@ -27,7 +27,7 @@ class Past:
         storage: the storage of its results.
         nodes: the nodes that were computed or reused.
         records: their lines in the report.
-        rows: their rows in the record of the run.
+        rows: the rows in the record of the run, of those that this run has done.
         values: the values of those that aren't stored, or the backend's handles of them.
         objects: by constructor: the object of a decorated class, and the last call on it.
         kept_by: the type of the backend that keeps the values; None if they are in this process.

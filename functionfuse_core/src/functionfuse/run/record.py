@@ -1,7 +1,6 @@
 """The record of a run for its storage: who ran it, when and where, and each node with its inputs.
 
-A record has no results. It has no arguments in `ignore` either: they can be secrets, and their
-texts are removed from the texts of errors.
+A record has no results, and no arguments in `ignore`.
 """
 
 from __future__ import annotations
@@ -17,15 +16,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..reuse.plan import Decisions
+from ..reuse.plan import NO_USE, Decisions
 from .contract import Backend
 from .crossing import here
 from .events import RunEvents
-from .inputs import recorded, without_secrets
+from .ignored import Ignored
+from .inputs import recorded
 from .job import text_of
 from .past import Past
+from .report import FAILED, REUSED
 
 __all__ = ["about", "columns_of", "error_of"]
+
+# The fields of a node that an earlier run has done. An error has ended that run, but the graph was
+# made bit by bit, so what was done counts.
+_BEFORE = {
+    "action": REUSED,
+    "reason": "computed before an error ended the run",
+    **dict.fromkeys(("seconds", "begun"), 0.0),
+    "worker": "",
+    "attempts": 0,
+}
+
+_LONGEST = 2000  # characters of an error
 
 # By name of a field of `functionfuse.storage.runrecord.RecordedNode`: the values of all nodes.
 Columns = dict[str, Sequence[Any]]
@@ -54,11 +67,14 @@ def about(
 
 def error_of(error: BaseException, events: RunEvents) -> dict[str, str]:
     """Return the fields of the error that ended a run: its type, its text, and its node or ""."""
-    found = [index for index, failed in events.errors.items() if failed is error]
-    name, node = ("", None) if not found else (events.names[found[0]], events.graph.nodes[found[0]])
     kind = type(error).__name__
-    text = text_of(error).removeprefix(kind).removeprefix(": ")
-    return {"type": kind, "text": without_secrets(text, events.graph, node), "node": name}
+    text, name = text_of(error).removeprefix(kind).removeprefix(": ")[:_LONGEST], ""
+    for index, failed in events.errors.items():
+        if failed is error:
+            name = events.names[index]
+            if Ignored(events.graph).may_be_in(index):
+                text = ""
+    return {"type": kind, "text": text, "node": name}
 
 
 def columns_of(
@@ -71,12 +87,15 @@ def columns_of(
         grows: whether the run goes on with a larger graph.
     """
     columns = _columns(events, decisions, stored)
-    if not (grows or past.rows):
+    if not (grows or past.rows or events.done):
         return columns
     nodes, rows = events.graph.nodes, list(zip(*columns.values(), strict=True))
-    left = [past.rows[node] for node in events.left()]
+    left = [past.rows[node] for node in events.left() if node in past.rows]
     for index in events.done:
-        rows[index] = past.rows[nodes[index]]
+        row = past.rows.get(nodes[index])
+        rows[index] = row or tuple(
+            {**dict(zip(columns, rows[index], strict=True)), **_BEFORE}.values()
+        )
     for index, _ in events.done_now():
         past.rows[nodes[index]] = rows[index]
     return dict(zip(columns, zip(*left, *rows, strict=True), strict=True))
@@ -87,31 +106,31 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     nodes, every = graph.nodes, range(len(names))
     ended = zip(*events.ended(), strict=True)
     _, actions, reasons, seconds, sizes, attempts, _, begun, workers = ended
-    failed = events.failed.items()
-    hidden = {index: without_secrets(text, graph, nodes[index]) for index, text in failed}
-    headers = [decisions.stored[index] if stored[index] else None for index in every]
+    # Only these reasons have texts of errors.
+    quoting = [n for n in every if n in events.failed or reasons[n].startswith(NO_USE)]
+    ignored = Ignored(graph)
+    told = {n: _told(reasons[n], hidden=ignored.may_be_in(n)) for n in quoting}
+    # A call that fails when it is replayed has an older result, which is not that of this run.
+    has = [stored[index] and actions[index] != FAILED for index in every]
+    headers = [decisions.stored[index] if has[index] else None for index in every]
     made = [call.hex() if call else "" for call in decisions.calls]
     driver = here()
     plugins: list[Any] = [()] * len(nodes)
     if identities.has_plugins:
         plugins = list(map(identities.plugins, nodes))
-    functions, codes, arguments = zip(*recorded(identities, graph), strict=True)
+    functions, codes, arguments = zip(*recorded(identities, graph, ignored), strict=True)
     return {
         "name": names,
         "action": actions,
-        "reason": [hidden.get(index, reasons[index]) for index in every] if hidden else reasons,
+        "reason": [told.get(index, reasons[index]) for index in every] if told else reasons,
         "seconds": seconds,
         "begun": begun,
         "worker": [worker or (begun[n] and driver) or "" for n, worker in enumerate(workers)],
-        "bytes": sizes,
+        # A call that was replayed, or not needed, has a stored result, too.
+        "bytes": [size or (events.stored_size(n) if has[n] else 0) for n, size in enumerate(sizes)],
         "call": [getattr(h, "call", call) for h, call in zip(headers, made, strict=True)],
         "digest": [getattr(header, "digest", "") for header in headers],
-        "value": [
-            (digest.hex() if digest else "")
-            if header is None
-            else ("" if header.value == header.digest else header.value)
-            for header, digest in zip(headers, decisions.digests, strict=True)
-        ],
+        "value": list(map(_value, headers, decisions.digests, actions)),
         "attempts": attempts,
         "parents": [list(map(names.__getitem__, parents)) for parents in graph.parents],
         "arguments": arguments,
@@ -119,6 +138,18 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
         "code": codes,
         "plugins": plugins,
     }
+
+
+def _told(reason: str, *, hidden: bool) -> str:
+    """Return a reason with the text of an error, or without it."""
+    return reason.partition(":")[0] if hidden else reason[:_LONGEST]
+
+
+def _value(header: Any, known: bytes | None, action: str) -> str:
+    """Return the digest of a value; "" if it is that of the stored result, or is unknown."""
+    if header is not None:
+        return "" if header.value == header.digest else str(header.value)
+    return known.hex() if known and action != FAILED else ""
 
 
 @cache

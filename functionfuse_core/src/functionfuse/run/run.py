@@ -162,7 +162,8 @@ class Run:
             except Exception as second:  # noqa: BLE001  # the first error is more important
                 error.add_note(f"cancel of the backend failed: {second!r}")
             finally:
-                failure = error_of(error, self._events)
+                if self._results and self._results.records:
+                    failure = error_of(error, self._events)
                 self._events.end(error)
             raise
         else:

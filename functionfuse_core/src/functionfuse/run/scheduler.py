@@ -279,17 +279,19 @@ class Scheduler:
         # A call replayed for its object already has a stored result, which stays the result.
         replayed = self.stored[index] and saved is None
         size = None
+        if self.decisions:
+            if outcome.changed:
+                self.decisions.changed[index] = outcome.changed
+                self.jobs.warn(index, outcome.changed)
+            if self.decisions.digests[index] is None:
+                stored = saved if hasattr(saved, "digest") else None
+                constructs = type(node) is ConstructorCall
+                self.decisions.settle(index, None if constructs else outcome.digest, stored)
         if saved is not None and self.results:
             self.stored[index] = self.results.saved[index] = True
             size = getattr(saved, "size", 0)
-        if outcome.changed and self.decisions:
-            self.decisions.changed[index] = outcome.changed
-            self.jobs.warn(index, outcome.changed)
+        # A listener may raise, and the record of the run needs all that was noted above.
         self.events.finish(index, outcome, size)
-        if self.decisions and self.decisions.digests[index] is None:
-            stored = saved if hasattr(saved, "digest") else None
-            constructs = type(node) is ConstructorCall
-            self.decisions.settle(index, None if constructs else outcome.digest, stored)
         # A node may need a value that none needed when the job began: load or compute it then.
         if outcome.returned and not replayed and (values.users[index] or index in values.needed):
             value = handle if self.backend.keeps else outcome.value

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import DamagedResultError, NewerFormatError
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
-from ..reuse.plan import REUSE, Decisions
+from ..reuse.plan import NO_USE, REUSE, Decisions
 from ..reuse.results import Done, Info, created_at
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
@@ -271,7 +271,7 @@ class StoredResults:
         self.stored[index] = False
         self._of_no_use.add(index)
         if self.decisions:
-            self.decisions.give_up(index, f"stored result is of no use: {error}")
+            self.decisions.give_up(index, f"{NO_USE}{error}")
         self.warn(index, error)
         return True
 

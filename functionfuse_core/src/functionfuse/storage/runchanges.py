@@ -77,17 +77,25 @@ def _between(before: RecordedNode, after: RecordedNode) -> Iterator[Change]:
         yield Change(name, "code", "", before.code, after.code)
     if before.plugins != after.plugins:
         yield from _plugins(name, before.plugins, after.plugins)
-    # `digest` differs between processes for some equal values, so `value` is compared if it can be.
-    known = (
-        (first, second)
-        for first, second in ((before.value, after.value), (before.digest, after.digest))
-        if first and second
-    )
-    first, second = next(known, ("", ""))
+    first, second = _results(before, after)
     if first != second:
         yield Change(name, "result", "", first, second)
     if before.action != after.action:
         yield Change(name, "action", "", before.action, after.action)
+
+
+def _results(before: RecordedNode, after: RecordedNode) -> tuple[str, str]:
+    """Return the digests of both results; two equal ones if they are equal, or can't be compared.
+
+    `digest` differs between processes for some equal values, so `value` is compared if it can be.
+    If only one of the results is stored, it can't: its digest is that of a pickle.
+    """
+    if bool(before.digest) != bool(after.digest):
+        return "", ""
+    for first, second in ((before.value, after.value), (before.digest, after.digest)):
+        if first and second:
+            return first, second
+    return "", ""
 
 
 def _arguments(node: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:

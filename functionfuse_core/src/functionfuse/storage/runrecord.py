@@ -26,6 +26,7 @@ MAGIC = b"\x93FRUN\r\n\x1a"
 VERSION = 1
 _COMPRESSED_FROM = 4096  # bytes; below, compressing takes longer than it saves
 _LARGEST = 1 << 30  # bytes, unpacked; a million nodes have less
+_LARGEST_HEAD = 1 << 20  # bytes of the first object
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _ZLIB = b"x"  # the first byte of a compressed body; JSON begins with "{"
 
@@ -95,7 +96,9 @@ def encoded(
 
 
 def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:
-    """Return the fields about the run, and the second JSON object, for `nodes_of`.
+    """Return the fields about the run, and the body, for `nodes_of`.
+
+    Only the beginning of the body is unpacked here.
 
     Raises:
         DamagedResultError: this is no record, it was changed, or it is not as specified.
@@ -118,28 +121,31 @@ def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:
     if key is not None and not hmac.compare_digest(signature, signature_of(key, start, body)):
         raise UntrustedResultError("it is not signed with the storage's key")
     try:
-        if body[:1] == _ZLIB:
-            body = zlib.decompressobj().decompress(body, _LARGEST)
-        first, _, second = body.partition(b"\n")
+        first, end, _ = _unpacked(body, _LARGEST_HEAD).partition(b"\n")
         head = json.loads(first)
-        if not isinstance(head, dict):
+        if not (end and isinstance(head, dict)):
             raise TypeError("the first line is no object")
     except (RecursionError, TypeError, ValueError, zlib.error) as error:
         raise DamagedResultError(f"the record is not as specified: {error}") from error
-    return head, second
+    return head, body
 
 
-def nodes_of(second: bytes) -> list[RecordedNode]:
+def _unpacked(body: bytes, largest: int) -> bytes:
+    """Return the beginning of a body, of at most so many bytes. Raises zlib.error."""
+    return zlib.decompressobj().decompress(body, largest) if body[:1] == _ZLIB else body
+
+
+def nodes_of(body: bytes) -> list[RecordedNode]:
     """Return the nodes of a record, in the order of the run, parents first.
 
     Args:
-        second: as from `decoded`.
+        body: as from `decoded`.
 
     Raises:
         DamagedResultError: it is not as specified.
     """
     try:
-        columns = json.loads(second)
+        columns = json.loads(_unpacked(body, _LARGEST).partition(b"\n")[2])
         names = columns["name"]
         given = [
             columns.get(field, [RecordedNode._field_defaults.get(field)] * len(names))
@@ -150,10 +156,14 @@ def nodes_of(second: bytes) -> list[RecordedNode]:
         nodes = [RecordedNode(*row) for row in zip(*given, strict=True)]
         # "" stands for the same as `digest`.
         return [node if node.value else node._replace(value=node.digest) for node in nodes]
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except _NOT_AS_SPECIFIED as error:
         raise DamagedResultError(f"the nodes are not as specified: {error}") from error
 
 
+_NOT_AS_SPECIFIED = (
+    *(AttributeError, LookupError, RecursionError, TypeError, ValueError),
+    zlib.error,
+)
 _NUMBERS: set[type] = {int, float}
 _TYPES: dict[str, set[type]] = {
     **dict.fromkeys(("seconds", "begun", "bytes", "attempts"), _NUMBERS),
@@ -171,5 +181,11 @@ def _check(field: str, column: Sequence[Any]) -> None:
         texts = {name for parents in column for name in parents}
     elif field == "plugins":
         texts = {text for plugins in column for kind, digest in plugins for text in (kind, digest)}
+    elif field == "arguments":
+        given = (value for arguments in column for value in arguments.values())
+        described = [value for value in given if isinstance(value, dict)]
+        texts = {value["float"] for value in described if "float" in value}
+        for text in texts:
+            float(text)
     if not types <= _TYPES.get(field, {str}) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"a field {field!r} has another type")

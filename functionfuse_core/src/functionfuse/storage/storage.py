@@ -239,7 +239,10 @@ class Storage(Inventory):
             return self._read(workflow_name, task_name, digest, call)
         if digest and digest != self.task_info(workflow_name, task_name).digest:
             raise self._replaced(workflow_name, task_name)
-        return self.read_task(workflow_name, task_name)
+        value = self.read_task(workflow_name, task_name)
+        if digest and digest != self.task_info(workflow_name, task_name).digest:
+            raise self._replaced(workflow_name, task_name)  # perhaps before it was read
+        return value
 
     def _read(self, workflow_name: str, task_name: str, digest: str, call: str) -> Any:
         try:

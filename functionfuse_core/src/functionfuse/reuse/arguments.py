@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
 from ..errors import OptionsError
 from ..graph.nodes import MethodCall, Node
-from ..names import close_to
+from ..names import close_to, label_of
+from ..serializers.script import module_name
 from .project import meant, version_of
 from .seen import Seen
 
-__all__ = ["Head", "check_ignored", "check_packages", "order_of", "parameters_of"]
+__all__ = ["Head", "called_by", "check_ignored", "check_packages", "order_of", "parameters_of"]
 
 
 class Head(NamedTuple):
@@ -38,6 +39,14 @@ class Head(NamedTuple):
     own: frozenset[str]
     parts: dict[str, Any]
     orders: dict[object, list[tuple[str, int]]]
+
+
+def called_by(node: Node, replaced: Mapping[Node, Any]) -> tuple[Any, str]:
+    """Return the function, class or method that is called, and its full name."""
+    called, label = node.function, node.label
+    if node in replaced:
+        called, label = replaced[node], label_of(replaced[node])
+    return called, f"{module_name(str(getattr(called, '__module__', None)))}.{label}"
 
 
 def order_of(node: Node, head: Head, shape: object) -> list[tuple[str, int]]:

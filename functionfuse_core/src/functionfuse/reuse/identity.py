@@ -20,9 +20,8 @@ from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, OptionsError
 from ..graph.nodes import Call, MethodCall, Node
-from ..names import label_of
 from ..serializers.script import module_name
-from .arguments import Head, check_ignored, check_packages, order_of, parameters_of
+from .arguments import Head, called_by, check_ignored, check_packages, order_of, parameters_of
 from .literals import LITERALS, LONG, LONG_TYPES, shown, tagged
 from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget, look_at, named_code
@@ -128,7 +127,7 @@ class Identities:
             head = self._head(node)
         except FingerprintError as error:
             forget(error)
-            called, name = self._called(node)
+            called, name = called_by(node, self._replaced)
             names, keywords, _ = parameters_of(called, node)
             ignored, nothing = frozenset(node.called.settings.ignore), cast("Seen", None)
             parts = {"function": name, "code": ""}
@@ -268,8 +267,11 @@ class Identities:
             if kind is Call:
                 stream = b"n%d;" % places[value] if places else b"n0;"
             elif kind in LITERALS:
-                long = kind in LONG_TYPES and len(value) > LONG
-                stream = self._long_stream(value) if long else LITERALS[kind](value)
+                if kind in LONG_TYPES and len(value) > LONG:  # digested once, however often asked
+                    stream = self._long.get(id(value)) or LITERALS[kind](value)
+                    self._long[id(value)] = stream
+                else:
+                    stream = LITERALS[kind](value)
             else:
                 given, index = self._given.setdefault(node, {}), len(found)
                 if index not in given:
@@ -278,12 +280,6 @@ class Identities:
                 stream = given[index]
             found.append((name, value, stream))
         return found
-
-    def _long_stream(self, value: str | bytes) -> bytes:
-        """Return the stream of a long text; it is digested once, however often it is asked for."""
-        if id(value) not in self._long:
-            self._long[id(value)] = LITERALS[type(value)](value)
-        return self._long[id(value)]
 
     def _head(self, node: Node) -> Head:
         key: object = self._keys.get(node, node.called)
@@ -294,16 +290,8 @@ class Identities:
             head = self._heads[key] = self._new_head(node)
         return head
 
-    def _called(self, node: Node) -> tuple[Any, str]:
-        """Return the function, class or method that is called, and its full name."""
-        called, label = node.function, node.label
-        if node in self._replaced:
-            called = self._replaced[node]
-            label = label_of(called)
-        return called, f"{module_name(str(getattr(called, '__module__', None)))}.{label}"
-
     def _new_head(self, node: Node) -> Head:
-        seen, (called, name) = self._code(node), self._called(node)
+        seen, (called, name) = self._code(node), called_by(node, self._replaced)
         text = f"{RULE} {PYTHON} {name} ".encode("utf-8", "surrogatepass") + seen.digest
         names, keywords, _ = parameters_of(called, node)
         parts = {

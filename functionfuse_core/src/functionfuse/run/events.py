@@ -79,11 +79,9 @@ class Event(NamedTuple):
 
 
 Listener = Callable[[Event], None]
-
-
 _Fields = tuple[Any, ...]  # the fields of a `NodeRecord`
 
-_OF_ATTEMPTS = ("started", "retrying", "finished", "failed")
+_ATTEMPTED = "started", "retrying", "finished", "failed"
 _NEVER = 0.0, 0.0, ""  # begun, seconds and worker of a node that did not run
 _NOTHING = 0.0, 0, 0, "", 0.0, ""  # the last fields of its `NodeRecord`
 
@@ -125,8 +123,7 @@ class RunEvents:
         self.reused: set[int] = set()
         self.errors: dict[int, BaseException] = {}
         self.failed: dict[int, str] = {}  # their texts, for the report
-        self.attempts = Counter[int]()  # by index: how many attempts of a node failed
-        self.repeated = Counter[int]()  # by index: how often it was computed again after success
+        self.attempts = Counter[int]()  # by index: how many attempts a node had before
         self.retried: dict[int, str] = {}  # by index: the last error after which it was put off
         self._past = past
         self.done = done
@@ -194,8 +191,8 @@ class RunEvents:
         Args:
             size: bytes of the stored result; None if it is not stored.
         """
-        if index in self.ran:
-            self.repeated[index] += 1
+        if index in self.ran:  # a call on an object is made again
+            self.attempts[index] += 1
         self.ran[index] = outcome.begun, outcome.seconds, outcome.worker
         if size is not None:
             self.sizes[index] = size
@@ -277,7 +274,7 @@ class RunEvents:
         for index in indexes:
             name = self.names[index] if index >= 0 else ""
             reason = self._reason(index) if index >= 0 else ""
-            attempt = self.attempts[index] + 1 if kind in _OF_ATTEMPTS else 0
+            attempt = self.attempts[index] + 1 if kind in _ATTEMPTED else 0
             about = kind, self.workflow_name, name, index, reason, seconds, size, error, attempt
             begun, _, worker = ended.get(index, _NEVER)
             event = Event(*about, self._past.run, now, self._past.total, begun, worker)
@@ -330,8 +327,7 @@ class RunEvents:
             size, reason = self.sizes.get(index, 0), self._reason(index)
             if not reason and self.decisions and self.decisions.verdicts[index] == REUSE:
                 reason = REPLAYED  # the run found out only when a call needed the object
-            attempts += 1 + self.repeated.get(index, 0)
-            return name, COMPUTED, reason, seconds, size, attempts, retried, begun, worker
+            return name, COMPUTED, reason, seconds, size, attempts + 1, retried, begun, worker
         if index in self.failed:
             error = self.failed[index]
             begun, seconds, worker = self.tried.get(index, _NEVER)

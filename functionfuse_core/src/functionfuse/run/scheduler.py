@@ -278,20 +278,18 @@ class Scheduler:
         node, values, saved = self.graph.nodes[index], self.values, outcome.saved
         # A call replayed for its object already has a stored result, which stays the result.
         replayed = self.stored[index] and saved is None
-        size = None
+        size = None if saved is None else getattr(saved, "size", 0)
         if self.decisions:
             if outcome.changed:
                 self.decisions.changed[index] = outcome.changed
                 self.jobs.warn(index, outcome.changed)
             if self.decisions.digests[index] is None:
                 stored = saved if hasattr(saved, "digest") else None
-                constructs = type(node) is ConstructorCall
-                self.decisions.settle(index, None if constructs else outcome.digest, stored)
+                digest = None if type(node) is ConstructorCall else outcome.digest
+                self.decisions.settle(index, digest, stored)
         if saved is not None and self.results:
             self.stored[index] = self.results.saved[index] = True
-            size = getattr(saved, "size", 0)
-        # A listener may raise, and the record of the run needs all that was noted above.
-        self.events.finish(index, outcome, size)
+        self.events.finish(index, outcome, size)  # not before: a listener may raise
         # A node may need a value that none needed when the job began: load or compute it then.
         if outcome.returned and not replayed and (values.users[index] or index in values.needed):
             value = handle if self.backend.keeps else outcome.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any
 
 import pytest
@@ -37,6 +38,17 @@ def pytest_collection_finish() -> None:
     """Have the garbage collector leave alone what is there: it would look at it in every test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_lot() -> None:
+    """Prune no records of runs, which happens at a record drawn by lot: it costs a request.
+
+    Tests that prune set the constant themselves.
+    """
+    from functionfuse.storage import storage
+
+    storage._PRUNED_EVERY = sys.maxsize
 
 
 def _place(nodeid: str) -> int:

@@ -68,20 +68,20 @@ def main(folder):
     for row in rows:
         print(f"{row['fit.strength']:8g} {row['fit.gamma']:7g} {row['score']:7.1%}")
 
-    best = max(rows, key=lambda row: row["score"])
+    best = max((row for row in rows if row["score"] is not None), key=lambda row: row["score"])
     run = runs[best["id"]]
     print(f"\nThe best: {best['score']:.1%} by run {run.id} of {run.user} on {run.host}")
     for node in run.nodes:
         print(f"  {node.name:6} {node.action:9} {node.arguments}")
 
     print("\nWhat that run changed:")
-    before = runs[rows.index(best) - 1]
-    for change in before.compare(run):
+    number = rows.index(best)
+    for change in runs[max(0, number - 1)].compare(run):
         if change.what == "argument":
             print(f"  {change.node}.{change.name}: {change.before} -> {change.after}")
 
     print("\nWhat its score was computed from:")
-    print(storage.lineage(NAME, "score", call=run["score"].call))
+    print(run.lineage("score"))
 
     flow = experiment(storage, best["fit.strength"], best["fit.gamma"])
     again, report = flow.run(), flow.report

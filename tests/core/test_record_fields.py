@@ -250,6 +250,7 @@ def test_a_run_signs_its_record() -> None:
 def test_processes_with_one_run_each(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """One in fifty removes the records that are too many: the token of its run decides which."""
     monkeypatch.setattr(runs, "_MOST", 3)
+    monkeypatch.setattr("functionfuse.storage.storage._PRUNED_EVERY", 50)
     for number in range(50):
         once = Storage(storage.store)
         once.record_run("w", {"id": id_of(number)}, {"name": ()})

@@ -124,7 +124,7 @@ class Client:
     def __init__(self, number: int, token: str = "canary-by-default") -> None:
         self.token = token
 
-    def call(self, again: str = "") -> None:
+    def call(self) -> None:
         raise ValueError(f"refused: {self.token}")
 
 

@@ -9,24 +9,21 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from time import time
 from typing import Any
 
-import numpy as np
 import pytest
 from result_bytes import MemoryStore
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import RandomStatePlugin
+from functionfuse.errors import ResultNotFoundError
 from functionfuse.run.record import _head_of
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.runs import RunRecord
 from run_records import last, made
 
 
@@ -91,7 +88,7 @@ def test_a_run_that_computes_and_one_that_reuses(storage: FileStorage) -> None:
         list(first["fit"].parents),
         first["fit"].arguments,
     )
-    assert {"count": 3} == second["load"].arguments
+    assert {"count": 3, "name": "x"} == second["load"].arguments
 
 
 def test_what_failed(storage: FileStorage) -> None:
@@ -211,115 +208,33 @@ def test_a_part_that_has_left_the_graph(storage: FileStorage) -> None:
     ]
 
 
-# Arguments.
-
-
-class Setting:
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-@workflow
-def given(*values: Any, **named: Any) -> int:
-    return len(values) + len(named)
-
-
-PLAIN = [1, -(10**100), 1.5, True, None, "text", "", "a" * 200, "\ud800 \u20ac \U0001f600"]
-
-
-@pytest.mark.parametrize("value", PLAIN, ids=lambda value: repr(value)[:20])
-def test_a_plain_argument(storage: FileStorage, value: Any) -> None:
-    """It is recorded as it is."""
-    made(storage, given(a=value).set_name("g")).run()
-    found = last(storage)["g"].arguments["a"]
-    assert value == found
-    assert type(value) is type(found)
-
-
-DIGEST = {"digest": "0123456789abcdef"}
-OTHERS = [
-    (10**1000, {"type": "int", **DIGEST}),
-    ("a" * 201, {"type": "str", **DIGEST}),
-    (b"bytes", {"type": "bytes", **DIGEST}),
-    ([1, 2], {"type": "list", **DIGEST}),
-    (np.arange(3), {"type": "numpy.ndarray", **DIGEST}),
-    (Fraction(1, 3), {"type": "fractions.Fraction", **DIGEST}),
-    (Fraction(1, 2), {"type": "fractions.Fraction", "value": 0.5}),
-    (1j, {"type": "complex", **DIGEST}),
-    (np.float64(0.5), {"type": "numpy.float64", "value": 0.5}),
-    (np.int32(7), {"type": "numpy.int32", "value": 7}),
-    (np.str_("text"), {"type": "numpy.str_", "value": "text"}),
-    (float("inf"), {"type": "float", "float": "inf"}),
-    (float("nan"), {"type": "float", "float": "nan"}),
-    (np.float32("-inf"), {"type": "numpy.float32", "float": "-inf"}),
-]
-
-
-@pytest.mark.parametrize(("value", "expected"), OTHERS, ids=lambda value: repr(value)[:30])
-def test_another_argument(storage: FileStorage, value: Any, expected: dict[str, Any]) -> None:
-    """It is recorded by its type, and by its digest unless it is a number or a text."""
-    made(storage, given(a=value).set_name("g")).run()
-    found = last(storage)["g"].arguments["a"]
-    if "digest" in found:
-        assert re.fullmatch("[0-9a-f]{16}", found["digest"])
-        [_, digest] = storage.task_info("w", "g").fingerprint["arguments"]["a"]
-        assert digest == found["digest"]
-        found["digest"] = expected.get("digest")
-    assert expected == found
-
-
-def test_arguments_with_nodes(storage: FileStorage) -> None:
-    """A node is recorded by its name, an item with its keys, and a container by its digest."""
-    data = load(3).set_name("load")
-    made(storage, given(data, data[0], [data], k=data).set_name("g")).run()
-    arguments = last(storage)["g"].arguments
-    assert {"node": "load"} == arguments["*0"] == arguments["k"]
-    assert {"node": "load", "item": "[0]"} == arguments["*1"]
-    assert "list" == arguments["*2"]["type"]
-    assert ["load"] == list(last(storage)["g"].parents)
-
-
-def test_a_keyword_with_the_name_of_a_position(storage: FileStorage) -> None:
-    """Both are recorded."""
-    made(storage, given(1, **{"*0": 2, "**0": 3}).set_name("g")).run()
-    assert [1, 2, 3] == list(last(storage)["g"].arguments.values())
-
-
-def test_other_nodes_in_a_container(storage: FileStorage) -> None:
-    """They are another argument: in another order, another node of an equal value, another item."""
-    containers: list[Callable[[Any, Any, Any], object]] = [
-        lambda one, two, _: [one, two],
-        lambda one, two, _: [two, one],
-        lambda _, two, same: [same, two],
-        lambda one, two, _: [one, two[0]],
-        lambda one, two, _: [one, two[1]],
-        lambda one, two, _: {one[0], two[1]},
-        lambda one, two, _: {two[1], one[0]},
-    ]
-    for container in containers:
-        nodes = [load(count).set_name(f"n{n}") for n, count in enumerate((3, 4, 3))]
-        made(storage, given(container(*nodes)).set_name("g"), *nodes).run()
+def test_the_lineage_of_a_run(storage: FileStorage) -> None:
+    """It is that of the run's own result; without one, it is not that of another run."""
+    for factor in (2.0, 3.0):
+        pipeline(storage, factor).run()
+    with pytest.raises(ValueError, match="below"):
+        pipeline(storage, -1.0).run()
     runs = storage.runs("w")
-    digests = [run["g"].arguments["*0"]["digest"] for run in runs]
-    assert digests[-1] == digests.pop()
-    assert 6 == len(set(digests))
-    assert "*0" in {change.name for change in runs[0].compare(runs[2])}
+    assert ["2.0", "3.0"] == [run.lineage("fit")[0].arguments["factor"] for run in runs[:2]]
+    assert ["load", "fit"] == [node.task for node in runs[0].lineage("load", down=True)][:2]
+    with pytest.raises(ResultNotFoundError, match="has no stored result of 'fit'"):
+        runs[2].lineage("fit")
+    with pytest.raises(TypeError, match="call is a text"):
+        storage.lineage("w", "fit", runs[0]["fit"])  # type: ignore[arg-type]
 
 
-def test_code_without_a_digest(storage: FileStorage) -> None:
-    """The arguments are recorded all the same."""
-    stream = (number for number in range(9))
-
-    @workflow
-    def next_of(number: int, other: Any) -> int:
-        return number + next(stream) * 0
-
-    for _ in range(2):
-        made(storage, next_of(3, other=stream).set_name("g")).run()
-    node = last(storage)["g"]
-    assert ("computed", "", "") == (node.action, node.call, node.code)
-    assert {"number": 3, "other": {"type": "generator", "digest": ""}} == node.arguments
-    assert 3 == last(storage).read("g")
+def test_wrong_uses_are_named(storage: FileStorage) -> None:
+    """What is no run, no name, or of no run."""
+    pipeline(storage).run()
+    runs = storage.runs("w")
+    with pytest.raises(TypeError, match="compare takes a run"):
+        runs[0].compare("x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="rows takes names"):
+        runs.rows(["fit"])  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="no runs of workflow 'v'"):
+        storage.runs("v").rows("fit")
+    with pytest.raises(IndexError, match="no runs of workflow 'v'"):
+        storage.runs("v")[-1]
 
 
 # Where and by whom.
@@ -427,6 +342,14 @@ def test_no_records(tmp_path: Path) -> None:
     assert storage.task_info("w", "fit").run
 
 
+def test_a_storage_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The run says so, before it begins; no line about a record comes beside it."""
+    (tmp_path / "store").touch()
+    with pytest.raises(OSError, match="store"):
+        pipeline(FileStorage(tmp_path / "store")).run()
+    assert [] == caplog.messages
+
+
 class Refusing(MemoryStore):
     """Refuses to put records, or anything."""
 
@@ -489,6 +412,7 @@ def test_a_storage_of_ones_own(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_only_the_newest_are_kept(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process looks after them at every fiftieth record; it begins anywhere."""
     monkeypatch.setattr("functionfuse.storage.runs._MOST", 20)
+    monkeypatch.setattr("functionfuse.storage.storage._PRUNED_EVERY", 50)
     counts, flow = [], pipeline(storage)
     for _ in range(120):
         flow.run()
@@ -504,6 +428,7 @@ def test_only_the_newest_are_kept(storage: FileStorage, monkeypatch: pytest.Monk
 def test_two_workflows_take_turns(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its own count."""
     monkeypatch.setattr("functionfuse.storage.runs._MOST", 5)
+    monkeypatch.setattr("functionfuse.storage.storage._PRUNED_EVERY", 50)
     flows = [made(storage, load(1).set_name("a"), name=name) for name in ("one", "two")]
     for _ in range(60):
         for flow in flows:
@@ -537,99 +462,3 @@ def test_events_tell_where_and_when(storage: FileStorage) -> None:
         assert f" {os.getpid()} ThreadPoolExecutor" in found[kind].worker
     assert (0.0, "") == (found["started"].begun, found["started"].worker)
     assert {last(storage).id} == {event.run for event in events}
-
-
-# Comparisons of real runs against a model.
-
-FUNCTIONS: list[Callable[..., Any]] = []
-for _number in range(4):
-    _space: dict[str, Any] = {}
-    exec(
-        f"def step(x, *others, a=0, b=0):\n    return x * {_number + 2} + a - b + sum(others)\n",
-        _space,
-    )
-    _space["step"].__module__ = __name__
-    FUNCTIONS.append(_space["step"])
-
-
-def evaluated(spec: dict[str, Any]) -> dict[str, int]:
-    values: dict[str, int] = {}
-    for name, (function, parents, arguments) in spec.items():
-        values[name] = FUNCTIONS[function](1, *(values[p] for p in parents), **arguments)
-    return values
-
-
-def run_of(spec: dict[str, Any], storage: Storage) -> RunRecord:
-    nodes: dict[str, Any] = {}
-    for name, (function, parents, arguments) in spec.items():
-        called = STEPS[function]
-        nodes[name] = called(1, *(nodes[p] for p in parents), **arguments).set_name(name)
-    flow = made(storage, *nodes.values())
-    values = evaluated(spec)
-    found = flow.run()
-    assert list(values.values()) == (found if len(nodes) > 1 else [found])
-    return last(storage)
-
-
-STEPS = [workflow(function) for function in FUNCTIONS]
-
-
-def edited(spec: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    new = {name: (f, list(p), dict(a)) for name, (f, p, a) in spec.items()}
-    for _ in range(chance.randrange(3)):
-        name = chance.choice(list(new))
-        _, parents, arguments = new[name]
-        kind = chance.randrange(5)
-        if kind == 0:
-            arguments[chance.choice("ab")] = chance.randrange(3)
-        elif kind == 1:
-            new[name] = chance.randrange(4), parents, arguments
-        elif kind == 2 and parents:
-            earlier = list(new)[: list(new).index(name)]
-            parents[0] = chance.choice(earlier)
-        elif kind == 3:
-            new[f"n{chance.randrange(100)}x"] = 0, [name], {"a": 1}
-        elif kind == 4:
-            needed = {parent for _, others, _ in new.values() for parent in others}
-            new = {other: given for other, given in new.items() if other != name or name in needed}
-    return new
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_what_changed_is_what_is_named(seed: int) -> None:
-    """Random edits of random graphs: arguments, code and results are named, and nothing else."""
-    chance, storage = random.Random(seed), Storage(MemoryStore())
-    spec: dict[str, Any] = {}
-    for number in range(6):
-        parents = chance.sample(list(spec), min(len(spec), chance.randrange(3)))
-        spec[f"n{number}"] = chance.randrange(4), parents, {"a": chance.randrange(3)}
-    before = run_of(spec, storage)
-    for _ in range(8):
-        new = edited(spec, chance)
-        after = run_of(new, storage)
-        expected = set()
-        was, now = evaluated(spec), evaluated(new)
-        for name in {**new, **spec}:
-            if name not in new or name not in spec:
-                expected.add((name, "action", ""))
-                continue
-            (f1, p1, a1), (f2, p2, a2) = spec[name], new[name]
-            expected |= {(name, "argument", key) for key in "ab" if a1.get(key) != a2.get(key)}
-            longest = max(len(p1), len(p2))
-            both = [[*p, *[None] * (longest - len(p))] for p in (p1, p2)]
-            pairs = enumerate(zip(*both, strict=True))
-            expected |= {(name, "argument", f"*{n}") for n, (x, y) in pairs if x != y}
-            if f1 != f2:
-                expected.add((name, "code", ""))
-            if was[name] != now[name]:
-                expected.add((name, "result", ""))
-            if before[name].action != after[name].action:
-                expected.add((name, "action", ""))
-        changes = before.compare(after)
-        assert expected == {(c.node, c.what, c.name) for c in changes}
-        assert len(expected) == len(changes)
-        for name in new:
-            assert now[name] == after.read(name)
-        for name in spec:
-            assert was[name] == before.read(name)
-        spec, before = new, after

@@ -63,7 +63,9 @@ def test_the_newest_are_read_the_newest_last(storage: Storage) -> None:
     assert [id_of(number) for number in (1, 2, 3, 4)] == ids(storage.runs("w"))
     assert [id_of(3), id_of(4)] == ids(storage.runs("w", last=2))
     assert [id_of(number) for number in (1, 2, 3, 4)] == ids(storage.runs("w", last=None))
-    assert [] == ids(storage.runs("w", last=0))
+    for wrong in (0, -1, "all", 2.5, True):
+        with pytest.raises(ValueError, match=r"last is a number from 1 on, or None"):
+            storage.runs("w", last=wrong)  # type: ignore[arg-type]
     assert [id_of(5)] == ids(storage.runs("other"))
 
 
@@ -75,6 +77,8 @@ def test_a_record_has_what_was_put(storage: Storage) -> None:
     assert head(1, error=error) == {field: getattr(run, field) for field in head(1)}
     assert [LOAD, FIT] == run.nodes
     assert FIT == run["fit"]
+    [again] = runs = storage.runs("w")
+    assert (0, True, {run}) == (runs.index(run), run in runs, {run, again})
     assert f"<run {id_of(1)!r} of workflow 'w': 1.500 s, ValueError>" == repr(run)
     with pytest.raises(NoMatchError, match=r"has no node 'fitt' \(did you mean 'fit'\?\)"):
         run["fitt"]
@@ -89,7 +93,9 @@ def test_runs_are_a_sequence(memory: Storage) -> None:
     assert isinstance(found[1:3], Runs)
     assert [id_of(1), id_of(2)] == ids(found[1:3])
     assert found[3] is found[id_of(3)]
-    with pytest.raises(NoMatchError, match="none of these 5 runs of workflow 'w' is '2026'"):
+    with pytest.raises(
+        NoMatchError, match=r"none of these 5 runs of workflow 'w' is '2026'.*last="
+    ):
         found["2026"]
     with pytest.raises(IndexError):
         found[5]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..errors import OptionsError
 from ..graph.nodes import MethodCall, Node
@@ -14,7 +14,16 @@ from ..serializers.script import module_name
 from .project import meant, version_of
 from .seen import Seen
 
-__all__ = ["Head", "called_by", "check_ignored", "check_packages", "order_of", "parameters_of"]
+__all__ = [
+    "Head",
+    "bare_head",
+    "called_by",
+    "check_ignored",
+    "check_packages",
+    "defaults_of",
+    "order_of",
+    "parameters_of",
+]
 
 
 class Head(NamedTuple):
@@ -29,6 +38,7 @@ class Head(NamedTuple):
         own: the packages that belong to the project.
         parts: the parts of `Identities.parts` that the arguments don't change.
         orders: the known results of `order_of`, by shape.
+        defaults: the default values of parameters that are not ignored, by name.
     """
 
     text: bytes
@@ -39,6 +49,7 @@ class Head(NamedTuple):
     own: frozenset[str]
     parts: dict[str, Any]
     orders: dict[object, list[tuple[str, int]]]
+    defaults: dict[str, Any]
 
 
 def called_by(node: Node, replaced: Mapping[Node, Any]) -> tuple[Any, str]:
@@ -47,6 +58,26 @@ def called_by(node: Node, replaced: Mapping[Node, Any]) -> tuple[Any, str]:
     if node in replaced:
         called, label = replaced[node], label_of(replaced[node])
     return called, f"{module_name(str(getattr(called, '__module__', None)))}.{label}"
+
+
+def defaults_of(function: Any, ignored: Collection[str]) -> dict[str, Any]:
+    """Return the default values of a function's parameters that are not ignored, by name."""
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    given = {known.name: known.default for known in parameters if known.name not in ignored}
+    return {name: value for name, value in given.items() if value is not inspect.Parameter.empty}
+
+
+def bare_head(node: Node, replaced: Mapping[Node, Any]) -> Head:
+    """Return the properties of a function whose code has no digest: those of its parameters."""
+    called, name = called_by(node, replaced)
+    names, keywords, _ = parameters_of(called, node)
+    ignored, nothing = frozenset(node.called.settings.ignore), cast("Seen", None)
+    parts = {"function": name, "code": ""}
+    defaults = defaults_of(called, ignored)
+    return Head(b"", names, keywords, ignored, nothing, frozenset(), parts, {}, defaults)
 
 
 def order_of(node: Node, head: Head, shape: object) -> list[tuple[str, int]]:

@@ -14,14 +14,23 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 from xxhash import xxh3_128_digest
 
 from ..errors import FingerprintError, OptionsError
 from ..graph.nodes import Call, MethodCall, Node
 from ..serializers.script import module_name
-from .arguments import Head, called_by, check_ignored, check_packages, order_of, parameters_of
+from .arguments import (
+    Head,
+    bare_head,
+    called_by,
+    check_ignored,
+    check_packages,
+    defaults_of,
+    order_of,
+    parameters_of,
+)
 from .literals import LITERALS, LONG, LONG_TYPES, shown, tagged
 from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget, look_at, named_code
@@ -117,27 +126,21 @@ class Identities:
             parts["plugins"] = plugins
         return parts
 
-    def told(self, node: Node) -> tuple[str, str, Sequence[Any], list[tuple[str, int]]]:
-        """Return what the record of a run tells of a node, also if its code has no digest.
+    def told(self, node: Node) -> tuple[Head, Sequence[Any], list[tuple[str, int]]]:
+        """Return what a record tells of a node, also if its code has no digest.
 
-        These are the name of the function that is called, the digest of its code or "", all
-        arguments, and name and position of those that count.
+        The properties of its function, all arguments, and name and position of those that count.
         """
         try:
             head = self._head(node)
         except FingerprintError as error:
             forget(error)
-            called, name = called_by(node, self._replaced)
-            names, keywords, _ = parameters_of(called, node)
-            ignored, nothing = frozenset(node.called.settings.ignore), cast("Seen", None)
-            parts = {"function": name, "code": ""}
-            head = Head(b"", names, keywords, ignored, nothing, frozenset(), parts, {})
+            head = bare_head(node, self._replaced)
         values: tuple[Any, ...] = node.args
         shape: object = len(values)
         if node.kwargs:
             values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
-        order = head.orders.get(shape) or order_of(node, head, shape)
-        return head.parts["function"], head.parts["code"], values, order
+        return head, values, head.orders.get(shape) or order_of(node, head, shape)
 
     def argument_digest(self, node: Node, index: int, value: Any) -> str:
         """Return the digest of an argument, as it is in `parts`; "" if it has none.
@@ -145,10 +148,9 @@ class Identities:
         Args:
             index: its place in the order from `told`.
         """
-        literal = LITERALS.get(type(value))
-        stream = self._long.get(id(value)) or (
-            literal(value) if literal else self._given.get(node, {}).get(index)
-        )
+        stream = self._long.get(id(value)) or self._given.get(node, {}).get(index)
+        if stream is None and type(value) in LITERALS:
+            stream = LITERALS[type(value)](value)
         return xxh3_128_digest(stream)[:8].hex() if stream else ""
 
     def plugins(self, node: Node) -> list[list[str]]:
@@ -303,7 +305,8 @@ class Identities:
             "globals": seen.variables,
         }
         ignored = frozenset(node.called.settings.ignore)
-        return Head(text, names, keywords, ignored, seen, self._subject(node).own, parts, {})
+        own, defaults = self._subject(node).own, defaults_of(called, ignored)
+        return Head(text, names, keywords, ignored, seen, own, parts, {}, defaults)
 
     def _function(self, node: Node) -> Any:
         """Return the function whose code counts, or a method's class."""

@@ -39,7 +39,7 @@ def recorded(
     """Iterate over function, code and arguments of all nodes, in the form of `RecordedNode`."""
     names, positions, measures = graph.names, graph.positions, _MEASURES.get
     for node in graph.nodes:
-        function, code, values, order = identities.told(node)
+        head, values, order = identities.told(node)
         found: dict[str, object] = {}
         hidden = ignored.positions(node) if node.called.settings.ignore else ()
         for index, (name, position) in enumerate(order):
@@ -57,15 +57,22 @@ def recorded(
             elif kind is Pick:
                 found[name] = {"node": names[positions[value.node]], "item": value._keys()}
             else:
-                content = _number_or_text(value)
-                if not content:
-                    digest = identities.argument_digest(node, index, value)
-                    if kind is Nested:
-                        kind = type(value.like)
-                        digest = digest and _with_names(digest, value, graph)
-                    content = {"digest": digest}
-                found[name] = {"type": name_of(kind).removeprefix("builtins."), **content}
-        yield function, code, found
+                digest = identities.argument_digest(node, index, value)
+                if kind is Nested:
+                    digest = digest and _with_names(digest, value, graph)
+                found[name] = _described(value.like if kind is Nested else value, digest)
+        for name, value in head.defaults.items():
+            if name not in found:
+                measure, most = measures(type(value), _NONE)
+                # Its digest is not needed: the code has another one if the default changes.
+                found[name] = value if measure(value) <= most else _described(value, "")
+        yield head.parts["function"], head.parts["code"], found
+
+
+def _described(value: Any, digest: str) -> dict[str, object]:
+    """Return the type of an object, with its content if it is a number or a text."""
+    content = _number_or_text(value) or {"digest": digest}
+    return {"type": name_of(type(value)).removeprefix("builtins."), **content}
 
 
 def _with_names(digest: str, container: Nested, graph: Graph) -> str:

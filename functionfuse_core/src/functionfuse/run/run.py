@@ -143,13 +143,14 @@ class Run:
         workflow._past = None
         if not self._grows:
             self._past.values.clear()  # they are in `held` now, until their last use
-        run = ""
+        run, prepared = "", False
         if self._results or self._events.listeners:
             run = self._events.open()
         try:
             if self._results:
                 self._results.run = run
                 self._results.prepare()
+                prepared = True
             indexes = self._decide()
             self._check(indexes)
             self._announce(indexes)
@@ -177,7 +178,8 @@ class Run:
             scheduler.clear()
             workflow.report = self._events.report(run)
             if self._results:
-                self._record(run, failure)
+                if prepared:
+                    self._record(run, failure)
                 self._results.remember()
 
     def _record(self, run: str, failure: dict[str, str] | None) -> None:

@@ -12,7 +12,7 @@ from .blobstore import BlobStore
 from .catalog import infos_of_tasks, tasks
 from .header import TaskInfo
 from .keys import folder_of
-from .runs import frame_of
+from .runtable import frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,10 +87,6 @@ class Lineage(Sequence[LineageNode]):
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def __repr__(self) -> str:
-        down = ", down" if self.down else ""
-        return f"<lineage of {self[0].task!r}{down}: {len(self)} result(s)>"
-
     def __str__(self) -> str:
         """Draw a tree; each result once, up to a number of levels and lines."""
         rows, drawn = self._rows()
@@ -99,6 +95,8 @@ class Lineage(Sequence[LineageNode]):
         if left := len(self) - drawn:
             lines.append(f"… and {left:,} more")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _rows(self) -> tuple[list[tuple[str, str]], int]:
         """Return branch and name, and the text beside it, of each line; and how many are drawn."""

@@ -50,6 +50,8 @@ class Changes(list[Change]):
         rows = [(*c[:3], _cell(c.what, c.before), "→", _cell(c.what, c.after)) for c in self]
         return table(rows) or "no changes"
 
+    __repr__ = __str__
+
 
 def changes_of(earlier: Sequence[RecordedNode], later: Sequence[RecordedNode]) -> Changes:
     """Return the differences between the nodes of two runs.

@@ -14,20 +14,22 @@ from ..errors import (
     InvalidNameError,
     NewerFormatError,
     NoMatchError,
-    PluginError,
     ResultNotFoundError,
     UntrustedResultError,
 )
 from ..names import close_to
 from .blobstore import BlobStore, at_once
 from .keys import RUNS, folder_of
-from .runchanges import MISSING, Changes, Described, changes_of, form, shown, table
+from .runchanges import Changes, changes_of, table
 from .runrecord import RecordedNode, decoded, encoded, nodes_of
+from .runtable import columns_of, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunRecord", "Runs", "frame_of", "prune", "put", "read"]
+    from .lineage import Lineage
+
+__all__ = ["RunRecord", "Runs", "prune", "put", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,9 @@ class Values(Protocol):
     def read_unchanged(
         self, workflow_name: str, task_name: str, digest: str, call: str = ""
     ) -> Any: ...
+    def lineage(
+        self, workflow_name: str, task_name: str, call: str = "", *, down: bool = False
+    ) -> Lineage: ...
 
 
 def put(
@@ -84,10 +89,12 @@ def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None)
     Args:
         key: checks signatures.
     """
+    if last is not None and (type(last) is not int or last < 1):
+        raise ValueError(f"runs: last is a number from 1 on, or None for all runs, not {last!r}")
     store, folder = storage.store, folder_of(workflow) + RUNS
     ids = [blob.key[len(folder) :] for blob in store.list(folder)]
     if last is not None:
-        ids = ids[max(0, len(ids) - last) :]
+        ids = ids[-last:]
 
     def record(run: str) -> RunRecord | None:
         try:
@@ -155,6 +162,14 @@ class RunRecord:
     _nodes: bytes
     _storage: Values
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RunRecord):
+            return False
+        return (self.workflow, self.id) == (other.workflow, other.id)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def __repr__(self) -> str:
         failed = f", {self.error['type']}" if self.error else ""
         return f"<run {self.id!r} of workflow {self.workflow!r}: {self.seconds:.3f} s{failed}>"
@@ -187,12 +202,24 @@ class RunRecord:
                 removed or replaced since.
             FunctionFuseError: it can't be read; see `Storage.read_task`.
         """
+        node = self._stored(task_name)
+        return self._storage.read_unchanged(self.workflow, task_name, node.digest, node.call)
+
+    def _stored(self, task_name: str) -> RecordedNode:
         node = self[task_name]
         if not node.digest:
             raise ResultNotFoundError(
                 f"{self._name} has no stored result of {task_name!r}, which was {node.action!r}"
             )
-        return self._storage.read_unchanged(self.workflow, task_name, node.digest, node.call)
+        return node
+
+    def lineage(self, task_name: str, *, down: bool = False) -> Lineage:
+        """Return the lineage of the result that a node had in this run; see `Storage.lineage`.
+
+        Raises as `read`.
+        """
+        call = self._stored(task_name).call
+        return self._storage.lineage(self.workflow, task_name, call, down=down)
 
     def compare(self, other: RunRecord) -> Changes:
         """Return what changed from this run to another one: arguments, code, results and actions.
@@ -201,7 +228,10 @@ class RunRecord:
 
         Raises:
             DamagedResultError: the nodes of one are not as specified.
+            TypeError: `other` is no run.
         """
+        if not isinstance(other, RunRecord):
+            raise TypeError(f"compare takes a run, such as runs[-1], and not {other!r}")
         return changes_of(self.nodes, other.nodes)
 
     @property
@@ -256,12 +286,16 @@ class Runs(Sequence[RunRecord]):
         if isinstance(index, slice):
             return Runs(self.workflow_name, self._records[index])
         if not isinstance(index, str):
+            if not self._records:
+                raise IndexError(str(self))
             return self._records[index]
         for record in self._records:
             if record.id == index:
                 return record
         raise NoMatchError(
-            f"none of these {len(self)} runs of workflow {self.workflow_name!r} is {index!r}"
+            f"none of these {len(self)} runs of workflow {self.workflow_name!r} is {index!r}."
+            " There may be older ones: runs(..., last=None) reads all. A run that goes on, or was"
+            " killed, has no record"
         )
 
     def __str__(self) -> str:
@@ -284,18 +318,23 @@ class Runs(Sequence[RunRecord]):
         once.
 
         Raises:
-            NoMatchError: no run has a node of this name.
+            NoMatchError: no run has a node of this name, or there is none.
+            TypeError: an argument is no name.
             InvalidNameError: two columns would have the same key.
             DamagedResultError: the nodes of a run are not as specified.
             FunctionFuseError: a stored result can't be read; see `Storage.read_task`.
         """
+        if not all(isinstance(name, str) for name in task_names):
+            raise TypeError(f"rows takes names, as in rows('a', 'b'), and not {task_names!r}")
+        if task_names and not self:
+            raise NoMatchError(f"{self}, so none has a node {task_names[0]!r}")
         known = {name for record in self for name in record._by_name}
         for name in task_names:
             if name not in known:
                 problem = f"no run of workflow {self.workflow_name!r} has a node {name!r}"
                 raise NoMatchError(f"{problem}{close_to(str(name), known)}")
         wanted = {name for record in self for name in record._ancestry(task_names)}
-        arguments = _columns(
+        arguments = columns_of(
             [
                 {node.name: node.arguments for node in record.nodes if node.name in wanted}
                 for record in self
@@ -342,47 +381,3 @@ class Runs(Sequence[RunRecord]):
         """
         rows = self.rows(*task_names)
         return frame_of(rows, [*rows[0]] if rows else ["id"])
-
-
-def _columns(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, list[Any]]]:
-    """Return the columns of arguments, with their keys, in the order of the newest run.
-
-    Args:
-        runs: the arguments of each run by node.
-    """
-    keys = {
-        (node, name): None
-        for nodes in reversed(runs)
-        for node, arguments in nodes.items()
-        for name in arguments
-    }
-    columns = []
-    for node, name in keys:
-        given = [nodes[node].get(name, MISSING) for nodes in runs if node in nodes]
-        plain = not all(isinstance(_cell(argument), Described) for argument in given)
-        if plain or len(set(map(form, given))) > 1:
-            cells = [_cell(nodes.get(node, {}).get(name)) for nodes in runs]
-            columns.append((f"{node}.{name}", cells))
-    return columns
-
-
-def _cell(argument: Any) -> Any:
-    """Return a recorded argument for a row, where numbers and texts of any type are plain."""
-    if isinstance(argument, dict) and "value" in argument:
-        return argument["value"]
-    if isinstance(argument, dict) and "float" in argument:
-        return float(argument["float"])
-    return shown(argument)
-
-
-def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows as a data frame, whose index is the first of the columns.
-
-    Raises:
-        PluginError: pandas is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise PluginError(f"a data frame needs pandas: pip install pandas ({error})") from error
-    return pd.DataFrame.from_records(rows, columns=list(columns)).set_index(columns[0])

@@ -310,6 +310,7 @@ class Storage(Inventory):
             last: how many records are read, at most; None for all.
 
         Raises:
+            ValueError: `last` is neither None nor a number from 1 on.
             OSError: the blob store failed.
         """
         from .runs import read
@@ -352,6 +353,8 @@ class Storage(Inventory):
         """
         from .ancestry import ancestors, descendants
 
+        if not isinstance(call, str):
+            raise TypeError(f"call is a text, as in `TaskInfo.call`, and not {call!r}")
         try:
             return (descendants if down else ancestors)(self.store, workflow_name, task_name, call)
         except ResultNotFoundError:

@@ -41,6 +41,12 @@ def test_the_node_of_the_error_is_the_one_that_raised_it(storage: Storage) -> No
     record = last(storage)
     assert ["failed", "failed"] == [node.action for node in record.nodes]
     assert {"type": "KeyboardInterrupt", "text": "", "node": "stop"} == record.error
+    bad = [scaled([number], -1.0).set_name(f"bad {number}") for number in range(3)]
+    with pytest.raises(ValueError, match="below"):
+        made(storage, *bad).run(keep_going=True)
+    record = last(storage)
+    assert record.error is not None
+    assert "bad 0" == record.error["node"]
 
 
 def test_an_older_result_is_none_of_the_run(storage: Storage) -> None:

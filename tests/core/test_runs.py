@@ -15,6 +15,8 @@ from result_bytes import MemoryStore
 from functionfuse.errors import DamagedResultError, NoMatchError, ResultNotFoundError, StorageError
 from functionfuse.storage import Storage, runs
 from functionfuse.storage.blobstore import Buffer
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.options import StorageOptions
 from functionfuse.storage.runrecord import RecordedNode
 from functionfuse.storage.runs import Runs, prune, put
@@ -399,3 +401,26 @@ def test_a_storage_that_reads_otherwise_while_another_run_saves() -> None:
     ran(storage, 1, {"t": 1})
     with pytest.raises(ResultNotFoundError):
         storage.runs("w")[0].read("t")
+
+
+def test_small_records_are_counted_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sizes are not looked at; those of large ones are."""
+    storage = FileStorage(tmp_path)
+    monkeypatch.setattr(runs, "_MOST", 3)
+    for number in range(5):
+        record(storage, number, LOAD)
+    listed: list[str] = []
+
+    def listing(prefix: str) -> Any:
+        listed.append(prefix)
+        return FileStore.list(storage.store, prefix)
+
+    monkeypatch.setattr(storage.store, "list", listing)
+    prune(storage.store, "w", 1000)
+    assert [] == listed
+    assert [id_of(number) for number in (2, 3, 4)] == sorted(storage.store.names("w/.runs/"))
+    monkeypatch.setattr(runs, "_MOST_BYTES", 1500)
+    prune(storage.store, "w", 1000)
+    assert ["w/.runs/"] == listed
+    assert id_of(4) in set(storage.store.names("w/.runs/"))
+    assert 3 > len(list(storage.store.names("w/.runs/")))

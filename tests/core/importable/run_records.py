@@ -63,7 +63,8 @@ def columns(nodes: Sequence[RecordedNode]) -> dict[str, list[Any]]:
 def record(storage: Storage, number: int, *nodes: RecordedNode, **fields: Any) -> str:
     """Store a record, and return its key."""
     about = head(number, **fields)
-    return put(storage.store, about["workflow"], about, columns(nodes), storage._key)
+    put(storage.store, about["workflow"], about, columns(nodes), storage._key)
+    return f"{about['workflow']}/.runs/{about['id']}"
 
 
 def ran(

@@ -37,7 +37,9 @@ def recorded(
     identities: Identities, graph: Graph, ignored: Ignored
 ) -> Iterator[tuple[str, str, dict[str, object]]]:
     """Iterate over function, code and arguments of all nodes, in the form of `RecordedNode`."""
-    names, positions, measures = graph.names, graph.positions, _MEASURES.get
+    measures = _MEASURES.get
+    # One object for each source: what the collector of garbage has to look at takes time.
+    sources = {node: {"node": name} for node, name in zip(graph.nodes, graph.names, strict=True)}
     for node in graph.nodes:
         head, values, order = identities.told(node)
         found: dict[str, object] = {}
@@ -53,9 +55,9 @@ def recorded(
             if measure(value) <= most:
                 found[name] = value
             elif isinstance(value, Node):
-                found[name] = {"node": names[positions[value]]}
+                found[name] = sources[value]
             elif kind is Pick:
-                found[name] = {"node": names[positions[value.node]], "item": value._keys()}
+                found[name] = {**sources[value.node], "item": value._keys()}
             else:
                 digest = identities.argument_digest(node, index, value)
                 if kind is Nested:

@@ -115,6 +115,7 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     headers = [decisions.stored[index] if has[index] else None for index in every]
     made = [call.hex() if call else "" for call in decisions.calls]
     driver = here()
+    named = {parents: [names[parent] for parent in parents] for parents in set(graph.parents)}
     plugins: list[Any] = [()] * len(nodes)
     if identities.has_plugins:
         plugins = list(map(identities.plugins, nodes))
@@ -132,7 +133,7 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
         "digest": [getattr(header, "digest", "") for header in headers],
         "value": list(map(_value, headers, decisions.digests, actions)),
         "attempts": attempts,
-        "parents": [list(map(names.__getitem__, parents)) for parents in graph.parents],
+        "parents": [named[parents] for parents in graph.parents],
         "arguments": arguments,
         "function": functions,
         "code": codes,

@@ -56,24 +56,33 @@ def put(
     head: Mapping[str, Any],
     nodes: Mapping[str, Sequence[Any]],
     key: bytes | None,
-) -> str:
-    """Store a record, and return its key in the store. Raises OSError.
+) -> int:
+    """Store a record, and return its size in bytes. Raises OSError.
 
     Args:
         head, nodes, key: see `runrecord.encoded`. The id in `head` is the last segment of the key.
     """
-    where = f"{folder_of(workflow)}{RUNS}{head['id']}"
-    store.put(where, [encoded(head, nodes, key)])
-    return where
+    data = encoded(head, nodes, key)
+    store.put(f"{folder_of(workflow)}{RUNS}{head['id']}", [data])
+    return len(data)
 
 
-def prune(store: BlobStore, workflow: str) -> None:
+def prune(store: BlobStore, workflow: str, newest: int = _MOST_BYTES) -> None:
     """Remove the oldest records of a workflow: keep 1,000, and 64 MiB of them. The newest stays.
+
+    Args:
+        newest: bytes of the newest one. If 1,000 like this have less than 64 MiB, the sizes of the
+            others are not looked at, which takes most of the time in files.
 
     Raises:
         OSError: the store failed; some may have been removed.
     """
-    blobs = list(store.list(folder_of(workflow) + RUNS))
+    folder = folder_of(workflow) + RUNS
+    if newest * _MOST < _MOST_BYTES:
+        names = sorted(store.names(folder))
+        store.delete([folder + name for name in names[:-_MOST]])
+        return
+    blobs = list(store.list(folder))
     kept = size = 0
     for blob in reversed(blobs[-_MOST:]):
         size += blob.size

@@ -329,12 +329,12 @@ class Storage(Inventory):
         """
         from .runs import prune, put
 
-        put(self.store, workflow_name, head, nodes, self._key)
+        size = put(self.store, workflow_name, head, nodes, self._key)
         # A process that makes one run only must not begin with 1: no process would remove any.
         begins = int(str(head["id"])[-6:], 16)
         count = self._records[workflow_name] = self._records.get(workflow_name, begins) + 1
         if count % _PRUNED_EVERY == 0:
-            prune(self.store, workflow_name)
+            prune(self.store, workflow_name, size)
 
     def lineage(
         self, workflow_name: str, task_name: str, call: str = "", *, down: bool = False

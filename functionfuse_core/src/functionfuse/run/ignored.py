@@ -65,6 +65,8 @@ def _positions(node: Node) -> set[int]:
         names, by_keyword, _ = parameters_of(function, node)
         every = [*names, *(f"*{number}" for number in range(count - len(names)))]
         found.update(n for n, name in enumerate(every[:count]) if name in ignore)
+        if ignore <= {*names, *by_keyword}:
+            continue  # none is the name of `*args` or `**kwargs`
         kinds = {parameter.kind: parameter.name for parameter in _parameters(function)}
         if kinds.get(Parameter.VAR_POSITIONAL) in ignore:
             found.update(range(len(names), count))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -290,7 +291,12 @@ class BackendResults(Backends):
         nodes = [program.slow(value).set_name(f"slow {value}") for value in range(30)]
         workflow = self.kept(backend, storage, *nodes)
 
-        def interrupt(*_: object) -> None:
+        def interrupt(_: int, frame: FrameType | None) -> None:
+            while frame is not None:
+                if frame.f_code.co_name == "__del__":  # Python drops what is raised there
+                    signal.setitimer(signal.ITIMER_REAL, 0.01)
+                    return
+                frame = frame.f_back
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGALRM, interrupt)

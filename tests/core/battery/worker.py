@@ -36,7 +36,10 @@ import earlier_jobs
 from kept_values import Kept, KeptSerializer  # found by the line above
 
 from functionfuse.errors import FunctionFuseError, ResultExistsError, ResultNotFoundError
+from functionfuse.storage import storage as storages
 from functionfuse.storage.filestorage import FileStorage
+
+storages._PRUNED_EVERY = sys.maxsize  # else the system calls of a run would depend on a lot
 
 Op = dict[str, Any]
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

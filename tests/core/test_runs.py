@@ -27,13 +27,13 @@ FIT = RecordedNode(
     "fit",
     "computed",
     *("first run", 0.5, 1e9, "engine 1", 100, "c" * 32, "d" * 32, "e" * 32, 2),
-    parents=["load"],
+    parents=("load",),
     arguments={"rows": {"node": "load"}, "c": 0.5},
     function="m.fit",
     code="f" * 32,
-    plugins=[["Seed", "0" * 16]],
+    plugins=(("Seed", "0" * 16),),
 )
-LOAD = RecordedNode("load", "reused", value="1" * 32, parents=[], plugins=[])
+LOAD = RecordedNode("load", "reused", value="1" * 32)
 
 
 @pytest.fixture(params=["files", "memory"])

@@ -35,8 +35,9 @@ _MEASURES: dict[type, tuple[Callable[[Any], float], float]] = {
 
 def recorded(
     identities: Identities, graph: Graph, ignored: Ignored
-) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """Iterate over function, code and arguments of all nodes, in the form of `RecordedNode`."""
+) -> tuple[list[str], list[str], list[dict[str, object]]]:
+    """Return function, code and arguments of all nodes, in the form of `RecordedNode`."""
+    functions, codes, every = list[str](), list[str](), list[dict[str, object]]()
     measures = _MEASURES.get
     # One object for each source: what the collector of garbage has to look at takes time.
     sources = {node: {"node": name} for node, name in zip(graph.nodes, graph.names, strict=True)}
@@ -68,7 +69,10 @@ def recorded(
                 measure, most = measures(type(value), _NONE)
                 # Its digest is not needed: the code has another one if the default changes.
                 found[name] = value if measure(value) <= most else _described(value, "")
-        yield head.parts["function"], head.parts["code"], found
+        functions.append(head.parts["function"])
+        codes.append(head.parts["code"])
+        every.append(found)
+    return functions, codes, every
 
 
 def _described(value: Any, digest: str) -> dict[str, object]:

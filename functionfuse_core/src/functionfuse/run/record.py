@@ -82,13 +82,20 @@ def columns_of(
 ) -> Columns:
     """Return the fields of all nodes of a run that is over, or a part of it, parents first.
 
+    Fields that are empty for all nodes are left out.
+
     Args:
         stored: for each node, whether the storage holds its present result.
         grows: whether the run goes on with a larger graph.
     """
     columns = _columns(events, decisions, stored)
-    if not (grows or past.rows or events.done):
-        return columns
+    if grows or past.rows or events.done:
+        columns = _with_past(columns, events, past)
+    return {name: column for name, column in columns.items() if any(column) or name == "name"}
+
+
+def _with_past(columns: Columns, events: RunEvents, past: Past) -> Columns:
+    """Return the fields also of nodes that earlier parts of the run have done, and note all."""
     nodes, rows = events.graph.nodes, list(zip(*columns.values(), strict=True))
     left = [past.rows[node] for node in events.left() if node in past.rows]
     for index in events.done:
@@ -119,7 +126,7 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     plugins: list[Any] = [()] * len(nodes)
     if identities.has_plugins:
         plugins = list(map(identities.plugins, nodes))
-    functions, codes, arguments = zip(*recorded(identities, graph, ignored), strict=True)
+    functions, codes, arguments = recorded(identities, graph, ignored)
     return {
         "name": names,
         "action": actions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 from collections import Counter
@@ -23,6 +24,8 @@ from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, Re
 __all__ = ["StoredResults"]
 
 logger = logging.getLogger(__name__)
+
+Fields = tuple[dict[str, Any], dict[str, Any]]  # of a record: about the run, and about its nodes
 
 # So often a result is computed again because other runs have replaced it before it was read.
 _OFTEN = 100
@@ -220,9 +223,7 @@ class StoredResults:
         """Whether the storage wants records of runs; see `functionfuse.run.record`."""
         return bool(getattr(self.headers, "run_records", False))
 
-    def record(
-        self, run: str, made: Callable[[], tuple[dict[str, Any], dict[str, Any]]], *, quiet: bool
-    ) -> None:
+    def record(self, run: str, made: Callable[[], Fields], *, quiet: bool) -> None:
         """Store the record of the run, or log a line if that fails.
 
         Args:
@@ -232,7 +233,7 @@ class StoredResults:
         """
         storage: Any = self.headers
         try:
-            storage.record_run(self._workflow_name, *made())
+            storage.record_run(self._workflow_name, *_uncollected(made))
         except Exception as error:  # noqa: BLE001  # the run's values are right anyway
             if not (quiet and isinstance(error, OSError)):
                 logger.warning(
@@ -290,6 +291,20 @@ class StoredResults:
             error,
             "; its bytes are kept until the next gc" if kept else "",
         )
+
+
+def _uncollected(made: Callable[[], Fields]) -> Fields:
+    """Return what a function returns, without a collection of garbage meanwhile.
+
+    Because of the many objects of a record, the collector would look at all that the run has made.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return made()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _look(storage: HeaderStore, names: tuple[str, str], since: float) -> Info:

@@ -69,11 +69,11 @@ class RecordedNode(NamedTuple):
     digest: str = ""
     value: str = ""
     attempts: int = 0
-    parents: Sequence[str] = ()
+    parents: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = {}  # never changed
     function: str = ""
     code: str = ""
-    plugins: Sequence[Sequence[str]] = ()
+    plugins: tuple[tuple[str, str], ...] = ()
 
 
 def encoded(
@@ -147,15 +147,18 @@ def nodes_of(body: bytes) -> list[RecordedNode]:
     try:
         columns = json.loads(_unpacked(body, _LARGEST).partition(b"\n")[2])
         names = columns["name"]
-        given = [
-            columns.get(field, [RecordedNode._field_defaults.get(field)] * len(names))
+        given = {
+            field: columns.get(field, [RecordedNode._field_defaults.get(field)] * len(names))
             for field in RecordedNode._fields
-        ]
-        for field, column in zip(RecordedNode._fields, given, strict=True):
+        }
+        for field, column in given.items():
             _check(field, column)
-        nodes = [RecordedNode(*row) for row in zip(*given, strict=True)]
-        # "" stands for the same as `digest`.
-        return [node if node.value else node._replace(value=node.digest) for node in nodes]
+        # A `value` of "" stands for the same as `digest`; JSON has lists for tuples.
+        both = zip(given["value"], given["digest"], strict=True)
+        given["value"] = [value or digest for value, digest in both]
+        given["parents"] = list(map(tuple, given["parents"]))
+        given["plugins"] = [tuple(map(tuple, plugins)) for plugins in given["plugins"]]
+        return list(map(RecordedNode._make, zip(*given.values(), strict=True)))
     except _NOT_AS_SPECIFIED as error:
         raise DamagedResultError(f"the nodes are not as specified: {error}") from error
 

@@ -231,6 +231,8 @@ def test_what_waits_does_not_begin_after_ctrl_c(tmp_path: Path, kind: str, how: 
 
     try:
         until(lambda: len(begun()) == 2, "two nodes have begun")
+        # All are handed over then: a handler of one's own, as in this script, could interrupt it.
+        time.sleep(0.3)
         if how == "group":
             os.killpg(process.pid, signal.SIGINT)
         else:

@@ -32,6 +32,7 @@ from going_back import (
     computed,
     load,
     made,
+    on,
     opened,
     results,
     save,
@@ -86,6 +87,22 @@ def test_the_requests_of_a_run() -> None:
     store.asked.clear()
     chain(Storage(store), 1, until=2).plan()
     assert plan == store.asked
+
+
+@pytest.mark.parametrize(("until", "listings"), [(2, 1), (3, 2)])
+def test_the_listings_of_a_removal(until: int, listings: int) -> None:
+    """A workflow is listed once; with side data twice, for what a run set aside meanwhile."""
+    store = Requests()
+    chain(on(store), 1, until=until).run()
+    called: list[str] = []
+
+    def listing(prefix: str) -> Any:
+        called.append(prefix)
+        return Requests.list(store, prefix)
+
+    store.list = listing  # type: ignore[method-assign]
+    on(store).remove_workflow("w")
+    assert listings == called.count("w/")
 
 
 def test_the_requests_of_a_storage() -> None:

@@ -122,9 +122,8 @@ class Identities:
             text = shown(value) if type(value) in LITERALS else ""
             arguments[name] = [text, xxh3_128_digest(stream)[:8].hex()]
         parts = {**head.parts, "packages": packages, "arguments": arguments}
-        if self._plugins and (plugins := self.plugins(node)):
-            parts["plugins"] = plugins
-        return parts
+        plugins = self.plugins(node) if self.has_plugins else []
+        return {**parts, "plugins": plugins} if plugins else parts
 
     def told(self, node: Node) -> tuple[Head, Sequence[Any], list[tuple[str, int]]]:
         """Return what a record tells of a node, also if its code has no digest.
@@ -156,7 +155,7 @@ class Identities:
     def plugins(self, node: Node) -> list[list[str]]:
         """Return type and digest of each plugin that counts; none if one of them has no digest."""
         try:
-            found = self._of_plugins(node) if self._plugins else []
+            found = self._of_plugins(node)
         except FingerprintError as error:
             forget(error)
             return []
@@ -269,11 +268,10 @@ class Identities:
             if kind is Call:
                 stream = b"n%d;" % places[value] if places else b"n0;"
             elif kind in LITERALS:
-                if kind in LONG_TYPES and len(value) > LONG:  # digested once, however often asked
-                    stream = self._long.get(id(value)) or LITERALS[kind](value)
+                long = kind in LONG_TYPES and len(value) > LONG  # digested once, for all that ask
+                stream = (long and self._long.get(id(value))) or LITERALS[kind](value)
+                if long:
                     self._long[id(value)] = stream
-                else:
-                    stream = LITERALS[kind](value)
             else:
                 given, index = self._given.setdefault(node, {}), len(found)
                 if index not in given:

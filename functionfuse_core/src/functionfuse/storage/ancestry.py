@@ -260,9 +260,8 @@ def _node(key: Key, info: TaskInfo, parents: tuple[Key, ...]) -> LineageNode:
     known = LineageNode(*key, info.function, code, arguments, parents)
     if key != _key(info):
         return known
-    run = getattr(info, "run", "")
     return known._replace(
-        created=info.created, seconds=info.seconds, run=run, stored=True, note=note
+        created=info.created, seconds=info.seconds, run=info.run, stored=True, note=note
     )
 
 

@@ -36,7 +36,7 @@ from .catalog import (
 )
 from .earlier import EarlierResults, Info, Limits
 from .header import TaskInfo
-from .keys import DAMAGED, EARLIER, LEASES, folder_of, key_of, segment_of
+from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, segment_of
 from .lease import Lease
 from .resultfile import check
 from .summary import Summary
@@ -177,7 +177,8 @@ class Inventory:
         self.store.delete(results)
         self._call_removed_hooks(workflow_name, names)
         # What a run has stored or set aside meanwhile keeps its side data.
-        kept = set(side_data_in(self.store, folder)) if others else ()
+        has_side_data = any(key.startswith(folder + SIDE_DATA) for key in others)
+        kept = set(side_data_in(self.store, folder)) if has_side_data else ()
         self.store.delete([*(key for key in others if key not in kept), folder])
 
     def prune(

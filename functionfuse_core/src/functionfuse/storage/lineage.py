@@ -168,4 +168,4 @@ def _row(info: TaskInfo) -> tuple[object, ...]:
     call = info.call if isinstance(info.call, str) else ""
     size = info.size + info.side_size
     about = info.function, info.created, info.seconds, size, info.type, info.digest
-    return info.task, *about, call, getattr(info, "run", "")
+    return info.task, *about, call, info.run

@@ -174,6 +174,23 @@ def test_what_is_told_of_a_node(tmp_path: Path) -> None:
     assert 2 == by_kind["run started"].total
 
 
+def test_a_node_is_queued_again_when_the_run_ends(tmp_path: Path) -> None:
+    """Its attempt never begins: it failed, with the error of the attempt before."""
+    flow, told = watched(flaky(str(tmp_path), "flaky", 1).set_name("first"))
+    flow.query("first").set_retries(1, delay=0.001)
+
+    def stop(event: Any) -> None:
+        if event.kind == "queued" and told.kinds("first").count("queued") == 2:
+            raise LookupError
+
+    flow.listeners.append(stop)
+    with ThreadPoolExecutor(1) as pool:
+        assert isinstance(run(flow, told, pool), LookupError)
+    assert ["planned", "queued", "started", "retrying", "queued"] == told.kinds("first")
+    record = flow.report["first"]
+    assert ("failed", "ConnectionError: flaky", 1) == (record.action, record.error, record.attempts)
+
+
 def test_a_run_that_reuses_everything(tmp_path: Path) -> None:
     """What the plan reuses is told at once; what it can't judge is planned, and judged later."""
     storage = FileStorage(tmp_path)

@@ -70,8 +70,9 @@ class Told(list[Any]):
         course = "".join(LETTERS[event.kind] for event in events)
         ends = action in ("computed", "failed", "reused")
         assert action != "computed" or "F" in course
-        # A node that waited for its next attempt when the run ended has failed, too.
-        waited = action == "failed" and course.endswith(LETTERS["retrying"])
+        # A node that waited for its next attempt when the run ended has failed, too; it may have
+        # been queued for it.
+        waited = action == "failed" and bool(re.search("tq?$", course))
         ends = ends and not waited
         assert (WHOLE if ends else STOPPED).fullmatch(course), (name, action, course)
         assert action != "failed" or waited or "X" in course

@@ -11,6 +11,7 @@ __all__ = [
     "GraphError",
     "InvalidNameError",
     "NewerFormatError",
+    "NoConfigError",
     "NoMatchError",
     "NodeTimeoutError",
     "OptionsError",
@@ -137,6 +138,10 @@ class StorageConnectionError(StorageError, ConnectionError):
 
 class OptionsError(FunctionFuseError, ValueError):
     """A config or an option is invalid."""
+
+
+class NoConfigError(OptionsError):
+    """There is no config file where one is looked for."""
 
 
 class UnknownKindError(FunctionFuseError, LookupError):

@@ -99,10 +99,12 @@ class CliCommand:
     """A command of the command line.
 
     Attributes:
-        name: the word that users type after `functionfuse`.
+        name: the word that users type after `functionfuse`; exactly the name of the entry point.
         help: a one-line description.
-        configure: adds its arguments to a parser.
-        run: runs the command with the parsed arguments; returns the exit status.
+        configure: adds its arguments to a parser. `--storage`, `--config`, `--json` and `--debug`
+            are added for every command.
+        run: runs the command with the parsed arguments; returns the exit status: 0 done, 1 bad
+            news. `functionfuse.cli.open_storage` and `emit` open the storage and print.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
@@ -112,6 +114,11 @@ class CliCommand:
     run: Callable[[Namespace], int]
     _: KW_ONLY
     api_version: int
+
+    @property
+    def kind(self) -> str:
+        """The name: so it is found as other plugins are."""
+        return self.name
 
 
 @hookspec
@@ -371,25 +378,27 @@ def functionfuse_result_removed(storage: object, workflow: str, task: str) -> No
 
 @hookspec
 def functionfuse_cli_commands() -> Sequence[CliCommand]:
-    """Return commands for the command line.
+    """Return the command for the command line that this module provides.
 
-    The module is imported whenever the command line starts, so import a command's dependencies
-    when it runs::
+    The module is imported when the command is typed, or for `functionfuse --help`. So import the
+    command's dependencies when it runs::
 
         # pyproject.toml
-        [project.entry-points."functionfuse.hooks"]
+        [project.entry-points."functionfuse.commands"]
         publish = "my_package.publish"
 
         # my_package/publish.py
+        from functionfuse.cli import emit, open_storage
         from functionfuse.hookspecs import CliCommand, hookimpl
 
         def configure(parser):
-            parser.add_argument("workflow")
+            parser.add_argument("workflow", help="publish the results of this workflow")
 
         def run(arguments):
             from .site import publish
 
-            publish(arguments.workflow)
+            count = publish(open_storage(arguments), arguments.workflow)
+            emit(arguments, {"published": count}, f"{count} results are published")
             return 0
 
         @hookimpl

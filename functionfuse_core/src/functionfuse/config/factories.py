@@ -17,11 +17,13 @@ from .source import Source
 __all__ = ["storage_factory", "workflow_factory"]
 
 
-def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
+def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str] | None = None) -> Any:
     """Return the storage that a config describes: `{"kind": "file", "options": {"path": "…"}}`.
 
     A config is a dictionary, or the path of a YAML, TOML or JSON file: see
-    `functionfuse.config.read`. Only the kind's own plugin is imported, and the store is not read
+    `functionfuse.config.read`. Without one, it is the file of the environment variable
+    FUNCTIONFUSE_CONFIG, or else "functionfuse.yaml" (or .yml, .toml, .json) in the current folder
+    or the nearest one above. Only the kind's own plugin is imported, and the store is not read
     or written yet.
 
     Raises:
@@ -34,12 +36,12 @@ def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
 
 
 def workflow_factory(
-    config: Mapping[str, Any] | str | os.PathLike[str], *nodes: object, workflow_name: str
+    config: Mapping[str, Any] | str | os.PathLike[str] | None, *nodes: object, workflow_name: str
 ) -> Any:
     """Return a workflow with the backend, the storage and the reuse policy of a config.
 
     Without a `backend`, it is a `LocalWorkflow`. Without a `storage`, no result is stored. See
-    `functionfuse.config.read` for the forms of a config.
+    `functionfuse.config.read` for the forms of a config; None finds one as `storage_factory` does.
 
     Args:
         nodes, workflow_name: see `BaseWorkflow`.

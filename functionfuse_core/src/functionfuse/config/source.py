@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionsError
+from ..errors import NoConfigError, OptionsError
 from .syntax import Marks, SyntaxProblem, parse_json, parse_toml, parse_yaml
 
-__all__ = ["Source"]
+__all__ = ["Source", "nearest"]
+
+VARIABLE = "FUNCTIONFUSE_CONFIG"
 
 LARGEST = 65536  # bytes; a config is written by hand
 
@@ -21,6 +23,34 @@ _PARSERS = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": parse_json, ".toml
 _variable = re.compile(
     r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<form>[-?])(?P<text>[^{}$]*))?\})?"
 )
+
+
+def nearest() -> str:
+    """Return the path of the config of $FUNCTIONFUSE_CONFIG, or of the nearest folder.
+
+    That is the current folder, or the first above it that has a file "functionfuse.yaml", ".yml",
+    ".toml" or ".json".
+
+    Raises:
+        NoConfigError: there is none.
+        OptionsError: that folder has several.
+    """
+    if path := os.environ.get(VARIABLE, ""):
+        return path
+    names = [f"functionfuse{suffix}" for suffix in _PARSERS]
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        found = [name for name in names if (folder / name).is_file()]
+        if len(found) > 1:
+            raise OptionsError(
+                f"the folder {str(folder)!r} has several configs: {', '.join(found)}"
+            )
+        if found:
+            return str(folder / found[0])
+    raise NoConfigError(
+        f"there is no config: no {', '.join(names)} in {str(here)!r} or a folder above, and"
+        f" {VARIABLE} is not set"
+    )
 
 
 class _Expanded(str):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 __all__ = [
     "BACKENDS",
     "BLOCK",
+    "COMMANDS",
     "HOOKS",
     "NOUNS",
     "SERIALIZERS",
@@ -33,6 +34,7 @@ STORAGES = "functionfuse.storages"
 SERIALIZERS = "functionfuse.serializers"
 BACKENDS = "functionfuse.backends"
 HOOKS = "functionfuse.hooks"
+COMMANDS = "functionfuse.commands"
 
 BLOCK = "FUNCTIONFUSE_BLOCK"
 
@@ -42,6 +44,7 @@ NOUNS = {
     SERIALIZERS: "serializer",
     BACKENDS: "backend",
     HOOKS: "event hook",
+    COMMANDS: "command",
 }
 
 
@@ -170,7 +173,7 @@ class Plugin:
     """One kind that an installed distribution provides.
 
     Attributes:
-        brings: "storage", "serializer", "backend" or "event hook".
+        brings: "storage", "serializer", "backend", "event hook" or "command".
         kind: the name by which it is found.
         module: the module that is imported on first use.
         distribution, version: the distribution that provides it; "" if its metadata lacks them.

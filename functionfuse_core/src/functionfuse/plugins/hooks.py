@@ -8,16 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import PluginError
 from . import entrypoints
 from .entrypoints import HOOKS, Entry, blocked_by, entries, visible
 
-if TYPE_CHECKING:
-    from ..hookspecs import CliCommand
-
-__all__ = ["EventHooks", "commands", "event_hooks"]
+__all__ = ["EventHooks", "event_hooks"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,27 +62,6 @@ class EventHooks:
             finally:
                 self._here.calling = False
 
-    def commands(self) -> Sequence[CliCommand]:
-        """Return the commands of the plugins; the log names those that can't be used."""
-        from ..hookspecs import CliCommand
-        from .registry import check_version
-
-        found: dict[str, tuple[Entry, CliCommand]] = {}
-        for entry, caller in self._of("functionfuse_cli_commands"):
-            try:
-                for command in (command for answer in caller() for command in answer):
-                    if not isinstance(command, CliCommand):
-                        raise PluginError(f"it returns {type(command).__name__}, no CliCommand")
-                    check_version(entry, command.api_version)
-                    other, _ = found.setdefault(command.name, (entry, command))
-                    if other != entry:
-                        raise PluginError(f"command {command.name!r} is brought by the {other}")
-            except Exception as error:  # noqa: BLE001  # the other plugins still work
-                logger.error(  # noqa: TRY400
-                    "commands of the %s are left out: %s: %s", entry, type(error).__name__, error
-                )
-        return [command for _, command in found.values()]
-
     def _of(self, hook: str) -> list[tuple[Entry, Any]]:
         """Return the callers of a hook, one for each plugin, so that each fails alone."""
         if hook not in self._callers:
@@ -109,12 +85,6 @@ def event_hooks() -> EventHooks | None:
     if _generation != entrypoints.generation:
         _look()
     return _hooks
-
-
-def commands() -> Sequence[CliCommand]:
-    """Return the commands that installed plugins add to the command line."""
-    hooks = event_hooks()
-    return hooks.commands() if hooks else ()
 
 
 def _look() -> None:

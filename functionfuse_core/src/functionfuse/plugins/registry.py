@@ -17,6 +17,8 @@ from ..names import close_to
 from .entrypoints import (
     BACKENDS,
     BLOCK,
+    COMMANDS,
+    HOOKS,
     NOUNS,
     SERIALIZERS,
     STORAGES,
@@ -69,6 +71,7 @@ GROUPS = {
         hookspecs.BackendKind,
         {"ray": "functionfuse-ray"},
     ),
+    COMMANDS: Group("functionfuse_cli_commands", hookspecs.CliCommand, {}),
 }
 
 
@@ -190,6 +193,13 @@ def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> Non
         raise PluginError(
             f"the {entry} implements {unknown[0]!r}, which is no hook of functionfuse-core"
             f" {_version()}{close}"
+        )
+    commands = GROUPS[COMMANDS].hook
+    if entry.group == HOOKS and commands in [caller.name for caller in callers]:
+        manager.unregister(name=name)
+        raise PluginError(
+            f"the {entry} implements {commands!r}. Each command needs an entry point of its own, with"
+            f" its name, in the group {COMMANDS!r} instead of {HOOKS!r}"
         )
 
 

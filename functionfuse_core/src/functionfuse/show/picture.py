@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from .layout import layers
+from .texts import printable
 
 __all__ = [
     "COLORS",
@@ -20,7 +21,6 @@ __all__ = [
     "Edge",
     "Kind",
     "Picture",
-    "printable",
     "shown",
     "to_dot",
     "to_mermaid",
@@ -83,16 +83,6 @@ class Picture:
         for layer in self.layer:
             counts[layer] += 1
         return len(counts) <= max(6, *counts)
-
-
-def printable(text: str) -> str:
-    """Return `text`, with the escapes of Python's `repr` for characters that have no glyph.
-
-    The result is valid in one line, in XML and in UTF-8.
-    """
-    if text.isprintable():
-        return text
-    return "".join([char if char.isprintable() else ascii(char)[1:-1] for char in text])
 
 
 def shown(text: str, *, limit: int = 48) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from html import escape
 
 from .layout import place
-from .picture import COLORS, GREY, INK, LINE, STATE, Box, Picture, printable, shown
+from .picture import COLORS, GREY, INK, LINE, STATE, Box, Picture, shown
+from .texts import printable
 
 __all__ = ["to_svg"]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ..errors import FunctionFuseError
+from ..show.texts import duration, table
 from .blobstore import BlobStore
 from .catalog import infos_of_tasks, tasks
 from .header import TaskInfo
@@ -90,11 +91,8 @@ class Lineage(Sequence[LineageNode]):
     def __str__(self) -> str:
         """Draw a tree; each result once, up to a number of levels and lines."""
         rows, drawn = self._rows()
-        width = max(len(label) for label, _ in rows)
-        lines = [f"{label:<{width}}  {note}".rstrip() for label, note in rows]
-        if left := len(self) - drawn:
-            lines.append(f"… and {left:,} more")
-        return "\n".join(lines)
+        left = len(self) - drawn
+        return table(rows) + (f"\n… and {left:,} more" if left else "")
 
     __repr__ = __str__
 
@@ -115,7 +113,7 @@ class Lineage(Sequence[LineageNode]):
         while stack and len(rows) < _MOST:
             key, branch, indent = stack.pop()
             node = known[key]
-            name = node.task if node.task.isprintable() else ascii(node.task)[1:-1]
+            name = node.task
             if names[node.task] > 1 and node.call:
                 name += f" [{ascii(node.call)[1:9]}]"
             if key in drawn:
@@ -133,16 +131,7 @@ class Lineage(Sequence[LineageNode]):
 def _beside(node: LineageNode) -> str:
     """Return the text beside a result in a drawing."""
     note = f"({node.note})" if node.note else ""
-    return "  ".join(filter(None, (_duration(node.seconds), note)))
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None or not 0 <= seconds < 1e12:  # a header can have any number
-        return ""
-    if seconds >= 1:
-        return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    milliseconds = 1e3 * seconds
-    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2g} ms"
+    return "  ".join(filter(None, (duration(node.seconds), note)))
 
 
 def frame(store: BlobStore, workflow: str) -> pd.DataFrame:

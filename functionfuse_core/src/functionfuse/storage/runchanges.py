@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..show.picture import printable
+from ..show.texts import table
 from .runrecord import RecordedNode
 
-__all__ = ["MISSING", "Change", "Changes", "Described", "changes_of", "form", "shown", "table"]
+__all__ = ["MISSING", "Change", "Changes", "Described", "changes_of", "form", "shown"]
 
 
 class Described(str):
@@ -158,11 +158,3 @@ def _cell(what: str, value: Any) -> str:
     if what == "argument" or isinstance(value, Described):
         return repr(value)
     return str(value) if what == "action" else str(value)[:8]  # of a digest
-
-
-def table(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows of texts as lines with aligned columns."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (zip(row, widths, strict=True) for row in cells)
-    return "\n".join("  ".join(f"{cell:<{size}}" for cell, size in row).rstrip() for row in lines)

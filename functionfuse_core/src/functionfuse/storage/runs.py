@@ -18,9 +18,10 @@ from ..errors import (
     UntrustedResultError,
 )
 from ..names import close_to
+from ..show.texts import table
 from .blobstore import BlobStore, at_once
 from .keys import RUNS, folder_of
-from .runchanges import Changes, changes_of, table
+from .runchanges import Changes, changes_of
 from .runrecord import RecordedNode, decoded, encoded, nodes_of
 from .runtable import columns_of, frame_of
 

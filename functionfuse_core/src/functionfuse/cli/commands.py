@@ -1,0 +1,99 @@
+"""What commands share: their options, the storage that they open, and their output."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ..errors import FunctionFuseError, NoConfigError, PluginError
+
+__all__ = ["Parser", "UsageError", "common_options", "emit", "open_storage"]
+
+
+class UsageError(FunctionFuseError, ValueError):
+    """A command is used in a wrong way."""
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are exceptions, and that takes whole options only."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See {self.prog} --help")
+
+
+def common_options(parser: ArgumentParser) -> None:
+    """Add the options that all commands have, before and after the command's name."""
+    found = parser.add_argument_group("common options")
+    found.add_argument("--storage", metavar="FOLDER", help="open the storage in this folder")
+    found.add_argument(
+        "--config",
+        metavar="FILE",
+        help="open the storage of this config; by default that of $FUNCTIONFUSE_CONFIG, or of the"
+        " nearest functionfuse.yaml, .yml, .toml or .json in this folder and those above",
+    )
+    found.add_argument("--json", action="store_true", help="print one JSON document")
+    found.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+
+def open_storage(arguments: Namespace) -> Any:
+    """Return the storage that a command's options name; see `common_options`.
+
+    Raises:
+        UsageError: both options are given, or the folder is missing.
+        OptionsError: there is no config, or it is wrong.
+        UnknownKindError, PluginError: the storage's plugin is missing or can't be used.
+    """
+    from ..config.factories import storage_factory  # takes as long as the rest of a command
+
+    folder, config = arguments.storage, arguments.config
+    if folder is not None and config is not None:
+        raise UsageError("--storage and --config exclude each other")
+    if folder is not None:
+        if not os.path.isdir(folder):
+            raise UsageError(f"there is no folder {folder!r}")
+        return storage_factory({"kind": "file", "options": {"path": folder}})
+    try:
+        storage = storage_factory(config)
+    except NoConfigError as error:
+        raise NoConfigError(
+            f"{error}. Make one with `functionfuse config init`, or open a folder with --storage"
+            " FOLDER"
+        ) from None
+    if not hasattr(storage, "list_workflows"):
+        raise PluginError(f"{storage!r} can't be used here: it has no list_workflows")
+    return storage
+
+
+def emit(
+    arguments: Namespace, document: Mapping[str, Any], text: str | Callable[[], str] = ""
+) -> None:
+    """Print the outcome of a command: the document with `--json`, else the text.
+
+    Args:
+        text: without control characters; nothing is printed for "".
+    """
+    if arguments.json:
+        text = json.dumps(_finite(document))
+    if shown := text() if callable(text) else text:
+        data = f"{shown}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value of a document without the floats that JSON lacks: None replaces them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return value

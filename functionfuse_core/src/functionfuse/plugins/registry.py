@@ -198,8 +198,8 @@ def _add(manager: pluggy.PluginManager, module: ModuleType, entry: Entry) -> Non
     if entry.group == HOOKS and commands in [caller.name for caller in callers]:
         manager.unregister(name=name)
         raise PluginError(
-            f"the {entry} implements {commands!r}. Each command needs an entry point of its own, with"
-            f" its name, in the group {COMMANDS!r} instead of {HOOKS!r}"
+            f"the {entry} implements {commands!r}. Each command needs an entry point of its own,"
+            f" with its name, in the group {COMMANDS!r} instead of {HOOKS!r}"
         )
 
 

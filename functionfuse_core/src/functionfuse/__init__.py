@@ -8,10 +8,28 @@ TYPE_CHECKING = False  # see names.py
 if TYPE_CHECKING:
     from typing import Any
 
+    from .backends.builtin.graphback import GraphWorkflow as GraphWorkflow
+    from .backends.builtin.localback import LocalWorkflow as LocalWorkflow
+    from .config.factories import storage_factory as storage_factory
+    from .config.factories import workflow_factory as workflow_factory
     from .run.calling import NodeFilter as NodeFilter
     from .run.calling import current_node as current_node
+    from .storage.storage import Storage as Storage
 
-__all__ = ["NodeFilter", "current_node", "task", "workflow"]
+    RayWorkflow: Any  # of functionfuse-ray
+
+__all__ = [
+    "GraphWorkflow",
+    "LocalWorkflow",
+    "NodeFilter",
+    "RayWorkflow",
+    "Storage",
+    "current_node",
+    "storage_factory",
+    "task",
+    "workflow",
+    "workflow_factory",
+]
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,14 @@ __all__ = ["PATHS", "resolver"]
 # Facade to its names, and each name to the "module:name" of its code.
 PATHS: dict[str, dict[str, str]] = {
     "functionfuse": {
+        "GraphWorkflow": "functionfuse.backends.builtin.graphback:GraphWorkflow",
+        "LocalWorkflow": "functionfuse.backends.builtin.localback:LocalWorkflow",
         "NodeFilter": "functionfuse.run.calling:NodeFilter",
+        "RayWorkflow": "functionfuse_ray:RayWorkflow",
+        "Storage": "functionfuse.storage.storage:Storage",
         "current_node": "functionfuse.run.calling:current_node",
+        "storage_factory": "functionfuse.config.factories:storage_factory",
+        "workflow_factory": "functionfuse.config.factories:workflow_factory",
     },
     "functionfuse.backends": {
         "Backend": "functionfuse.run.contract:Backend",
@@ -37,6 +43,7 @@ PATHS: dict[str, dict[str, str]] = {
     "functionfuse.config": {
         "Config": "functionfuse.config.form:Config",
         "check_options": "functionfuse.config.options:check_options",
+        "nearest": "functionfuse.config.source:nearest",
         "read": "functionfuse.config.form:read",
         "schema": "functionfuse.config.jsonschema:schema",
     },

@@ -61,7 +61,7 @@ def open_storage(arguments: Namespace) -> Any:
             raise UsageError(f"there is no folder {folder!r}")
         return storage_factory({"kind": "file", "options": {"path": folder}})
     try:
-        storage = storage_factory(config)
+        storage = storage_factory(... if config is None else config)
     except NoConfigError as error:
         raise NoConfigError(
             f"{error}. Make one with `functionfuse config init`, or open a folder with --storage"

@@ -15,12 +15,16 @@ from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from ..errors import (
+    CodeDiffersError,
     DamagedResultError,
     FunctionFuseError,
     NewerFormatError,
+    NodeTimeoutError,
     PluginError,
+    UnpicklableResultError,
     UnreadableResultError,
     UntrustedResultError,
+    WorkerDiedError,
 )
 from ..hookspecs import CliCommand
 from ..names import close_to
@@ -33,11 +37,22 @@ __all__ = ["command", "commands", "run", "tree"]
 
 # The modules of this package, with their commands in the order of the help.
 MODULES = {
+    "running": ("run", "plan"),
     "results": ("list",),
 }
 DONE, BAD_NEWS, WRONG_USE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 
-_BAD_NEWS = DamagedResultError, NewerFormatError, UnreadableResultError, UntrustedResultError
+# Results that can't be read, and nodes that failed.
+_BAD_NEWS = (
+    CodeDiffersError,
+    DamagedResultError,
+    NewerFormatError,
+    NodeTimeoutError,
+    UnpicklableResultError,
+    UnreadableResultError,
+    UntrustedResultError,
+    WorkerDiedError,
+)
 _VALUED = "--storage", "--config"  # common options that take a value
 
 
@@ -56,6 +71,12 @@ def run(words: Sequence[str]) -> int:
                 traceback.print_exc()
             _tell(arguments, error)
             return BAD_NEWS if isinstance(error, _BAD_NEWS) else WRONG_USE
+        except Exception as error:  # a fault of ours, or of a plugin's command
+            if arguments.debug:
+                raise
+            error.add_note("--debug shows where this comes from")
+            _tell(arguments, error)
+            return BAD_NEWS
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from .form import read as read
     from .jsonschema import schema as schema
     from .options import check_options as check_options
+    from .source import nearest as nearest
 
-__all__ = ["Config", "check_options", "read", "schema"]
+__all__ = ["Config", "check_options", "nearest", "read", "schema"]
 
 __getattr__ = resolver(__name__)

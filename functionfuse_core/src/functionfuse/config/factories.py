@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
+from types import EllipsisType
 from typing import Any
 
 from ..errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
@@ -12,36 +13,40 @@ from ..plugins.entrypoints import BACKENDS, NOUNS, STORAGES
 from ..plugins.registry import find_entry, record_of
 from .form import Config, Section, read
 from .options import check_options
-from .source import Source
+from .source import Source, nearest
 
 __all__ = ["storage_factory", "workflow_factory"]
 
 
-def storage_factory(opt: Mapping[str, Any] | str | os.PathLike[str] | None = None) -> Any:
+def storage_factory(
+    opt: Mapping[str, Any] | str | os.PathLike[str] | EllipsisType = ...,
+) -> Any:
     """Return the storage that a config describes: `{"kind": "file", "options": {"path": "…"}}`.
 
     A config is a dictionary, or the path of a YAML, TOML or JSON file: see
-    `functionfuse.config.read`. Without one, it is the file of the environment variable
-    FUNCTIONFUSE_CONFIG, or else "functionfuse.yaml" (or .yml, .toml, .json) in the current folder
-    or the nearest one above. Only the kind's own plugin is imported, and the store is not read
+    `functionfuse.config.read`. Without one, it is the file that `functionfuse.config.nearest`
+    finds, such as "functionfuse.yaml" in the current folder. Only the kind's own plugin is imported, and the store is not read
     or written yet.
 
     Raises:
+        NoConfigError: none is given, and none is found.
         OptionsError: the config is not of this form, or an option is unknown, missing or wrong.
         UnknownKindError: no installed distribution provides the kind; the message lists the
             installed kinds, and the package to install if it is known.
         PluginError: the kind's plugin can't be used.
     """
-    return _storage(read(opt))
+    return _storage(read(nearest() if opt is ... else opt))
 
 
 def workflow_factory(
-    config: Mapping[str, Any] | str | os.PathLike[str] | None, *nodes: object, workflow_name: str
+    config: Mapping[str, Any] | str | os.PathLike[str] | Config,
+    *nodes: object,
+    workflow_name: str,
 ) -> Any:
     """Return a workflow with the backend, the storage and the reuse policy of a config.
 
     Without a `backend`, it is a `LocalWorkflow`. Without a `storage`, no result is stored. See
-    `functionfuse.config.read` for the forms of a config; None finds one as `storage_factory` does.
+    `functionfuse.config.read` for the forms of a config.
 
     Args:
         nodes, workflow_name: see `BaseWorkflow`.
@@ -52,7 +57,7 @@ def workflow_factory(
         PluginError: a kind's plugin can't be used.
         GraphError, InvalidNameError: as the backend's own class.
     """
-    found = read(config)
+    found = config if isinstance(config, Config) else read(config)
     section = found.backend or Section("local", {}, ())
     workflow = _build(found.source, BACKENDS, section, nodes, workflow_name)
     if found.storage is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import OptionsError
 from ..names import close_to
-from .source import Source, nearest
+from .source import Source
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -46,10 +46,8 @@ class Config(NamedTuple):
     reuse: str | None
 
 
-def read(config: ConfigLike | None) -> Config:
+def read(config: ConfigLike) -> Config:
     """Read a config from a dictionary, or from a YAML, TOML or JSON file with this path.
-
-    None reads the file that `functionfuse.config.source.nearest` finds.
 
     Its fields are `storage`, `serializers`, `backend` and `reuse`; or, for a storage only, `kind`
     and `options`. In a file, `${NAME}` in a string stands for an environment variable.
@@ -57,8 +55,6 @@ def read(config: ConfigLike | None) -> Config:
     Raises:
         OptionsError: the file can't be read, or the config is not of this form.
     """
-    if config is None:
-        config = nearest()
     if not isinstance(config, (Mapping, str, os.PathLike)):
         raise OptionsError(
             f"a config is a dictionary like {_EXAMPLE}, or the path of a file with one, not"

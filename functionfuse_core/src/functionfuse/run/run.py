@@ -65,6 +65,13 @@ class Run:
         resources: Mapping[str, float] | None = None,
         single_flight: bool = False,
     ) -> None:
+        overrides = workflow.overrides
+        if overrides.reuse is not None:
+            workflow.set_reuse(overrides.reuse, own=workflow._own, packages=workflow._packages)
+        keep_going, returns = (
+            keep_going or overrides.keep_going,
+            returns and (overrides.returns or only is not None),
+        )
         self._workflow = workflow
         self._backend = backend
         self._grows = only is not None
@@ -139,6 +146,8 @@ class Run:
         Raises the error of the first node that failed, with a note of its name.
         """
         scheduler, workflow, failure = self._scheduler, self._workflow, None
+        if workflow.overrides.plan and not self._grows:
+            workflow.overrides.plan(workflow.workflow_name, self.plan)
         self._past.check(self._backend)
         workflow._past = None
         if not self._grows:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from ..errors import GraphError
 from ..graph.nodes import Node
@@ -14,7 +15,25 @@ from .past import Past
 from .report import Report
 from .resultstore import MinimalStorage
 
-__all__ = ["ComputingWorkflow"]
+__all__ = ["ComputingWorkflow", "Overrides"]
+
+
+class Overrides(NamedTuple):
+    """What the command line says of every run in this process.
+
+    Attributes:
+        make_executor: makes the executor for runs that are handed none; None: as the workflow says.
+        reuse: a policy for `set_reuse`; None: as the workflow says.
+        keep_going: go on after a failure, whatever the workflow says.
+        returns: whether `run` returns values.
+        plan: called in place of a run, with the workflow's name and a function that makes its plan.
+    """
+
+    make_executor: Callable[[], Executor] | None = None
+    reuse: str | None = None
+    keep_going: bool = False
+    returns: bool = True
+    plan: Callable[[str, Callable[[], Report]], None] | None = None
 
 
 class ComputingWorkflow(BaseWorkflow):
@@ -24,7 +43,10 @@ class ComputingWorkflow(BaseWorkflow):
         report: the report of the last run; None before the first.
         listeners: functions that are called with each `Event` of a run, in this process.
         options: settings of single nodes for the backend, which gets them with the node's job.
+        overrides: of all workflows of this process.
     """
+
+    overrides: ClassVar = Overrides()
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
         super().__init__(*nodes, workflow_name=workflow_name)

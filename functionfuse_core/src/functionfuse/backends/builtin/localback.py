@@ -129,8 +129,9 @@ class LocalWorkflow(ComputingWorkflow):
         return self._run(executor, options)[0]
 
     def _run(self, executor: Executor | Backend | None, options: dict[str, Any]) -> list[Any]:
-        if executor is None and self.make_executor is not None:
-            with self.make_executor() as made:
+        make_executor = self.overrides.make_executor or self.make_executor
+        if executor is None and make_executor is not None:
+            with make_executor() as made:
                 return self._run(made, options)
         backend = InProcess() if executor is None else _backend(executor, self.workflow_name)
         with backend.interruptible() if isinstance(backend, OnExecutor) else nullcontext():

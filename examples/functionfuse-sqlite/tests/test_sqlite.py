@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 
 import pytest
 
+from functionfuse.cli.main import run
 from functionfuse.errors import OptionsError, StoragePathError
 from functionfuse.storage import storage_factory
 from functionfuse_sqlite import SqliteStore
@@ -22,6 +24,27 @@ def test_options(tmp_path) -> None:
     storage = storage_factory({"kind": "sqlite", "options": {"path": path, "timeout": 5}})
     assert storage.store.timeout == 5.0
     assert os.listdir(tmp_path) == []
+
+
+def test_the_command_vacuum(tmp_path, capsys) -> None:
+    """It is found by its entry point; it makes the file smaller, and leaves what is stored."""
+    path = tmp_path / "results.db"
+    config = tmp_path / "functionfuse.json"
+    config.write_text(json.dumps({"kind": "sqlite", "options": {"path": str(path)}}))
+    storage = storage_factory(config)
+    storage.save("w", "kept", bytes(100))
+    storage.save("w", "removed", bytes(3 << 20))
+    storage.remove_task("w", "removed")
+    found = []
+    for options in (["--dry-run"], [], []):
+        assert run(["vacuum", "--config", str(config), "--json", *options]) == 0
+        found.append(json.loads(capsys.readouterr().out)["bytes"])
+    assert found[0] == found[1] > 3 << 20
+    assert found[2] == 0
+    assert path.stat().st_size < 1 << 20
+    assert bytes(100) == storage.read_task("w", "kept")
+    assert run(["vacuum", "--storage", str(tmp_path)]) == 2
+    assert "vacuum is for storages of the kind 'sqlite'" in capsys.readouterr().err
 
 
 def test_a_path_that_can_t_be_used(tmp_path) -> None:

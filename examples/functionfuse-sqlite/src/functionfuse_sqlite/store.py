@@ -154,6 +154,24 @@ class SqliteStore(BlobStore):
         with self._writing(durable=True) as connection:
             connection.execute("PRAGMA user_version = 1")  # something that is written
 
+    def unused(self) -> int:
+        """Return the bytes of the file that removed blobs have left."""
+        with self._using() as connection:
+            [pages] = connection.execute("PRAGMA freelist_count").fetchone()
+            [size] = connection.execute("PRAGMA page_size").fetchone()
+        return int(pages * size)
+
+    def vacuum(self) -> int:
+        """Write the file anew without its unused bytes, and return their number.
+
+        Readers and writers wait meanwhile. The disk needs room for a second copy.
+        """
+        freed = self.unused()
+        with self._using() as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return freed
+
     @contextmanager
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Give a connection in a transaction; commit, or roll back if anything is raised."""

@@ -10,7 +10,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from ..errors import FunctionFuseError, NoConfigError, PluginError
+from ..errors import FunctionFuseError, PluginError
+from ..show.texts import printable
 
 __all__ = ["Parser", "UsageError", "common_options", "emit", "open_storage"]
 
@@ -26,7 +27,7 @@ class Parser(ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See {self.prog} --help")
+        raise UsageError(f"{printable(message)}. See {self.prog} --help")
 
 
 def common_options(parser: ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def open_storage(arguments: Namespace) -> Any:
 
     Raises:
         UsageError: both options are given, or the folder is missing.
-        OptionsError: there is no config, or it is wrong.
+        NoConfigError, OptionsError: there is no config, or it is wrong.
         UnknownKindError, PluginError: the storage's plugin is missing or can't be used.
     """
     from ..config.factories import storage_factory  # takes as long as the rest of a command
@@ -60,13 +61,7 @@ def open_storage(arguments: Namespace) -> Any:
         if not os.path.isdir(folder):
             raise UsageError(f"there is no folder {folder!r}")
         return storage_factory({"kind": "file", "options": {"path": folder}})
-    try:
-        storage = storage_factory(... if config is None else config)
-    except NoConfigError as error:
-        raise NoConfigError(
-            f"{error}. Make one with `functionfuse config init`, or open a folder with --storage"
-            " FOLDER"
-        ) from None
+    storage = storage_factory(... if config is None else config)
     if not hasattr(storage, "list_workflows"):
         raise PluginError(f"{storage!r} can't be used here: it has no list_workflows")
     return storage
@@ -78,14 +73,17 @@ def emit(
     """Print the outcome of a command: the document with `--json`, else the text.
 
     Args:
-        text: without control characters; nothing is printed for "".
+        text: control characters in its lines are escaped; nothing is printed for "".
     """
     if arguments.json:
         text = json.dumps(_finite(document))
-    if shown := text() if callable(text) else text:
+    if lines := text() if callable(text) else text:
+        shown = "\n".join(map(printable, lines.split("\n")))
         data = f"{shown}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace")
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        left = memoryview(data)
+        while left:  # where Python doesn't buffer, a pipe takes a part
+            left = left[sys.stdout.buffer.write(left) :]
 
 
 def _finite(value: Any) -> Any:

@@ -19,6 +19,7 @@ from ..errors import (
     DamagedResultError,
     FunctionFuseError,
     NewerFormatError,
+    NoConfigError,
     NodeTimeoutError,
     PluginError,
     UnpicklableResultError,
@@ -69,6 +70,8 @@ def run(words: Sequence[str]) -> int:
         except (FunctionFuseError, OSError) as error:
             if arguments.debug:
                 traceback.print_exc()
+            if isinstance(error, NoConfigError):
+                error.add_note("`functionfuse config init` makes one; --storage FOLDER needs none")
             _tell(arguments, error)
             return BAD_NEWS if isinstance(error, _BAD_NEWS) else WRONG_USE
         except Exception as error:  # a fault of ours, or of a plugin's command
@@ -167,11 +170,13 @@ def _run(words: Sequence[str], arguments: Namespace) -> int:
 
 def _tell(arguments: Namespace, error: Exception) -> None:
     """Print an error as a sentence, or as JSON."""
-    lines = [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
+    kind = type(error).__name__
+    ours = isinstance(error, (FunctionFuseError, OSError))
+    said = str(error) if ours else f"{kind}: {error}"
+    text = "; ".join([said or kind, *getattr(error, "__notes__", ())])
     if arguments.json:
-        about = {"type": type(error).__name__, "message": "\n".join(lines)}
-        emit(arguments, {"error": about})
-    for line in "\n".join(lines).split("\n"):
+        emit(arguments, {"error": {"type": kind, "message": text}})
+    for line in text.split("\n"):
         print(f"functionfuse: {printable(line)}", file=sys.stderr)
 
 

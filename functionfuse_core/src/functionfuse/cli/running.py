@@ -9,7 +9,7 @@ import re
 import runpy
 import sys
 import traceback
-from argparse import REMAINDER, ArgumentParser, Namespace
+from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
@@ -76,7 +76,7 @@ def _configure_plan(parser: ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]{0,4}", text):
-        raise ValueError
+        raise ArgumentTypeError(f"it is a number from 1 on, and not {text!r}")
     return int(text)
 
 

@@ -25,8 +25,8 @@ def storage_factory(
 
     A config is a dictionary, or the path of a YAML, TOML or JSON file: see
     `functionfuse.config.read`. Without one, it is the file that `functionfuse.config.nearest`
-    finds, such as "functionfuse.yaml" in the current folder. Only the kind's own plugin is imported, and the store is not read
-    or written yet.
+    finds, such as "functionfuse.yaml" in the current folder. Only the kind's own plugin is
+    imported, and the store is not read or written yet.
 
     Raises:
         NoConfigError: none is given, and none is found.

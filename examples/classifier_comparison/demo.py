@@ -18,7 +18,7 @@ from typing import Any
 
 from classifiers import CLASSIFIERS, DATA_SETS, ROWS, WORKFLOW_NAME, comparison
 
-from functionfuse.backends import workflow_factory
+from functionfuse import workflow_factory
 
 Table = dict[str, dict[str, float]]
 

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from functionfuse.storage import storage_factory
+from functionfuse import storage_factory
 
 WORKFLOW_NAME = "classifier comparison"
 

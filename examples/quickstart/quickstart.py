@@ -5,9 +5,7 @@ python3 quickstart.py [folder]
 
 import sys
 
-from functionfuse import workflow
-from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage import storage_factory
+from functionfuse import LocalWorkflow, storage_factory, workflow
 
 
 @workflow

@@ -10,9 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
-from functionfuse import workflow
-from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage import storage_factory
+from functionfuse import LocalWorkflow, storage_factory, workflow
 
 NAME = "digits"
 STRENGTHS = [0.1, 1, 10, 100, 1000]

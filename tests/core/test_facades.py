@@ -26,6 +26,7 @@ FACADES = [
     ("functionfuse.storage.rayfilestorage", "FileStorage", "functionfuse_ray"),
     ("functionfuse.serializers.daskarray", "DaskArraySerializer", "functionfuse_dask"),
     ("functionfuse.backends.builtin.rayback", "RayWorkflow", "functionfuse_ray"),
+    ("functionfuse", "RayWorkflow", "functionfuse_ray"),
 ]
 each_facade = pytest.mark.parametrize(("path", "name", "package"), FACADES)
 
@@ -125,6 +126,24 @@ def test_a_facade_says_what_it_has(module: str) -> None:
         _ = facade.other
     modules = {found.name for found in pkgutil.iter_modules(getattr(facade, "__path__", ()))}
     assert not modules & PATHS[module].keys()
+
+
+def test_all_names_of_the_package() -> None:
+    """They are shown by `dir`; `import *` needs no plugin, and `import` alone imports none."""
+    code = (
+        "import sys\n"
+        "import functionfuse\n"
+        "print(len([name for name in sys.modules if name.startswith('functionfuse.')]))\n"
+        "for package in ('functionfuse_ray', 'ray'):\n"
+        "    sys.modules[package] = None\n"
+        "from functionfuse import *\n"
+        "shown = {*dir(functionfuse)}\n"
+        "print(sorted({*functionfuse.__all__, 'RayWorkflow'} - shown), workflow, LocalWorkflow)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    count, names = done.stdout.splitlines()
+    assert int(count) <= 12
+    assert names.startswith("[] <function workflow at ")
 
 
 def test_each_facade_is_listed() -> None:

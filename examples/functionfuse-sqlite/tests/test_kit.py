@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from functionfuse.storage import storage_factory
+from functionfuse import storage_factory
 from functionfuse.testing import BlobStoreSuite, StorageSuite
 from functionfuse_sqlite import SqliteStore
 

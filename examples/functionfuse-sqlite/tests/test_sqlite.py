@@ -9,9 +9,9 @@ import sqlite3
 
 import pytest
 
+from functionfuse import storage_factory
 from functionfuse.cli.main import run
 from functionfuse.errors import OptionsError, StoragePathError
-from functionfuse.storage import storage_factory
 from functionfuse_sqlite import SqliteStore
 
 

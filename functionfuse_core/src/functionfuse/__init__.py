@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     RayWorkflow: Any  # of functionfuse-ray
 
+# Without `RayWorkflow`: `import *` works if functionfuse-ray is not installed.
 __all__ = [
     "GraphWorkflow",
     "LocalWorkflow",
     "NodeFilter",
-    "RayWorkflow",
     "Storage",
     "current_node",
     "storage_factory",
@@ -40,3 +40,7 @@ def __getattr__(name: str) -> Any:
     from .facade import resolver  # imported on use: it takes longer than the rest
 
     return resolver(__name__)(name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__, "RayWorkflow"]

@@ -66,12 +66,13 @@ class Run:
         single_flight: bool = False,
     ) -> None:
         overrides = workflow.overrides
+        if overrides.make_executor and not hasattr(workflow, "make_executor"):
+            kind = type(workflow).__name__
+            raise OptionsError(f"{kind} decides itself where nodes run: --workers can't be used")
         if overrides.reuse is not None:
             workflow.set_reuse(overrides.reuse, own=workflow._own, packages=workflow._packages)
-        keep_going, returns = (
-            keep_going or overrides.keep_going,
-            returns and (overrides.returns or only is not None),
-        )
+        keep_going = keep_going or overrides.keep_going
+        returns = returns and (overrides.returns or only is not None)
         self._workflow = workflow
         self._backend = backend
         self._grows = only is not None

@@ -87,6 +87,8 @@ def check_side_data(blocks: Blocks, folder: str, side_data: Iterable[SideData]) 
                     sound = measured(blocks, key, length) == (length, digest)
             except ResultNotFoundError:
                 raise DamagedResultError(f"{where} is missing") from None
+            except DamagedResultError:
+                sound = False  # its size is another one
             if not sound:
                 raise DamagedResultError(f"{where} is not what was written")
             size += length

@@ -227,8 +227,10 @@ class _Copier:
         self, store: BlobStore, items: Sequence[_Item]
     ) -> dict[str, bytes | FunctionFuseError]:
         """Return the headers of the results that a store has, or the errors in them, by key."""
+        if not items:
+            return {}  # some stores would list for none
         names = [item.key.rpartition("/")[2] for item in items]
-        folder = items[0].key.removesuffix(names[0]) if items else ""
+        folder = items[0].key.removesuffix(names[0])
         found: dict[str, bytes | FunctionFuseError] = {}
         for item, data in zip(items, store.heads(folder, names, FIRST_READ), strict=True):
             if data is not None:

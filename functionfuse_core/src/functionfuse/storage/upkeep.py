@@ -162,6 +162,9 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
         # Side data is listed before the headers are read, so that no newer commit is missed.
         side_data = [blob for blob in store.list(name + SIDE_DATA) if blob.modified < before]
         unused = _unused(store, name, side_data) if side_data else []
+        if unused:  # what a copy of a result has put there again meanwhile is young
+            young = {blob.key for blob in store.list(name + SIDE_DATA) if blob.modified >= before}
+            unused = [blob for blob in unused if blob.key not in young]
         aside = [blob for blob in store.list(name + DAMAGED) if blob.modified < before]
         leases = [blob for blob in store.list(name + LEASES) if blob.modified < before]
         if not dry_run:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from copies import NOBODY, actions, again, infos
+from copies import NOBODY, Tree, actions, again, infos, keys, storage_of
 from result_bytes import header_of, rest_of, sealed
+from xxhash import xxh3_128_hexdigest
 
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.runrecord import encoded
 from going_back import TASKS, chain, computed, opened, problems, results, stored
+from run_records import columns, head
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -86,6 +89,34 @@ def test_what_a_later_release_wrote(source: FileStorage, target: FileStorage) ->
     assert "upgrade functionfuse-core" in reports["load"].problem
     assert header == header_of(bytes(target.store.get("w/total")))
     assert 3 == signed.read_task("w", "total")
+
+
+@pytest.mark.parametrize("path", ["../../../outside", "./x", "/x", "\0", "a/../b"])
+def test_a_key_that_leads_out_of_the_target(
+    source: FileStorage, target: FileStorage, tmp_path: Path, path: str
+) -> None:
+    """Who can write to a bucket can plant such keys; nothing is written for them."""
+    files = again(source)
+    files.save("w", "tree", Tree({"a": b"x"}))
+    memory = storage_of("memory", tmp_path)
+    files.copy("w", memory)
+    header = header_of(bytes(memory.store.get("w/tree")))
+    [entry] = header["side_data"][0][2]
+    memory.store.put(f"w/.data/{entry[0]}{path}", [b"planted"])
+    planted = {"a": b"x", path: b"planted"}
+    digests = {name: xxh3_128_hexdigest(data) for name, data in planted.items()}
+    lines = [f"{name} {len(planted[name])} {digests[name]}\n" for name in sorted(planted)]
+    text = "".join(lines)
+    entry[1:] = 8, xxh3_128_hexdigest(text.encode())
+    rest = rest_of(bytes(memory.store.get("w/tree")))
+    memory.store.put("w/tree", [sealed(header, rest)])
+    assert [] == problems(memory)
+    about = head(1) | {"id": path}
+    memory.store.put(f"w/.runs/{path}", [encoded(about, columns([]), None)])
+    reports = memory.copy("w", again(target), "tree", runs=True)
+    assert ["not copied"] * 2 == actions(reports)
+    assert {"source", "target"} == {path.name for path in tmp_path.iterdir()}
+    assert [] == keys(target)
 
 
 def test_older_formats_are_copied_as_they_are(target: FileStorage) -> None:

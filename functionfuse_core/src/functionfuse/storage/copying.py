@@ -169,8 +169,15 @@ class _Carried(Blocks):
                 update(block)
                 yield bytes(block)  # the next block may overwrite it, and a store may keep it
 
+        _refuse_outside(key)
         self.keys.append(key)
         self._to.put(key, Streamed(size, parts()))
+
+
+def _refuse_outside(key: str) -> None:
+    """Refuse a key that is no path below a folder: in some stores, anybody can plant one."""
+    if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+        raise DamagedResultError(f"the key {key!r} is not as specified")
 
 
 def _slower(*stores: BlobStore) -> BlobStore:
@@ -368,6 +375,7 @@ class _Copier:
         return done
 
     def _copy_record(self, key: str, run: str) -> None:
+        _refuse_outside(key)
         data = bytes(self._source.get(key))
         head, body = decoded(data, self._key)
         fields_of(head, run, self._workflow)

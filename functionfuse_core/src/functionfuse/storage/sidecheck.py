@@ -88,7 +88,7 @@ def check_side_data(blocks: Blocks, folder: str, side_data: Iterable[SideData]) 
             except ResultNotFoundError:
                 raise DamagedResultError(f"{where} is missing") from None
             except DamagedResultError:
-                sound = False  # its size is another one
+                sound = False  # of another size, or under another key
             if not sound:
                 raise DamagedResultError(f"{where} is not what was written")
             size += length

@@ -39,6 +39,7 @@ from .sidecheck import BLOCK, Blocks, Measured, check_side_data
 
 __all__ = ["Copied", "Target", "copy"]
 
+_IN_MEMORY = 32 << 20  # bytes of files in a folder that are copied at once
 _ATTEMPTS = 10  # to read a result that is replaced again and again
 
 
@@ -157,9 +158,12 @@ class _Carried(Blocks):
 
     def each(
         self, function: Callable[[BlobInfo], Measured], blobs: Sequence[BlobInfo]
-    ) -> Iterable[Measured]:
-        """Copy many blobs at once, if a request to one of the stores is slow."""
-        return at_once(_slower(self.store, self._to), function, blobs)
+    ) -> Iterator[Measured]:
+        """Copy many blobs at once, if a request to one of the stores is slow; fewer big ones."""
+        count = max(1, _IN_MEMORY // max(1, *(blob.size for blob in blobs)))
+        for start in range(0, len(blobs), count):
+            some = blobs[start : start + count]
+            yield from at_once(_slower(self.store, self._to), function, some)
 
     def through(self, key: str, size: int, update: Callable[[Buffer], object]) -> None:
         """Copy a blob; see `Blocks.through`."""

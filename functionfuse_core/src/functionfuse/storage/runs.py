@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .lineage import Lineage
 
-__all__ = ["RunRecord", "Runs", "prune", "put", "read"]
+__all__ = ["RunRecord", "Runs", "fields_of", "prune", "put", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None)
     def record(run: str) -> RunRecord | None:
         try:
             head, nodes = decoded(store.get(folder + run), key)
-            return RunRecord(**_fields(head, run, workflow), _nodes=nodes, _storage=storage)
+            return RunRecord(**fields_of(head, run, workflow), _nodes=nodes, _storage=storage)
         except ResultNotFoundError:
             return None  # removed after it was listed
         except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
@@ -125,7 +125,7 @@ _TEXTS = ("id", "workflow", "started", "user", "host", "python", "commit", "back
 _ERROR = ("type", "text", "node")
 
 
-def _fields(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
+def fields_of(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
     """Return the known fields of a head; raise DamagedResultError if they are not as specified."""
     texts = {field: head.get(field) for field in _TEXTS}
     seconds: Any = head.get("seconds")

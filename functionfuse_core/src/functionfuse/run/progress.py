@@ -16,9 +16,10 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from itertools import islice
+from operator import attrgetter
 from time import monotonic
 from traceback import walk_tb
 from types import TracebackType
@@ -42,7 +43,11 @@ _EVERY = 0.25  # seconds between two looks
 _QUIET = 1.0  # seconds in which nothing is shown, unless it is asked for
 _ROWS = 4  # nodes that are shown
 _MOST = 20  # failures that are told one by one, and as many new attempts
+_COUNTED = 5_000  # nodes that are looked at, at a time
+_TIMED = 200  # of these, how many are asked for their seconds
 _KNOWN = 0.05  # the part of the nodes that must be computed before the time left is told
+
+_function = attrgetter("function")
 
 _shown = threading.Lock()  # held by the run that is shown
 
@@ -74,9 +79,10 @@ class Progress:
         self._seen: dict[tuple[int, int], float] = {}  # by node and attempts: when seen to run
         self._ran = False  # whether nodes were running at the last look
         self._tells = False  # whether nodes in `_seen` are known to run
-        self._left: Counter[object] = Counter()  # by function: nodes that are not computed
-        self._done: Counter[object] = Counter()  # and that are
-        self._spent: dict[object, float] = {}  # and the seconds of these
+        self._computed = 0  # nodes that were counted
+        self._left: dict[int, float] = {}  # by function: nodes that are not computed
+        self._done: dict[int, float] = {}  # and that are
+        self._timed: dict[int, tuple[int, float]] = {}  # some of these, and their seconds
         self._told = 0  # how many failures
         self._again: dict[int, int] = {}  # by node: attempts that were told
         self._is_broken = False
@@ -180,34 +186,44 @@ class Progress:
         between them.
         """
         self._count()
-        computed = self._done.total()
-        if not computed or computed < _KNOWN * (computed + open_):
+        if not self._computed or self._computed < _KNOWN * (self._computed + open_):
             return None
-        means = {key: spent / self._done[key] for key, spent in self._spent.items()}
-        done = sum(self._spent.values())
-        mean = done / computed
+        means = {key: seconds / timed for key, (timed, seconds) in self._timed.items()}
+        done = sum(count * means.get(key, 0.0) for key, count in self._done.items())
+        mean = done / self._computed
         nodes = sum(self._left.values())
         work = sum(count * means.get(key, mean) for key, count in self._left.items())
-        begun = sum(min(now - since, mean) for since in self._seen.values())
-        left = max(0.0, open_ * (work / nodes if nodes else mean) - begun)
-        return (now - self._planned) * left / (done + begun) if done else None
+        left = open_ * (work / nodes if nodes else mean)
+        for (index, _), since in self._seen.items() if self._tells else ():
+            key = id(_function(self._events.graph.nodes[index]))
+            done += now - since
+            left -= min(now - since, means.get(key, mean))
+        return (now - self._planned) * max(0.0, left) / done if done else None
 
     def _count(self) -> None:
-        """Count the nodes that are newly computed, by function."""
-        events, nodes = self._events, self._events.graph.nodes
+        """Count the nodes that are newly computed, by function; of many, the newest stand for all.
 
-        def function(index: int) -> object:
-            node: Any = nodes[index]
-            return id(node.called), getattr(node, "method", "")
+        No line of Python runs for each node, but for a few that are asked for their seconds.
+        """
+        ran, nodes = self._events.ran, self._events.graph.nodes
+
+        def functions(indexes: Iterable[int]) -> Iterator[int]:
+            return map(id, map(_function, map(nodes.__getitem__, indexes)))
 
         if not self._left:
-            self._left.update(map(function, events.wanted))
-        new = len(events.ran) - self._done.total()
-        for index, (_, seconds, _) in list(islice(reversed(events.ran.items()), max(0, new))):
-            key = function(index)
-            self._done[key] += 1
-            self._left[key] -= self._left[key] > 0
-            self._spent[key] = self._spent.get(key, 0.0) + seconds
+            self._left |= Counter(functions(self._events.wanted))
+        new = len(ran) - self._computed
+        if new <= 0:
+            return
+        self._computed += new
+        newest = list(islice(reversed(ran), min(new, _COUNTED)))
+        for key, count in Counter(functions(newest)).items():
+            stands_for = count * new / len(newest)
+            self._done[key] = self._done.get(key, 0.0) + stands_for
+            self._left[key] = max(0.0, self._left.get(key, 0.0) - stands_for)
+        for key, index in zip(functions(newest), newest[:_TIMED], strict=False):
+            timed, seconds = self._timed.get(key, (0, 0.0))
+            self._timed[key] = timed + 1, seconds + ran[index][1]
 
     def _tell(self, painter: Painter) -> None:
         """Tell the failures that were not told, and the new attempts."""
@@ -229,9 +245,9 @@ class Progress:
 
     def _end(self, error: BaseException | None) -> End:
         events, state = self._events, self._order.state
-        failed = len(events.failed.keys() - events.ran.keys())
+        failed = sum(index not in events.ran for index in events.failed)
         left_out = sum(map(state.count, (WAITING, SUBMITTED, RUNNING, STOPPED))) - failed
-        reused = events.reused - events.ran.keys()
+        reused = events.reused.difference(events.ran)  # it looks at the former only
         why = f"ended by {text_of(error)}" if error else ""
         if isinstance(error, KeyboardInterrupt):
             why = "interrupted"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import pty
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from functools import partial
 
 from functionfuse import workflow
@@ -24,13 +24,8 @@ def measure() -> Iterator[Row]:
     """Measure runs with the bar from their beginning on, and without."""
     terminal, child = pty.openpty()
     os.set_blocking(terminal, False)
-    before = sys.stderr
-    with open(child, "w", encoding="utf-8") as sys.stderr:
-        try:
-            yield from runs(terminal)
-        finally:
-            stream, sys.stderr = sys.stderr, before
-            del stream
+    with open(child, "w", encoding="utf-8") as stream, redirect_stderr(stream):
+        yield from runs(terminal)
     os.close(terminal)
 
 

@@ -21,6 +21,7 @@ import pytest
 from nbclient import NotebookClient
 
 from functionfuse import workflow
+from functionfuse.backends.builtin.inplace import OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.run import progress
@@ -145,6 +146,19 @@ def test_workers_show_nothing(
     first, last = capfd.readouterr().err.splitlines()
     assert first.startswith("w  0/2")
     assert last.startswith("✓ w: 2 computed in")
+
+
+def test_a_backend_that_does_not_tell_what_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its nodes are submitted; the first ones are named."""
+    monkeypatch.setattr(OnExecutor, "_begun", lambda _: [])
+    nodes = [naps(0.6).set_name(f"n{n}") for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        flow_of(*nodes).run(pool, progress=True)
+    names = ", ".join(f"n{n} submitted 0.0 s" for n in range(4))
+    first, _ = capsys.readouterr().err.splitlines()
+    assert f"w  0/6  0 reused  0 failed  {names} … and 2 more" == first
 
 
 def test_a_run_beside_another(capsys: pytest.CaptureFixture[str]) -> None:

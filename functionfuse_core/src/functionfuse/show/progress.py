@@ -232,8 +232,10 @@ def _line(view: View) -> str:
     """Return a state in one line."""
     parts = [_short(view.name), view.counts, *view.parts]
     if view.rows:
-        running = ", ".join(f"{_short(row.name)} {row.since}" for row in view.rows)
-        parts.append(f"running: {running} {view.others}".rstrip())
+        rows = ", ".join(f"{_short(row.name)} {row.since}" for row in view.rows)
+        parts.append(
+            f"{'' if view.rows[0].submitted else 'running: '}{rows} {view.others}".rstrip()
+        )
     return "  ".join(parts)
 
 

@@ -464,6 +464,29 @@ def test_a_terminal_that_is_closed(run: Run) -> None:
     assert 0 == seen.code
 
 
+def test_an_error_gives_the_streams_back(run: Run) -> None:
+    """Nothing is drawn any more."""
+    seen = run(
+        """
+        from functionfuse.show import terminal
+        make, count = terminal._bar, []
+        def fail(*given):
+            count.append(1)
+            if len(count) == 2:
+                raise ValueError("no bar")
+            return make(*given)
+        terminal._bar = fail
+        @workflow
+        def look():
+            time.sleep(0.9)
+            print("write" in vars(sys.stdout), len(count))
+        LocalWorkflow(look(), workflow_name="w").run()
+        """
+    )
+    message = "the progress of the run isn't shown any more: ValueError('no bar')"
+    assert [message, "False 2"] == seen.lines
+
+
 def test_100_000_nodes(run: Run) -> None:
     """They look as few nodes do."""
     seen = run(

@@ -26,7 +26,8 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.run import progress
 from functionfuse.show import progress as texts
-from functionfuse.show.progress import End, Lines, News, Row, View, duration
+from functionfuse.show.progress import End, Lines, News, Row, View, span
+from functionfuse.storage import storage_factory
 
 
 def nap(seconds: float, *after: object) -> float:
@@ -222,8 +223,6 @@ def test_what_was_judged_later_is_reused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last line agrees with the report, also where a call on an object is made again."""
-    from functionfuse.storage import storage_factory
-
     storage = storage_factory({"kind": "file", "options": {"path": tmp_path}})
 
     def run(n: int, calls: int) -> LocalWorkflow:
@@ -253,6 +252,16 @@ def test_what_was_judged_later_is_reused(
     assert counts["reused"]
 
 
+@pytest.mark.parametrize("seconds", [None, 0.25, 3.0, 1e-7, 2e15, 1.5e300, 7])
+def test_the_seconds_of_a_header(tmp_path: Path, seconds: float | None) -> None:
+    """They are found without parsing it, whatever the names in it are."""
+    storage = storage_factory({"kind": "file", "options": {"path": tmp_path}})
+    function = 'f","seconds":9.0,"type":"g'
+    storage.save("w", function, 1, function=function, seconds=seconds)
+    [summary] = storage.task_infos("w", [function])
+    assert seconds == summary.seconds == summary.info.seconds == summary.seconds
+
+
 @pytest.mark.parametrize(
     ("seconds", "digits", "expected"),
     [
@@ -264,8 +273,8 @@ def test_what_was_judged_later_is_reused(
         (86400, 0, "24 h 0 min"),
     ],
 )
-def test_durations(seconds: float, digits: int, expected: str) -> None:
-    assert expected == duration(seconds, digits)
+def test_spans(seconds: float, digits: int, expected: str) -> None:
+    assert expected == span(seconds, digits)
 
 
 def test_texts() -> None:
@@ -281,6 +290,7 @@ def test_texts() -> None:
     painter.end(End("w", 0, 0, 0, 0, None, 0.3, ""))
     painter.end(End("w", 0, 0, 0, 3, None, 0.3, "interrupted"))
     painter.end(End("w", 1, 0, 2, 3, None, 0.3, "ended by E: a"))
+    painter.end(End("w", 1, 0, 0, 0, None, 0.3, "ended by E: a\x1b"))
     running = "a\\x1b 3.2 s, b submitted 1 min 1 s … and 6 more"
     assert [
         f"w\\n  41,000/70,000  14 reused  2 failed  about 1 s left  running: {running}",
@@ -289,6 +299,7 @@ def test_texts() -> None:
         "✓ w: nothing to do in 0.3 s",
         "✕ w: interrupted, 3 not run in 0.3 s",
         "✕ w: 2 failed, 3 not run, 1 computed in 0.3 s",
+        "✕ w: ended by E: a\\x1b, 1 computed in 0.3 s",
     ] == lines
 
 

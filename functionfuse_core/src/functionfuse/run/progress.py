@@ -45,6 +45,7 @@ _ROWS = 4  # nodes that are shown
 _MOST = 20  # failures that are told one by one, and as many new attempts
 _COUNTED = 5_000  # nodes that are looked at, at a time
 _TIMED = 200  # of these, how many are asked for their seconds
+_AGES = 1e12  # seconds that no function runs
 _KNOWN = 0.05  # the part of the nodes that must be computed before the time left is told
 
 _function = attrgetter("function")
@@ -116,8 +117,10 @@ class Progress:
         try:
             self.last_look()
             self._guarded(lambda painter: painter.end(self._end(error)))
-        finally:
+        finally:  # also after a second Ctrl-C
             self._stop.set()
+            with LOCK:
+                self._close()
             self._thread = None
             _shown.release()
 
@@ -137,12 +140,18 @@ class Progress:
                     show(self._painter)
             except Exception as error:  # noqa: BLE001  # the run is more important
                 self._is_broken, failed = True, error
+                self._close()
         if failed is not None:  # not under the lock: a handler of the log may wait for it
             logger.warning("the progress of the run isn't shown any more: %r", failed)
 
+    def _close(self) -> None:
+        if isinstance(self._painter, Terminal):
+            self._painter.close()
+
     def _look(self, painter: Painter) -> None:
-        self._tell(painter)
-        painter.show(self._view())
+        if not self._stop.is_set():
+            self._tell(painter)
+            painter.show(self._view())
 
     def _watch(self, now: float) -> None:
         """Note which nodes run; or which are submitted, if the backend doesn't tell what runs."""
@@ -266,7 +275,8 @@ class Progress:
         """Return how long the reused results took, as far as the plan has read it."""
         stored: Any = self._events.decisions.stored if self._events.decisions else ()
         found = [getattr(stored[index], "seconds", None) for index in reused] if stored else ()
-        known = [seconds for seconds in found if seconds is not None]
+        # A header can have any number.
+        known = [seconds for seconds in found if seconds is not None and 0 <= seconds < _AGES]
         return sum(known) if known else None
 
 

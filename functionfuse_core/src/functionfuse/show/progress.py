@@ -12,9 +12,9 @@ from importlib import import_module
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from .picture import printable
+from .texts import printable
 
-__all__ = ["End", "Lines", "News", "Notebook", "Painter", "Row", "View", "duration", "in_notebook"]
+__all__ = ["End", "Lines", "News", "Notebook", "Painter", "Row", "View", "in_notebook", "span"]
 
 _EVERY = 30.0  # seconds between two lines
 _LONGEST = 300  # characters of a name or an error in a line
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     @property
     def since(self) -> str:
         """How long, as text."""
-        return f"{'submitted ' if self.submitted else ''}{duration(self.seconds)}"
+        return f"{'submitted ' if self.submitted else ''}{span(self.seconds)}"
 
 
 class View(NamedTuple):
@@ -66,7 +66,7 @@ class View(NamedTuple):
             return []
         parts = [f"{self.reused:,} reused", f"{self.failed:,} failed"]
         if self.left is not None:
-            parts.append(f"about {duration(max(self.left, 1.0), 0)} left")
+            parts.append(f"about {span(max(self.left, 1.0), 0)} left")
         return parts
 
     @property
@@ -123,16 +123,16 @@ class End(NamedTuple):
     @property
     def told(self) -> str:
         """What was done, as text."""
-        saved = "" if self.saved is None else f" (saved {duration(self.saved)})"
+        saved = "" if self.saved is None else f" (saved {span(self.saved)})"
         parts = [
-            self.error if not self.failed or self.error == "interrupted" else "",
+            _short(self.error) if not self.failed or self.error == "interrupted" else "",
             f"{self.failed:,} failed" if self.failed else "",
             f"{self.left_out:,} not run" if self.left_out else "",
             f"{self.computed:,} computed" if self.computed else "",
             f"{self.reused:,} reused{saved}" if self.reused else "",
         ]
         done = ", ".join(filter(None, parts)) or "nothing to do"
-        return f"{done} in {duration(self.seconds)}"
+        return f"{done} in {span(self.seconds)}"
 
 
 class Painter(Protocol):
@@ -219,7 +219,7 @@ def in_notebook(modules: dict[str, Any]) -> bool:
     return get is not None and hasattr(get(), "kernel")
 
 
-def duration(seconds: float, digits: int = 1) -> str:
+def span(seconds: float, digits: int = 1) -> str:
     """Return a time as text, such as "3.2 s" or "2 min 5 s"."""
     if round(seconds, digits) < 60:
         return f"{seconds:.{digits}f} s"

@@ -21,8 +21,8 @@ from functools import cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .picture import printable
 from .progress import End, News, View
+from .texts import printable
 
 if TYPE_CHECKING:  # rich is imported only to draw
     from rich.text import Text
@@ -78,6 +78,11 @@ class Terminal:
             self.close()
 
     def close(self) -> None:
+        """Erase the bar, if there is one, and give the streams back."""
+        self._erase()
+        self.give_back()
+
+    def give_back(self) -> None:
         """Give the streams back; a `write` that somebody holds only writes from now on."""
         _shown.discard(self)
         for stream, write in self._taken:
@@ -93,9 +98,10 @@ class Terminal:
             self._erase()
             written = write(text)
             self._in_line = not text.endswith("\n") if text else self._in_line
-            if not self._in_line and monotonic() - self._drawn > _PAUSE:
+            if not self._in_line:
                 stream.flush()
-                self._draw()
+                if monotonic() - self._drawn > _PAUSE:
+                    self._draw()
             return written
 
     def _size(self) -> tuple[int, int]:
@@ -142,7 +148,7 @@ class Terminal:
                 self._stream.flush()
         except (OSError, ValueError):  # it is closed: what prints goes on without a bar
             self._is_gone = True
-            self.close()
+            self.give_back()
 
     def _take_streams(self) -> None:
         _shown.add(self)
@@ -171,7 +177,7 @@ def guard_forks() -> None:
     def forget() -> None:
         LOCK.release()  # the thread that forked has it, in the child too
         for terminal in list(_shown):
-            terminal.close()
+            terminal.give_back()
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(

@@ -39,7 +39,7 @@ _plain = re.compile(
 # group if the list is empty.
 _side_data = re.compile(rb',"side_data":\[(\],)?').search
 
-_seconds = re.compile(rb'","seconds":([0-9.e+-]+),"type":"').search
+_seconds = re.compile(rb'","seconds":(-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?),"type":"').search
 
 _without_buffers = re.compile(rb'"pickle":\[(\d{1,18}),"[0-9a-f]{32}"\],"buffers":\[\],').search
 

@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Run:
 
 
 SOME = """
-nodes = [naps(0.1 if n < 4 else 0.5).set_name(f"nap {n}") for n in range(14)]
+nodes = [naps(0.1 if n < 4 else 1.5).set_name(f"nap {n}") for n in range(14)]
 flow = LocalWorkflow(*nodes, workflow_name="a day")
 """
 
@@ -54,7 +54,7 @@ def test_a_run_on_a_terminal(run: Run) -> None:
     assert re.fullmatch(r"a day ━+╸?━*  \d+/14  0 reused  0 failed( +about \d+ s left)?", first[0])
     assert re.fullmatch(r"  nap \d+ +\d\.\d s", first[1])
     assert 2 <= len(first) <= 5
-    assert re.fullmatch(r"✓ a day: 14 computed in 1\.\d s", seen.lines[-1])
+    assert re.fullmatch(r"✓ a day: 14 computed in \d\.\d s", seen.lines[-1])
     assert seen.lines[:-1] == []
     assert seen.code == 0
 

@@ -114,10 +114,12 @@ class Terminal:
 
     def _rendered(self, lines: Sequence[Text], columns: int) -> list[str]:
         """Return lines with their colours; none is longer than the terminal."""
+        from rich.text import Text
+
         self._console.width = columns
+        whole = Text("\n").join(lines)
         with self._console.capture() as capture:
-            for line in lines:
-                self._console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)
+            self._console.print(whole, no_wrap=True, overflow="ellipsis", highlight=False)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         return capture.get().encode(encoding, "replace").decode(encoding).splitlines()
 

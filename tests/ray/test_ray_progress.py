@@ -19,10 +19,12 @@ def test_nodes_are_submitted(capfd: pytest.CaptureFixture[str]) -> None:
     flow = RayWorkflow(*naps, fails, workflow_name="w")
     with pytest.raises(LookupError):
         flow.run(progress=True)
-    first, *_, failed, last = capfd.readouterr().err.splitlines()
-    assert re.match(r"w  0/7  0 reused  0 failed  nap 0 submitted \d\.\d s, nap 1 submi", first)
-    assert first.endswith(" … and 3 more")
+    # Ray itself may write something, too.
+    told = [line for line in capfd.readouterr().err.splitlines() if re.match("w  |✕ |✓ ", line)]
+    first, *_, failed, last = told
+    assert re.match(r"w  0/7  0 reused  0 failed  nap 0 submitted \d\.\d s", first)
+    assert "running" not in first
     assert re.fullmatch(r"✕ fails  LookupError: no  .*ray_functions\.py:\d+", failed)
     assert re.fullmatch(r"✕ w: 1 failed, 6 computed in \d+\.\d s", last)
     flow.value(functions.number(3), progress=True)
-    assert re.fullmatch(r"✓ w: 1 computed in \d+\.\d s\n", capfd.readouterr().err)
+    assert re.search(r"^✓ w: 1 computed in \d+\.\d s$", capfd.readouterr().err, re.MULTILINE)

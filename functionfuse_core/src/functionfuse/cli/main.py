@@ -30,7 +30,6 @@ from ..errors import (
 from ..hookspecs import CliCommand
 from ..names import close_to
 from ..plugins.entrypoints import COMMANDS, entries, visible
-from ..plugins.registry import find
 from ..show.texts import printable
 from .commands import Parser, UsageError, common_options, emit
 
@@ -107,6 +106,8 @@ def command(name: str) -> CliCommand:
         event_hooks()  # logs a plugin that brings its commands in the way of earlier releases
         known = [*(name for names in MODULES.values() for name in names), *others]
         raise UsageError(f"no command {name!r}{close_to(name, known)}. See functionfuse --help")
+    from ..plugins.registry import find
+
     found = find(COMMANDS, name)
     assert isinstance(found, CliCommand)
     return found

@@ -38,7 +38,8 @@ __all__ = ["command", "commands", "run", "tree"]
 # The modules of this package, with their commands in the order of the help.
 MODULES = {
     "running": ("run", "plan"),
-    "results": ("list",),
+    "results": ("list", "show", "earlier", "lineage"),
+    "runs": ("runs",),
 }
 DONE, BAD_NEWS, WRONG_USE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 
@@ -59,7 +60,8 @@ _VALUED = "--storage", "--config"  # common options that take a value
 def run(words: Sequence[str]) -> int:
     """Run a command line; return the exit status, after the error is printed."""
     arguments = Namespace(json="--json" in words, debug="--debug" in words)  # until it is parsed
-    logging.getLogger("functionfuse").addHandler(handler := logging.StreamHandler())
+    logger = logging.getLogger("functionfuse")
+    logger.addHandler(handler := logging.StreamHandler())
     handler.setFormatter(_Sentences())
     try:
         try:
@@ -87,6 +89,8 @@ def run(words: Sequence[str]) -> int:
         return CLOSED_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        logger.removeHandler(handler)
 
 
 def command(name: str) -> CliCommand:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +19,7 @@ from ..errors import (
 )
 from ..hookspecs import API_VERSION, CliCommand
 from ..names import close_to
-from ..show.texts import duration, printable, size, table
+from ..show.texts import duration, size, table
 from .commands import UsageError, emit, open_storage
 
 if TYPE_CHECKING:
@@ -198,25 +201,51 @@ def _show(arguments: Namespace) -> int:
     storage, workflow, task = open_storage(arguments), arguments.workflow, arguments.task
     info, earlier = _chosen(storage, workflow, task, arguments.call)
     node = node_of(info)
-    document = {"workflow": workflow, "task": task, "earlier": earlier, **_about(info)}
-    document |= {"side_bytes": info.side_size, "function": info.function, "call": node.call}
-    document |= {"run": info.run, "python": info.python, "host": info.host}
-    document |= {"packages": info.packages, "by_value": info.by_value, "signed": info.signed}
-    document["side_data"] = [
-        side._asdict()
-        | {"files": [_named(("name", "bytes", "digest"), each) for each in side.files]}
-        for side in info.side_data
-    ]
-    document |= {"not_reusable": node.note, "arguments": node.arguments}
-    document["parents"] = _parents(node)
-    document["fingerprint"] = info.fingerprint
+    files = ("name", "bytes", "digest")
+    document = {
+        "workflow": workflow,
+        "task": task,
+        "earlier": earlier,
+        **_about(info),
+        "side_bytes": info.side_size,
+        "function": info.function,
+        "call": node.call,
+        "run": info.run,
+        "python": info.python,
+        "host": info.host,
+        "packages": info.packages,
+        "by_value": info.by_value,
+        "signed": info.signed,
+        "not_reusable": node.note,
+        "side_data": [
+            side._asdict() | {"files": [_named(files, each) for each in side.files]}
+            for side in info.side_data
+        ],
+        "arguments": node.arguments,
+        "parents": _parents(node),
+        "fingerprint": info.fingerprint,
+    }
     shown = _header_text(info, node, earlier=earlier)
     if arguments.value:
-        value = storage.read_task(workflow, task, call=node.call if earlier else "")
-        document["value"] = text = _repr(value, task)
-        shown += "\n\nVALUE\n" + "\n".join(map(printable, text.split("\n")))
+        document["value"] = text = _value(storage, info, node.call if earlier else "")
+        shown += f"\n\nVALUE\n{text}"
     emit(arguments, document, shown)
     return 0
+
+
+def _value(storage: Any, info: TaskInfo, call: str) -> str:
+    """Unpickle a result; return its repr, which is cut."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())  # as `python -m functionfuse` has it: for modules of yours
+    with redirect_stdout(sys.stderr):  # a module can print when it is imported
+        value = storage.read_task(info.workflow, info.task, call=call)
+        try:
+            text = repr(value)
+        except Exception as error:  # it is code of the user
+            raise UnreadableResultError(
+                f"The value of task {info.task!r} has no repr: {type(error).__name__}: {error}"
+            ) from error
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _chosen(storage: Any, workflow: str, task: str, prefix: str | None) -> tuple[TaskInfo, bool]:
@@ -284,16 +313,6 @@ def _header_text(info: TaskInfo, node: LineageNode, *, earlier: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _repr(value: Any, task: str) -> str:
-    try:
-        text = repr(value)
-    except Exception as error:  # it is code of the user
-        raise UnreadableResultError(
-            f"The value of task {task!r} has no repr: {type(error).__name__}: {error}"
-        ) from error
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
 def _configure_earlier(parser: ArgumentParser) -> None:
     add_workflow(parser)
     parser.add_argument("task", metavar="TASK", nargs="?", help="only those of this task")
@@ -309,7 +328,7 @@ def _earlier(arguments: Namespace) -> int:
     rows = [("TASK", "SIZE", "TIME", "COMPUTED (UTC)", "CALL")]
     rows += [(info.task, *_cells(info), info.call) for info in found]
     whose = f"workflow {workflow!r}" if task is None else f"task {task!r}"
-    text = table(rows, right=(1, 2)) if found else printable(f"No earlier results of {whose}.")
+    text = table(rows, right=(1, 2)) if found else f"No earlier results of {whose}."
     emit(arguments, {"workflow": workflow, "earlier": results}, text)
     return 0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedResultError, NoMatchError
 from ..hookspecs import API_VERSION, CliCommand
-from ..show.texts import duration, printable, size, table
+from ..show.texts import duration, size, table
 from .commands import emit, open_storage
 from .results import add_workflow, by_prefix, fields, known, utc
 
@@ -53,7 +53,7 @@ def _runs(arguments: Namespace) -> int:
         counts = ", ".join(f"{count} {action}" for action, count in about["actions"].items())
         counts = "(DamagedResultError)" if "problem" in about else counts
         rows.append((record.id, duration(record.seconds), counts, _error(record, text=False)))
-    text = table(rows, right=(1,)) if found else printable(f"No runs of workflow {workflow!r}.")
+    text = table(rows, right=(1,)) if found else f"No runs of workflow {workflow!r}."
     emit(arguments, {"workflow": workflow, "runs": runs}, text)
     return int(any("problem" in run for run in runs))
 

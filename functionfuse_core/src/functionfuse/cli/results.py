@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..storage.header import TaskInfo
     from ..storage.lineage import LineageNode
 
-__all__ = ["COMMANDS", "add_workflow", "by_prefix", "fields", "known", "place", "utc"]
+__all__ = ["COMMANDS", "absent", "add_workflow", "by_prefix", "fields", "known", "place", "utc"]
 
 Item = TypeVar("Item")
 
@@ -55,10 +55,19 @@ def known(storage: Any, workflow: str, pattern: str = "*") -> list[str]:
     if workflow not in workflows:
         close = close_to(workflow, workflows)
         raise ResultNotFoundError(f"No workflow {workflow!r} in {place(storage)}{close}.")
-    if _is_glob(pattern):
-        raise ResultNotFoundError(f"No result of workflow {workflow!r} matches {pattern!r}.")
-    close = close_to(pattern, storage.list_tasks(workflow))
-    raise ResultNotFoundError(f"No result of task {pattern!r} in workflow {workflow!r}{close}.")
+    if not _is_glob(pattern):
+        raise absent(storage, workflow, pattern)
+    raise ResultNotFoundError(f"No result of workflow {workflow!r} matches {pattern!r}.")
+
+
+def absent(storage: Any, workflow: str, task: str) -> ResultNotFoundError:
+    """Return the error for a task without a stored result.
+
+    Raises:
+        ResultNotFoundError: no such workflow is stored.
+    """
+    close = close_to(task, known(storage, workflow))
+    return ResultNotFoundError(f"No result of task {task!r} in workflow {workflow!r}{close}.")
 
 
 def _nothing(storage: Any) -> str:
@@ -260,12 +269,11 @@ def _chosen(storage: Any, workflow: str, task: str, prefix: str | None) -> tuple
         try:
             return storage.task_info(workflow, task), False
         except ResultNotFoundError:
-            known(storage, workflow, task)
-            raise  # others match it as a glob, or it was stored meanwhile
+            raise absent(storage, workflow, task) from None
     infos = [(info, True) for info in storage.earlier(workflow, task)]
     latest = [(info, False) for _, info in _headers(storage, workflow, [task])]
     if not infos and not latest:
-        known(storage, workflow, task)
+        raise absent(storage, workflow, task)
     every = [*infos, *latest]  # the latest of a call counts
     calls = {pair[0].call: pair for pair in every if isinstance(getattr(pair[0], "call", 0), str)}
     return by_prefix(calls, prefix, "call", f"Task {task!r}")
@@ -321,8 +329,10 @@ def _configure_earlier(parser: ArgumentParser) -> None:
 def _earlier(arguments: Namespace) -> int:
     storage, workflow, task = open_storage(arguments), arguments.workflow, arguments.task
     found: list[TaskInfo] = storage.earlier(workflow, task)
-    if not found:
-        known(storage, workflow, "*" if task is None else task)
+    if not found and task is None:
+        known(storage, workflow)
+    if not found and task is not None and not storage.file_exists(workflow, task):
+        raise absent(storage, workflow, task)
     found.sort(key=lambda info: info.task)  # the newest of each stays first
     results = [{"task": info.task, "call": info.call, **_about(info)} for info in found]
     rows = [("TASK", "SIZE", "TIME", "COMPUTED (UTC)", "CALL")]

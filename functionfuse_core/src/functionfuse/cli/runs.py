@@ -96,7 +96,9 @@ def _error(record: RunRecord, *, text: bool) -> str:
 def _run(arguments: Namespace, record: RunRecord) -> int:
     nodes = record.nodes
     document = {"workflow": record.workflow, **_about_run(record)}
-    document["nodes"] = [node._asdict() for node in nodes]
+    document["nodes"] = [
+        {"node": node.name, **dict(zip(node._fields[1:], node[1:], strict=True))} for node in nodes
+    ]
     about = [
         ("run", record.id),
         ("workflow", record.workflow),

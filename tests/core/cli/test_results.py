@@ -22,6 +22,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.filestore import FileStore
+from functionfuse.storage.header import TaskInfo, encoded
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -241,7 +242,7 @@ def test_damaged_records(rain: FileStorage, typed: Typed) -> None:
     status, out, err = typed("runs", "rain")
     assert (0, [RUNS[1]]) == (status, [line.split()[0] for line in out.splitlines()[1:]])
     assert err.startswith(f"functionfuse: warning: the record of run '{RUNS[0]}' of workflow")
-    head = rain_store._head(1, 1.0, None)
+    head = rain_store.head(1, 1.0, None)
     rain.record_run("rain", head, {"name": ["t"], "action": [3]})
     status, out, _ = typed("runs", "rain")
     assert (1, "(DamagedResultError)") == (status, out.splitlines()[1].split()[-1])
@@ -253,6 +254,42 @@ def test_damaged_records(rain: FileStorage, typed: Typed) -> None:
         status, _, err = typed("runs", "rain", *words)
         assert 1 == status
         assert f"functionfuse: run '{RUNS[1]}' of workflow 'rain': " in err
+
+
+def test_a_header_that_is_only_half_right(rain: FileStorage, typed: Typed) -> None:
+    """The part of it that a plan needs is in order; the list tells what isn't."""
+    fields = [*rain.task_info("rain", "load")[:20]]
+    fields[TaskInfo._fields.index("packages")] = [1]
+    pickled = bytes(rain.store.get("rain/load"))[-fields[7][0] :]
+    rain.store.put("rain/load", [encoded(tuple(fields)), pickled])
+    status, out, _ = typed("list", "rain", "--json")
+    problem = "the header is not as specified: the type of packages"
+    assert (1, problem) == (status, json.loads(out)["tasks"][0]["problem"])
+
+
+def test_order_of_earlier_results(rain: FileStorage, typed: Typed) -> None:
+    """Tasks are sorted, and the newest result of each comes first."""
+    for digit in "123":
+        for task in ("a", "b"):
+            rain.save("w", task, digit, fingerprint={"call": digit * 32})
+    _, out, _ = typed("earlier", "w", "--json")
+    found = [(each["task"], each["call"][:1]) for each in json.loads(out)["earlier"]]
+    assert [("a", "2"), ("a", "1"), ("b", "2"), ("b", "1")] == found
+
+
+def test_changes_of_values_that_json_lacks(rain: FileStorage, typed: Typed) -> None:
+    """They differ from the same texts as arguments."""
+    for number, (rate, rows) in enumerate(
+        [(0.5, "missing"), ({"type": "float", "float": "inf"}, None)]
+    ):
+        arguments = [{"rate": rate, "rows": rows} if rows else {"rate": rate}]
+        nodes = {"name": ["t"], "action": ["computed"], "arguments": arguments}
+        rain.record_run("rain", rain_store.head(number, 1.0, None), nodes)
+    changes = json.loads(typed("runs", "rain", "--compare", "-2", "-1", "--json")[1])["changes"]
+    assert [
+        ("rate", 0.5, {"described": "inf"}),
+        ("rows", "missing", {"described": "missing"}),
+    ] == [(change["name"], change["before"], change["after"]) for change in changes]
 
 
 def test_side_data(rain: FileStorage, typed: Typed) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from functionfuse.storage import resultfile
 
-__all__ = ["CALLS", "DOCUMENTS", "RUNS", "TEXTS", "fill", "fixed", "masked"]
+__all__ = ["CALLS", "DOCUMENTS", "RUNS", "TEXTS", "fill", "fixed", "head", "masked"]
 
 CALLS = {name: f"{name.encode().hex():0<32}" for name in ("load", "old", "new", "err")}
 RUNS = "20260131T120000.000000Z-000001", "20260201T120000.000000Z-000002"
@@ -48,14 +48,14 @@ def fill(storage: Any) -> None:
     first |= {"reason": ["nothing stored", "nothing stored"], "seconds": [0.0114, 1.25]}
     first |= {"bytes": [812, 901], "arguments": [{"days": 2}, {"weight": 0.2}]}
     first |= {"call": [CALLS["load"], CALLS["old"]], "digest": ["d" * 32, "e" * 32]}
-    storage.record_run("rain", _head(0, 1.3, None), first)
+    storage.record_run("rain", head(0, 1.3, None), first)
     second = {"name": ["load", "smooth", "score/error"]}
     second |= {"action": ["reused", "computed", "failed"], "seconds": [0.0, 1.5, 0.139]}
     second |= {"reason": ["", "argument 'weight' changed (0.2 → 0.5)", "ValueError: it rains"]}
     second |= {"bytes": [812, 901, 0], "arguments": [{"days": 2}, {"weight": 0.5}, {}]}
     second |= {"call": [CALLS["load"], CALLS["new"], ""], "digest": ["d" * 32, "f" * 32, ""]}
     error = {"type": "ValueError", "text": "it rains", "node": "score/error"}
-    storage.record_run("rain", _head(1, 75.2, error), second)
+    storage.record_run("rain", head(1, 75.2, error), second)
 
 
 def masked(text: str) -> str:
@@ -81,7 +81,7 @@ def _about(
     return about | {"fingerprint": fingerprint}
 
 
-def _head(number: int, seconds: float, error: Any) -> dict[str, Any]:
+def head(number: int, seconds: float, error: Any) -> dict[str, Any]:
     head = {"id": RUNS[number], "workflow": "rain", "seconds": seconds, "error": error}
     head |= {"started": f"2026-0{number + 1}-01T12:00:00.000000Z", "user": "ada", "host": "vm"}
     return head | {"python": "3.11.7", "commit": "", "backend": "in process"}

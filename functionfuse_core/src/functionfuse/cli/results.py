@@ -89,13 +89,13 @@ def fields(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def by_prefix(found: Mapping[str, Item], prefix: str, noun: str, owner: str) -> Item:
-    """Return the item whose key is equal to a prefix, or is the only one that begins with it.
+    """Return the only item whose key begins with a prefix.
 
     Raises:
         NoMatchError: no key begins with it.
         UsageError: several do.
     """
-    matching = [prefix] if prefix in found else [key for key in found if key.startswith(prefix)]
+    matching = [key for key in found if key.startswith(prefix)]
     if not matching:
         close = close_to(prefix, found)
         raise NoMatchError(f"{owner} has no {noun} that begins with {prefix!r}{close}.")

@@ -268,13 +268,16 @@ def test_a_header_that_is_only_half_right(rain: FileStorage, typed: Typed) -> No
 
 
 def test_order_of_earlier_results(rain: FileStorage, typed: Typed) -> None:
-    """Tasks are sorted, and the newest result of each comes first."""
+    """Tasks are sorted, the newest result of each comes first, and the latest isn't there."""
     for digit in "123":
         for task in ("a", "b"):
             rain.save("w", task, digit, fingerprint={"call": digit * 32})
     _, out, _ = typed("earlier", "w", "--json")
     found = [(each["task"], each["call"][:1]) for each in json.loads(out)["earlier"]]
     assert [("a", "2"), ("a", "1"), ("b", "2"), ("b", "1")] == found
+    rain.restore("w", {"a": ("1" * 32, next(rain.task_infos("w", ["a"])))})
+    _, out, _ = typed("earlier", "w", "a", "--json")  # a copy of the latest is none
+    assert ["3", "2"] == [each["call"][:1] for each in json.loads(out)["earlier"]]
 
 
 def test_changes_of_values_that_json_lacks(rain: FileStorage, typed: Typed) -> None:

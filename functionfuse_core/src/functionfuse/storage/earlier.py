@@ -35,7 +35,7 @@ __all__ = [
     "is_held",
     "keys_of",
     "limits_of",
-    "of_task",
+    "of_tasks",
     "prune",
     "refuse_older_gc",
     "remove",
@@ -124,21 +124,20 @@ def keys_of(store: BlobStore, workflow: str, tasks: Sequence[str]) -> list[str]:
     return [key for key in keys if key.startswith(starts, len(folder))]
 
 
-def of_task(store: BlobStore, workflow: str, task: str) -> list[TaskInfo]:
-    """Return the headers of a task's earlier results, last computed first, without the latest."""
-    folder = folder_of(workflow) + EARLIER
-    start = earlier_name(task, "")
-    names = [key[len(folder) :] for key in keys_of(store, workflow, [task])]
-    found = infos_at(store, workflow, folder, names, [task] * len(names))
-    infos = [
-        summary.info
-        for name, info in zip(names, found, strict=True)
-        if (summary := _of_call(info, name[len(start) :]))
-    ]
-    infos.sort(key=lambda info: info.created, reverse=True)
-    [latest] = infos_of_tasks(store, workflow, [task])
-    token = latest.info.token if isinstance(latest, Summary) else ""
-    return [info for info in infos if info.token != token]
+def of_tasks(store: BlobStore, workflow: str, task: str | None) -> list[TaskInfo]:
+    """Return the headers of earlier results of a task, or of all; see `Inventory.earlier`.
+
+    A copy of the latest result is none.
+    """
+    if task is None:
+        keys = [blob.key for blob in store.list(folder_of(workflow) + EARLIER)]
+    else:
+        keys = keys_of(store, workflow, [task])
+    infos = headers_of(store, keys).values()
+    latest = infos_of_tasks(store, workflow, {info.task for info in infos})
+    tokens = {summary.info.token for summary in latest if isinstance(summary, Summary)}
+    found = [info for info in infos if info.token not in tokens]
+    return sorted(found, key=lambda info: info.created, reverse=True)
 
 
 def set_aside(store: BlobStore, workflow: str, task: str, header: Summary) -> None:

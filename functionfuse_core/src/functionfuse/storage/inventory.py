@@ -104,13 +104,15 @@ class Inventory:
         """
         return matching(tasks(self.store, folder_of(workflow_name)), pattern)
 
-    def earlier(self, workflow_name: str, task_name: str) -> list[TaskInfo]:
+    def earlier(self, workflow_name: str, task_name: str | None = None) -> list[TaskInfo]:
         """Return the headers of a task's earlier results, last computed first; reads no value.
+
+        Without a task, it returns those of all tasks.
 
         Their calls (code or inputs) differ from that of the latest result. `read_task` reads one
         by the `call` in its header. A run reuses one when it needs its call again.
         """
-        return earlier.of_task(self.store, workflow_name, task_name)
+        return earlier.of_tasks(self.store, workflow_name, task_name)
 
     def remove_task(
         self, workflow_name: str, task_name: str | None = None, pattern: str | None = None

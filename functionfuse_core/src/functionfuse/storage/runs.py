@@ -263,10 +263,14 @@ class RunRecord:
             waiting.extend(new)
         return found
 
+    @property
+    def counts(self) -> Counter[str]:
+        """The number of nodes by action. Raises as `nodes`."""
+        return Counter(node.action for node in self.nodes)
+
     def _row(self) -> list[str]:
         try:
-            counts = Counter(node.action for node in self.nodes)
-            actions = ", ".join(f"{count} {action}" for action, count in counts.items())
+            actions = ", ".join(f"{count} {action}" for action, count in self.counts.items())
         except DamagedResultError:
             actions = "nodes are damaged"
         error = self.error["type"] if self.error else ""

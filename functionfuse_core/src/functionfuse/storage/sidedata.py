@@ -9,7 +9,6 @@ header lists the files with sizes and digests. `SideReader` lets the serializers
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from typing import IO, Any
 
 from ..errors import (
@@ -187,6 +186,8 @@ def _distribution(serializer: Serializer) -> str:
     for entry in entries(SERIALIZERS):
         if entry.name and entry.value.partition(".")[0] == top:
             return entry.owner
+    from importlib import metadata  # on use: it takes longer than listing results
+
     try:
         return f"{top.replace('_', '-')} {metadata.version(top)}"
     except metadata.PackageNotFoundError:

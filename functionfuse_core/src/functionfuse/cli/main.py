@@ -40,6 +40,9 @@ __all__ = ["command", "commands", "run", "tree"]
 MODULES = {
     "running": ("run", "plan"),
     "results": ("list",),
+    "upkeep": ("rm", "prune", "gc", "verify"),
+    "setup": ("plugins", "config", "completion"),
+    "doctor": ("doctor",),
 }
 DONE, BAD_NEWS, WRONG_USE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 

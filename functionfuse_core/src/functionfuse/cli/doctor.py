@@ -24,6 +24,7 @@ from .setup import read_config
 __all__ = ["COMMANDS"]
 
 _CORE = "functionfuse-core"
+POSIX = os.name == "posix"
 _LEAST = 1e9  # bytes of free disk
 
 
@@ -62,7 +63,7 @@ def _doctor(arguments: Namespace) -> int:
 
 
 def _python(_: Namespace) -> str:
-    if os.name != "posix":
+    if not POSIX:
         raise PluginError(f"{sys.platform} is not supported. On Windows, use WSL")
     return f"{platform.python_version()} on {sys.platform}, {sys.executable}"
 

@@ -63,8 +63,9 @@ _VALUED = "--storage", "--config"  # common options that take a value
 def run(words: Sequence[str]) -> int:
     """Run a command line; return the exit status, after the error is printed."""
     arguments = Namespace(json="--json" in words, debug="--debug" in words)  # until it is parsed
-    logging.getLogger("functionfuse").addHandler(handler := logging.StreamHandler())
+    logger, handler = logging.getLogger("functionfuse"), logging.StreamHandler()
     handler.setFormatter(_Sentences())
+    logger.addHandler(handler)
     try:
         try:
             return _run(words, arguments)
@@ -91,6 +92,8 @@ def run(words: Sequence[str]) -> int:
         return CLOSED_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        logger.removeHandler(handler)
 
 
 def command(name: str) -> CliCommand:

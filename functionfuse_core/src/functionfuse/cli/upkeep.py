@@ -57,7 +57,7 @@ def _rm(arguments: Namespace) -> int:
         raise UsageError("--json can't ask before it removes: add --yes, or --dry-run")
     if asks and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
-            "rm asks before it removes, and there is no terminal to ask at: add --yes, or --dry-run"
+            "rm asks first, and there is no terminal to ask at: add --yes, or --dry-run"
         )
     storage = open_storage(arguments)
     found = _whole(storage, workflow) if pattern is None else _some(storage, workflow, pattern)
@@ -139,7 +139,8 @@ def _prune(arguments: Namespace) -> int:
     except FunctionFuseError:
         raise  # most are a ValueError, too
     except ValueError as error:
-        raise UsageError(str(error).replace("prune: ", "--", 1)) from None
+        message = str(error).replace("prune: ", "--", 1).replace(" on, or None", " on")
+        raise UsageError(message) from None
     if not found:
         known(storage, workflow)  # raises an error if the workflow is unknown
     removed = [
@@ -217,7 +218,7 @@ def _seconds(text: str) -> float:
     """Return the seconds of an age such as "12h"."""
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhdw])", text)
     if found is None:
-        raise ArgumentTypeError(f"{text!r} is no age such as 90s, 30m, 12h, 2d or 1w")
+        raise ArgumentTypeError(f"{text!r} is no age such as 90s, 12h or 2d")
     return float(found[1]) * _SECONDS[found[2]]
 
 

@@ -13,13 +13,12 @@ from importlib import metadata
 from typing import Any
 
 from .. import __version__
-from ..errors import FunctionFuseError, PluginError, StoragePathError
+from ..errors import FunctionFuseError, NoConfigError, PluginError, StoragePathError
 from ..hookspecs import API_VERSION, CliCommand
 from ..plugins.entrypoints import HOOKS, NOUNS, blocked_by, entries, visible
 from ..plugins.registry import find_entry, record_of, register
 from ..show.texts import size, table
 from .commands import emit, open_storage
-from .setup import read_config
 
 __all__ = ["COMMANDS"]
 
@@ -53,6 +52,8 @@ def _doctor(arguments: Namespace) -> int:
             detail = check(arguments)
         except (FunctionFuseError, OSError) as error:
             failed = detail = "; ".join(str(error).splitlines())
+            if isinstance(error, NoConfigError):
+                detail += ": `functionfuse config init` makes one"
         found.append({"check": name, "ok": not failed, "detail": detail})
         if failed and name in ("config", "storage"):
             break  # the rest needs them
@@ -130,10 +131,11 @@ def _plugins(_: Namespace) -> str:
 def _config(arguments: Namespace) -> str:
     if arguments.storage is not None:
         return "not needed: --storage names a folder"
+    from ..config import nearest, read
     from ..config.factories import check
     from ..config.source import VARIABLE
 
-    config = read_config(arguments.config)
+    config = read(nearest() if arguments.config is None else arguments.config)
     check(config)
     by_variable = arguments.config is None and os.environ.get(VARIABLE)
     return os.path.abspath(config.source.name) + (f", named by ${VARIABLE}" if by_variable else "")

@@ -7,18 +7,15 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import plugins
-from ..errors import NoConfigError, PluginError
+from ..errors import PluginError
 from ..hookspecs import API_VERSION, CliCommand
 from ..show.texts import table
 from .commands import UsageError, emit
 
-if TYPE_CHECKING:
-    from ..config import Config
-
-__all__ = ["COMMANDS", "read_config"]
+__all__ = ["COMMANDS"]
 
 STARTER = """\
 # A config of Function Fuse: where results are stored, and how nodes are computed.
@@ -111,20 +108,11 @@ def _init(arguments: Namespace) -> None:
     emit(arguments, {"file": str(here / name)}, text)
 
 
-def read_config(path: str | None) -> Config:
-    """Read the config with this path; without one, the nearest."""
-    from ..config import nearest, read
-
-    try:
-        return read(nearest() if path is None else path)
-    except NoConfigError as error:
-        raise NoConfigError(f"{error}. Make one with `functionfuse config init`") from None
-
-
 def _check(arguments: Namespace, file: str | None) -> None:
+    from ..config import nearest, read
     from ..config.factories import check
 
-    config = read_config(file)
+    config = read(nearest() if file is None else file)
     sections: dict[str, Any] = dict.fromkeys(("storage", "backend"))
     for noun, (kind, options) in check(config).items():
         given = {name: getattr(options, name) for name in sorted(options.model_fields_set)}

@@ -39,8 +39,10 @@ class _Going(NamedTuple):
 
 
 def _configure_rm(parser: ArgumentParser) -> None:
-    parser.add_argument("workflow", metavar="WORKFLOW")
-    parser.add_argument("pattern", metavar="GLOB", nargs="?", help="only these tasks")
+    parser.add_argument("workflow", metavar="WORKFLOW", help="of the results")
+    parser.add_argument(
+        "pattern", metavar="GLOB", nargs="?", help="only tasks that match; by default all"
+    )
     parser.add_argument("--dry-run", action="store_true", help=_DRY_RUN)
     parser.add_argument("--yes", action="store_true", help="don't ask")
     parser.epilog = (
@@ -110,7 +112,7 @@ def _agreed(question: str) -> bool:
 
 
 def _configure_prune(parser: ArgumentParser) -> None:
-    parser.add_argument("workflow", metavar="WORKFLOW")
+    parser.add_argument("workflow", metavar="WORKFLOW", help="of the earlier results")
     parser.add_argument(
         "--days", metavar="N", type=float, help="remove those set aside more than N days ago"
     )

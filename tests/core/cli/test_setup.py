@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -263,6 +264,13 @@ def test_config_schema(do: Do) -> None:
     assert "\n  " in said.out  # people read it
 
 
+def test_a_command_leaves_no_log_handler(do: Do) -> None:
+    """Else each command in a process would repeat the lines of the log."""
+    before = [*logging.getLogger("functionfuse").handlers]
+    do("plugins")
+    assert before == logging.getLogger("functionfuse").handlers
+
+
 # doctor
 
 
@@ -331,8 +339,9 @@ def test_doctor_imports_plugins(
     assert "can't be imported: ModuleNotFoundError: No module named 'nowhere'" in found["plugins"]
     assert "; the event hook 'bar' (module 'bar_plugin' from bar-plugin 1.2)" in found["plugins"]
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "tape-plugin,bar")
+    install("good-plugin", "good", "good_plugin", "", group="functionfuse.hooks")
     said = do("doctor")
-    assert (0, "2 can be used, 2 blocked") == (said.status, checks(said)["plugins"])
+    assert (0, "3 can be used, 2 blocked") == (said.status, checks(said)["plugins"])
 
 
 def test_doctor_compares_versions(install: Install, only_core: None, do: Do) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import TIME, Said, Terminal, process  # in `importable`, which is on the path
+from kept_values import Kept, KeptSerializer
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -118,6 +119,17 @@ def test_rm_tells_the_size_that_it_frees(storage: FileStorage, do: Do) -> None:
     assert whole["earlier_bytes"] > 0
 
 
+def test_rm_tells_the_size_of_the_chosen_tasks(storage: FileStorage, do: Do) -> None:
+    """With their side data, and without the earlier results of other tasks."""
+    sweep(storage, 1, 2)
+    storage.register_persistent_serializers(KeptSerializer)
+    storage.save("sweep", "kept", Kept(b"1234"))
+    document = do("rm", "sweep", "kept", "--dry-run", "--json").document
+    info = storage.task_info("sweep", "kept")
+    assert info.side_size == 4
+    assert (info.size + 4, 0) == (document["bytes"], document["earlier_bytes"])
+
+
 def test_rm_dry_run(storage: FileStorage, do: Do) -> None:
     """It lists the names, removes nothing, and doesn't ask."""
     said = do("rm", "w", "fit/*", "--dry-run")
@@ -173,6 +185,7 @@ def test_wrong_use(storage: FileStorage, do: Do, words: Sequence[str], message: 
         (["rm", "zzz", "--yes"], "No workflow 'zzz' in "),
         (["rm", "zzz", "*", "--yes"], "No workflow 'zzz' in "),
         (["rm", "w", "zzz", "--yes"], "No result of workflow 'w' matches 'zzz'"),
+        (["rm", "w", "", "--yes"], "No result of workflow 'w' matches ''"),  # not the workflow
         (["prune", "zzz"], "No workflow 'zzz' in "),
         (["verify", "zzz"], "No workflow 'zzz' in "),
     ],
@@ -182,6 +195,7 @@ def test_unknown_names(storage: FileStorage, do: Do, words: Sequence[str], begin
     said = do(*words)
     assert (2, "") == (said.status, said.out)
     assert said.err.startswith(f"functionfuse: {begins}")
+    assert 3 == len(storage.list_tasks("w"))
 
 
 def test_json_can_t_ask(storage: FileStorage, do: Do) -> None:
@@ -231,7 +245,17 @@ def test_ctrl_c_at_the_question(storage: FileStorage) -> None:
     status, out, shown = Terminal("rm", "w").ends(
         question, lambda terminal: terminal.process.send_signal(signal.SIGINT)
     )
-    assert (130, "", question) == (status, out, shown.rstrip("\r\n"))
+    assert (130, "", f"{question}\r\n") == (status, out, shown)
+    assert 3 == len(storage.list_tasks("w"))
+
+
+def test_a_question_that_nobody_would_see(
+    storage: FileStorage, do: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard error is a file."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert 2 == do("rm", "w").status
     assert 3 == len(storage.list_tasks("w"))
 
 

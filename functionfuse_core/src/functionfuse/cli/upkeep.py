@@ -100,8 +100,8 @@ def _some(storage: Any, workflow: str, pattern: str) -> _Going:
 
 def _agreed(question: str) -> bool:
     """Ask on the terminal; the output is left to the outcome."""
-    print(question, end="", file=sys.stderr, flush=True)
     try:
+        print(question, end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         print(file=sys.stderr)

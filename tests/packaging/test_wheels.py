@@ -83,10 +83,12 @@ def test_entry_points(name: str, folder: str, package: str, wheels: Mapping[str,
     }
     assert GROUPS >= {group for group, _, _ in found}
     assert len(found) == len({(group, module) for group, _, module in found})
-    files = {f"{module.replace('.', '/')}.py" for _, _, module in found}
+    modules = {module.partition(":")[0] for _, _, module in found}
+    files = {f"{module.replace('.', '/')}.py" for module in modules}
     assert files <= set(archive.namelist())
     if name == "functionfuse-core":
         assert {
+            ("console_scripts", "functionfuse", "functionfuse.__main__:main"),
             ("functionfuse.storages", "file", "functionfuse.kinds"),
             ("functionfuse.backends", "local", "functionfuse.kinds"),
         } == found

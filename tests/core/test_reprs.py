@@ -66,6 +66,8 @@ class Account:
     def _repr_html_(self) -> str:
         return "html"
 
+    _repr_svg_ = _repr_html_
+
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
@@ -152,9 +154,9 @@ def test_a_notebook_makes_no_nodes() -> None:
     """It asks objects of a class for drawings; those of the class are no nodes, and no drawings."""
     made = Account(3)
     assert "Account" in html_of(made)[0]
-    assert not made._constructor.children
-    assert not hasattr(made, "_repr_png_")
+    assert not hasattr(made, "_repr_svg_")
     assert not hasattr(Account, "_repr_html_")
+    assert not made._constructor.children
 
 
 def test_a_workflow_shows_its_graph() -> None:
@@ -285,6 +287,7 @@ def test_a_repr_of_a_result_is_one_line(storage: Storage) -> None:
     title, *cells = html_of(info)
     assert "result of task 'c' of workflow 'w'" == title
     assert "'a', 'b'" == cells[cells.index("parents") + 1]
+    assert repr(info._replace(type="\x1b[31m\n", created="\u202e")).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -462,6 +465,7 @@ def test_lineage_and_changes_show_what_they_print(storage: Storage) -> None:
     assert [f"{count} changes", "node", "what", "name", "before", "after"] == shown[:6]
     at = shown.index("node 1")
     assert ["node 1", "argument", "number", "1", "→", "2"] == shown[at : at + 6]
+    assert 20 == shown.count("→")
     assert f"… and {count - 20} more changes" == shown[-1]
     assert ["no changes"] == html_of(first.compare(first))
 

@@ -258,7 +258,10 @@ class RunRecord:
     @property
     def counts(self) -> Counter[str]:
         """The number of nodes by action. Raises as `nodes`."""
-        return actions_of(self._nodes)
+        try:
+            return actions_of(self._nodes)
+        except DamagedResultError as error:
+            raise DamagedResultError(f"{self._name}: {error}") from error
 
     def _row(self) -> list[str]:
         try:

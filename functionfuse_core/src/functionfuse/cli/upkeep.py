@@ -14,7 +14,7 @@ from ..errors import FunctionFuseError
 from ..hookspecs import API_VERSION, CliCommand
 from ..show.texts import size, table
 from .commands import UsageError, check_folder, emit, open_storage
-from .results import known
+from .results import known, place
 
 if TYPE_CHECKING:
     from ..storage.upkeep import Leftover
@@ -132,7 +132,8 @@ def _rm(arguments: Namespace) -> int:
             "rm asks first, and there is no terminal to ask at: add --yes, or --dry-run"
         )
     storage = open_storage(arguments)
-    found = _whole(storage, workflow) if pattern is None else _some(storage, workflow, pattern)
+    found = _some(storage, workflow, pattern) if pattern is not None else _whole(storage, workflow)
+    _refuse_foreign(storage, workflow)
     about = f"{found} of workflow {workflow!r}"
     if asks and not _agreed(f"Remove {about}? [y/N] "):
         print("Nothing is removed.", file=sys.stderr)
@@ -148,6 +149,19 @@ def _rm(arguments: Namespace) -> int:
     document = {"workflow": workflow, "dry_run": arguments.dry_run, "tasks": found.names}
     emit(arguments, document | {"bytes": found.size, "earlier_bytes": found.earlier}, text)
     return 0
+
+
+def _refuse_foreign(storage: Any, workflow: str) -> None:
+    """Refuse to remove a folder that has other files, such as one of a project."""
+    from ..storage.keys import folder_of
+    from ..storage.upkeep import foreign
+
+    if others := foreign(storage.store, folder_of(workflow)):
+        names = ", ".join(map(repr, others[:3])) + (", …" if others[3:] else "")
+        raise UsageError(
+            f"{place(storage)} has files that are no results, so nothing is removed: {names}. If"
+            " they are damaged results, delete these files yourself"
+        )
 
 
 def _whole(storage: Any, workflow: str) -> _Going:

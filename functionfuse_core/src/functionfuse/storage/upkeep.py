@@ -45,6 +45,7 @@ __all__ = [
     "Usage",
     "Verified",
     "collect",
+    "foreign",
     "contents_html",
     "pruned",
     "usage",

@@ -10,7 +10,7 @@ in time: if it fails, nothing is stored under the result's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,25 +21,26 @@ from ..errors import (
     DamagedResultError,
     FunctionFuseError,
     NewerFormatError,
+    OptionsError,
     ResultNotFoundError,
     StorageError,
     UntrustedResultError,
 )
 from .blobstore import BlobInfo, BlobStore, Buffer, Streamed, at_once
+from .carrying import Carried, is_segment, planted, slower
 from .catalog import belongs, head_of, is_earlier, is_result, matching, may_hold, task_of
-from .earlier import is_held, refuse_older_gc
+from .earlier import refuse_older_gc
 from .filestore import FileStore
 from .header import DIGEST_AT, FIRST_READ, HEADER_AT, TaskInfo, sealed
-from .keys import EARLIER, RUNS, earlier_name, folder_of
+from .keys import EARLIER, RUNS, earlier_name, folder_of, key_of
 from .resultfile import Passing, trusted
 from .results import Saver
 from .runrecord import decoded, fields_of, nodes_of
 from .runs import prune
-from .sidecheck import BLOCK, Blocks, Measured, check_side_data
+from .sidecheck import BLOCK, check_side_data
 
 __all__ = ["Copied", "Target", "copy"]
 
-_IN_MEMORY = 32 << 20  # bytes of files in a folder that are copied at once
 _ATTEMPTS = 10  # to read a result that is replaced again and again
 
 
@@ -96,10 +97,16 @@ def copy(
     """Copy results; see `Storage.copy`."""
     if _place(source.store) == _place(to.store):
         raise ValueError(f"copy: {to!r} is the storage that the results are in")
+    if earlier and not to._saver.earlier:
+        raise OptionsError(
+            f"{to!r} keeps no earlier results, because its option 'earlier' is False: copy without"
+            " earlier=True, or change the option"
+        )
     folder = folder_of(workflow)
     blobs = list(source.store.list(folder))
-    tasks = {task_of(source.store, blob.key): blob for blob in blobs if is_result(blob.key)}
-    names = matching(sorted(tasks), pattern)
+    results = [blob for blob in blobs if is_result(blob.key)]
+    items = [item for blob in results for item in _latest(source.store, workflow, blob)]
+    names = matching(sorted({item.task for item in items}), pattern)
     records = [blob for blob in blobs if runs and blob.key.startswith(folder + RUNS)]
     if not names and not (records and pattern == "*"):
         raise ResultNotFoundError(
@@ -108,8 +115,9 @@ def copy(
     copier = _Copier(source, to, workflow, dry_run=dry_run)
     if not dry_run:
         to.new_workflow(workflow)
-    latest = [_Item(tasks[name].key, tasks[name].size, name) for name in names]
-    done = copier.results(latest)
+    wanted = frozenset(names)
+    latest = [item for item in items if item.task in wanted]
+    done = copier.results(sorted(latest, key=lambda item: item.task))
     if earlier:
         done += copier.results(_earlier(blobs, folder, names))
     done += copier.records(records)
@@ -125,7 +133,8 @@ def _place(store: BlobStore) -> tuple[type, str]:
 
 def _fills(report: Copied) -> bool:
     """Return whether a copy may add to the earlier results of the target."""
-    return report.action == "replaced" or bool(report.call and report.action == "copied")
+    replaced = report.action == "replaced" and not report.run
+    return replaced or bool(report.call and report.action == "copied")
 
 
 class _Item(NamedTuple):
@@ -135,6 +144,22 @@ class _Item(NamedTuple):
     size: int
     task: str
     call: str = ""
+
+
+def _latest(store: BlobStore, workflow: str, blob: BlobInfo) -> Iterator[_Item]:
+    """Give the result of a listed blob; nothing if it is removed meanwhile.
+
+    A planted key has its own text for a name, so that it hides no other result.
+    """
+    name = blob.key.rpartition("/")[2]
+    with suppress(ValueError):  # no name has this key
+        try:
+            task = task_of(store, blob.key)
+        except ResultNotFoundError:
+            return
+        if key_of(workflow, task) == blob.key:
+            name = task
+    yield _Item(blob.key, blob.size, name)
 
 
 def _earlier(blobs: Iterable[BlobInfo], folder: str, names: Iterable[str]) -> list[_Item]:
@@ -148,53 +173,13 @@ def _earlier(blobs: Iterable[BlobInfo], folder: str, names: Iterable[str]) -> li
     return found
 
 
-class _Carried(Blocks):
-    """The blobs of a store, whose blocks are put in another store as they are read."""
-
-    def __init__(self, store: BlobStore, to: BlobStore) -> None:
-        super().__init__(store)
-        self.keys: list[str] = []
-        self._to = to
-
-    def each(
-        self, function: Callable[[BlobInfo], Measured], blobs: Sequence[BlobInfo]
-    ) -> Iterator[Measured]:
-        """Copy many blobs at once, if a request to one of the stores is slow; fewer big ones."""
-        count = max(1, _IN_MEMORY // max(1, *(blob.size for blob in blobs)))
-        for start in range(0, len(blobs), count):
-            some = blobs[start : start + count]
-            yield from at_once(_slower(self.store, self._to), function, some)
-
-    def through(self, key: str, size: int, update: Callable[[Buffer], object]) -> None:
-        """Copy a blob; see `Blocks.through`."""
-
-        def parts() -> Iterator[Buffer]:
-            for block in self.store.blocks(key, BLOCK):
-                update(block)
-                yield bytes(block)  # the next block may overwrite it, and a store may keep it
-
-        _refuse_outside(key)
-        self.keys.append(key)
-        self._to.put(key, Streamed(size, parts()))
-
-
-def _refuse_outside(key: str) -> None:
-    """Refuse a key that is no path below a folder: in some stores, anybody can plant one."""
-    if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
-        raise DamagedResultError(f"the key {key!r} is not as specified")
-
-
-def _slower(*stores: BlobStore) -> BlobStore:
-    return max(stores, key=lambda store: store.concurrency)
-
-
 class _Copier:
     """Copies the results of one workflow."""
 
     def __init__(self, source: Source, to: Target, workflow: str, *, dry_run: bool) -> None:
         self._names = f"from {source!r} to {to!r}"
         self._source, self._to = source.store, to.store
-        self._slower = _slower(source.store, to.store)
+        self._slower = slower(source.store, to.store)
         self._key, self._new_key = source._key, to._key
         self._saver = to._saver
         self._workflow = workflow
@@ -213,13 +198,17 @@ class _Copier:
 
     def results(self, items: Sequence[_Item]) -> list[Copied]:
         """Copy the latest results of tasks, or earlier ones; leave those that are there already."""
-        there = self._heads(self._to, items)
-        known = items if self._dry_run else [item for item in items if item.key in there]
+        good = [item for item in items if self._is_own(item)]
+        there = self._heads(self._to, good)
+        known = good if self._dry_run else [item for item in good if item.key in there]
         heads = self._heads(self._source, known)
-        found = {
+        found: dict[str, Copied | None] = {
             item.key: self._planned(item, heads.get(item.key), there.get(item.key))
             for item in known
         }
+        for item in items:
+            if not self._is_own(item):
+                found[item.key] = self._failed(item, planted(item.key))
 
         def one(item: _Item, *, alone: bool = False) -> Copied | None:
             with self.named(f"task {item.task!r}"):
@@ -290,7 +279,7 @@ class _Copier:
     def _copied(self, item: _Item, *, replaces: bool, alone: bool) -> Copied | None:
         """Copy a result; return None for one with side data, unless it is copied alone."""
         for _ in range(_ATTEMPTS):
-            info, side_data = None, _Carried(self._source, self._to)
+            info = side_data = None
             try:
                 blocks = self._source.blocks(item.key, min(BLOCK, max(item.size, HEADER_AT)))
                 passing = Passing(blocks, self._key)
@@ -299,27 +288,31 @@ class _Copier:
                     return self._report(item, "there already", info)
                 if info.side_data and not alone:
                     return None
+                side_data = Carried(self._source, self._to, self._folder, info)
                 self._put(item, passing, side_data, looks=replaces or not self._to.remote)
             except FunctionFuseError as error:
                 gone = info is not None and not may_hold(self._source, item.key, info.token)
-                if isinstance(error, StorageError) and not gone:
+                lacks = isinstance(error, ResultNotFoundError) and info is not None  # the target
+                if (isinstance(error, StorageError) or lacks) and not gone:
                     raise
-                if side_data.keys and info is not None and not is_held(self._to, info):
-                    self._to.delete(side_data.keys)
+                if side_data:
+                    side_data.undo()
                 if gone:
                     continue  # replaced or removed meanwhile
-                return self._failed(item, error)
+                return self._failed(item, error, there=bool(side_data and side_data.kept))
+            if not side_data.is_whole():
+                continue
             if not item.call:
                 self._latest.add(info.token)
             return self._report(item, "replaced" if replaces else "copied", info)
         return self._failed(item, DamagedResultError("it is replaced again and again"))
 
-    def _put(self, item: _Item, passing: Passing, side_data: _Carried, *, looks: bool) -> None:
+    def _put(self, item: _Item, passing: Passing, side_data: Carried, *, looks: bool) -> None:
         """Put the side data of a result in the target, and then its own blob."""
         info = passing.info
         if info.side_data:
             check_side_data(side_data, self._folder, info.side_data)
-            self._to.flush(side_data.keys)
+            self._to.flush([*side_data.made, *side_data.kept])
         parts: Iterable[Buffer] = chain([self._signed(passing.head)], map(bytes, passing.rest()))
         whole = [b"".join(parts)] if info.size <= BLOCK else Streamed(info.size, parts)
         if not item.call:
@@ -328,6 +321,14 @@ class _Copier:
         if info.side_data:
             refuse_older_gc(self._to, self._folder)
         self._to.put(item.key, whole, durable=self._saver.is_durable(info.seconds))
+
+    def _is_own(self, item: _Item) -> bool:
+        """Return whether a key can be of a result; in some stores, anybody can plant others."""
+        name = item.key.rpartition("/")[2]
+        if not is_segment(name):
+            return False
+        # Of a long name, only the header has the whole.
+        return bool(item.call) or "%-" in name or key_of(self._workflow, item.task) == item.key
 
     def _own(self, info: TaskInfo, item: _Item) -> TaskInfo:
         """Return the fields of a header; raise an error if it belongs to another key."""
@@ -345,10 +346,11 @@ class _Copier:
             return data
         return sealed(data[:DIGEST_AT], data[HEADER_AT:], self._new_key)
 
-    def _failed(self, item: _Item, error: FunctionFuseError) -> Copied:
+    def _failed(self, item: _Item, error: FunctionFuseError, *, there: bool = False) -> Copied:
         if isinstance(error, ResultNotFoundError):
             return self._report(item, "gone")
-        return replace(self._report(item, "not copied"), problem=str(error))
+        where = "; files of it that the target has already stay as they are" if there else ""
+        return replace(self._report(item, "not copied"), problem=f"{error}{where}")
 
     def _report(self, item: _Item, action: str, info: TaskInfo | None = None) -> Copied:
         size = info.size + info.side_size if info else 0
@@ -361,28 +363,36 @@ class _Copier:
 
         def one(blob: BlobInfo) -> Copied:
             run = blob.key.removeprefix(folder)
-            report = Copied(self._workflow, "", blob.size, "there already", run=run)
-            if run in there:
-                return report
+            report = Copied(self._workflow, "", blob.size, "", run=run)
             with self.named(f"the record of run {run!r}"):
                 try:
-                    self._copy_record(blob.key, run)
-                except ResultNotFoundError:
-                    return replace(report, action="gone", size=0)
+                    action = self._copy_record(blob.key, run, there=run in there)
                 except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
                     return replace(report, action="not copied", size=0, problem=str(error))
-            return replace(report, action="copied")
+            return replace(report, action=action, size=0 if action == "gone" else blob.size)
 
         done = list(at_once(self._slower, one, blobs))
         if not self._dry_run and any(report.action == "copied" for report in done):
             prune(self._to, self._workflow)
         return done
 
-    def _copy_record(self, key: str, run: str) -> None:
-        _refuse_outside(key)
-        data = bytes(self._source.get(key))
+    def _copy_record(self, key: str, run: str, *, there: bool) -> str:
+        """Copy a record, unless the target has the same; return the action."""
+        if not is_segment(run):
+            raise planted(key)
+        try:
+            data = bytes(self._source.get(key))
+        except ResultNotFoundError:
+            return "gone"
         head, body = decoded(data, self._key)
         fields_of(head, run, self._workflow)
         nodes_of(body)
+        data = self._signed(data)
+        if there:
+            with suppress(ResultNotFoundError):  # removed meanwhile
+                # The digest of all is among these bytes.
+                if bytes(self._to.head(key, HEADER_AT)) == data[:HEADER_AT]:
+                    return "there already"
         if not self._dry_run:
-            self._to.put(key, [self._signed(data)])
+            self._to.put(key, [data])
+        return "replaced" if there else "copied"

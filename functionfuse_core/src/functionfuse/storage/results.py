@@ -76,7 +76,7 @@ class Saver:
         self._serializers = serializers
         self._durability = durability
         self._key = key
-        self._earlier = earlier
+        self.earlier = earlier
         self._warned = False
 
     def save(
@@ -168,7 +168,7 @@ class Saver:
             return None
         if not isinstance(found, Summary):
             return None
-        if not self._earlier or found.call in ("", info.call):
+        if not self.earlier or found.call in ("", info.call):
             return found
         try:
             set_aside(self._store, workflow, task, found)
@@ -190,7 +190,7 @@ class Saver:
         store, folder = self._store, folder_of(info.workflow)
         try:
             had = replaced is not None and bool(replaced.side_data)
-            if self._earlier and info.call and (had or info.side_data):
+            if self.earlier and info.call and (had or info.side_data):
                 copy = earlier_key(info.workflow, info.task, info.call)
                 headers = headers_of(store, [copy])
                 remove(store, folder, list(headers), headers)

@@ -31,28 +31,41 @@ class Blocks:
         """Call a function for each of many blobs."""
         return map(function, blobs)
 
-    def through(self, key: str, size: int, update: Callable[[Buffer], object]) -> None:
+    def inside(self, folder: str) -> list[BlobInfo]:
+        """Return the blobs in a folder."""
+        return list(self.store.list(folder))
+
+    def through(
+        self,
+        key: str,
+        size: int,
+        update: Callable[[Buffer], object],
+        ended: Callable[[], object],
+    ) -> None:
         """Give all blocks of a blob to a function, in order. Raises as `BlobStore.get`.
 
         Args:
             size: the size that the blob should have, in bytes.
+            ended: called after the last block; raises an error if the blob is not sound.
         """
         del size
         for block in self.store.blocks(key, BLOCK):
             update(block)
+        ended()
 
 
-def measured(blocks: Blocks, key: str, size: int = 0) -> Measured:
+def measured(blocks: Blocks, key: str, size: int = 0, expected: str = "") -> Measured:
     """Return the size and digest of a file, or of a folder's files.
 
     Args:
-        size: the size that a file should have.
+        size, expected: the size and the digest that a file should have; "" if it is unknown.
 
     Raises:
         ResultNotFoundError: there is no such file, or the folder is empty.
+        DamagedResultError: a file has not the expected digest.
     """
     if key.endswith("/"):
-        blobs = list(blocks.store.list(key))
+        blobs = blocks.inside(key)
         if not blobs:
             raise ResultNotFoundError(f"nothing is in folder {key!r} of {blocks.store!r}")
         found = blocks.each(lambda blob: measured(blocks, blob.key, blob.size), blobs)
@@ -65,7 +78,11 @@ def measured(blocks: Blocks, key: str, size: int = 0) -> Measured:
         digest.update(block)
         counted += len(block)
 
-    blocks.through(key, size, update)
+    def ended() -> None:
+        if expected and digest.hexdigest() != expected:
+            raise DamagedResultError(f"{key!r} is not what was written")
+
+    blocks.through(key, size, update, ended)
     return counted, digest.hexdigest()
 
 
@@ -82,21 +99,27 @@ def check_side_data(blocks: Blocks, folder: str, side_data: Iterable[SideData]) 
             key = f"{folder}{SIDE_DATA}{name}"
             try:
                 if digest == IN_PIECES:
-                    sound = _pieces_are_sound(blocks, key, length)
+                    _check_pieces(blocks, key, length)
+                    sound = True
                 else:
-                    sound = measured(blocks, key, length) == (length, digest)
+                    sound = measured(blocks, key, length, digest) == (length, digest)
             except ResultNotFoundError:
                 raise DamagedResultError(f"{where} is missing") from None
             except DamagedResultError:
-                sound = False  # of another size, or under another key
+                sound = False  # of other bytes, or under another key
             if not sound:
                 raise DamagedResultError(f"{where} is not what was written")
             size += length
     return size
 
 
-def _pieces_are_sound(blocks: Blocks, key: str, size: int) -> bool:
-    """Compare a file with the digests of its pieces, which are in a second file."""
+def _check_pieces(blocks: Blocks, key: str, size: int) -> None:
+    """Compare a file with the digests of its pieces, which are in a second file.
+
+    Raises:
+        ResultNotFoundError: one of the files is missing.
+        DamagedResultError: they differ.
+    """
     lines = bytes(blocks.store.get(key + PIECES)).decode("ascii", "replace").splitlines()
     try:
         table = [
@@ -124,8 +147,11 @@ def _pieces_are_sound(blocks: Blocks, key: str, size: int) -> bool:
                 digest.reset()
                 end, expected = next(ends, (end, ""))
 
-    blocks.through(key, size, update)
-    return sound and position == end == size and next(ends, None) is None
+    def ended() -> None:
+        if not (sound and position == end == size and next(ends, None) is None):
+            raise DamagedResultError(f"{key!r} is not what was written")
+
+    blocks.through(key, size, update, ended)
 
 
 def of_folder(files: Mapping[str, Measured]) -> Measured:

@@ -22,7 +22,7 @@ from functionfuse.errors import StorageConnectionError
 from functionfuse.storage import Storage
 from functionfuse.storage.blobstore import Streamed
 from functionfuse_s3 import S3FileStorage
-from going_back import chain, computed, opened, problems, results, stored
+from going_back import chain, computed, opened, problems, results, save, stored
 
 MIB = 1 << 20
 MANY = 20
@@ -149,6 +149,45 @@ def test_side_data_and_big_results(server: Server, tmp_path: Path, here: str, th
     target.copy("w", back)
     assert files == back.read_task("w", "tree")[0].files
     assert np.array_equal(big, back.read_task("w", "big"))
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_the_target_has_stays(server: Server, tmp_path: Path, is_held: bool) -> None:
+    """Side data that rots in the source harms no earlier result in S3; leftovers are put again."""
+    source, target = opened(tmp_path / "source"), in_s3(server)
+    source.register_persistent_serializers(TreeSerializer)
+    save(source, "x", 1, [Kept(b"good"), Kept(b""), Tree({"a": b"1", "b": b"2"})])
+    blobs = list(source.store.list("w/.data/"))
+    before = {blob.key: bytes(source.store.get(blob.key)) for blob in blobs}
+    if is_held:
+        source.copy("w", target)
+        save(target, "x", 2, 2)
+        for blob in blobs:
+            source.store.put(blob.key, [b"r" * max(1, blob.size)])
+    else:
+        for blob in blobs:
+            target.store.put(blob.key, [b"left"])
+    with asked(target) as sent:
+        assert "" == source.copy("w", target)[0].problem
+    assert (1 if is_held else len(blobs) + 1) <= sent["PutObject"]
+    assert before == {key: bytes(target.store.get(key)) for key in before}
+    assert 1 == target.task_info("w", "x").fingerprint["call"].count("1")
+    assert [] == problems(target)
+    assert [] == target.gc(-60.0)
+
+
+def test_keys_that_anybody_can_plant(server: Server, tmp_path: Path) -> None:
+    """They are told, and all others are copied."""
+    source, target = in_s3(server), opened(tmp_path / "target")
+    save(source, "a", 1)
+    save(source, "b", 1)
+    names = ["n" * 250, "%61", "é"]
+    for name in names:
+        source.store.copy("w/a", f"w/{name}")
+    reports = {report.task: report for report in source.copy("w", target)}
+    assert {*names, "a", "b"} == {*reports}
+    assert {*names} == {name for name in reports if reports[name].action == "not copied"}
+    assert ["a", "b"] == target.list_tasks("w")
 
 
 def test_memory(seaweedfs_server: Server) -> None:

@@ -251,7 +251,7 @@ def test_planted_keys(where: str, name: str, to: str, tmp_path: Path) -> None:
     assert 6 == len(keys(target))
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "\ud800", "k" * 200 + "/" + "d/" * 500 + "x"])
+@pytest.mark.parametrize("name", ["n" * 300, "\ud800", "a/b/c", "k" * 200 + "/" + "d/" * 500 + "x"])
 def test_planted_names_of_side_data(name: str, tmp_path: Path) -> None:
     """In a folder whose digest fits: the result is not copied, and the others are."""
     files = again(opened(tmp_path / "files"))
@@ -265,6 +265,35 @@ def test_planted_names_of_side_data(name: str, tmp_path: Path) -> None:
     assert ["not copied", "copied"] == actions(reports)
     assert "is not what was written" in reports[0].problem
     assert ["w/z"] == keys(target)
+
+
+@pytest.mark.parametrize("planted", ["a file", "a folder"])
+def test_a_file_in_the_place_of_a_folder(
+    planted: str, source: FileStorage, target: FileStorage, tmp_path: Path
+) -> None:
+    """Of another result in the target, or the other way round: only this one is not copied."""
+    memory = storage_of("memory", tmp_path)
+    source.copy("w", target)
+    evil = again(opened(tmp_path / "evil"))
+    save(evil, "evil", 1, Kept(b"x") if planted == "a file" else Tree({"a": b"x", "b": b"y"}))
+    save(evil, "z", 1, 1)
+    evil.copy("w", memory)
+    names = [entry[0] for side in source.task_info("w", "x").side_data for entry in side.files]
+    name = next(name for name in names if name.endswith("/") == (planted == "a file"))
+    start = name.removesuffix("/") if planted == "a file" else f"{name}/"
+    data = bytes(memory.store.get("w/evil"))
+    header = header_of(data)
+    [entry] = header["side_data"][0][2]
+    for blob in list(memory.store.list("w/.data/")):
+        rest = blob.key.removeprefix(f"w/.data/{entry[0]}")
+        memory.store.copy(blob.key, f"w/.data/{start}{rest}")
+    entry[0] = start
+    memory.store.put("w/evil", [sealed(header, rest_of(data))])
+    reports = {report.task: report.action for report in memory.copy("w", target)}
+    assert "copied" == reports["z"]
+    assert "not copied" == reports["evil"]
+    assert DATA == data_of(target)
+    assert [] == problems(target)
 
 
 # Run records, errors of the target, and options.

@@ -13,22 +13,21 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
-from ..errors import DamagedResultError, ResultNotFoundError, StorageError, UntrustedResultError
+from ..errors import ResultNotFoundError, StorageError, UntrustedResultError
 from .blobstore import BlobInfo, BlobStore, Buffer, Streamed, at_once
 from .catalog import side_data_in
 from .earlier import is_held
 from .header import TaskInfo
-from .keys import LONGEST
+from .listed import planted
 from .sidecheck import BLOCK, Blocks, Measured
 
-__all__ = ["Carried", "is_segment", "planted", "slower"]
+__all__ = ["Carried", "slower"]
 
 _IN_MEMORY = 32 << 20  # bytes of files in a folder that are copied at once
 _LONGEST_NAME = 255  # bytes of a file's name, in most file systems
 _LONGEST_KEY = 1024  # bytes, in S3
-# No lone surrogates: they can't be encoded. Nor can the others be in a file's name.
+# A lone surrogate can't be encoded.
 _is_text = re.compile(r"[^\0\ud800-\udfff]+").fullmatch
-_is_plain = re.compile(r"[A-Za-z0-9._\-, =+@()%]+").fullmatch
 
 
 class Carried(Blocks):
@@ -67,9 +66,14 @@ class Carried(Blocks):
         """List a folder, also in the target, where it must not have other files."""
         blobs = super().inside(folder)
         keys = {blob.key for blob in blobs}
+        above = {key[:at] for key in keys for at, char in enumerate(key) if char == "/"}
+        if not keys.isdisjoint(above):
+            raise planted(folder)  # with a folder and a file of one name, as no file system has
         there = {blob.key for blob in self._to.list(folder)}
         if not there <= keys:
             raise UntrustedResultError(f"{self._to!r} has other files in the folder {folder!r}")
+        if not (there or self._to.remote) and self._has(folder[:-1]):
+            raise UntrustedResultError(f"{self._to!r} has a file in the place of {folder!r}")
         self._was_held = self._is_held
         if there:
             self._stays(min(there))  # asks once what is used, before many threads would
@@ -122,6 +126,9 @@ class Carried(Blocks):
             if error in of_source:
                 raise
             raise StorageError(f"{key!r} can't be put in {self._to!r}: {error}") from error
+        except IsADirectoryError as error:
+            where = f"{self._to!r} has a folder in the place of {key!r}"
+            raise UntrustedResultError(where) from error
 
     def is_whole(self) -> bool:
         """Return whether the files that were in the target before the copy are still there.
@@ -160,22 +167,12 @@ class Carried(Blocks):
         return False
 
 
-def is_segment(name: str) -> bool:
-    """Return whether a store must take a name as the last segment of a key; see `BlobStore`."""
-    return len(name) <= LONGEST and bool(_is_plain(name)) and not name.startswith(".")
-
-
 def _refuse_outside(key: str) -> None:
     """Refuse a key that is no path below a folder: in some stores, anybody can plant one."""
     segments = key.encode("utf-8", "replace").split(b"/")
     bad = not {b"", b".", b".."}.isdisjoint(segments) or not _is_text(key)
     if bad or max(map(len, segments)) > _LONGEST_NAME or len(key) > _LONGEST_KEY:
         raise planted(key)
-
-
-def planted(key: str) -> DamagedResultError:
-    """Return the error about a key that Function Fuse has not made."""
-    return DamagedResultError(f"the key {key!r} is not as specified")
 
 
 def slower(*stores: BlobStore) -> BlobStore:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from os.path import realpath
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..errors import (
     DamagedResultError,
@@ -27,12 +27,13 @@ from ..errors import (
     UntrustedResultError,
 )
 from .blobstore import BlobInfo, BlobStore, Buffer, Streamed, at_once
-from .carrying import Carried, is_segment, planted, slower
-from .catalog import belongs, head_of, is_earlier, is_result, matching, may_hold, task_of
+from .carrying import Carried, slower
+from .catalog import belongs, head_of, is_result, matching, may_hold
 from .earlier import refuse_older_gc
 from .filestore import FileStore
 from .header import DIGEST_AT, FIRST_READ, HEADER_AT, TaskInfo, sealed
-from .keys import EARLIER, RUNS, earlier_name, folder_of, key_of
+from .keys import RUNS, folder_of
+from .listed import Item, earlier_of, is_own, is_segment, latest_of, planted
 from .resultfile import Passing, trusted
 from .results import Saver
 from .runrecord import decoded, fields_of, nodes_of
@@ -105,7 +106,7 @@ def copy(
     folder = folder_of(workflow)
     blobs = list(source.store.list(folder))
     results = [blob for blob in blobs if is_result(blob.key)]
-    items = [item for blob in results for item in _latest(source.store, workflow, blob)]
+    items = [item for blob in results for item in latest_of(source.store, workflow, blob)]
     names = matching(sorted({item.task for item in items}), pattern)
     records = [blob for blob in blobs if runs and blob.key.startswith(folder + RUNS)]
     if not names and not (records and pattern == "*"):
@@ -119,7 +120,7 @@ def copy(
     latest = [item for item in items if item.task in wanted]
     done = copier.results(sorted(latest, key=lambda item: item.task))
     if earlier:
-        done += copier.results(_earlier(blobs, folder, names))
+        done += copier.results(earlier_of(blobs, folder, names))
     done += copier.records(records)
     if not dry_run:
         with copier.named("the results"):
@@ -135,42 +136,6 @@ def _fills(report: Copied) -> bool:
     """Return whether a copy may add to the earlier results of the target."""
     replaced = report.action == "replaced" and not report.run
     return replaced or bool(report.call and report.action == "copied")
-
-
-class _Item(NamedTuple):
-    """A result in the source, by its entry in the listing; `call` is "" for the latest."""
-
-    key: str
-    size: int
-    task: str
-    call: str = ""
-
-
-def _latest(store: BlobStore, workflow: str, blob: BlobInfo) -> Iterator[_Item]:
-    """Give the result of a listed blob; nothing if it is removed meanwhile.
-
-    A planted key has its own text for a name, so that it hides no other result.
-    """
-    name = blob.key.rpartition("/")[2]
-    with suppress(ValueError):  # no name has this key
-        try:
-            task = task_of(store, blob.key)
-        except ResultNotFoundError:
-            return
-        if key_of(workflow, task) == blob.key:
-            name = task
-    yield _Item(blob.key, blob.size, name)
-
-
-def _earlier(blobs: Iterable[BlobInfo], folder: str, names: Iterable[str]) -> list[_Item]:
-    """Return the earlier results of tasks, those set aside first at the front: so they stay."""
-    tasks = {earlier_name(name, ""): name for name in names}
-    found = []
-    for blob in sorted(blobs, key=lambda blob: blob.modified):
-        digest, hyphen, call = blob.key[len(folder) + len(EARLIER) :].partition("-")
-        if is_earlier(blob.key) and digest + hyphen in tasks:
-            found.append(_Item(blob.key, blob.size, tasks[digest + hyphen], call))
-    return found
 
 
 class _Copier:
@@ -196,9 +161,9 @@ class _Copier:
             error.add_note(f"while copying {what} of workflow {self._workflow!r} {self._names}")
             raise
 
-    def results(self, items: Sequence[_Item]) -> list[Copied]:
+    def results(self, items: Sequence[Item]) -> list[Copied]:
         """Copy the latest results of tasks, or earlier ones; leave those that are there already."""
-        good = [item for item in items if self._is_own(item)]
+        good = [item for item in items if is_own(self._workflow, item)]
         there = self._heads(self._to, good)
         known = good if self._dry_run else [item for item in good if item.key in there]
         heads = self._heads(self._source, known)
@@ -207,10 +172,10 @@ class _Copier:
             for item in known
         }
         for item in items:
-            if not self._is_own(item):
+            if not is_own(self._workflow, item):
                 found[item.key] = self._failed(item, planted(item.key))
 
-        def one(item: _Item, *, alone: bool = False) -> Copied | None:
+        def one(item: Item, *, alone: bool = False) -> Copied | None:
             with self.named(f"task {item.task!r}"):
                 return self._copied(item, replaces=item.key in there, alone=alone)
 
@@ -224,7 +189,7 @@ class _Copier:
         return [report for item in items if (report := found[item.key]) is not None]
 
     def _heads(
-        self, store: BlobStore, items: Sequence[_Item]
+        self, store: BlobStore, items: Sequence[Item]
     ) -> dict[str, bytes | FunctionFuseError]:
         """Return the headers of the results that a store has, or the errors in them, by key."""
         if not items:
@@ -244,7 +209,7 @@ class _Copier:
 
     def _planned(
         self,
-        item: _Item,
+        item: Item,
         head: bytes | FunctionFuseError | None,
         there: bytes | FunctionFuseError | None,
     ) -> Copied | None:
@@ -262,7 +227,7 @@ class _Copier:
         return self._report(item, action, info) if self._dry_run else None
 
     def _is_there(
-        self, item: _Item, info: TaskInfo, head: bytes, there: bytes | FunctionFuseError | None
+        self, item: Item, info: TaskInfo, head: bytes, there: bytes | FunctionFuseError | None
     ) -> bool:
         """Return whether the target has a result already, or another earlier one of its call."""
         if item.call and info.token in self._latest:
@@ -276,7 +241,7 @@ class _Copier:
             return True
         return False
 
-    def _copied(self, item: _Item, *, replaces: bool, alone: bool) -> Copied | None:
+    def _copied(self, item: Item, *, replaces: bool, alone: bool) -> Copied | None:
         """Copy a result; return None for one with side data, unless it is copied alone."""
         for _ in range(_ATTEMPTS):
             info = side_data = None
@@ -307,7 +272,7 @@ class _Copier:
             return self._report(item, "replaced" if replaces else "copied", info)
         return self._failed(item, DamagedResultError("it is replaced again and again"))
 
-    def _put(self, item: _Item, passing: Passing, side_data: Carried, *, looks: bool) -> None:
+    def _put(self, item: Item, passing: Passing, side_data: Carried, *, looks: bool) -> None:
         """Put the side data of a result in the target, and then its own blob."""
         info = passing.info
         if info.side_data:
@@ -322,15 +287,7 @@ class _Copier:
             refuse_older_gc(self._to, self._folder)
         self._to.put(item.key, whole, durable=self._saver.is_durable(info.seconds))
 
-    def _is_own(self, item: _Item) -> bool:
-        """Return whether a key can be of a result; in some stores, anybody can plant others."""
-        name = item.key.rpartition("/")[2]
-        if not is_segment(name):
-            return False
-        # Of a long name, only the header has the whole.
-        return bool(item.call) or "%-" in name or key_of(self._workflow, item.task) == item.key
-
-    def _own(self, info: TaskInfo, item: _Item) -> TaskInfo:
+    def _own(self, info: TaskInfo, item: Item) -> TaskInfo:
         """Return the fields of a header; raise an error if it belongs to another key."""
         if belongs(info, item.key):
             return info
@@ -346,13 +303,13 @@ class _Copier:
             return data
         return sealed(data[:DIGEST_AT], data[HEADER_AT:], self._new_key)
 
-    def _failed(self, item: _Item, error: FunctionFuseError, *, there: bool = False) -> Copied:
+    def _failed(self, item: Item, error: FunctionFuseError, *, there: bool = False) -> Copied:
         if isinstance(error, ResultNotFoundError):
             return self._report(item, "gone")
         where = "; files of it that the target has already stay as they are" if there else ""
         return replace(self._report(item, "not copied"), problem=f"{error}{where}")
 
-    def _report(self, item: _Item, action: str, info: TaskInfo | None = None) -> Copied:
+    def _report(self, item: Item, action: str, info: TaskInfo | None = None) -> Copied:
         size = info.size + info.side_size if info else 0
         return Copied(self._workflow, item.task, size, action, call=item.call)
 

@@ -251,7 +251,18 @@ def test_planted_keys(where: str, name: str, to: str, tmp_path: Path) -> None:
     assert 6 == len(keys(target))
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "\ud800", "a/b/c", "k" * 200 + "/" + "d/" * 500 + "x"])
+def test_a_planted_key_of_a_long_name(target: FileStorage, tmp_path: Path) -> None:
+    """It has its own text for a name, not that in the header, which is of another result."""
+    source = storage_of("memory", tmp_path)
+    save(source, "a", 1)
+    name = "n" * 166 + "%-" + "0" * 32
+    source.store.copy("w/a", f"w/{name}")
+    assert {"a": "copied", name: "not copied"} == {
+        report.task: report.action for report in source.copy("w", target)
+    }
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "\ud800", "a/b/c", "d/" * 3000 + "x"])
 def test_planted_names_of_side_data(name: str, tmp_path: Path) -> None:
     """In a folder whose digest fits: the result is not copied, and the others are."""
     files = again(opened(tmp_path / "files"))

@@ -13,7 +13,7 @@ from uuid import uuid4
 import dask.array as da
 import numpy as np
 import pytest
-from copies import Tree, TreeSerializer, actions, infos
+from copies import Tree, TreeSerializer, actions, infos, storage_of
 from kept_values import Kept, KeptSerializer
 from s3_proxy import Proxy, once
 from s3_servers import BUCKET, PIECES, Server, counted
@@ -188,6 +188,18 @@ def test_keys_that_anybody_can_plant(server: Server, tmp_path: Path) -> None:
     assert {*names, "a", "b"} == {*reports}
     assert {*names} == {name for name in reports if reports[name].action == "not copied"}
     assert ["a", "b"] == target.list_tasks("w")
+
+
+def test_a_planted_name_that_is_too_long(server: Server, tmp_path: Path) -> None:
+    """For S3: its result is not copied, and the others are."""
+    files, source = opened(tmp_path / "files"), storage_of("memory", tmp_path)
+    files.register_persistent_serializers(TreeSerializer)
+    save(files, "tree", 1, Tree({"a": b"1"}))
+    save(files, "z", 1)
+    files.copy("w", source)
+    [(folder, _, _)] = source.task_info("w", "tree").side_data[0].files
+    source.store.put(f"w/.data/{folder}{('d' * 99 + '/') * 12}x", [b"x"])
+    assert ["not copied", "copied"] == actions(source.copy("w", in_s3(server)))
 
 
 def test_memory(seaweedfs_server: Server) -> None:

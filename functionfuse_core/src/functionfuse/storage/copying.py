@@ -134,8 +134,7 @@ def _place(store: BlobStore) -> tuple[type, str]:
 
 def _fills(report: Copied) -> bool:
     """Return whether a copy may add to the earlier results of the target."""
-    replaced = report.action == "replaced" and not report.run
-    return replaced or bool(report.call and report.action == "copied")
+    return report.action == "replaced" or bool(report.call and report.action == "copied")
 
 
 class _Copier:

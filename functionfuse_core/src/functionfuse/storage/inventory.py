@@ -237,7 +237,8 @@ class Inventory:
         results. A result that is there already is left, so a copy that was killed can be started
         again. Another result under the name of a copied one is replaced as by `save`, even if it is
         newer: see `earlier`. A damaged or wrongly signed result is not copied: see
-        `Copied.problem`. Workflows can go on meanwhile, in both storages.
+        `Copied.problem`. Side data that a result there has is never overwritten. Workflows can go
+        on meanwhile, in both storages.
 
         Args:
             to: the other `Storage`, of any kind. If it has another key, results are signed with it.
@@ -249,6 +250,7 @@ class Inventory:
         Raises:
             ResultNotFoundError: no result matches.
             ValueError: `to` is this storage.
+            OptionsError: `earlier` was given, and `to` keeps no earlier results.
             OSError: a store failed. What was copied stays.
         """
         from .copying import copy  # most processes copy nothing

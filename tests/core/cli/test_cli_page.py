@@ -60,7 +60,8 @@ def arguments(parser: ArgumentParser, *, common: bool = False) -> str:
 
 def shown(action: Action) -> str:
     """An argument as it is typed."""
-    value = "" if action.nargs == 0 else f" {named(action)}"
+    count = action.nargs if isinstance(action.nargs, int) else 1
+    value = f" {named(action)}" * count
     return ", ".join(f"`{option}{value}`" for option in action.option_strings) or (
         f"`{named(action)}`"
     )

@@ -40,6 +40,7 @@ __all__ = ["command", "commands", "run", "tree"]
 MODULES = {
     "running": ("run", "plan"),
     "results": ("list",),
+    "pictures": ("report", "graph"),
 }
 DONE, BAD_NEWS, WRONG_USE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .lineage import Lineage
 
-__all__ = ["RunRecord", "Runs", "prune", "put", "read"]
+__all__ = ["RunRecord", "Runs", "prune", "put", "read", "read_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,13 @@ def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None)
     if last is not None and (type(last) is not int or last < 1):
         raise ValueError(f"runs: last is a number from 1 on, or None for all runs, not {last!r}")
     store, folder = storage.store, folder_of(workflow) + RUNS
-    ids = [blob.key[len(folder) :] for blob in store.list(folder)]
-    if last is not None:
-        ids = ids[-last:]
+    known = [blob.key[len(folder) :] for blob in store.list(folder)]
+    return read_ids(storage, workflow, known if last is None else known[-last:], key=key)
+
+
+def read_ids(storage: Values, workflow: str, wanted: Sequence[str], *, key: bytes | None) -> Runs:
+    """Return the records of some runs, without those that can't be used; see `read`."""
+    store, folder = storage.store, folder_of(workflow) + RUNS
 
     def record(run: str) -> RunRecord | None:
         try:
@@ -117,7 +121,7 @@ def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None)
             logger.warning(problem, run, workflow, store, error)
             return None
 
-    found = at_once(store, record, ids)
+    found = at_once(store, record, wanted)
     return Runs(workflow, [record for record in found if record is not None])
 
 

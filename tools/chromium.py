@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,17 @@ from typing import Any, Self
 __all__ = ["Chromium", "PageError", "program"]
 
 _SECONDS = 30.0  # for an answer
+# Chromium reads from descriptor 3 and writes to 4.
+_PLACED = """
+import os, sys
+source, target = map(int, sys.argv[1:3])
+copies = os.dup(source), os.dup(target)
+os.dup2(copies[0], 3)
+os.dup2(copies[1], 4)
+os.set_inheritable(3, True)
+os.set_inheritable(4, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("", 9), "Home": ("", 36), "End": ("", 35)}
 _KEYS |= {"ArrowLeft": ("", 37), "ArrowUp": ("", 38), "ArrowRight": ("", 39), "ArrowDown": ("", 40)}
 
@@ -64,26 +76,28 @@ class Chromium:
             *("--disable-background-networking", "--hide-scrollbars", "--disable-sync"),
             *(f"--user-data-dir={self._folder.name}", "about:blank"),
         ]
-        # Chromium reads from descriptor 3 and writes to 4; a shell can place them there.
-        redirected = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+        descriptors = str(theirs_in), str(theirs_out)
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", redirected, "sh", *command],
+            [sys.executable, "-c", _PLACED, *descriptors, *command],
             pass_fds=(theirs_in, theirs_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
         os.close(theirs_in)
         os.close(theirs_out)
         self._session = ""
-        targets = self._call("Target.getTargets")["targetInfos"]
-        page = next(target for target in targets if target["type"] == "page")
-        about = {"targetId": page["targetId"], "flatten": True}
-        self._session = self._call("Target.attachToTarget", **about)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self._call(f"{domain}.enable")
-        self.resize(*self._size)
+        try:
+            targets = self._call("Target.getTargets")["targetInfos"]
+            page = next(target for target in targets if target["type"] == "page")
+            about = {"targetId": page["targetId"], "flatten": True}
+            self._session = self._call("Target.attachToTarget", **about)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self._call(f"{domain}.enable")
+            self.resize(*self._size)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,11 +119,9 @@ class Chromium:
         """
         self.problems.clear()
         self.requests.clear()
-        self._call("Page.navigate", url="about:blank")
-        self._loaded, begin = False, time.perf_counter()
-        self._call("Page.navigate", url=f"{path.resolve().as_uri()}{fragment}")
-        while not self._loaded:
-            self._read()
+        self._go("about:blank")  # else only the fragment may change
+        begin = time.perf_counter()
+        self._go(f"{path.resolve().as_uri()}{fragment}")
         if ready:
             self.wait("document.documentElement.dataset.ready === 'true'")
         return time.perf_counter() - begin
@@ -185,6 +197,12 @@ class Chromium:
         answer = self._call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
         path.write_bytes(base64.b64decode(answer["data"]))
         return path
+
+    def _go(self, url: str) -> None:
+        self._loaded = False
+        self._call("Page.navigate", url=url)
+        while not self._loaded:
+            self._read()
 
     def _clip(self) -> dict[str, Any]:
         size = self._call("Page.getLayoutMetrics")["cssContentSize"]

@@ -15,7 +15,7 @@ __all__ = ["views"]
 
 _MOST = 300  # boxes of one drawing
 _GAP = 50.0  # between layers
-_LETTER = 6.2  # width of a letter, about
+_LETTER = 6.6  # width of a letter, about
 
 
 def views(
@@ -88,7 +88,7 @@ def _drawn(
     pairs: dict[tuple[int, int], int], letters: Sequence[int], high: float
 ) -> dict[str, Any]:
     """Return a drawing of boxes of one size, for the longest of their texts, up to a limit."""
-    count, wide = len(letters), min(240.0, max(130.0, _LETTER * max(letters)))
+    count, wide = len(letters), min(250.0, max(130.0, _LETTER * max(letters)))
     forward = list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
     layer = layers(count, forward)
     gaps = [0.0, *[_GAP] * max(layer, default=0)]

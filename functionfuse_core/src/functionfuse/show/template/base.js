@@ -5,7 +5,7 @@ function build(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value !== false && value != null) node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== "" && child != null && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== "" && child != null && child !== false));
   return node;
 }
 const el = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);

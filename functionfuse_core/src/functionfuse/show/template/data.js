@@ -1,11 +1,9 @@
 // The data, and what is worked out from them once.
 async function unpacked() {
-  const element = $("data");
-  if (element.dataset.packed !== "deflate") return JSON.parse(element.textContent);
   if (typeof DecompressionStream === "undefined") {
     throw new Error("This browser can't unpack the list of nodes. It needs DecompressionStream, which Chrome and Edge have from version 80, Firefox from 113, Safari from 16.4.");
   }
-  const letters = atob(element.textContent), bytes = new Uint8Array(letters.length);
+  const letters = atob($("data").textContent), bytes = new Uint8Array(letters.length);
   for (let n = 0; n < letters.length; n++) bytes[n] = letters.charCodeAt(n);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return JSON.parse(await new Response(stream).text());
@@ -63,7 +61,7 @@ function addressed(hash) {
 const nameLink = (i, most = 400) => el("a", { href: address(i), class: "name" }, fold(names[i], most));
 
 // What is shown: the state of the whole page.
-const state = { action: "", query: "", members: null, called: "", selected: -1, order: "place", down: 1, limit: 200 };
+const state = { action: "", query: "", members: null, called: "", selected: -1, order: "place", down: 1, limit: 0 };
 
 const matches = (i) =>
   (!state.action || actionOf(i) === state.action) && (!state.query || sought[i].includes(state.query));

@@ -29,7 +29,7 @@ function argumentList(i) {
 }
 
 function verdict(i) {
-  const action = actionOf(i), why = reasonOf(i) || (action === "reused" ? "same code, same inputs" : "");
+  const action = printable(actionOf(i)), why = reasonOf(i) || (action === "reused" ? "same code, same inputs" : "");
   const tried = number("attempts", i) > 1 ? ` (${whole(number("attempts", i))} attempts)` : "";
   return el("div", { class: `verdict ${states[i]}` }, badge(states[i]),
     el("span", {}, el("b", {}, action.charAt(0).toUpperCase() + action.slice(1)), (why ? ": " + why : "") + tried));
@@ -71,7 +71,8 @@ function call(i) {
 function resultOf(i) {
   const shown = previews.get(i), created = C.created && C.created[i] ? C.created[i].replace("T", " ") + " UTC" : "";
   const changed = state.others.has(i) ? "other value than in the run before" : state.equals.has(i) ? "equal to the run before" : "";
-  const cost = duration(number("cost", i)) || (ran(i) ? duration(number("seconds", i)) : "");
+  const known = created || (C.digest && C.digest[i]);
+  const cost = known && (duration(number("cost", i)) || (ran(i) ? duration(number("seconds", i)) : ""));
   const facts = terms([
     ["Type", typeOf(i) && el("span", { class: "mono" }, typeOf(i))],
     ["Size", size(number("bytes", i))],
@@ -97,11 +98,12 @@ function drawDrawer(i) {
   const drawer = $("drawer"), read = call(i);
   const copy = el("button", { class: "copy" }, "Copy"), close = el("button", { class: "close", "aria-label": "Close", title: "Close (Esc)" }, "×");
   const stored = C.digest && C.digest[i];
-  drawer.replaceChildren(close,
+  drawer.replaceChildren();
+  build(drawer, {}, [close,
     el("h2", { id: "drawer-title", class: "name", tabindex: "-1" }, names[i]), verdict(i),
-    ...resultOf(i), ...callOf(i),
+    resultOf(i), callOf(i),
     heading("Made from"), linkList(parents[i]), heading("Used by"), linkList(children[i]),
-    ...(stored ? [heading("Read it in Python"), el("pre", {}, copy, read)] : []));
+    stored && [heading("Read it in Python"), el("pre", {}, copy, read)]]);
   close.onclick = () => select(-1);
   copy.onclick = () => copyText(copy, read);
   drawer.scrollTop = 0;

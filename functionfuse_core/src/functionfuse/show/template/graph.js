@@ -48,12 +48,12 @@ function hint() {
   return told && told[0].toUpperCase() + told.slice(1) + ".";
 }
 
-const letters = (width) => Math.floor(width / 6.1);
+const letters = (width) => Math.floor(width / 6.6);
 
 function nodeBox(k, x, y, width, height) {
   const time = ran(k) ? duration(number("seconds", k)) : "";
-  const group = svg("g", { class: `box ${states[k]}`, role: "button", "aria-label": `${fold(names[k], 200)}: ${actionOf(k)}` },
-    svg("title", {}, `${fold(names[k], 400)}: ${actionOf(k)}`),
+  const group = svg("g", { class: `box ${states[k]}`, role: "button", "aria-label": `${fold(names[k], 200)}: ${fold(printable(actionOf(k)), 40)}` },
+    svg("title", {}, `${fold(names[k], 400)}: ${fold(printable(actionOf(k)), 40)}`),
     svg("rect", { class: "frame", x, y, width, height, rx: 5 }),
     mark(states[k], x + 7, y + 6),
     svg("text", { x: x + 25, y: y + 16 }, fold(names[k], letters(width - 36 - time.length * 6.2))));

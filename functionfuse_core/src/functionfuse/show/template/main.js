@@ -7,9 +7,9 @@ function startChips() {
   const others = [...counts.keys()].filter((action) => !usual.includes(action) && !every.includes(action));
   for (const action of [...usual, ...every, ...others]) {
     const count = counts.get(action) || 0;
-    const chip = el("button", { class: "chip", "aria-pressed": "false", "data-action": action }, badge(stateOf(action)), el("b", {}, whole(count)), printable(action));
+    const chip = el("button", { class: "chip", "aria-pressed": "false", "data-action": action }, badge(stateOf(action)), el("b", {}, whole(count)), fold(printable(action), 40));
     chip.disabled = !count;
-    chip.onclick = () => { state.action = state.action === action ? "" : action; state.limit = 200; refresh(); };
+    chip.onclick = () => { state.action = state.action === action ? "" : action; state.limit = FIRST; refresh(); };
     $("chips").append(chip);
   }
 }
@@ -82,7 +82,7 @@ function startKeys() {
   $("help-button").onclick = () => $("help").showModal();
   $("query").oninput = (event) => {
     state.query = event.target.value.toLowerCase();
-    state.limit = 200;
+    state.limit = FIRST;
     refresh();
   };
   addEventListener("keydown", (event) => {
@@ -101,6 +101,7 @@ function startKeys() {
   });
 }
 
+state.limit = FIRST;
 state.others = new Set(D.changes ? D.changes.other : []);
 state.equals = new Set(D.changes ? D.changes.equal : []);
 startChips();

@@ -13,6 +13,8 @@ const SORTED = {
   bytes: (i) => number("bytes", i),
   type: typeOf,
 };
+const FIRST = 100; // rows that are shown at once
+const built = new Map(); // rows by node: to make them takes longer than to search
 let ordered = [], listed = [];
 
 function sort() {
@@ -30,9 +32,9 @@ function sort() {
 function rowOf(i) {
   const own = ran(i), other = state.others.has(i);
   const time = own ? duration(number("seconds", i)) : duration(number("cost", i));
-  return el("tr", { role: "row", "data-row": i, tabindex: "-1", "aria-selected": i === state.selected ? "true" : "false" },
+  return el("tr", { role: "row", "data-row": i },
     el("td", { class: "name", role: "gridcell" }, fold(names[i], 160)),
-    el("td", { class: "state", role: "gridcell" }, badge(states[i]), actionOf(i), other && " ", other && el("span", { class: "tag" }, "other value")),
+    el("td", { class: "state", role: "gridcell" }, badge(states[i]), fold(printable(actionOf(i)), 40), other && " ", other && el("span", { class: "tag" }, "other value")),
     el("td", { class: "why", role: "gridcell" }, fold(reasonOf(i), 180)),
     el("td", { class: own ? "num" : "num soft", role: "gridcell", title: !own && time ? "when the stored result was computed" : null }, time),
     HEADS.length > 6 && el("td", { class: "num soft before", role: "gridcell" }, own ? duration(number("before", i)) : ""),
@@ -44,9 +46,12 @@ function paintTable() {
   const members = state.members && new Set(state.members);
   listed = ordered.filter((i) => matches(i) && (!members || members.has(i)));
   $("count").textContent = listed.length === N ? whole(N) : `${whole(listed.length)} of ${whole(N)}`;
-  $("rows").replaceChildren(...listed.slice(0, state.limit).map(rowOf));
-  const first = $("rows").firstElementChild;
-  if (first) ($("rows").querySelector("[aria-selected=true]") || first).setAttribute("tabindex", "0");
+  const rows = listed.slice(0, state.limit).map((i) => {
+    if (!built.has(i)) built.set(i, rowOf(i));
+    return built.get(i);
+  });
+  $("rows").replaceChildren(...rows);
+  markRow();
   $("empty").hidden = listed.length > 0;
   $("more").hidden = listed.length <= state.limit;
   $("more").textContent = `Show ${whole(Math.min(1000, listed.length - state.limit))} more`;
@@ -54,15 +59,18 @@ function paintTable() {
     ? [el("button", { class: "narrow", id: "widen", title: "show all nodes" }, `Only ${fold(state.called, 40)} ×`)] : []));
 }
 
+// Tab comes to one row: the selected one, or the first.
 function markRow() {
-  for (const row of $("rows").children) {
-    row.setAttribute("aria-selected", Number(row.dataset.row) === state.selected ? "true" : "false");
-  }
+  const rows = [...$("rows").children], at = rows.findIndex((row) => Number(row.dataset.row) === state.selected);
+  rows.forEach((row, place) => {
+    row.setAttribute("aria-selected", String(place === at));
+    row.setAttribute("tabindex", place === Math.max(0, at) ? "0" : "-1");
+  });
 }
 
 // List only some nodes.
 function narrow(members, called, byKey) {
-  Object.assign(state, { members, called, query: "", action: "", limit: 200 });
+  Object.assign(state, { members, called, query: "", action: "", limit: FIRST });
   $("query").value = "";
   refresh();
   $("nodes").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
@@ -70,7 +78,7 @@ function narrow(members, called, byKey) {
 }
 
 function focusRow(place) {
-  if (place >= state.limit && place < listed.length) { state.limit = place + 200; paintTable(); }
+  if (place >= state.limit && place < listed.length) { state.limit = place + FIRST; paintTable(); }
   const rows = $("rows").children, row = rows[Math.max(0, Math.min(place, rows.length - 1))];
   if (!row) return;
   for (const other of rows) other.setAttribute("tabindex", other === row ? "0" : "-1");

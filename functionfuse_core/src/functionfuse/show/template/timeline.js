@@ -1,5 +1,5 @@
 // The timeline: a lane for each worker, or more where calls of one overlap.
-const LANE = 24, LEFT = 92, RIGHT = 16;
+const LANE = 24, LEFT = 92, RIGHT = 24;
 let bars = [];
 
 function lanesOf(list) {
@@ -42,7 +42,7 @@ function drawTimeline() {
     count += 1;
     lanesOf(list).forEach((lane, k) => rows.push({ label: k ? "" : `worker ${count}`, worker, lane }));
   }
-  const high = rows.length > 24 ? 10 : LANE, bar = high > 12 ? high - 5 : high - 2;
+  const high = rows.length > 60 ? 8 : rows.length > 16 ? 14 : LANE, bar = high > 14 ? high - 5 : high - 3;
   const lanes = $("lanes"), width = Math.max(lanes.parentNode.clientWidth || 1200, 320);
   const x = (time) => LEFT + (time / end) * (width - LEFT - RIGHT), bottom = rows.length * high + 14;
   const parts = [];
@@ -55,7 +55,7 @@ function drawTimeline() {
   bars = [];
   rows.forEach(({ label, worker, lane }, row) => {
     const y = row * high + 11, about = worker ? printable(worker) : "in the process of the run";
-    if (label) parts.push(svg("text", { x: 16, y: y + bar / 2 + 4 }, svg("title", {}, about), label));
+    if (label && high >= 14) parts.push(svg("text", { x: 16, y: y + bar / 2 + 4 }, svg("title", {}, about), label));
     for (const members of merged(lane, (i) => x(begun(i) - first), (i) => x(begun(i) - first + number("seconds", i)))) {
       parts.push(...barOf(members, y, bar, (i) => x(begun(i) - first), (i) => x(begun(i) - first + number("seconds", i))));
     }

@@ -15,10 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from table import Row, amount
-
 from functionfuse.show.page import save
 from functionfuse.show.pagedata import Page, PageNode
+from table import Row, amount
 
 BROWSER: Any = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "chromium.py"))
 ROUNDS = 5

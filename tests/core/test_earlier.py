@@ -182,6 +182,12 @@ def test_a_sweep_is_computed_once(files: Callable[..., FileStorage]) -> None:
             count += len(computed(made))
         assert expected == count
     assert 99 == len(files().earlier("w", "last"))
+    # Of all tasks: each list is as for the task alone, and nothing else is there.
+    every = files().earlier("w")
+    for task in ("load", "first", "both", "last", "constant"):
+        expected_infos = files().earlier("w", task)
+        assert expected_infos == [info for info in every if info.task == task]
+    assert 4 * 99 == len(every)
 
 
 # Settings of a workflow.

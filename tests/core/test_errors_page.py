@@ -232,6 +232,13 @@ def runs(page: Page) -> None:
         with ThreadPoolExecutor(1) as threads:
             return made.run(threads)
 
+    def shown() -> object:
+        os.environ["FUNCTIONFUSE_PROGRESS"] = "yes"
+        try:
+            return flow(double(2)).run()
+        finally:
+            del os.environ["FUNCTIONFUSE_PROGRESS"]
+
     def too_many() -> object:
         made = flow(double(2).set_name("four"))
         made.query("four").set_resources(gpu=2)
@@ -254,6 +261,7 @@ def runs(page: Page) -> None:
         lambda: workflow(retries=3, retry_on=interrupt),
     )
     page.shown("A timeout is no time.", lambda: workflow(timeout=0))
+    page.shown("The variable for the progress has another value.", shown)
 
 
 def _listed(thing: Any, _: int) -> list[Any]:

@@ -108,10 +108,10 @@ def test_a_known_kind_says_what_to_install(
 
     monkeypatch.setattr(entrypoints, "_scan", lambda: {name: [] for name in entrypoints.NOUNS})
     monkeypatch.setattr(entrypoints, "_found", None)
-    monkeypatch.setattr(registry.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(UnknownKindError, match=f"pip install {distribution}"):
         registry.find(group, kind)
-    monkeypatch.setattr(registry.metadata, "version", lambda _: "0.1.0")
+    monkeypatch.setattr(metadata, "version", lambda _: "0.1.0")
     with pytest.raises(UnknownKindError, match=f"{distribution} 0.1.0 does not bring it"):
         registry.find(group, kind)
 

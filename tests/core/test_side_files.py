@@ -18,7 +18,7 @@ from functionfuse.errors import DamagedResultError, OptionsError, UnpicklableRes
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse.storage.sidedata import BLOCK
+from functionfuse.storage.sidecheck import BLOCK
 
 PIECES = [b"a" * (BLOCK + 7), b"", b"bc", b"d" * (2 * BLOCK)]
 

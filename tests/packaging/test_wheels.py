@@ -99,7 +99,7 @@ def test_requirements(name: str, folder: str, package: str, wheels: Mapping[str,
     requires = [Requirement(line) for line in open_wheel(wheels[name])[1].requires or []]
     always = {requirement.name for requirement in requires if requirement.marker is None}
     if name == "functionfuse-core":
-        assert {"cloudpickle", "pluggy", "pydantic", "pyyaml", "xxhash"} == always
+        assert {"cloudpickle", "pluggy", "pydantic", "pyyaml", "rich", "xxhash"} == always
         extras = {
             f'functionfuse-{plugin}; extra == "{extra}"'
             for plugin in ("s3", "ray", "dask")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 from .errors import PluginError
@@ -101,6 +100,8 @@ def resolver(facade: str) -> Callable[[str], Any]:
 
 def _of_plugin(package: str, name: str) -> Any:
     """Import a name from a plugin's package; the distribution has the same name, with hyphens."""
+    from importlib import metadata  # on use: it takes longer than listing results
+
     distribution = package.replace("_", "-")
     try:
         version = metadata.version(distribution)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +76,8 @@ class LocalOptions(BaseModel):
 
 
 def _build_local(options: LocalOptions, nodes: Sequence[Any], workflow_name: str) -> Any:
+    from concurrent.futures import ProcessPoolExecutor  # loads multiprocessing
+
     from .backends.builtin.localback import LocalWorkflow
 
     workflow = LocalWorkflow(*nodes, workflow_name=workflow_name)

@@ -61,6 +61,7 @@ CAUGHT_BY = {
     "SharesAClient": "test_use_after_a_fork",
     "Aliases": "test_what_is_got_belongs_to_the_caller[10]",
     "KeepsParts": "test_parts_that_change_later_change_no_blob",
+    "StopsAtTheSize": "test_streamed_parts[False-error]",
     "ListsFolders": "test_a_prefix_is_text[w/ta]",
     "ThreadsDisturb": "test_threads_read_while_one_writes[small]",
     "DeletesWhileListing": "test_a_listing_while_blobs_come_and_go",

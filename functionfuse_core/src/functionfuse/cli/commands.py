@@ -52,15 +52,18 @@ def open_storage(arguments: Namespace) -> Any:
         NoConfigError, OptionsError: there is no config, or it is wrong.
         UnknownKindError, PluginError: the storage's plugin is missing or can't be used.
     """
-    from ..config.factories import storage_factory  # takes as long as the rest of a command
-
     folder, config = arguments.storage, arguments.config
     if folder is not None and config is not None:
         raise UsageError("--storage and --config exclude each other")
     if folder is not None:
         if not os.path.isdir(folder):
             raise UsageError(f"there is no folder {folder!r}")
-        return storage_factory({"kind": "file", "options": {"path": folder}})
+        from ..storage.filestore import FileStore
+        from ..storage.storage import Storage
+
+        return Storage(FileStore(os.path.abspath(folder)))  # no options, so no pydantic
+    from ..config.factories import storage_factory  # takes longer than the rest of a command
+
     storage = storage_factory(... if config is None else config)
     if not hasattr(storage, "list_workflows"):
         raise PluginError(f"{storage!r} can't be used here: it has no list_workflows")

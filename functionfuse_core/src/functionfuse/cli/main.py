@@ -30,7 +30,6 @@ from ..errors import (
 from ..hookspecs import CliCommand
 from ..names import close_to
 from ..plugins.entrypoints import COMMANDS, entries, visible
-from ..plugins.registry import find
 from ..show.texts import printable
 from .commands import Parser, UsageError, common_options, emit
 
@@ -39,7 +38,8 @@ __all__ = ["command", "commands", "run", "tree"]
 # The modules of this package, with their commands in the order of the help.
 MODULES = {
     "running": ("run", "plan"),
-    "results": ("list",),
+    "results": ("list", "show", "earlier", "lineage"),
+    "runs": ("runs",),
     "pictures": ("report", "graph"),
 }
 DONE, BAD_NEWS, WRONG_USE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
@@ -61,7 +61,8 @@ _VALUED = "--storage", "--config"  # common options that take a value
 def run(words: Sequence[str]) -> int:
     """Run a command line; return the exit status, after the error is printed."""
     arguments = Namespace(json="--json" in words, debug="--debug" in words)  # until it is parsed
-    logging.getLogger("functionfuse").addHandler(handler := logging.StreamHandler())
+    logger = logging.getLogger("functionfuse")
+    logger.addHandler(handler := logging.StreamHandler())
     handler.setFormatter(_Sentences())
     try:
         try:
@@ -89,6 +90,8 @@ def run(words: Sequence[str]) -> int:
         return CLOSED_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        logger.removeHandler(handler)
 
 
 def command(name: str) -> CliCommand:
@@ -108,6 +111,8 @@ def command(name: str) -> CliCommand:
         event_hooks()  # logs a plugin that brings its commands in the way of earlier releases
         known = [*(name for names in MODULES.values() for name in names), *others]
         raise UsageError(f"no command {name!r}{close_to(name, known)}. See functionfuse --help")
+    from ..plugins.registry import find
+
     found = find(COMMANDS, name)
     assert isinstance(found, CliCommand)
     return found

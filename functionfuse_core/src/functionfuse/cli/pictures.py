@@ -10,16 +10,18 @@ from ..hookspecs import API_VERSION, CliCommand
 from ..show.files import replaced
 from ..show.texts import size
 from .commands import emit, open_storage
+from .results import add_workflow
+from .runs import IDS, chosen_run
 
 __all__ = ["COMMANDS"]
 
 
 def _configure_report(parser: ArgumentParser) -> None:
-    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow's name")
+    add_workflow(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="write this HTML file"
     )
-    parser.add_argument("--run", metavar="ID", help="the run; by default the newest")
+    parser.add_argument("--run", metavar="ID", help=f"the run, by default the newest; {IDS}")
     parser.add_argument(
         "--compare", metavar="ID", help="compare with this run; by default with the one before"
     )
@@ -30,7 +32,11 @@ def _configure_report(parser: ArgumentParser) -> None:
 
 def _report(arguments: Namespace) -> int:
     storage = open_storage(arguments)
-    found = storage.report(arguments.workflow, run=arguments.run, compare=arguments.compare)
+    given = [
+        name and chosen_run(storage, arguments.workflow, name).id
+        for name in (arguments.run, arguments.compare)
+    ]
+    found = storage.report(arguments.workflow, *given)
     path = found.save(arguments.output, values=arguments.values)
     run, before = (each and each.id for each in (found.run, found.before))
     count = path.stat().st_size
@@ -40,7 +46,7 @@ def _report(arguments: Namespace) -> int:
 
 
 def _configure_graph(parser: ArgumentParser) -> None:
-    parser.add_argument("workflow", metavar="WORKFLOW", help="the workflow's name")
+    add_workflow(parser)
     parser.add_argument(
         "--format", choices=("mermaid", "dot", "svg"), default="mermaid", help="default: mermaid"
     )
@@ -61,7 +67,8 @@ def _graph(arguments: Namespace) -> int:
     try:
         path = replaced(Path(arguments.output), text.encode())
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise StoragePathError(f"{arguments.output!r} can't be written: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise StoragePathError(f"{arguments.output!r} can't be written: {why}") from error
     count = path.stat().st_size
     emit(arguments, {**document, "file": str(path), "bytes": count}, f"{path}  {size(count)}")
     return 0

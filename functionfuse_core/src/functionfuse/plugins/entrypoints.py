@@ -9,8 +9,10 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 __all__ = [
     "BACKENDS",
@@ -107,6 +109,8 @@ def visible(found: Iterable[Entry]) -> list[Entry]:
     found = [*found]
     if len(found) < 2:
         return found  # saves reading the metadata
+    from importlib import metadata  # on use: it takes longer than listing results
+
     visible_entries: dict[tuple[str, str], Entry] = {}
     for entry in found:
         name = _canonical(entry.name)
@@ -134,6 +138,8 @@ def _scan() -> dict[str, list[Entry]]:
 
     `metadata.entry_points` parses all groups, which takes three times as long.
     """
+    from importlib import metadata  # see `visible`
+
     found: dict[str, list[Entry]] = {group: [] for group in NOUNS}
     for distribution in metadata.distributions():
         text = distribution.read_text("entry_points.txt")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import threading
-from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -263,6 +262,8 @@ def _unknown(group: str, kind: str) -> str:
     known = [name for name in published if name.lower() == kind.lower()]
     message = f"no {noun} of kind {kind!r} is installed"
     if known:
+        from importlib import metadata  # for errors only
+
         distribution = published[known[0]]
         try:
             version = metadata.version(distribution)
@@ -277,4 +278,6 @@ def _unknown(group: str, kind: str) -> str:
 
 
 def _version() -> str:
+    from importlib import metadata  # for errors only
+
     return metadata.version("functionfuse-core")

@@ -27,6 +27,7 @@ from .objects import Objects
 from .order import Resources
 from .owning import Values, is_shared
 from .past import Past
+from .progress import Progress
 from .record import about, columns_of, error_of
 from .report import Report
 from .scheduler import Scheduler
@@ -60,6 +61,7 @@ class Run:
         keep_going: whether nodes that don't follow a failed one are computed.
         resources: how much there is of each resource that nodes need; None: any amount.
         single_flight: whether to wait for a node that another run is computing.
+        progress: whether to show the run; None: where and when people can see it.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Run:
         keep_going: bool = False,
         resources: Mapping[str, float] | None = None,
         single_flight: bool = False,
+        progress: bool | None = None,
     ) -> None:
         overrides = workflow.overrides
         if overrides.make_executor and not hasattr(workflow, "make_executor"):
@@ -83,6 +86,7 @@ class Run:
         returns = returns and (overrides.returns or only is not None)
         self._workflow = workflow
         self._backend = backend
+        self._progress = progress
         self._grows = only is not None
         self._graph = graph = workflow.graph() if only is None else workflow.part(only[0])
         positions = graph.positions
@@ -154,6 +158,10 @@ class Run:
 
         Raises the error of the first node that failed, with a note of its name.
         """
+        with Progress(self._progress, self._events, self._scheduler.order) as progress:
+            return self._run(progress)
+
+    def _run(self, progress: Progress) -> list[Any]:
         scheduler, workflow, failure = self._scheduler, self._workflow, None
         if workflow.overrides.plan and not self._grows:
             workflow.overrides.plan(workflow.workflow_name, self.plan)
@@ -194,6 +202,7 @@ class Run:
                 self._keep_past()
                 workflow._past = self._past
             scheduler.clear()
+            progress.last_look()
             workflow.report = self._written(self._events.report(run), self._past.began)
             if self._results:
                 if prepared:

@@ -39,7 +39,8 @@ def save(page: Page, path: str | Path) -> Path:
         return replaced(Path(path), content)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise StoragePathError(
-            f"the report of workflow {page.workflow!r} can't be written to {str(path)!r}: {error}"
+            f"the report of workflow {page.workflow!r} can't be written to {str(path)!r}:"
+            f" {getattr(error, 'strerror', None) or error}"
         ) from error
 
 

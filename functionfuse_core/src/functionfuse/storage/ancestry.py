@@ -21,7 +21,7 @@ from .keys import EARLIER, earlier_name, folder_of
 from .lineage import Key, Lineage, LineageNode
 from .summary import Summary
 
-__all__ = ["ancestors", "descendants"]
+__all__ = ["ancestors", "descendants", "node_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +263,11 @@ def _node(key: Key, info: TaskInfo, parents: tuple[Key, ...]) -> LineageNode:
     return known._replace(
         created=info.created, seconds=info.seconds, run=info.run, stored=True, note=note
     )
+
+
+def node_of(info: TaskInfo) -> LineageNode:
+    """Return what a header alone tells about its result; parents are named as it records them."""
+    return _node(_key(info), info, tuple((ref.task, ref.call, ref.value) for ref in _refs(info)))
 
 
 def _key(info: TaskInfo) -> Key:

@@ -14,10 +14,18 @@ from typing import IO, Any, TypeVar, overload
 
 from xxhash import xxh3_128_hexdigest
 
-from ..errors import ResultNotFoundError
+from ..errors import DamagedResultError, ResultNotFoundError
 from ..serializers import FILE_PROTOCOL
 
-__all__ = ["BlobInfo", "BlobStore", "Buffer", "FirstPartLast", "StagedFiles", "at_once"]
+__all__ = [
+    "BlobInfo",
+    "BlobStore",
+    "Buffer",
+    "FirstPartLast",
+    "StagedFiles",
+    "Streamed",
+    "at_once",
+]
 
 
 Buffer = bytes | bytearray | memoryview
@@ -72,6 +80,37 @@ class FirstPartLast(Sequence[Buffer]):
         return [self.first(), *self.rest][index]
 
 
+class Streamed(Sequence[Buffer]):
+    """Parts of a blob that are made one after the other, and are iterated once.
+
+    A store need not have all of them in memory. Each part stays as it is. After the last one, or
+    instead of it, an error can be raised: then nothing must be stored. Parts of another size than
+    was said raise DamagedResultError.
+
+    Attributes:
+        size: of the blob, in bytes.
+    """
+
+    def __init__(self, size: int, parts: Iterable[Buffer]) -> None:
+        self.size = size
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Buffer]:
+        size = 0
+        for part in self._parts:
+            size += len(part)
+            if size <= self.size:
+                yield part
+        if size != self.size:
+            raise DamagedResultError(f"the blob has {size} bytes and not {self.size}")
+
+    def __len__(self) -> int:
+        raise TypeError("streamed parts are counted when they are iterated")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError("streamed parts come one after the other")
+
+
 class BlobStore(ABC):
     """Blobs under keys. Implement `put`, `get`, `list` and `delete`; the rest has defaults.
 
@@ -100,7 +139,8 @@ class BlobStore(ABC):
 
         The parts are written one after the other, and are not joined first. (For a first part that
         can be written last, see `FirstPartLast`.) Parts that are neither list nor tuple are
-        iterated once: write each before you take the next, if the store can.
+        iterated once, to their end: write each before you take the next, if the store can. See
+        `Streamed`.
 
         When this returns, every reader sees the new blob. Until then, and if it raises or the
         process is killed, every reader sees the earlier blob, whole, or none. Of two writers, one

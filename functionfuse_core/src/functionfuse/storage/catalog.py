@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -29,6 +31,7 @@ __all__ = [
     "infos_of_tasks",
     "is_earlier",
     "is_result",
+    "matching",
     "may_hold",
     "own_info",
     "refuse_other",
@@ -162,6 +165,14 @@ def tasks(store: BlobStore, folder: str) -> list[str]:
     return sorted(
         name_of(segment) or task_of(store, folder + segment) for segment in segments(store, folder)
     )
+
+
+def matching(names: Sequence[str], pattern: str) -> list[str]:
+    """Return the names that match a glob pattern, or are equal to it."""
+    if pattern == "*":
+        return list(names)
+    matches = re.compile(fnmatch.translate(pattern)).match
+    return [name for name in names if matches(name) or name == pattern]
 
 
 def segments(store: BlobStore, folder: str) -> Iterator[str]:

@@ -34,8 +34,10 @@ __all__ = [
     "Pruned",
     "is_held",
     "keys_of",
-    "of_task",
+    "limits_of",
+    "of_tasks",
     "prune",
+    "refuse_older_gc",
     "remove",
     "restore",
     "set_aside",
@@ -122,31 +124,30 @@ def keys_of(store: BlobStore, workflow: str, tasks: Sequence[str]) -> list[str]:
     return [key for key in keys if key.startswith(starts, len(folder))]
 
 
-def of_task(store: BlobStore, workflow: str, task: str) -> list[TaskInfo]:
-    """Return the headers of a task's earlier results, last computed first, without the latest."""
-    folder = folder_of(workflow) + EARLIER
-    start = earlier_name(task, "")
-    names = [key[len(folder) :] for key in keys_of(store, workflow, [task])]
-    found = infos_at(store, workflow, folder, names, [task] * len(names))
-    infos = [
-        summary.info
-        for name, info in zip(names, found, strict=True)
-        if (summary := _of_call(info, name[len(start) :]))
-    ]
-    infos.sort(key=lambda info: info.created, reverse=True)
-    [latest] = infos_of_tasks(store, workflow, [task])
-    token = latest.info.token if isinstance(latest, Summary) else ""
-    return [info for info in infos if info.token != token]
+def of_tasks(store: BlobStore, workflow: str, task: str | None) -> list[TaskInfo]:
+    """Return the headers of earlier results of a task, or of all; see `Inventory.earlier`.
+
+    A copy of the latest result is none.
+    """
+    if task is None:
+        keys = [blob.key for blob in store.list(folder_of(workflow) + EARLIER)]
+    else:
+        keys = keys_of(store, workflow, [task])
+    infos = headers_of(store, keys).values()
+    latest = infos_of_tasks(store, workflow, {info.task for info in infos})
+    tokens = {summary.info.token for summary in latest if isinstance(summary, Summary)}
+    found = [info for info in infos if info.token not in tokens]
+    return sorted(found, key=lambda info: info.created, reverse=True)
 
 
 def set_aside(store: BlobStore, workflow: str, task: str, header: Summary) -> None:
     """Copy the latest result of a task, which has this header, to the key of its call."""
     if header.side_data:
-        _refuse_older_gc(store, folder_of(workflow))
+        refuse_older_gc(store, folder_of(workflow))
     store.copy(key_of(workflow, task), earlier_key(workflow, task, header.call))
 
 
-def _refuse_older_gc(store: BlobStore, folder: str) -> None:
+def refuse_older_gc(store: BlobStore, folder: str) -> None:
     """Stop the `gc` of older releases, which know no earlier results, from removing side data.
 
     They would remove the side data of earlier results. But they keep all side data of a workflow
@@ -203,6 +204,26 @@ class Limits(NamedTuple):
     days: float | None = None
     size: int | None = None
     keep: int | None = None
+
+
+def limits_of(days: float | None, size: int | str | None, keep: int | None) -> Limits:
+    """Return the limits that `Storage.prune` is given; raise ValueError for what is no limit."""
+    size = _size_of(size) if isinstance(size, str) else size
+    for name, limit in (("days", days), ("bytes", size), ("keep", keep)):
+        whole = limit is None or isinstance(limit, int if name != "days" else (int, float))
+        if not whole or isinstance(limit, bool) or not (limit is None or limit >= 0):
+            raise ValueError(f"prune: {name} is a number from 0 on, or None, not {limit!r}")
+    return Limits(days=days, size=size, keep=keep)
+
+
+def _size_of(text: str) -> int:
+    """Return the bytes of a size as the option `earlier` takes it."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise ValueError(f"prune: bytes is a size as '10 GiB', not {text!r}") from None
 
 
 class Pruned(NamedTuple):

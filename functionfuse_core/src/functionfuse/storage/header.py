@@ -35,6 +35,7 @@ __all__ = [
     "parsed",
     "quoted",
     "read_info",
+    "sealed",
     "sections_of",
     "signature_of",
 ]
@@ -186,9 +187,19 @@ def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
         f'"own":{_encode(own) if own else "[]"},"value":"{value}",'
         f'"key":"{own_key}"}}\n'
     ).encode()
-    start = START.pack(MAGIC, VERSION, len(header))
-    signature = UNSIGNED if key is None else signature_of(key, start, header)
-    return start + xxh3_128_digest(start + signature + header) + signature + header
+    return sealed(START.pack(MAGIC, VERSION, len(header)), header, key)
+
+
+def sealed(start: bytes, body: bytes, key: bytes | None) -> bytes:
+    """Return a prefix with digest and signature, and the body that it describes.
+
+    Args:
+        start: the bytes of the prefix before the digest.
+        body: the header of a result, or the body of a record.
+        key: signs it.
+    """
+    signature = UNSIGNED if key is None else signature_of(key, start, body)
+    return start + xxh3_128_digest(start + signature + body) + signature + body
 
 
 def signature_of(key: bytes, start: Buffer, header: Buffer) -> bytes:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from time import time
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128_hexdigest
 
@@ -21,38 +19,34 @@ from ..errors import (
 )
 from ..plugins.hooks import event_hooks
 from . import earlier
-from .blobstore import BlobInfo, BlobStore
+from .blobstore import BlobStore
 from .catalog import (
     ABANDONED_AFTER,
     everything,
     headers_of,
     infos_of_tasks,
     is_result,
+    matching,
     own_info,
     side_data_in,
     task_of,
     tasks,
     workflows,
 )
-from .earlier import EarlierResults, Info, Limits
+from .earlier import EarlierResults, Info, Limits, limits_of
 from .header import TaskInfo
 from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, segment_of
 from .lease import Lease
 from .resultfile import check
 from .summary import Summary
-from .upkeep import Leftover, Usage, Verified, collect, usage, verify
+from .upkeep import Leftover, Named, Usage, Verified, collect, pruned, usage, verify
+
+if TYPE_CHECKING:
+    from .copying import Copied, Target
 
 __all__ = ["Inventory"]
 
 logger = logging.getLogger(__name__)
-
-
-class Named(Protocol):
-    """A workflow: its name, and the names of its nodes."""
-
-    @property
-    def workflow_name(self) -> str: ...
-    def graph_traversal(self) -> Iterator[tuple[str, object]]: ...
 
 
 class Inventory:
@@ -108,19 +102,17 @@ class Inventory:
 
         The list is empty for a workflow without stored results.
         """
-        names = tasks(self.store, folder_of(workflow_name))
-        if pattern == "*":
-            return names
-        matches = re.compile(fnmatch.translate(pattern)).match
-        return [name for name in names if matches(name) or name == pattern]
+        return matching(tasks(self.store, folder_of(workflow_name)), pattern)
 
-    def earlier(self, workflow_name: str, task_name: str) -> list[TaskInfo]:
+    def earlier(self, workflow_name: str, task_name: str | None = None) -> list[TaskInfo]:
         """Return the headers of a task's earlier results, last computed first; reads no value.
+
+        Without a task, it returns those of all tasks.
 
         Their calls (code or inputs) differ from that of the latest result. `read_task` reads one
         by the `call` in its header. A run reuses one when it needs its call again.
         """
-        return earlier.of_task(self.store, workflow_name, task_name)
+        return earlier.of_tasks(self.store, workflow_name, task_name)
 
     def remove_task(
         self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
@@ -208,38 +200,47 @@ class Inventory:
         Raises:
             ValueError: a limit is no number from 0 on, or `unused_by` has another name.
         """
-        size = _size_of(bytes) if isinstance(bytes, str) else bytes
-        for name, limit in (("days", days), ("bytes", size), ("keep", keep)):
-            whole = limit is None or isinstance(limit, int if name != "days" else (int, float))
-            if not whole or isinstance(limit, bool) or not (limit is None or limit >= 0):
-                raise ValueError(f"prune: {name} is a number from 0 on, or None, not {limit!r}")
-        limits, names = Limits(days=days, size=size, keep=keep), None
-        unused: list[BlobInfo] = []
-        if unused_by is not None:
-            if unused_by.workflow_name != workflow_name:
-                other = unused_by.workflow_name
-                raise ValueError(f"unused_by is the workflow {other!r}, and not {workflow_name!r}")
-            names = {name for name, _ in unused_by.graph_traversal()}
-            used = {key_of(workflow_name, name) for name in names}
-            blobs = filter(
-                lambda blob: is_result(blob.key), self.store.list(folder_of(workflow_name))
-            )
-            unused = [blob for blob in blobs if blob.key not in used]
-        elif limits == Limits():
+        limits = limits_of(days, bytes, keep)
+        if unused_by is None and limits == Limits():
             limits = self._limits or Limits(size=0)
-        pruned = earlier.prune(self.store, workflow_name, limits, names=names, dry_run=True).blobs
-        keys = [blob.key for blob, _ in pruned]
-        headers = headers_of(self.store, [*keys, *(blob.key for blob in unused)])
-        removed = []
-        for blob, bytes_ in [*pruned, *((blob, blob.size) for blob in unused)]:
-            header, kind = headers.get(blob.key), "unused" if is_result(blob.key) else "earlier"
-            known = (header.task, header.call) if header else ("", "")
-            removed.append(Leftover(blob.key, kind, bytes_, blob.modified, *known))
-        if not dry_run:
-            earlier.remove(self.store, folder_of(workflow_name), keys, headers)
-            if unused:
-                self._remove(workflow_name, [task_of(self.store, blob.key) for blob in unused])
+        removed, unused = pruned(self.store, workflow_name, limits, unused_by, dry_run=dry_run)
+        if unused:
+            self._remove(workflow_name, unused)
         return removed
+
+    def copy(
+        self,
+        workflow_name: str,
+        to: Target,
+        pattern: str = "*",
+        *,
+        earlier: bool = False,
+        runs: bool = False,
+        dry_run: bool = False,
+    ) -> list[Copied]:
+        """Copy results of a workflow to another storage, with side data, and return what was done.
+
+        Their bytes are checked, and never unpickled. Headers stay equal, so a run there reuses the
+        results. A result that is there already is left, so a copy that was killed can be started
+        again. Another result under the name of a copied one is replaced as by `save`, even if it is
+        newer: see `earlier`. A damaged or wrongly signed result is not copied: see
+        `Copied.problem`. Workflows can go on meanwhile, in both storages.
+
+        Args:
+            to: the other `Storage`, of any kind. If it has another key, results are signed with it.
+            pattern: a glob pattern for names of tasks, as in `list_tasks`.
+            earlier: copy earlier results of these tasks, too; the limits of `to` hold.
+            runs: copy all run records of the workflow, too.
+            dry_run: copy nothing, read headers only, and return what would be done.
+
+        Raises:
+            ResultNotFoundError: no result matches.
+            ValueError: `to` is this storage.
+            OSError: a store failed. What was copied stays.
+        """
+        from .copying import copy  # most processes copy nothing
+
+        return copy(self, to, workflow_name, pattern, earlier=earlier, runs=runs, dry_run=dry_run)
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
         """Check every byte of all results, or of one workflow's, and of their side data.
@@ -381,13 +382,3 @@ class Inventory:
 
     def _where(self, workflow_name: str, task_name: str) -> str:
         return f"task {task_name!r} of workflow {workflow_name!r} in {self!r}"
-
-
-def _size_of(text: str) -> int:
-    """Return the bytes of a size as the option `earlier` takes it."""
-    from pydantic import ByteSize, TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(ByteSize).validate_python(text)
-    except ValidationError:
-        raise ValueError(f"prune: bytes is a size as '10 GiB', not {text!r}") from None

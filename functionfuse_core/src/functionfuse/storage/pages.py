@@ -20,7 +20,7 @@ from .header import TaskInfo
 from .keys import RUNS, folder_of
 from .runchanges import Change, changes_of
 from .runrecord import RecordedNode
-from .runs import RunRecord, Values, read_ids
+from .runs import RunRecord, Values, read
 from .summary import Summary
 
 __all__ = ["StoredReport", "report"]
@@ -208,7 +208,7 @@ def report(
     place = len(known) - 1 if run is None else known.index(run)
     earlier = [compare] if compare is not None else known[max(0, place - 1) : place]
     wanted = [*earlier, known[place]]
-    records = read_ids(storage, workflow, wanted, key=key)
+    records = read(storage, workflow, None, key=key, only=wanted)
     found = {record.id: record for record in records}
     if known[place] not in found:
         raise ResultNotFoundError(

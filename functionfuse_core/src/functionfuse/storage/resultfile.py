@@ -47,6 +47,7 @@ __all__ = [
     "VERSION",
     "DigestedAside",
     "Origin",
+    "Passing",
     "check",
     "check_blocks",
     "pack",
@@ -315,32 +316,55 @@ class _Stream:
             yield piece
 
 
-def check_blocks(blocks: Iterable[Buffer], key: bytes | None = None) -> TaskInfo:
-    """Check all digests of a result, and return the fields of its header; raises as `check`.
+class Passing:
+    """A result that is checked while its bytes pass, in blocks. Raises as `check`.
 
     Args:
         blocks: the result, in order; the next block may overwrite a block.
+        key: checks the signature.
+
+    Attributes:
+        head: prefix and header, which are checked already.
+        info: the fields of the header.
     """
-    stream = _Stream(blocks)
-    head = b"".join(map(bytes, stream.take(HEADER_AT)))
-    end = header_end(head)
-    head += b"".join(map(bytes, stream.take(end)))
-    if len(head) < end:
-        raise DamagedResultError(f"the blob is cut within its header, at byte {len(head)}")
-    info = trusted(head, key)
-    problem, position = "", end
-    for name, start, stop, expected in sections_of(info.pickle, info.buffers, end):
-        has_gap = any(any(piece) for piece in stream.take(start))
-        digest = xxh3_128()
-        for piece in stream.take(stop):
-            digest.update(piece)
-        if not problem and (has_gap or digest.hexdigest() != expected):
-            problem = f"{name} (bytes {start} to {stop}) is not what was written"
-        position = stop
-    for _ in stream.take(None):
-        pass  # the bytes after the last section are only counted
-    if stream.position != position:
-        problem = f"the blob has {stream.position} bytes and not {position}"
-    if problem:
-        raise DamagedResultError(problem)
-    return info
+
+    def __init__(self, blocks: Iterable[Buffer], key: bytes | None = None) -> None:
+        self._stream = _Stream(blocks)
+        head = b"".join(map(bytes, self._stream.take(HEADER_AT)))
+        end = header_end(head)
+        head += b"".join(map(bytes, self._stream.take(end)))
+        if len(head) < end:
+            raise DamagedResultError(f"the blob is cut within its header, at byte {len(head)}")
+        self.head = head
+        self.info = trusted(head, key)
+
+    def rest(self) -> Iterator[memoryview]:
+        """Iterate once over the bytes after the header; after the last, raise what is wrong."""
+        stream, position, problem = self._stream, len(self.head), ""
+        sections = sections_of(self.info.pickle, self.info.buffers, position)
+        for name, start, stop, expected in sections:
+            has_gap = False
+            for piece in stream.take(start):
+                has_gap = has_gap or any(piece)
+                yield piece
+            digest = xxh3_128()
+            for piece in stream.take(stop):
+                digest.update(piece)
+                yield piece
+            if not problem and (has_gap or digest.hexdigest() != expected):
+                problem = f"{name} (bytes {start} to {stop}) is not what was written"
+            position = stop
+        for _ in stream.take(None):
+            pass  # the bytes after the last section are only counted
+        if stream.position != position:
+            problem = f"the blob has {stream.position} bytes and not {position}"
+        if problem:
+            raise DamagedResultError(problem)
+
+
+def check_blocks(blocks: Iterable[Buffer], key: bytes | None = None) -> TaskInfo:
+    """Check all digests of a result, and return the fields of its header; see `Passing`."""
+    passing = Passing(blocks, key)
+    for _ in passing.rest():
+        pass
+    return passing.info

@@ -26,14 +26,15 @@ from ..errors import (
 from ..serializers import Serializer
 from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
-from .blobstore import BlobStore
+from .blobstore import BlobStore, Buffer
 from .catalog import beside, headers_of, infos_of_tasks, may_hold, refuse_other
 from .earlier import is_held, remove, set_aside
 from .header import SideData, TaskInfo
 from .keys import earlier_key, folder_of, key_of
 from .pickling import Pickled, Restore, dumps, loads
 from .resultfile import PYTHON, Origin, check, packed, unchecked
-from .sidedata import SideReader, SideWriter, check_side_data
+from .sidecheck import Blocks, check_side_data
+from .sidedata import SideReader, SideWriter
 from .summary import Summary, plain_pickle
 
 __all__ = ["Describe", "Reader", "Saver"]
@@ -118,12 +119,9 @@ class Saver:
                 store.flush(writer.keys())
             replaced, looks = None, not (replaces is None or if_absent)
             if looks:
-                replaced = self._make_room(origin, info.call)
+                replaced = self._make_room(info)
             token = info.token  # from here on, an error may come after the commit
-            if self._durability != "auto":
-                durable = self._durability == "fsync"
-            elif origin.seconds is not None and origin.seconds >= _DURABLE_FROM:
-                durable = True
+            durable = self.is_durable(origin.seconds, asked=durable)
             store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
             if writer and writer.files and not (token and may_hold(store, key, token)):
@@ -133,23 +131,44 @@ class Saver:
                     error.add_note(f"its side data is left for gc: {second}")
             raise
         if looks:
-            self._remove_side_data(origin, info, replaced)
+            self._remove_side_data(info, replaced)
         return info if isinstance(parts, list) else parts.info()
 
-    def _make_room(self, origin: Origin, call: str) -> Summary | None:
+    def adopt(self, info: TaskInfo, parts: Sequence[Buffer], *, looks: bool) -> None:
+        """Store a result of another storage, whose side data is here already.
+
+        Another result under its name is set aside, or replaced with its side data, as by `save`.
+
+        Args:
+            info, parts: the fields of its header, and its bytes.
+            looks: whether another result can be there; without, no header is read.
+        """
+        replaced = self._make_room(info) if looks else None
+        durable = self.is_durable(info.seconds)
+        self._store.put(key_of(info.workflow, info.task), parts, durable=durable)
+        if looks:
+            self._remove_side_data(info, replaced)
+
+    def is_durable(self, seconds: float | None, *, asked: bool = False) -> bool:
+        """Return whether a result that was computed in so many seconds is flushed."""
+        if self._durability != "auto":
+            return self._durability == "fsync"
+        return asked or (seconds is not None and seconds >= _DURABLE_FROM)
+
+    def _make_room(self, info: TaskInfo) -> Summary | None:
         """Set the result aside that will be replaced, if it is of another call.
 
         Returns the header of a result that is not set aside; None if there is none that is of use.
         """
-        workflow, task = origin.workflow, origin.task
+        workflow, task = info.workflow, info.task
         try:
             [found] = infos_of_tasks(self._store, workflow, [task])
         except PermissionError as error:  # who may only write can save
-            self._warn_of_leftovers(origin, error)
+            self._warn_of_leftovers(info, error)
             return None
         if not isinstance(found, Summary):
             return None
-        if not self._earlier or found.call in ("", call):
+        if not self._earlier or found.call in ("", info.call):
             return found
         try:
             set_aside(self._store, workflow, task, found)
@@ -163,27 +182,27 @@ class Saver:
                 )
         return None
 
-    def _remove_side_data(self, origin: Origin, info: TaskInfo, replaced: Summary | None) -> None:
+    def _remove_side_data(self, info: TaskInfo, replaced: Summary | None) -> None:
         """Remove side data of a replaced result, and an earlier result of the same call with its.
 
         Otherwise nothing would refer to that side data when this result is set aside.
         """
-        store, folder = self._store, folder_of(origin.workflow)
+        store, folder = self._store, folder_of(info.workflow)
         try:
             had = replaced is not None and bool(replaced.side_data)
             if self._earlier and info.call and (had or info.side_data):
-                copy = earlier_key(origin.workflow, origin.task, info.call)
+                copy = earlier_key(info.workflow, info.task, info.call)
                 headers = headers_of(store, [copy])
                 remove(store, folder, list(headers), headers)
             if replaced is not None and had and not is_held(store, replaced.info):
                 store.delete(beside(store, folder, replaced))
         except (OSError, DamagedResultError) as error:
-            self._warn_of_leftovers(origin, error)
+            self._warn_of_leftovers(info, error)
 
-    def _warn_of_leftovers(self, origin: Origin, error: Exception) -> None:
+    def _warn_of_leftovers(self, info: TaskInfo, error: Exception) -> None:
         logger.warning(
             "side data that is replaced is left for gc: task %r of workflow %r in %r: %s",
-            *(origin.task, origin.workflow, self._store, error),
+            *(info.task, info.workflow, self._store, error),
         )
 
 
@@ -277,7 +296,7 @@ class Reader:
         """Return the function that reads the objects that serializers have stored."""
         folder, serializers = folder_of(workflow), self._serializers.values()
         if self._key is not None:
-            check_side_data(self._store, folder, info.side_data)
+            check_side_data(Blocks(self._store), folder, info.side_data)
         reader = SideReader(self._store, folder, serializers, info.side_data, allow=self._allow)
         return reader.restore
 

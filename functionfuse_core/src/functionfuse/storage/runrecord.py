@@ -18,7 +18,7 @@ from xxhash import xxh3_128_digest
 
 from ..errors import DamagedResultError, NewerFormatError, UntrustedResultError
 from .blobstore import Buffer
-from .header import DIGEST_AT, HEADER_AT, SIGNATURE_AT, START, UNSIGNED, signature_of
+from .header import DIGEST_AT, HEADER_AT, SIGNATURE_AT, START, sealed, signature_of
 
 __all__ = ["RecordedNode", "decoded", "encoded", "nodes_of"]
 
@@ -90,9 +90,7 @@ def encoded(
     body = f"{_encode(head)}\n{_encode(nodes)}\n".encode("ascii")
     if len(body) >= _COMPRESSED_FROM:
         body = zlib.compress(body, 1)
-    start = START.pack(MAGIC, VERSION, len(body))
-    signature = UNSIGNED if key is None else signature_of(key, start, body)
-    return start + xxh3_128_digest(start + signature + body) + signature + body
+    return sealed(START.pack(MAGIC, VERSION, len(body)), body, key)
 
 
 def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:

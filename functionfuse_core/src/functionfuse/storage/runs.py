@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .lineage import Lineage
 
-__all__ = ["RunRecord", "Runs", "prune", "put", "read", "read_ids"]
+__all__ = ["RunRecord", "Runs", "fields_of", "prune", "put", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +93,10 @@ def prune(store: BlobStore, workflow: str, newest: int = _MOST_BYTES) -> None:
     store.delete([blob.key for blob in blobs[: len(blobs) - kept]])
 
 
-def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None) -> Runs:
-    """Return the records of a workflow's runs; see `Storage.runs`.
+def read(
+    storage: Values, workflow: str, last: int | None, key: bytes | None, only: Sequence[str] = ()
+) -> Runs:
+    """Return the records of a workflow's runs, or only those with some ids; see `Storage.runs`.
 
     Args:
         key: checks signatures.
@@ -102,18 +104,12 @@ def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None)
     if last is not None and (type(last) is not int or last < 1):
         raise ValueError(f"runs: last is a number from 1 on, or None for all runs, not {last!r}")
     store, folder = storage.store, folder_of(workflow) + RUNS
-    known = [blob.key[len(folder) :] for blob in store.list(folder)]
-    return read_ids(storage, workflow, known if last is None else known[-last:], key=key)
-
-
-def read_ids(storage: Values, workflow: str, wanted: Sequence[str], *, key: bytes | None) -> Runs:
-    """Return the records of some runs, without those that can't be used; see `read`."""
-    store, folder = storage.store, folder_of(workflow) + RUNS
+    ids = only or [blob.key[len(folder) :] for blob in store.list(folder)][-(last or 0) :]
 
     def record(run: str) -> RunRecord | None:
         try:
             head, nodes = decoded(store.get(folder + run), key)
-            return RunRecord(**_fields(head, run, workflow), _nodes=nodes, _storage=storage)
+            return RunRecord(**fields_of(head, run, workflow), _nodes=nodes, _storage=storage)
         except ResultNotFoundError:
             return None  # removed after it was listed
         except (DamagedResultError, NewerFormatError, UntrustedResultError) as error:
@@ -121,7 +117,7 @@ def read_ids(storage: Values, workflow: str, wanted: Sequence[str], *, key: byte
             logger.warning(problem, run, workflow, store, error)
             return None
 
-    found = at_once(store, record, wanted)
+    found = at_once(store, record, ids)
     return Runs(workflow, [record for record in found if record is not None])
 
 
@@ -129,7 +125,7 @@ _TEXTS = ("id", "workflow", "started", "user", "host", "python", "commit", "back
 _ERROR = ("type", "text", "node")
 
 
-def _fields(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
+def fields_of(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
     """Return the known fields of a head; raise DamagedResultError if they are not as specified."""
     texts = {field: head.get(field) for field in _TEXTS}
     seconds: Any = head.get("seconds")
@@ -267,10 +263,14 @@ class RunRecord:
             waiting.extend(new)
         return found
 
+    @property
+    def counts(self) -> Counter[str]:
+        """The number of nodes by action. Raises as `nodes`."""
+        return Counter(node.action for node in self.nodes)
+
     def _row(self) -> list[str]:
         try:
-            counts = Counter(node.action for node in self.nodes)
-            actions = ", ".join(f"{count} {action}" for action, count in counts.items())
+            actions = ", ".join(f"{count} {action}" for action, count in self.counts.items())
         except DamagedResultError:
             actions = "nodes are damaged"
         error = self.error["type"] if self.error else ""

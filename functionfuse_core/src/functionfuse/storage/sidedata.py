@@ -9,15 +9,11 @@ header lists the files with sizes and digests. `SideReader` lets the serializers
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from typing import IO, Any
-
-from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from ..errors import (
     DamagedResultError,
     OptionsError,
-    ResultNotFoundError,
     SerializerMissingError,
     UnknownKindError,
     UntrustedResultError,
@@ -28,8 +24,9 @@ from ..serializers.installed import serializer_for, serializer_of, type_name
 from .blobstore import BlobStore
 from .header import IN_PIECES, SideData
 from .keys import LONGEST, SIDE_DATA, segment_of
+from .sidecheck import PIECES, Blocks, measured, of_folder
 
-__all__ = ["SafeFiles", "SideReader", "SideWriter", "check_side_data", "measured", "side_keys"]
+__all__ = ["SafeFiles", "SideReader", "SideWriter", "side_keys"]
 
 
 class SideWriter:
@@ -96,12 +93,12 @@ class SideWriter:
 
     def side_data(self) -> list[SideData]:
         """Return the written files for the header; files without a digest are read for it."""
-        found = []
+        found, blocks = [], Blocks(self.store)
         for serializer, files in self.files:
             put = getattr(files.files, "digests", {})
             written = []
             for name, known in files.written.items():
-                size, digest = known or put.get(name) or measured(self.store, self.folder + name)
+                size, digest = known or put.get(name) or measured(blocks, self.folder + name)
                 written.append((name, size, digest))
             claimed = type_name(serializer.serializer_class)
             provider = _distribution(serializer)
@@ -189,14 +186,12 @@ def _distribution(serializer: Serializer) -> str:
     for entry in entries(SERIALIZERS):
         if entry.name and entry.value.partition(".")[0] == top:
             return entry.owner
+    from importlib import metadata  # on use: it takes longer than listing results
+
     try:
         return f"{top.replace('_', '-')} {metadata.version(top)}"
     except metadata.PackageNotFoundError:
         return ""
-
-
-BLOCK = 1 << 20  # bytes that one read takes to check a digest
-PIECES = ".pieces"
 
 
 class SafeFiles:
@@ -278,49 +273,7 @@ class SafeFiles:
 
     def digested_folder(self, filename: str, files: Mapping[str, tuple[int, str]]) -> None:
         """Record the sizes and digests of all files in a folder, by their names in it."""
-        self.written[f"{segment_of(filename)}/"] = _of_folder(files)
-
-
-def measured(store: BlobStore, key: str) -> tuple[int, str]:
-    """Return the size and digest of a file, or of a folder's files; reads them in blocks.
-
-    Raises:
-        ResultNotFoundError: there is no such file, or the folder is empty.
-    """
-    if key.endswith("/"):
-        keys = [blob.key for blob in store.list(key)]
-        if not keys:
-            raise ResultNotFoundError(f"nothing is in folder {key!r} of {store!r}")
-        return _of_folder({name[len(key) :]: measured(store, name) for name in keys})
-    size, digest = 0, xxh3_128()
-    for block in store.blocks(key, BLOCK):
-        digest.update(block)
-        size += len(block)
-    return size, digest.hexdigest()
-
-
-def check_side_data(store: BlobStore, folder: str, side_data: Iterable[SideData]) -> int:
-    """Check the digests of all side data of a result, and return its size in bytes.
-
-    Raises:
-        DamagedResultError: a file is missing, or has changed.
-    """
-    size = 0
-    for side in side_data:
-        for name, length, digest in side.files:
-            where = f"side data {name!r} of serializer {side.serializer!r}"
-            key = f"{folder}{SIDE_DATA}{name}"
-            try:
-                if digest == IN_PIECES:
-                    sound = _pieces_are_sound(store, key, length)
-                else:
-                    sound = measured(store, key) == (length, digest)
-            except ResultNotFoundError:
-                raise DamagedResultError(f"{where} is missing") from None
-            if not sound:
-                raise DamagedResultError(f"{where} is not what was written")
-            size += length
-    return size
+        self.written[f"{segment_of(filename)}/"] = of_folder(files)
 
 
 def side_keys(store: BlobStore, folder: str, names: Iterable[str]) -> list[str]:
@@ -332,36 +285,3 @@ def side_keys(store: BlobStore, folder: str, names: Iterable[str]) -> list[str]:
             keys += [blob.key for blob in store.list(key)]
         keys.append(key)
     return keys
-
-
-def _pieces_are_sound(store: BlobStore, key: str, size: int) -> bool:
-    """Compare a file with the digests of its pieces, which are in a second file."""
-    lines = bytes(store.get(key + PIECES)).decode("ascii", "replace").splitlines()
-    try:
-        table = [
-            (int(start), int(length), digest) for start, length, digest in map(str.split, lines)
-        ]
-    except ValueError:
-        return False
-    ends = iter([(start + length, digest) for start, length, digest in table])
-    end, expected = next(ends, (0, ""))
-    position, digest = 0, xxh3_128()
-    for block in store.blocks(key, BLOCK):
-        view = memoryview(block)
-        while view:
-            part = view[: end - position]
-            if not part:
-                return False  # the file is longer than its pieces
-            digest.update(part)
-            position, view = position + len(part), view[len(part) :]
-            if position == end:
-                if digest.hexdigest() != expected:
-                    return False
-                digest.reset()
-                end, expected = next(ends, (end, ""))
-    return position == end == size and next(ends, None) is None
-
-
-def _of_folder(files: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
-    lines = [f"{name} {size} {digest}\n" for name, (size, digest) in sorted(files.items())]
-    return sum(size for size, _ in files.values()), xxh3_128_hexdigest("".join(lines).encode())

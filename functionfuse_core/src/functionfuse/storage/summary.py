@@ -39,6 +39,8 @@ _plain = re.compile(
 # group if the list is empty.
 _side_data = re.compile(rb',"side_data":\[(\],)?').search
 
+_seconds = re.compile(rb'","seconds":(-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?),"type":"').search
+
 _without_buffers = re.compile(rb'"pickle":\[(\d{1,18}),"[0-9a-f]{32}"\],"buffers":\[\],').search
 
 # The last fields have a fixed form. A quotation mark inside a JSON string is escaped, and one brace
@@ -81,6 +83,14 @@ class Summary:
         """As in `TaskInfo`."""
         field = None if self._info is not None else _side_data(self._data)
         return () if field and field[1] else self.info.side_data
+
+    @property
+    def seconds(self) -> float | None:
+        """As in `TaskInfo`."""
+        if self._info is not None:
+            return self._info.seconds
+        found = _seconds(self._data, HEADER_AT)
+        return None if found is None else float(found[1])
 
     @property
     def blob_size(self) -> int:

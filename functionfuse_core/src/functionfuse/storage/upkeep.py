@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import (
     DamagedResultError,
@@ -16,14 +17,33 @@ from ..errors import (
     ResultNotFoundError,
     StorageError,
 )
+from . import earlier
 from .blobstore import BlobInfo, BlobStore
-from .catalog import belongs, headers_of, info_of, is_earlier, is_result, may_hold, segments
+from .catalog import (
+    belongs,
+    headers_of,
+    info_of,
+    is_earlier,
+    is_result,
+    may_hold,
+    segments,
+    task_of,
+)
+from .earlier import Limits
 from .header import FIRST_READ, TaskInfo
-from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, key_of, name_of
+from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, name_of
 from .resultfile import check_blocks
-from .sidedata import BLOCK, check_side_data
+from .sidecheck import BLOCK, Blocks, check_side_data
 
-__all__ = ["Leftover", "Usage", "Verified", "collect", "usage", "verify"]
+__all__ = ["Leftover", "Named", "Usage", "Verified", "collect", "pruned", "usage", "verify"]
+
+
+class Named(Protocol):
+    """A workflow: its name, and the names of its nodes."""
+
+    @property
+    def workflow_name(self) -> str: ...
+    def graph_traversal(self) -> Iterator[tuple[str, object]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +118,21 @@ def verify(store: BlobStore, folder: str, key: bytes | None) -> list[Verified]:
 
 def _verified(store: BlobStore, name: str, key: bytes | None) -> Verified | None:
     folder, _, segment = name.partition("/")
-    earlier, call = is_earlier(name), ""
-    if earlier:
+    aside, call = is_earlier(name), ""
+    if aside:
         call = name.rpartition("-")[2]
     workflow, task, size = name_of(folder) or folder, name_of(segment) or segment, 0
     try:
         info = _checked(store, name, key)
         if not belongs(info, name):
-            if earlier:
+            if aside:
                 return None  # two writers at once have exchanged them, and no run uses it
             raise DamagedResultError(
                 f"the blob is the result of task {info.task!r} of workflow {info.workflow!r}"
             )
         workflow, task, size = info.workflow, info.task, info.size
         try:
-            size += check_side_data(store, f"{folder}/", info.side_data)
+            size += check_side_data(Blocks(store), f"{folder}/", info.side_data)
         except DamagedResultError:
             if info_of(store, name).token != info.token:
                 return _verified(store, name, key)  # replaced meanwhile, and its side data removed
@@ -142,6 +162,9 @@ def collect(store: BlobStore, older_than: float, *, dry_run: bool) -> Iterator[L
         # Side data is listed before the headers are read, so that no newer commit is missed.
         side_data = [blob for blob in store.list(name + SIDE_DATA) if blob.modified < before]
         unused = _unused(store, name, side_data) if side_data else []
+        if unused:  # what a copy of a result has put there again meanwhile is young
+            young = {blob.key for blob in store.list(name + SIDE_DATA) if blob.modified >= before}
+            unused = [blob for blob in unused if blob.key not in young]
         aside = [blob for blob in store.list(name + DAMAGED) if blob.modified < before]
         leases = [blob for blob in store.list(name + LEASES) if blob.modified < before]
         if not dry_run:
@@ -178,20 +201,57 @@ def _first(key: str, start: int) -> str:
     return key[: key.find("/", start) + 1] or key
 
 
+def pruned(
+    store: BlobStore,
+    workflow_name: str,
+    limits: Limits,
+    unused_by: Named | None,
+    *,
+    dry_run: bool,
+) -> tuple[list[Leftover], list[str]]:
+    """Remove earlier results; return them, and the tasks that are left to remove.
+
+    See `Storage.prune`; the returned results have those of these tasks, too.
+    """
+    names: set[str] | None = None
+    unused: list[BlobInfo] = []
+    folder = folder_of(workflow_name)
+    if unused_by is not None:
+        if unused_by.workflow_name != workflow_name:
+            other = unused_by.workflow_name
+            raise ValueError(f"unused_by is the workflow {other!r}, and not {workflow_name!r}")
+        names = {name for name, _ in unused_by.graph_traversal()}
+        used = {key_of(workflow_name, name) for name in names}
+        blobs = (blob for blob in store.list(folder) if is_result(blob.key))
+        unused = [blob for blob in blobs if blob.key not in used]
+    found = earlier.prune(store, workflow_name, limits, names=names, dry_run=True).blobs
+    keys = [blob.key for blob, _ in found]
+    headers = headers_of(store, [*keys, *(blob.key for blob in unused)])
+    removed = []
+    for blob, size in [*found, *((blob, blob.size) for blob in unused)]:
+        header, kind = headers.get(blob.key), "unused" if is_result(blob.key) else "earlier"
+        known = (header.task, header.call) if header else ("", "")
+        removed.append(Leftover(blob.key, kind, size, blob.modified, *known))
+    if dry_run:
+        return removed, []
+    earlier.remove(store, folder, keys, headers)
+    return removed, [task_of(store, blob.key) for blob in unused]
+
+
 def usage(store: BlobStore, folder: str, workflow_name: str) -> Usage:
     """Return the size of a workflow."""
     tasks = size = 0
-    earlier = []
+    blobs = []
     some = False
     for blob in store.list(folder):
         tasks += is_result(blob.key)
         size += blob.size
         some = some or blob.key.startswith(folder + SIDE_DATA)
         if is_earlier(blob.key):
-            earlier.append(blob)
-    aside = sum(blob.size for blob in earlier)
-    if some and earlier:
-        for info in headers_of(store, [blob.key for blob in earlier]).values():
+            blobs.append(blob)
+    aside = sum(blob.size for blob in blobs)
+    if some and blobs:
+        for info in headers_of(store, [blob.key for blob in blobs]).values():
             if info.side_data and not may_hold(store, key_of(workflow_name, info.task), info.token):
                 aside += info.side_size
     return Usage(workflow_name, tasks, size - aside, aside)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from ..errors import ResultNotFoundError
-from ..storage.blobstore import BlobStore
+from ..errors import DamagedResultError, ResultNotFoundError
+from ..storage.blobstore import BlobStore, Streamed
 from .blobbase import Blobs
 from .jobs import Blob, Parts, in_parts, is_whole, self_checking
 from .workers import together
@@ -308,6 +308,28 @@ class BlobBytes(Blobs):
         assert [] == self.leftovers(store)
         store.put("w/t", [b"after"])
         assert b"after" == self.raw_get(store, "w/t")
+
+    @pytest.mark.parametrize("end", ["sound", "error", "short", "long"])
+    @pytest.mark.parametrize("big", [False, True])
+    def test_streamed_parts(self, store: BlobStore, end: str, big: bool) -> None:
+        """They are iterated to their end; if that raises an error, the earlier blob stays."""
+        data = self_checking(max(4 << 20, self.multipart_from + 9) if big else 1000)
+
+        def parts() -> Iterator[Any]:
+            yield from in_parts(data, 7)
+            if end == "error":
+                raise DamagedResultError("the digest is another one")
+
+        store.put("w/t", [b"before"])
+        streamed = Streamed(len(data) + {"short": 1, "long": -1}.get(end, 0), parts())
+        if end == "sound":
+            store.put("w/t", streamed)
+            assert Blob(data) == Blob(self.raw_get(store, "w/t"))
+            return
+        with pytest.raises(DamagedResultError):
+            store.put("w/t", streamed)
+        assert b"before" == self.raw_get(store, "w/t")
+        assert [] == self.leftovers(store)
 
     def test_readers_see_nothing_of_a_put_that_is_at_work(self, store: BlobStore) -> None:
         """During a put, readers get and list the earlier blob, or wait until the put is done."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from ..backends.builtin.localback import LocalWorkflow
 from ..errors import ResultNotFoundError
 from ..graph.decorator import workflow
 from ..storage import Storage
+from ..storage.filestore import FileStore
 from ..storage.keys import EARLIER, NEWER, earlier_key
 from .resultbase import Grid, Grids, Results
 from .results import NAMES
@@ -321,6 +324,35 @@ class GoingBack(Results):
         with pytest.raises(ResultNotFoundError):
             grids.remove_task("w", "t")
         assert [[], []] == [grids.list_tasks("w"), grids.list_workflows()]
+
+    def test_a_workflow_is_copied(self, grids: Storage, tmp_path: Path) -> None:
+        """There and back, with side data, earlier results and records; nothing is unpickled."""
+        for number in (1, 2):
+            flow_of(grids, number).run()
+        grids.save("w", "big", bytes(range(256)) * (8 << 10))
+        storages = [grids, Storage(FileStore(str(tmp_path / "copy")))]
+        storages.append(self.with_options(grids, key="another key"))
+        storages[1].register_persistent_serializers(Grids())
+        for source, to in itertools.pairwise(storages):
+            to.register_persistent_serializers(Grids())
+            reports = source.copy("w", to, earlier=True, runs=True)
+            assert 9 == len(reports)
+            assert [] == [report.problem for report in reports if report.problem]
+            for name in ("big", *TASKS):
+                info = to.task_info("w", name)._replace(signed=False)
+                assert source.task_info("w", name)._replace(signed=False) == info
+                assert source.earlier("w", name) == [
+                    info._replace(signed=False) for info in to.earlier("w", name)
+                ]
+            assert not any(record.problem for record in to.verify())
+            assert 2 == len(to.runs("w"))
+            if source is grids:
+                grids.remove_workflow("w")
+        for number in (1, 2):
+            flow = flow_of(storages[-1], number)
+            assert results_of(number)[1:] == flow.run()
+            assert flow.report is not None
+            assert [] == flow.report.names("computed")
 
     def test_no_earlier_results(self, storage: Storage) -> None:
         """With `earlier=False` none is set aside, listed or found: each change computes."""

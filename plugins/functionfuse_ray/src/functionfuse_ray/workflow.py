@@ -94,6 +94,8 @@ class RayWorkflow(ComputingWorkflow):
         return_results: bool | None = None,
         max_pending_tasks: int | None = None,
         keep_going: bool | None = None,
+        *,
+        progress: bool | None = None,
     ) -> Any:
         """Update the given nodes and all last nodes, and store their results.
 
@@ -108,6 +110,8 @@ class RayWorkflow(ComputingWorkflow):
             keep_going: if a node fails, compute all nodes that don't follow it, and raise its error
                 at the end. A storage that can't be written ends the run in any case. The default is
                 True, or the option in the config.
+            progress: show what runs; see docs/progress.md. None: on terminals and in notebooks,
+                after a second, unless the environment variable FUNCTIONFUSE_PROGRESS says 0 or 1.
 
         Returns:
             None, unless `return_results`: then the result if the workflow was made from one node,
@@ -116,7 +120,8 @@ class RayWorkflow(ComputingWorkflow):
         Raises:
             GraphError: the workflow has no nodes.
             OptionsError: `max_pending_tasks` is negative, or no node of the cluster has the
-                resources that a node needs. Nothing was run yet.
+                resources that a node needs; or FUNCTIONFUSE_PROGRESS is neither 0 nor 1. Nothing
+                was run yet.
             DuplicateNameError: two nodes have the same name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: the worker of a node died more often than Ray tries again.
@@ -131,12 +136,13 @@ class RayWorkflow(ComputingWorkflow):
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
         backend = OnRay(max_pending_tasks)
         keep_going = self.keep_going if keep_going is None else keep_going
-        results = Run(self, backend, returns=return_results, keep_going=keep_going).run()
+        run = Run(self, backend, returns=return_results, keep_going=keep_going, progress=progress)
+        results = run.run()
         if not return_results:
             return None
         return results[0] if len(results) == 1 else results
 
-    def value(self, node: object) -> Any:
+    def value(self, node: object, *, progress: bool | None = None) -> Any:
         """Update a node and what it needs, nothing else; return its result.
 
         So the graph can be built further from the result: call functions, and hand their nodes over
@@ -146,10 +152,12 @@ class RayWorkflow(ComputingWorkflow):
 
         Args:
             node: a node, or a pick from one; it belongs to the workflow from now on.
+            progress: as in `run`.
 
         Raises:
             GraphError: `node` is no node.
             Exception: as `run`.
         """
         only = as_node(node), node if isinstance(node, Pick) else None
-        return Run(self, OnRay(self.max_pending_tasks), only=only).run()[0]
+        backend = OnRay(self.max_pending_tasks)
+        return Run(self, backend, only=only, progress=progress).run()[0]

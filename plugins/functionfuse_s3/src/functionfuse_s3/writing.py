@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from functionfuse.errors import StorageError
-from functionfuse.storage.blobstore import Buffer
+from functionfuse.storage.blobstore import Buffer, Streamed
 from functionfuse.storage.keys import unique
 
 from .bucket import Bucket, etag_of
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 TEMPORARY = ".tmp-"
 _MOST_PIECES = 10_000
 _LARGEST_PUT = 5 << 30  # bytes
+_STREAMED_AT_ONCE = 48 << 20  # bytes of a streamed blob in memory, in pieces
 _CONFLICTS = 5
 _TOO_LARGE = ("EntityTooLarge", "InvalidRequest")  # AWS says the second, and also for other reasons
 _MARK = "functionfuse-write"  # metadata: identifies the write that made a blob
@@ -49,18 +51,26 @@ _keeps_conditions: dict[tuple[str | None, str], bool] = {}  # by endpoint and bu
 
 
 def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
-    """Put a blob, replacing an earlier one; return its etag, or "" if the answer was lost."""
-    views = views_of(parts)
-    size = sum(map(len, views))
-    if size <= bucket.options.multipart_threshold:
-        return etag_of(bucket.call("put_object", key, Body=body_of(views), **bucket.writing))
+    """Put a blob, replacing an earlier one; return its etag, or "" if the answer was lost.
+
+    Few pieces of a large streamed blob are in memory at once.
+    """
+    if isinstance(parts, Streamed) and parts.size > bucket.options.multipart_threshold:
+        size = parts.size
+        piece_from: Callable[[int, int], list[memoryview]] = _InOrder(parts).piece
+        most: int | None = max(1, _STREAMED_AT_ONCE // bucket.options.multipart_chunk)
+    else:
+        views = views_of(parts)
+        size, piece_from, most = sum(map(len, views)), partial(piece_of, views), None
+        if size <= bucket.options.multipart_threshold:
+            return etag_of(bucket.call("put_object", key, Body=body_of(views), **bucket.writing))
 
     def send(start: int, end: int, **piece: Any) -> Mapping[str, Any]:
-        body = body_of(piece_of(views, start, end))
+        body = body_of(piece_from(start, end))
         answer: Mapping[str, Any] = bucket.call("upload_part", key, Body=body, **piece)
         return answer
 
-    return _upload(bucket, key, size, send)
+    return _upload(bucket, key, size, send, most)
 
 
 def copy(bucket: Bucket, key: str, to: str) -> None:
@@ -156,18 +166,25 @@ def _check_conditions(bucket: Bucket) -> None:
         )
 
 
-def _upload(bucket: Bucket, key: str, size: int, send: Callable[..., Mapping[str, Any]]) -> str:
+def _upload(
+    bucket: Bucket,
+    key: str,
+    size: int,
+    send: Callable[..., Mapping[str, Any]],
+    most: int | None = None,
+) -> str:
     """Write a blob in pieces; return its etag, or "" if unknown. A failed upload is aborted.
 
     Args:
         send: sends the bytes from one offset to another as a piece, of which it gets number and
             upload as arguments of boto3. It returns the ETag and the checksums.
+        most: the number of pieces at once; by default the storage's `concurrency`.
     """
     mark = unique()
     arguments: dict[str, Any] = {"Metadata": {_MARK: mark}, **bucket.writing}
     upload = bucket.call("create_multipart_upload", key, **arguments)["UploadId"]
     try:
-        done = _send_pieces(bucket, size, partial(send, UploadId=upload))
+        done = _send_pieces(bucket, size, partial(send, UploadId=upload), most)
         try:
             answer = bucket.call(
                 "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
@@ -187,7 +204,7 @@ def _upload(bucket: Bucket, key: str, size: int, send: Callable[..., Mapping[str
 
 
 def _send_pieces(
-    bucket: Bucket, size: int, send: Callable[..., Mapping[str, Any]]
+    bucket: Bucket, size: int, send: Callable[..., Mapping[str, Any]], most: int | None
 ) -> list[dict[str, Any]]:
     """Send all pieces; return the list that completes the upload. No request is left running."""
     chunk = max(bucket.options.multipart_chunk, -(-size // _MOST_PIECES))
@@ -199,7 +216,7 @@ def _send_pieces(
         return {"PartNumber": number, "ETag": answer["ETag"], **sums}
 
     count = -(-size // chunk)
-    workers = min(count, bucket.options.concurrency)
+    workers = min(count, bucket.options.concurrency, most or count)
     with ThreadPoolExecutor(workers, thread_name_prefix="functionfuse-s3") as pool:
         pieces = [pool.submit(send_piece, number) for number in range(1, count + 1)]
         try:
@@ -209,6 +226,45 @@ def _send_pieces(
                 piece.cancel()
     failed = [piece for piece in pieces if not piece.cancelled() and piece.exception()]
     return [piece.result() for piece in failed or pieces]
+
+
+class _InOrder:
+    """Cuts streamed parts into pieces, which threads take in order: each waits for its turn."""
+
+    def __init__(self, parts: Streamed) -> None:
+        self._parts, self._size = iter(parts), parts.size
+        self._rest = memoryview(b"")
+        self._position = 0
+        self._failed = False
+        self._turn = threading.Condition()
+
+    def piece(self, start: int, end: int) -> list[memoryview]:
+        """Return the bytes from `start` to `end`; the last one ends with the parts."""
+        with self._turn:
+            # The threads take up pieces in order, so those before this one are being taken.
+            self._turn.wait_for(lambda: self._failed or self._position == start)
+            if self._failed:
+                raise StorageError("S3: an earlier piece of the blob can't be made")
+            try:
+                found = list(self._taken(end))
+            except BaseException:
+                self._failed = True
+                raise
+            finally:
+                self._turn.notify_all()
+        return found
+
+    def _taken(self, end: int) -> Iterator[memoryview]:
+        while self._position < end:
+            if not self._rest:
+                self._rest = memoryview(next(self._parts))
+            size = end - self._position
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            self._position += len(piece)
+            if self._position == self._size:
+                for _ in self._parts:  # to their end, where an error may be raised
+                    pass
+            yield piece
 
 
 _CHECKSUMS = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA256")

@@ -50,6 +50,7 @@ class LocalWorkflow(ComputingWorkflow):
         single_flight: bool = False,
         keep_going: bool | None = None,
         resources: Mapping[str, float] | None = None,
+        progress: bool | None = None,
     ) -> Any:
         """Update the given nodes and all last nodes; return the results of the given nodes.
 
@@ -74,6 +75,8 @@ class LocalWorkflow(ComputingWorkflow):
             resources: how much there is of each resource that nodes need (`Query.set_resources`),
                 such as `{"gpu": 1, "api": 4}`. A node starts when all that it needs is free; the
                 first in the graph goes first. None: as in the config, or any amount.
+            progress: show what runs; see docs/progress.md. None: on terminals and in notebooks,
+                after a second, unless the environment variable FUNCTIONFUSE_PROGRESS says 0 or 1.
 
         Returns:
             The result if the workflow was made from one node, otherwise a list in the order of the
@@ -82,7 +85,7 @@ class LocalWorkflow(ComputingWorkflow):
         Raises:
             GraphError: the workflow has no nodes, or `executor` is no executor.
             OptionsError: a node needs more of a resource than there is, or has a timeout and would
-                run in a thread. Nothing was run yet.
+                run in a thread; or FUNCTIONFUSE_PROGRESS is neither 0 nor 1. Nothing was run yet.
             DuplicateNameError: two nodes have the same name.
             StoragePathError: the storage can't be written. Nothing was run yet.
             WorkerDiedError: a worker of the executor died; names the nodes it may have run.
@@ -94,6 +97,7 @@ class LocalWorkflow(ComputingWorkflow):
             "single_flight": single_flight,
             "keep_going": self.keep_going if keep_going is None else keep_going,
             "resources": self.resources if resources is None else resources,
+            "progress": progress,
         }
         results = self._run(executor, options)
         return results[0] if len(results) == 1 else results
@@ -105,6 +109,7 @@ class LocalWorkflow(ComputingWorkflow):
         *,
         single_flight: bool = False,
         resources: Mapping[str, float] | None = None,
+        progress: bool | None = None,
     ) -> Any:
         """Update a node and what it needs, nothing else; return its result.
 
@@ -115,7 +120,7 @@ class LocalWorkflow(ComputingWorkflow):
         Args:
             node: a node, or a pick from one; it belongs to the workflow from now on. `run` doesn't
                 return its result.
-            executor, single_flight, resources: as in `run`.
+            executor, single_flight, resources, progress: as in `run`.
 
         Raises:
             GraphError: `node` is no node.
@@ -125,6 +130,7 @@ class LocalWorkflow(ComputingWorkflow):
             "only": (as_node(node), node if isinstance(node, Pick) else None),
             "single_flight": single_flight,
             "resources": self.resources if resources is None else resources,
+            "progress": progress,
         }
         return self._run(executor, options)[0]
 

@@ -1,0 +1,130 @@
+"""A script in a pseudo-terminal, and what a person sees there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+from rich.cells import cell_len
+
+_PARTS = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
+_TOP = re.compile(r" [\d,]+/[\d,]+|planning")
+
+
+class Seen:
+    """What came to a terminal.
+
+    Attributes:
+        script: the lines of the script.
+        raw: the characters.
+        code: the exit code of the script.
+        frames: all lines, each time after the cursor has gone up: then there is a whole bar.
+        lines: all lines in the end.
+        wrapped: lines that were too long.
+    """
+
+    def __init__(self, raw: str, script: str, code: int, columns: int) -> None:
+        self.script = script.splitlines()
+        self.raw = raw
+        self.code = code
+        self.frames: list[list[str]] = []
+        self.wrapped: list[str] = []
+        lines, row, column = [""], 0, 0
+        for part in _PARTS.finditer(raw):
+            text, number, kind = part[0], part[1], part[2]
+            if kind == "m":
+                continue
+            if kind == "J":
+                del lines[row + 1 :]
+                lines[row] = lines[row][:column]
+            elif kind == "A":
+                row -= int(number)
+                self.frames.append([line.rstrip() for line in lines])
+            elif kind:
+                raise AssertionError(f"the terminal got {text!r}")
+            elif text == "\r":
+                column = 0
+            elif text == "\n":
+                row += 1
+                lines += [""] * (row + 1 - len(lines))
+            else:
+                old = lines[row].ljust(column)
+                lines[row] = old[:column] + text + old[column + len(text) :]
+                column += len(text)
+                if cell_len(lines[row]) > columns:
+                    self.wrapped.append(lines[row])
+        self.lines = [line.rstrip() for line in lines]
+        while self.lines and not self.lines[-1]:
+            self.lines.pop()
+
+    @property
+    def bars(self) -> list[list[str]]:
+        """The lines of each bar that was drawn, first line first."""
+        found = []
+        for frame in self.frames:
+            tops = [n for n, line in enumerate(frame) if _TOP.search(line)]
+            found.append(frame[tops[-1] :] if tops else [])
+        return found
+
+
+def run(
+    script: Path,
+    code: str,
+    *,
+    columns: int = 100,
+    interrupt: str = "",
+    meanwhile: Callable[[int, str], object] = lambda *_: None,
+    **variables: str,
+) -> Seen:
+    """Run code in a Python with a terminal of its own, for stdin, stdout and stderr.
+
+    Args:
+        interrupt: when this text has come, Ctrl-C is pressed, once.
+        meanwhile: is called with the terminal, and what has come up to now.
+        variables: of the environment; "" unsets one.
+    """
+    script.write_text(dedent(code))
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    unset = ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "FUNCTIONFUSE_PROGRESS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"TERM": "xterm-256color", **variables}
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=script.parent,
+        env={name: value for name, value in environment.items() if value},
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+        # Without it, Ctrl-C goes to nobody; and in the background, a shell has it ignored.
+        preexec_fn=lambda: (  # noqa: PLW1509
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            signal.signal(signal.SIGINT, signal.default_int_handler),
+        ),
+    )
+    os.close(child)
+    raw, pressed = b"", False
+    while True:
+        try:
+            raw += (piece := os.read(parent, 65536))
+        except OSError:  # all who had the terminal are gone
+            break
+        if not piece:
+            break
+        if interrupt and not pressed and interrupt in raw.decode(errors="replace"):
+            pressed = True
+            os.write(parent, b"\x03")
+        meanwhile(parent, raw.decode(errors="replace"))
+    os.close(parent)
+    return Seen(raw.decode(), script.read_text(), process.wait(60), columns)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
-import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_data import data_of
 
 from functionfuse.errors import StoragePathError
 from functionfuse.show.page import save, sentence, to_html
 from functionfuse.show.pagedata import Page, PageChanges, PageNode, columns
-
-
-def data_of(html: str) -> Any:
-    """Unpack the data as the script does."""
-    [text] = re.findall(r'<script type="text/plain" id="data">(.*?)</script>', html)
-    return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
 
 
 def page(*nodes: PageNode, **about: Any) -> Page:

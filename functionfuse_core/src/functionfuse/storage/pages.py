@@ -173,8 +173,12 @@ class StoredReport:
             else:
                 found[name] = preview(value)
             size += len(str(found[name]))
-        some = "1 result has" if left == 1 else f"{left:,} results have"
-        return found, f"{some} no preview, because it would be too large." if left else ""
+        said = (
+            "1 result has no preview: it is"
+            if left == 1
+            else f"{left:,} results have no preview: they are"
+        )
+        return found, f"{said} too large." if left else ""
 
 
 def report(

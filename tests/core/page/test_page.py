@@ -125,6 +125,21 @@ def test_arguments_are_texts_and_numbers_of_nodes() -> None:
     ] == given[1::2]
 
 
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        ("[slice(1, None, None)]", "[1:]"),
+        ("['a'][slice(None, -2, 3)]", "['a'][:-2:3]"),
+        ("['slice'][0]", "['slice'][0]"),
+    ],
+)
+def test_slices_are_shown_as_they_are_written(item: str, text: str) -> None:
+    """And not by their repr, which records have."""
+    arguments = {"x": {"node": "a", "item": item}}
+    found = columns(page(PageNode("a", "reused"), PageNode("b", "reused", arguments=arguments)))
+    assert [0, [0, text]] == found["columns"]["arguments"][1]
+
+
 def test_numbers_that_json_lacks_are_zero() -> None:
     """A record can be anybody's, and one bad number must not hide the rest."""
     bad = PageNode("a", "computed", seconds=float("inf"), begun=float("nan"), bytes=1)

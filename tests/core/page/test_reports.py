@@ -74,7 +74,7 @@ def test_a_run_without_a_storage(tmp_path: Path) -> None:
     assert ["load", "scale", "total"] == column(data, "name")
     assert ["computed"] * 3 == column(data, "action")
     assert [[], [0], [1]] == data["columns"]["parents"]
-    assert [[0, "5"], [1, "2.0", 2, [0, "[slice(1, None, None)]"]], [2, [1, "['scaled']"]]] == (
+    assert [[0, "5"], [1, "2.0", 2, [0, "[1:]"]], [2, [1, "['scaled']"]]] == (
         data["columns"]["arguments"]
     )
     assert ["count", "factor", "values"] == data["tables"]["parameter"]
@@ -299,7 +299,7 @@ flowchart LR
   n0["load"]:::function
   n1["scale"]:::function
   n2["total"]:::function
-  n0 -->|"[slice#40;1#44; None#44; None#41;]"| n1
+  n0 -->|"[1#58;]"| n1
   n1 -->|"['scaled']"| n2
 """
 

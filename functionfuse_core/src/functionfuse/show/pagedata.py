@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .views import views
 
-__all__ = ["Page", "PageChanges", "PageNode", "columns"]
+__all__ = ["Page", "PageChanges", "PageNode", "columns", "item_text"]
 
 _LISTED = 1000  # names of nodes that are gone
 _TABLES = "action", "reason", "worker", "function", "type", "made"
@@ -174,12 +175,26 @@ def _argument(value: Any, number: dict[str, int]) -> Any:
     if not isinstance(value, dict):
         return repr(value)
     if "node" in value:
-        source, item = value["node"], str(value.get("item", ""))
+        source, item = value["node"], item_text(str(value.get("item", "")))
         if source not in number:
             return f"node {source!r}{item}"
         return [number[source], item] if item else number[source]
     content = repr(value["value"]) if "value" in value else value.get("float")
     return " ".join(filter(None, (str(value.get("type", "")), content or value.get("digest"))))
+
+
+def item_text(item: str) -> str:
+    """Return the text of an item's keys, with slices as they are written: "[1:]"."""
+
+    def written(found: re.Match[str]) -> str:
+        parts = found.groups() if found[3] else found.groups()[:2]
+        return ":".join("" if part == "None" else part for part in parts)
+
+    return _SLICE.sub(written, item)
+
+
+# The repr of a slice; the step is left out if it is None.
+_SLICE = re.compile(r"slice\((None|-?\d+), (None|-?\d+), (?:None|(-?\d+))\)")
 
 
 def _changes(page: Page, number: dict[str, int]) -> dict[str, Any] | None:

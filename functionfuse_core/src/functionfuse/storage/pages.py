@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import FunctionFuseError, NoMatchError, ResultNotFoundError
 from ..names import close_to
 from ..show.page import save
-from ..show.pagedata import Page, PageChanges, PageNode
+from ..show.pagedata import Page, PageChanges, PageNode, item_text
 from ..show.picture import Box, Edge, Picture
 from ..show.preview import preview
 from .header import TaskInfo
@@ -108,7 +108,7 @@ class StoredReport:
             for value in node.arguments.values():
                 if isinstance(value, dict) and value.get("node") in number:
                     used = items.setdefault(number[value["node"]], {})
-                    used[str(value.get("item", ""))] = None
+                    used[item_text(str(value.get("item", "")))] = None
             for source in dict.fromkeys(number[n] for n in node.parents if n in number):
                 if source < target:  # a record can be anybody's
                     texts = list(items.get(source, ()))

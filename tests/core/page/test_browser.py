@@ -325,7 +325,10 @@ def test_print_has_all_rows_and_no_controls(browser: Any, tmp_path: Path) -> Non
     assert 100 == len(texts(browser, NAMES))
     browser.run("dispatchEvent(new Event('beforeprint'))")
     assert 250 == len(texts(browser, NAMES))
-    assert "rgb(255, 255, 255)" == browser.run("getComputedStyle(document.body).backgroundColor")
+    style = "getComputedStyle(document.body)"
+    assert ["rgb(255, 255, 255)", "rgb(29, 35, 41)"] == browser.run(
+        f"[{style}.backgroundColor, {style}.color]"
+    )
     for control in ("nav", ".chips", "#more"):
         assert "none" == browser.run(
             f"getComputedStyle(document.querySelector('{control}')).display"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import re
 from pathlib import Path
@@ -179,3 +180,22 @@ def test_file_is_replaced_at_once(tmp_path: Path) -> None:
             save(page(), wrong)
         assert repr(str(wrong)) in str(info.value)
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_file_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the new one is in neither place."""
+    path = tmp_path / "run.html"
+    path.write_text("before")
+
+    def full(file: Path, content: bytes) -> int:
+        with file.open("wb") as stream:
+            stream.write(content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoragePathError, match="No space left on device"):
+        save(page(), path)
+    assert [path] == list(tmp_path.iterdir())
+    assert "before" == path.read_text()

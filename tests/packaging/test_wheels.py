@@ -106,6 +106,7 @@ def test_requirements(name: str, folder: str, package: str, wheels: Mapping[str,
             for extra in (plugin, "all")
         }
         extras.add('pytest>=9.0; extra == "testing"')
+        extras.add('shtab>=1.7; extra == "completion"')
         assert extras == {str(requirement) for requirement in requires if requirement.marker}
     else:
         assert "functionfuse-core" in always

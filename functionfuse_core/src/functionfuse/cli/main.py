@@ -41,6 +41,9 @@ MODULES = {
     "results": ("list", "show", "earlier", "lineage"),
     "runs": ("runs",),
     "pictures": ("report", "graph"),
+    "upkeep": ("copy", "rm", "prune", "gc", "verify"),
+    "setup": ("plugins", "config", "completion"),
+    "doctor": ("doctor",),
 }
 DONE, BAD_NEWS, WRONG_USE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 
@@ -61,9 +64,9 @@ _VALUED = "--storage", "--config"  # common options that take a value
 def run(words: Sequence[str]) -> int:
     """Run a command line; return the exit status, after the error is printed."""
     arguments = Namespace(json="--json" in words, debug="--debug" in words)  # until it is parsed
-    logger = logging.getLogger("functionfuse")
-    logger.addHandler(handler := logging.StreamHandler())
+    logger, handler = logging.getLogger("functionfuse"), logging.StreamHandler()
     handler.setFormatter(_Sentences())
+    logger.addHandler(handler)
     try:
         try:
             return _run(words, arguments)

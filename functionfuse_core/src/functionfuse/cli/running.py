@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import os
 import re
 import runpy
@@ -121,6 +122,9 @@ def _as_told(arguments: Namespace, **more: Any) -> Iterator[None]:
 
     workers = arguments.workers
     make = partial(ProcessPoolExecutor, workers) if workers else None
+    shown = logging.getLogger("functionfuse.run.progress")
+    level = shown.level
+    shown.setLevel(logging.INFO)  # where there is no terminal, lines tell the progress
     ComputingWorkflow.overrides = Overrides(
         make_executor=make, reuse=arguments.reuse, keep_going=arguments.keep_going, **more
     )
@@ -131,6 +135,7 @@ def _as_told(arguments: Namespace, **more: Any) -> Iterator[None]:
         yield
     finally:
         ComputingWorkflow.overrides = Overrides()
+        shown.setLevel(level)
         if before is not None:
             os.environ["FUNCTIONFUSE_CONFIG"] = before
         elif arguments.config is not None:

@@ -6,16 +6,19 @@ import importlib
 import os
 from collections.abc import Mapping
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
-from ..plugins.entrypoints import BACKENDS, NOUNS, STORAGES
+from ..plugins.entrypoints import BACKENDS, NOUNS, STORAGES, Entry
 from ..plugins.registry import find_entry, record_of
 from .form import Config, Section, read
 from .options import check_options
 from .source import Source, nearest
 
-__all__ = ["storage_factory", "workflow_factory"]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["check", "storage_factory", "workflow_factory"]
 
 
 def storage_factory(
@@ -67,6 +70,26 @@ def workflow_factory(
     return workflow
 
 
+def check(config: Config) -> dict[str, tuple[str, BaseModel]]:
+    """Check the kinds, options and serializers of a config; make neither storage nor workflow.
+
+    Returns the kind and the checked options of each section: "storage", "backend".
+
+    Raises:
+        OptionsError: an option is unknown, missing or wrong, or a serializer can't be imported.
+        UnknownKindError: no installed distribution provides a kind.
+        PluginError: a kind's plugin can't be used.
+    """
+    found = {}
+    for group, section in ((STORAGES, config.storage), (BACKENDS, config.backend)):
+        if section is not None:
+            _, record, options = _checked(config.source, group, section)
+            found[NOUNS[group]] = record.kind, options
+    for index, name in enumerate(config.serializers):
+        _serializer(config.source, name, ("serializers", index))
+    return found
+
+
 def _storage(config: Config) -> Any:
     """Return the storage of a parsed config."""
     if config.storage is None:
@@ -81,27 +104,33 @@ def _storage(config: Config) -> Any:
 
 def _build(source: Source, group: str, section: Section, *arguments: Any) -> Any:
     """Call a kind's `build` with its checked options and the arguments, and return the result."""
-    noun, path = NOUNS[group], section.path
-    try:
-        entry = find_entry(group, section.kind)
-        record = record_of(entry)
-    except (PluginError, UnknownKindError) as error:
-        raise _located(error, source, (*path, "kind")) from error.__cause__
-    options = check_options(
-        record.options,
-        kind=record.kind,
-        options=section.options,
-        noun=noun,
-        source=source,
-        path=(*path, "options"),
-    )
+    entry, record, options = _checked(source, group, section)
     try:
         return record.build(options, *arguments)
     except FunctionFuseError:
         raise
     except ImportError as error:
         problem = f"the {entry} can't be made: {type(error).__name__}: {error}"
-        raise _located(PluginError(problem), source, (*path, "kind")) from error
+        raise _located(PluginError(problem), source, (*section.path, "kind")) from error
+
+
+def _checked(source: Source, group: str, section: Section) -> tuple[Entry, Any, BaseModel]:
+    """Return the entry point and the record of a section's kind, and the checked options."""
+    path = section.path
+    try:
+        entry = find_entry(group, section.kind)
+        record = record_of(entry)
+    except (PluginError, UnknownKindError) as error:
+        raise _located(error, source, (*path, "kind")) from error.__cause__
+    options: BaseModel = check_options(
+        record.options,
+        kind=record.kind,
+        options=section.options,
+        noun=NOUNS[group],
+        source=source,
+        path=(*path, "options"),
+    )
+    return entry, record, options
 
 
 def _serializer(source: Source, name: str, path: tuple[str | int, ...]) -> Any:

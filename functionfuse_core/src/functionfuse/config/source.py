@@ -11,13 +11,14 @@ from typing import Any
 from ..errors import NoConfigError, OptionsError
 from .syntax import Marks, SyntaxProblem, parse_json, parse_toml, parse_yaml
 
-__all__ = ["Source", "nearest"]
+__all__ = ["VARIABLE", "Source", "configs_in", "nearest"]
 
 VARIABLE = "FUNCTIONFUSE_CONFIG"
 
 LARGEST = 65536  # bytes; a config is written by hand
 
 _PARSERS = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": parse_json, ".toml": parse_toml}
+_NAMES = [f"functionfuse{suffix}" for suffix in _PARSERS]
 
 # https://docs.docker.com/reference/compose-file/interpolation/, its forms with braces
 _variable = re.compile(
@@ -37,10 +38,9 @@ def nearest() -> str:
     """
     if path := os.environ.get(VARIABLE, ""):
         return path
-    names = [f"functionfuse{suffix}" for suffix in _PARSERS]
     here = Path.cwd()
     for folder in (here, *here.parents):
-        found = [name for name in names if (folder / name).is_file()]
+        found = configs_in(folder)
         if len(found) > 1:
             raise OptionsError(
                 f"the folder {str(folder)!r} has several configs: {', '.join(found)}"
@@ -48,9 +48,14 @@ def nearest() -> str:
         if found:
             return str(folder / found[0])
     raise NoConfigError(
-        f"there is no config: no {', '.join(names)} in {str(here)!r} or a folder above, and"
+        f"there is no config: no {', '.join(_NAMES)} in {str(here)!r} or a folder above, and"
         f" {VARIABLE} is not set"
     )
+
+
+def configs_in(folder: Path) -> list[str]:
+    """Return the names of the configs in a folder."""
+    return [name for name in _NAMES if (folder / name).is_file()]
 
 
 class _Expanded(str):

@@ -29,6 +29,11 @@ LONGEST = (
 )
 
 
+def pytest_collectstart() -> None:
+    """Have the garbage collector wait: what is collected here all stays."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what takes longest first."""
     items.sort(key=lambda item: _place(item.nodeid))
@@ -38,6 +43,7 @@ def pytest_collection_finish() -> None:
     """Have the garbage collector leave alone what is there: it would look at it in every test."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

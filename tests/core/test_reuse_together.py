@@ -40,7 +40,7 @@ def test_processes_with_other_settings_never_mix(
 ) -> None:
     """They store under the same names; each has the values of its own setting, in every run."""
     config = {"kind": "file", "options": {"path": str(tmp_path)}}
-    rounds = (2000 if FULL else 300) // len(settings)
+    rounds = (2000 if FULL else 120) // len(settings)
     same_workflow.at_once(config, rounds, settings=settings, always_read=always_read)
 
 

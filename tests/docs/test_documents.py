@@ -13,6 +13,7 @@ to run a script that is a file of the document, outside `src`: its block is not 
 from __future__ import annotations
 
 import doctest
+import logging
 import re
 import runpy
 import shlex
@@ -104,10 +105,15 @@ def test_blocks_run(
     scripts = [Path(name).read_text() for name in files if re.fullmatch(r"\w+\.py", name)]
     if files:
         monkeypatch.syspath_prepend(tmp_path / "src")
+    loggers = [logging.getLogger(name) for name in ("", "functionfuse.run.progress")]
+    before = [([*logger.handlers], logger.level) for logger in loggers]
     try:
         for example in document.examples():
             example.evaluate()
     finally:
+        for logger, (handlers, level) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
                 del sys.modules[name]

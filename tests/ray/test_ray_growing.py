@@ -42,7 +42,7 @@ def program(seed, flow, folder):
 
 @pytest.mark.battery
 @pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("seed", range(40 if FULL else 2))
+@pytest.mark.parametrize("seed", range(40 if FULL else 1))
 def test_parts_of_a_run_fit_together(storage, notes, seed, stored) -> None:
     """Each node is called once in a run, and all see the values that `value` has returned."""
     flow = kept(storage if stored else None)

@@ -86,7 +86,7 @@ def made(specs: dict[str, Spec], storage: Any, folder: str) -> Any:
 @pytest.mark.battery
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("keep_going", [True, False])
-@pytest.mark.parametrize("seed", range(100 if FULL else 3))
+@pytest.mark.parametrize("seed", range(100 if FULL else 2))
 def test_a_run_does_what_the_model_says(storage, notes, seed, keep_going, stored) -> None:
     """And a run afterwards, when nothing fails any more, does the rest."""
     chance = random.Random(f"{seed} {keep_going} {stored}")

@@ -92,7 +92,18 @@ def status_of(words: Sequence[str]) -> int:
 
 
 @pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+def told() -> list[str]:
+    """The lines about ended runs, which are on standard error where that is no terminal."""
+    return []
+
+
+@pytest.fixture
+def say(
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Say:
     """Return a function that runs a command line in a folder with a pipeline and a config."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FUNCTIONFUSE_CONFIG", raising=False)
@@ -109,6 +120,8 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         sys.path[:] = before[0]
         sys.modules.pop("pipe", None)
         out, err = capsys.readouterr()
+        told.extend(re.findall("functionfuse: ([✓✕] .*) in [0-9.]+ s\n", err))
+        err = re.sub("functionfuse: [✓✕] .*\n", "", err)
         return status, re.sub("[0-9,]+ bytes", "# bytes", out), err
 
     return said
@@ -123,6 +136,22 @@ def test_a_script(say: Say, tmp_path: Path) -> None:
     status, out, err = say("plan", "pipe.py")
     assert (0, f"arguments ['pipe.py']\n{REUSED}") == (status, out)
     assert "functionfuse: pipe.py is run up to its first run(); value() computes\n" == err
+
+
+def test_the_end_of_each_run_is_told(
+    say: Say, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a script and of module:function; not of a plan, and not if progress is switched off."""
+    say("plan", "pipe.py")
+    say("run", "pipe.py")
+    say("run", "pipe", "--set", "model.rates=[1, 9]")
+    assert [
+        "✓ pipe: 3 computed",
+        "✕ pipe: 1 failed, 2 reused (saved 0.0 s)",
+    ] == [re.sub(r"saved [0-9.]+ s", "saved 0.0 s", line) for line in told]
+    monkeypatch.setenv("FUNCTIONFUSE_PROGRESS", "0")
+    say("run", "pipe")
+    assert 2 == len(told)
 
 
 def test_python_and_the_command_reuse_each_others_results(say: Say, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from command_lines import TIME, Said, Terminal, process  # in `importable`, which is on the path
@@ -184,8 +185,8 @@ def test_wrong_use(storage: FileStorage, do: Do, words: Sequence[str], message: 
     [
         (["rm", "zzz", "--yes"], "No workflow 'zzz' in "),
         (["rm", "zzz", "*", "--yes"], "No workflow 'zzz' in "),
-        (["rm", "w", "zzz", "--yes"], "No result of workflow 'w' matches 'zzz'"),
-        (["rm", "w", "", "--yes"], "No result of workflow 'w' matches ''"),  # not the workflow
+        (["rm", "w", "zzz", "--yes"], "No result of task 'zzz' in workflow 'w'"),
+        (["rm", "w", "", "--yes"], "No result of task '' in workflow 'w'"),  # not the workflow
         (["prune", "zzz"], "No workflow 'zzz' in "),
         (["verify", "zzz"], "No workflow 'zzz' in "),
     ],
@@ -267,9 +268,9 @@ def test_hostile_names(storage: FileStorage, do: Do) -> None:
     expected = f"TASK\n{SHOWN}\nWould remove 1 result ({size} B) of workflow '{SHOWN}'.\n"
     assert Said(0, expected, "") == said
     assert [HOSTILE] == do("rm", HOSTILE, "--yes", "--json").document["tasks"]
-    assert Said(2, "", f"functionfuse: No workflow '{SHOWN}' in {storage!r}.\n") == do(
-        *("rm", HOSTILE, "--yes")
-    )
+    assert Said(
+        2, "", f"functionfuse: No workflow '{SHOWN}' in the folder {storage.path!r}.\n"
+    ) == do(*("rm", HOSTILE, "--yes"))
 
 
 # prune
@@ -417,20 +418,19 @@ def test_as_a_process(storage: FileStorage, words: Sequence[str], expected: str)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-def test_a_folder_without_rights(storage: FileStorage) -> None:
+def test_a_folder_without_rights() -> None:
     """Another user is told, in one sentence, and no result is lost."""
     code = (
         "import os, sys; from functionfuse.cli import main, upkeep; import functionfuse.kinds\n"
         "import functionfuse.config.factories; os.setuid(65534)\n"
         "sys.exit(main.run(['rm', 'w', '--yes', '--storage', sys.argv[1]]))"
     )
-    os.chmod(storage.path, 0o755)
-    above = Path(storage.path)
-    while above != above.parent:  # the folders of pytest are its user's own
-        above = above.parent
-        os.chmod(above, os.stat(above).st_mode | 0o111)
-    command = [sys.executable, "-c", code, storage.path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert 2 == done.returncode, done
-    assert re.fullmatch(r"functionfuse: .*Permission denied.*\n", done.stderr), done.stderr
-    assert 3 == len(storage.list_tasks("w"))
+    with TemporaryDirectory() as folder:  # those of pytest are closed to other users
+        storage = FileStorage(folder)
+        storage.save("w", "t", 1)
+        os.chmod(folder, 0o755)
+        command = [sys.executable, "-c", code, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert 2 == done.returncode, done
+        assert re.fullmatch(r"functionfuse: .*Permission denied.*\n", done.stderr), done.stderr
+        assert ["t"] == storage.list_tasks("w")

@@ -158,13 +158,14 @@ class Run:
 
         Raises the error of the first node that failed, with a note of its name.
         """
+        overrides = self._workflow.overrides
+        if overrides.plan and not self._grows:
+            overrides.plan(self._workflow.workflow_name, self.plan)
         with Progress(self._progress, self._events, self._scheduler.order) as progress:
             return self._run(progress)
 
     def _run(self, progress: Progress) -> list[Any]:
         scheduler, workflow, failure = self._scheduler, self._workflow, None
-        if workflow.overrides.plan and not self._grows:
-            workflow.overrides.plan(workflow.workflow_name, self.plan)
         self._past.check(self._backend)
         workflow._past = None
         if not self._grows:

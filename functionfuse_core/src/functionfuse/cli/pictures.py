@@ -19,7 +19,7 @@ __all__ = ["COMMANDS"]
 def _configure_report(parser: ArgumentParser) -> None:
     add_workflow(parser)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="write this HTML file"
+        "-o", dest="output", metavar="FILE", required=True, help="write this HTML file"
     )
     parser.add_argument("--run", metavar="ID", help=f"the run, by default the newest; {IDS}")
     parser.add_argument(
@@ -50,7 +50,7 @@ def _configure_graph(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("mermaid", "dot", "svg"), default="mermaid", help="default: mermaid"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write this file; default: print")
+    parser.add_argument("-o", dest="output", metavar="FILE", help="write this file; default: print")
 
 
 def _graph(arguments: Namespace) -> int:

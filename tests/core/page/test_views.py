@@ -52,6 +52,14 @@ def test_a_graph_without_groups_is_drawn_in_steps() -> None:
     assert ["step 1", "step 2"] == wide["step"]["names"]
 
 
+def test_a_tangle_of_groups_is_not_drawn() -> None:
+    """Nobody can follow thousands of edges; its functions are drawn."""
+    names = [f"{n % 60}/{n}" for n in range(3600)]
+    parents = [[n - 1 - 7 * (n // 60)] if n > 500 else [] for n in range(3600)]
+    found = views(names, ["load" if n < 500 else "fit" for n in range(3600)], parents)
+    assert ["function"] == list(found)
+
+
 def test_groups_in_a_circle() -> None:
     """An edge against the order is drawn, with its ends as they are."""
     found = views(["a1", "b1", "a2"], ["a", "b", "a"], [[], [0], [1]])["function"]

@@ -13,7 +13,7 @@ from .layout import layers, place
 
 __all__ = ["views"]
 
-_MOST = 300  # boxes of one drawing
+_MOST, _MOST_EDGES = 300, 1_000  # of one drawing
 _GAP = 50.0  # between layers
 _LETTER = 6.6  # width of a letter, about
 
@@ -21,7 +21,9 @@ _LETTER = 6.6  # width of a letter, about
 def views(
     names: Sequence[str], functions: Sequence[str], parents: Sequence[Sequence[int]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the drawings by the name of their boxes: all that have at most 300 boxes, best first.
+    """Return the drawings by the name of their boxes, best first: all that can be looked at.
+
+    They have at most 300 boxes, and those of groups at most 1,000 edges.
 
     A drawing has "box", the size of a box; "xy", the centres; "edges", as source, target and number
     of connections; "routes", the points of each edge in one list; "size"; and for groups "names"
@@ -46,9 +48,11 @@ def views(
     for title, keys in groups:
         # A drawing of as many boxes as nodes, or of one box, tells nothing.
         if 1 < len(set(keys)) <= min(_MOST, count - 1):
-            found[title] = _groups(keys, parents)
+            members, pairs = _groups(keys, parents)
+            if len(pairs) <= _MOST_EDGES:
+                found[title] = _grouped(members, pairs)
     if not found:
-        found["step"] = _groups(_steps(count, parents), parents)
+        found["step"] = _grouped(*_groups(_steps(count, parents), parents))
     return found
 
 
@@ -58,19 +62,26 @@ def _nodes(names: Sequence[str], parents: Sequence[Sequence[int]]) -> dict[str, 
     return _drawn(pairs, [len(name) + 11 for name in names], 24.0)
 
 
-def _groups(keys: Sequence[str], parents: Sequence[Sequence[int]]) -> dict[str, Any]:
-    numbers: dict[str, int] = {}
-    group = [numbers.setdefault(key, len(numbers)) for key in keys]
-    members: list[list[int]] = [[] for _ in numbers]
+def _groups(
+    keys: Sequence[str], parents: Sequence[Sequence[int]]
+) -> tuple[dict[str, list[int]], dict[tuple[int, int], int]]:
+    """Return the nodes of each group, and the number of connections between two groups."""
+    members: dict[str, list[int]] = {}
+    for node, key in enumerate(keys):
+        members.setdefault(key, []).append(node)
+    numbers = {key: number for number, key in enumerate(members)}
     pairs: dict[tuple[int, int], int] = {}
-    for node, number in enumerate(group):
-        members[number].append(node)
+    for node, key in enumerate(keys):
         for parent in parents[node]:
-            pair = group[parent], number
-            if pair[0] != number:
+            pair = numbers[keys[parent]], numbers[key]
+            if pair[0] != pair[1]:
                 pairs[pair] = pairs.get(pair, 0) + 1
-    drawn = _drawn(pairs, [len(key) + 10 for key in numbers], 42.0)
-    return {**drawn, "names": list(numbers), "members": members}
+    return members, pairs
+
+
+def _grouped(members: dict[str, list[int]], pairs: dict[tuple[int, int], int]) -> dict[str, Any]:
+    drawn = _drawn(pairs, [len(key) + 10 for key in members], 42.0)
+    return {**drawn, "names": list(members), "members": list(members.values())}
 
 
 def _steps(count: int, parents: Sequence[Sequence[int]]) -> list[str]:

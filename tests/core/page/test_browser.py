@@ -325,6 +325,8 @@ def test_print_has_all_rows_and_no_controls(browser: Any, tmp_path: Path) -> Non
     assert 100 == len(texts(browser, NAMES))
     browser.run("dispatchEvent(new Event('beforeprint'))")
     assert 250 == len(texts(browser, NAMES))
+    seen = browser.run("document.getElementById('canvas').getAttribute('viewBox')")
+    assert seen.startswith("-16.0 -16.0 ")  # all of the graph, from its corner
     style = "getComputedStyle(document.body)"
     assert ["rgb(255, 255, 255)", "rgb(29, 35, 41)"] == browser.run(
         f"[{style}.backgroundColor, {style}.color]"

@@ -11,7 +11,7 @@ function terms(pairs, className) {
 }
 
 function linkList(list) {
-  if (!list.length) return el("p", { class: "soft" }, "none");
+  if (!list.length) return el("div", { class: "soft" }, "none");
   return el("ul", { class: "links" },
     ...list.slice(0, 200).map((i) => el("li", {}, badge(states[i]), nameLink(i))),
     list.length > 200 && el("li", {}, `and ${whole(list.length - 200)} more`));
@@ -86,12 +86,20 @@ function resultOf(i) {
 }
 
 function callOf(i) {
-  const worker = text("worker", i), start = begun(i);
-  const when = start === null ? "" : `${duration(Math.max(0, start)) || "0 ms"} after the start`;
-  const ran_ = terms([["Began", when], ["Took", ran(i) ? duration(number("seconds", i)) : ""], ["Before", duration(number("before", i))],
-    ["Worker", worker && el("span", { class: "mono" }, printable(worker))]]);
   const called = functionOf(i) ? el("div", { class: "mono name" }, functionOf(i)) : "", given = argumentList(i);
-  return called || given || ran_ ? [heading("Call"), called, given, ran_] : [];
+  return called || given ? [heading("Call"), called, given] : [];
+}
+
+function timesOf(i) {
+  const worker = text("worker", i), start = begun(i);
+  if (start === null && !ran(i)) return [];
+  const when = start === null ? "" : `${duration(Math.max(0, start)) || "0 ms"} after the start`;
+  return [heading("In this run"), terms([
+    ["Began", when],
+    ["Took", duration(number("seconds", i)) || "no time"],
+    ["Before", duration(number("before", i))],
+    ["Worker", worker && el("span", { class: "mono" }, printable(worker))],
+  ])];
 }
 
 function drawDrawer(i) {
@@ -101,7 +109,7 @@ function drawDrawer(i) {
   drawer.replaceChildren();
   build(drawer, {}, [close,
     el("h2", { id: "drawer-title", class: "name", tabindex: "-1" }, names[i]), verdict(i),
-    resultOf(i), callOf(i),
+    resultOf(i), callOf(i), timesOf(i),
     heading("Made from"), linkList(parents[i]), heading("Used by"), linkList(children[i]),
     stored && [heading("Read it in Python"), el("pre", {}, copy, read)]]);
   close.onclick = () => select(-1);

@@ -1,6 +1,6 @@
 // The graph: a box for each node, or for each group of nodes.
 const canvas = $("canvas");
-const LEAST = 0.8; // the least scale at which names can be read
+const LEAST = 0.7; // the least scale at which names can be read
 const mostHeight = () => Math.max(320, Math.min(innerHeight * 0.62, 700));
 let drawing = null, boxes = [], edges = [], seen = [0, 0, 1, 1];
 

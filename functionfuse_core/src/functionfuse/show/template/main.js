@@ -114,8 +114,13 @@ for (const part of ["graph", "timeline", "changes"]) $("to-" + part).hidden = $(
 if (D.withheld) $("problem").textContent = printable(D.withheld);
 addEventListener("resize", relay);
 addEventListener("hashchange", followAddress);
-// On paper, nothing can be clicked: it has more rows.
-addEventListener("beforeprint", () => { state.limit = Math.max(state.limit, 2000); paintTable(); });
+// On paper, nothing can be clicked or moved: it has more rows, and the whole drawing.
+addEventListener("beforeprint", () => {
+  state.limit = Math.max(state.limit, 2000);
+  paintTable();
+  if (drawing) look(-16, -16, drawing.size[0] + 32, drawing.size[1] + 32);
+});
+addEventListener("afterprint", relay);
 refresh();
 followAddress();
 document.documentElement.dataset.ready = "true";

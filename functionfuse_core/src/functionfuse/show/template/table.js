@@ -88,6 +88,7 @@ function focusRow(place) {
 
 function startTable() {
   $("nodes").hidden = false;
+  $("grey").hidden = !names.some((_, i) => !ran(i) && number("cost", i));
   for (const [order, label, align] of HEADS) {
     const head = el("th", { "data-order": order, "data-label": label, class: align, scope: "col", role: "columnheader" }, el("button", {}, label));
     head.firstChild.onclick = () => {

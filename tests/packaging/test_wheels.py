@@ -79,15 +79,19 @@ def test_entry_points(name: str, folder: str, package: str, wheels: Mapping[str,
     found = {(entry.group, entry.name, entry.value) for entry in distribution.entry_points}
     project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
     points = project["project"].get("entry-points", {})
+    if scripts := project["project"].get("scripts"):
+        points["console_scripts"] = scripts
     assert found == {
         (group, kind, module) for group in points for kind, module in points[group].items()
     }
-    assert GROUPS >= {group for group, _, _ in found}
+    assert GROUPS | {"console_scripts"} >= {group for group, _, _ in found}
     assert len(found) == len({(group, module) for group, _, module in found})
-    files = {f"{module.replace('.', '/')}.py" for _, _, module in found}
+    modules = {module.partition(":")[0] for _, _, module in found}
+    files = {f"{module.replace('.', '/')}.py" for module in modules}
     assert files <= set(archive.namelist())
     if name == "functionfuse-core":
         assert {
+            ("console_scripts", "functionfuse", "functionfuse.__main__:main"),
             ("functionfuse.storages", "file", "functionfuse.kinds"),
             ("functionfuse.backends", "local", "functionfuse.kinds"),
         } == found

@@ -16,7 +16,7 @@ TASK   CALL    SIZE  ACTION         PROBLEM
 fit/a        1.5 kB  copied
 fit/b        1.5 kB  there already
 load         1.5 kB  copied
-Would be: 2 copied, 1 there already (3.0 kB).
+Would be: 2 copied, 1 there already (2.9 kB).
 """
 
 
@@ -43,7 +43,7 @@ def test_to_a_folder(
     target = FileStorage(tmp_path / "backup")
     assert ["fit/b"] == target.list_tasks("w")
     assert 0 == run(["copy", "w", "--to", "backup"])
-    assert "2 copied, 1 there already (3.0 kB).\n" == capsys.readouterr().out
+    assert "2 copied, 1 there already (2.9 kB).\n" == capsys.readouterr().out
     assert 0 == run(["copy", "w", "--to", "backup", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert ("w", "backup", False, 0) == tuple(
@@ -100,7 +100,7 @@ def test_a_damaged_result(source: FileStorage, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "\nload" in out
     assert "not copied" in out
-    assert out.endswith("2 copied, 1 not copied (3.0 kB).\n")
+    assert out.endswith("2 copied, 1 not copied (2.9 kB).\n")
 
 
 @pytest.mark.parametrize(

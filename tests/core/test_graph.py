@@ -1012,15 +1012,6 @@ def test_a_graph_is_freed_when_nobody_holds_it():
 # Messages.
 
 
-def test_nodes_picks_and_objects_show_their_names():
-    """In a debugger and in messages."""
-    node = table().set_name("n")
-    assert "<node 'n'>" == repr(node)
-    assert "<node 'n'>['a'][0]" == repr(node["a"][0])
-    assert "<object of <node 'o'>>" == repr(Account().set_name("o"))
-    assert "one" in repr(one)
-
-
 def test_copying_an_object_does_not_recurse():
     """A copy stands for the same object."""
     account = Account()

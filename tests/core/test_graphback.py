@@ -404,13 +404,6 @@ def test_duplicate_names_write_nothing(tmp_path):
     assert not (tmp_path / "docs").exists()
 
 
-def test_notebooks_show_the_drawing():
-    """A notebook shows the SVG, in a frame that scrolls."""
-    graph = GraphWorkflow(load(1), workflow_name="w")
-    assert graph._repr_svg_() == graph.svg()
-    assert graph.svg() in graph._repr_html_()
-
-
 def test_layers_follow_longest_paths():
     """A box stands behind all of its parents, and a source right in front of its first child."""
     edges = [(0, 1), (1, 2), (0, 2), (3, 4), (2, 4)]

@@ -204,7 +204,7 @@ def test_an_unknown_attribute_is_refused(make, name):
 
 
 @each_kind
-@pytest.mark.parametrize("name", ["__array__", "_repr_html_", "__fraction__", "__dask_graph__"])
+@pytest.mark.parametrize("name", ["__array__", "_repr_png_", "__fraction__", "__dask_graph__"])
 def test_tools_find_no_protocol(make, name):
     """They ask for a method, and go on without."""
     assert not hasattr(make(), name)

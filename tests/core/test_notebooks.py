@@ -67,7 +67,7 @@ class Notebook:
         cell = cells[self.cells[name]]
         cell.source = dedent(source) or cell.source
         outputs = self.client.execute_cell(cell, self.cells[name]).outputs
-        return "".join(output.text for output in outputs if output.name == "stdout").strip()
+        return "".join(output.text for output in outputs if output.get("name") == "stdout").strip()
 
 
 @pytest.fixture(scope="module")

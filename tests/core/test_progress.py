@@ -461,7 +461,7 @@ def test_a_terminal_that_is_closed(run: Run) -> None:
         """
     )
     assert any(line.startswith("3") for line in seen.lines)
-    assert 0 == seen.code
+    assert seen.code in (0, 120)  # that of Python, if stderr has a text that it can't write
 
 
 def test_an_error_gives_the_streams_back(run: Run) -> None:

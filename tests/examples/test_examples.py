@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from functionfuse.storage import storage_factory
 
@@ -100,3 +102,41 @@ def test_demo(tmp_path: Path) -> None:
 
     again = run("classifier_comparison/read_results.py", "demo/storage.json", cwd=tmp_path)
     assert again in out
+
+
+def test_notebook(tmp_path: Path) -> None:
+    """Each cell can run twice in place, and then all once more: only new code is computed."""
+    notebook = nbformat.read(EXAMPLES / "notebook" / "first_steps.ipynb", as_version=4)
+    cells = [(at, cell) for at, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    assert [([], None)] * len(cells) == [(cell.outputs, cell.execution_count) for _, cell in cells]
+    config = {"kind": "file", "options": {"path": tmp_path / "first-steps-results"}}
+    storage = storage_factory(config)
+    shown: dict[str, dict[str, str]] = {}
+
+    def computed(at: int, cell: nbformat.NotebookNode) -> list[list[str]]:
+        """Execute a cell; return the nodes that each run in it computed."""
+        before = len(storage.runs("wine", last=None))
+        outputs = client.execute_cell(cell, at).outputs
+        assert not [output for output in outputs if output.output_type in ("stream", "error")]
+        results = [output.data for output in outputs if output.output_type == "execute_result"]
+        for data in results:
+            shown[cell.id] = data
+        runs = storage.runs("wine", last=None)[before:]
+        return [[node.name for node in run.nodes if node.action == "computed"] for run in runs]
+
+    pair = ["fit", "score"]
+    new = {"run": [["load", "split", *pair]], "sweep": [pair, pair, [], pair, pair]}
+    new["run-again"] = [pair]
+    folder = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(notebook, timeout=60, kernel_name="python3", resources=folder)
+    with client.setup_kernel():
+        for at, cell in cells:
+            expected = new.get(cell.id, [])
+            assert [expected, [[]] * len(expected)] == [computed(at, cell) for _ in range(2)]
+        assert float(shown["run"]["text/plain"]) < 0.8 < float(shown["run-again"]["text/plain"])
+        assert "at Cell In[" in shown["node"]["text/plain"]
+        assert "<td>code</td>" in shown["compare"]["text/html"]
+        tables = {name for name, data in shown.items() if "text/html" in data}
+        assert tables == set(shown) - {"run", "run-again"}
+        again = [run for at, cell in cells for run in computed(at, cell)]
+        assert [[]] * sum(map(len, new.values())) == again

@@ -16,7 +16,7 @@ TASK   CALL    SIZE  ACTION         PROBLEM
 fit/a        1.5 kB  copied
 fit/b        1.5 kB  there already
 load         1.5 kB  copied
-Would be: 2 copied, 1 there already (2.9 kB).
+Would be: 2 copied, 1 there already (3.0 kB).
 """
 
 
@@ -28,7 +28,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileStorage:
     Path("functionfuse.json").write_text('{"kind": "file", "options": {"path": "results"}}')
     storage = FileStorage(tmp_path / "results")
     for name in ("fit/a", "fit/b", "load"):
-        storage.save("w", name, "x" * 1000)
+        storage.save("w", name, "x" * 1020)
     return storage
 
 
@@ -43,7 +43,7 @@ def test_to_a_folder(
     target = FileStorage(tmp_path / "backup")
     assert ["fit/b"] == target.list_tasks("w")
     assert 0 == run(["copy", "w", "--to", "backup"])
-    assert "2 copied, 1 there already (2.9 kB).\n" == capsys.readouterr().out
+    assert "2 copied, 1 there already (3.0 kB).\n" == capsys.readouterr().out
     assert 0 == run(["copy", "w", "--to", "backup", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert ("w", "backup", False, 0) == tuple(
@@ -60,7 +60,7 @@ def test_to_a_config(source: FileStorage, tmp_path: Path) -> None:
     said = process("copy", "w", "load", "--to", "other.yaml")
     assert (0, "1 copied (1.5 kB).\n", "") == (said.status, said.out, said.err)
     other = FileStorage(tmp_path / "other", key="secret")
-    assert "x" * 1000 == other.read_task("w", "load")
+    assert "x" * 1020 == other.read_task("w", "load")
     assert source.task_info("w", "load") == other.task_info("w", "load")._replace(signed=False)
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_result(source: FileStorage, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "\nload" in out
     assert "not copied" in out
-    assert out.endswith("2 copied, 1 not copied (2.9 kB).\n")
+    assert out.endswith("2 copied, 1 not copied (3.0 kB).\n")
 
 
 @pytest.mark.parametrize(

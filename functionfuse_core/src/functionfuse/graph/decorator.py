@@ -71,7 +71,8 @@ class WorkflowClass(Decorated):
         return (self.func,)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("func", "kind"):  # copy and pickle ask for these first
+        # Copy and pickle ask for these first; notebooks ask for drawings, those of an object.
+        if name.startswith(("__", "_repr_", "_ipython_")) or name in ("func", "kind"):
             raise AttributeError(name)
         return getattr(self.func, name)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-import os
 import sys
 
 from ..errors import GraphError
@@ -49,8 +48,13 @@ class Pick(Reference):
     def __repr__(self) -> str:
         return f"{self.node!r}{self._keys()}"
 
+    def _repr_html_(self) -> str:
+        return self.node._repr_html_()
+
     def _keys(self) -> str:
-        return "".join(f"[{key!r}]" for key in self.path)
+        from .texts import key_text
+
+        return "".join(f"[{key_text(key)}]" for key in self.path)
 
     def _located(self) -> str:
         return f"item {self._keys()} of {self.node._located()}"
@@ -64,7 +68,7 @@ class Pick(Reference):
             for key in self.path:
                 result = result[key]
         except Exception as error:
-            error.add_note(f"while picking {self!r} from that node's result")
+            error.add_note(f"while picking {self._located()} from that node's result")
             raise
         return result
 
@@ -174,9 +178,11 @@ class Node(Reference):
 
     def described(self) -> str:
         """Return the function and the location of the call, for messages."""
-        function = self.function
-        module = getattr(function, "__module__", None)
-        return f"{module}.{self.label}, called in {self.where[0]}:{self.where[1]}"
+        from .texts import cell_of
+
+        file, line = self.where
+        module = getattr(self.function, "__module__", None)
+        return f"{module}.{self.label}, called in {cell_of(file) or file}:{line}"
 
     def __getitem__(self, key: object) -> Pick:
         return Pick(self, (_plain_key(key),))
@@ -193,11 +199,19 @@ class Node(Reference):
         raise GraphError(self._no_value("it can't be pickled"))
 
     def _located(self) -> str:
-        file, line = self.where
-        return f"node {self.name!r} ({os.path.basename(file)}:{line})"
+        from .texts import place_of
+
+        return f"node {self.name!r} ({place_of(self.where)})"
 
     def __repr__(self) -> str:
-        return f"<node {self.name!r}>"
+        from .texts import call_of, place_of
+
+        return f"<node {self.name!r}: {call_of(self)} at {place_of(self.where)}>"
+
+    def _repr_html_(self) -> str:
+        from .texts import html_of
+
+        return html_of(self)
 
 
 class Call(Node):
@@ -292,7 +306,7 @@ class StatefulObject(Reference):
     @property
     def source(self) -> Node:
         raise GraphError(
-            f"{self!r} can't be an argument: its state changes from call to call."
+            f"{self._located()} can't be an argument: its state changes from call to call."
             " Hand over the result of one of its method calls"
         )
 
@@ -302,7 +316,9 @@ class StatefulObject(Reference):
         return self
 
     def __getattr__(self, method: str) -> Callable[..., MethodCall]:
-        if method == "_constructor":  # copy asks for methods before this slot has a value
+        # Copy asks for methods before this slot has a value, and notebooks ask for drawings: a call
+        # would make a node.
+        if method == "_constructor" or method.startswith(("_repr_", "_ipython_")):
             raise AttributeError(method)
         return self._constructor.called.caller(self._constructor, method)
 
@@ -315,6 +331,9 @@ class StatefulObject(Reference):
 
     def __repr__(self) -> str:
         return f"<object of {self._constructor!r}>"
+
+    def _repr_html_(self) -> str:
+        return self._constructor._repr_html_()
 
 
 def as_node(leaf: object) -> Node:

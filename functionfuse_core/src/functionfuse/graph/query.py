@@ -92,7 +92,8 @@ class Query:
         for node in self.nodes if retries else ():
             if not isinstance(node, Call):
                 raise OptionsError(
-                    f"{node!r} can't be tried again: a call that fails may have changed its object"
+                    f"node {node.name!r} can't be tried again: a call that fails may have changed"
+                    " its object"
                 )
         return self._set(self.workflow._settings["retries"], retries)
 

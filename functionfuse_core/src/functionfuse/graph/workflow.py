@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..errors import DuplicateNameError, GraphError, NoMatchError, OptionsError
+from ..errors import (
+    DuplicateNameError,
+    FunctionFuseError,
+    GraphError,
+    NoMatchError,
+    OptionsError,
+)
 from ..names import check_name, close_to, default_name, label_of
 from .arguments import Reference
 from .decorator import WorkflowClass, WorkflowFunction
@@ -19,6 +25,7 @@ from .nodes import Call, ConstructorCall, MethodCall, Node, Pick, as_node
 from .parameters import parameters_of
 from .query import NodePlugin, Query
 from .settings import UNCHANGED, check_policy
+from .texts import shell
 
 __all__ = ["BaseWorkflow", "Graph"]
 
@@ -108,6 +115,8 @@ class BaseWorkflow:
         InvalidNameError: `workflow_name` is no string, or empty.
     """
 
+    _drawn = 300  # nodes in a picture for a notebook
+
     def __init__(self, *nodes: object, workflow_name: str) -> None:
         self.workflow_name = check_name(workflow_name, "workflow")
         self.leaves = [(as_node(leaf), leaf if isinstance(leaf, Pick) else None) for leaf in nodes]
@@ -122,6 +131,23 @@ class BaseWorkflow:
         names = ("retries", "timeout", "expires", "resources")
         self._settings: dict[str, dict[Node, Any]] = {name: {} for name in names}
         self._standing: list[tuple[dict[Node, Any], Any]] = []  # also for nodes that are added
+
+    def __repr__(self) -> str:
+        count = len(self.leaves)
+        made = repr(self.leaves[0][0].name) if count == 1 else f"{count:,} nodes"
+        return f"<{type(self).__name__} {self.workflow_name!r}, made from {made}>"
+
+    def _repr_html_(self) -> str:
+        from .drawing import html_of  # for notebooks only
+
+        nodes, names, title = list[Node](), list[str](), f"workflow {self.workflow_name!r}"
+        try:
+            graph = self.graph()
+            nodes, names, notes = graph.nodes, graph.names, graph.notes()
+            title += f": {len(nodes):,} node{'s' if len(nodes) > 1 else ''}"
+        except FunctionFuseError as error:
+            notes = [str(error)]
+        return html_of(title, nodes, names, notes=notes, drawn=self._drawn)
 
     def add(self, *nodes: object) -> None:
         """Add nodes, as if the workflow had been made with them; see there for the errors."""
@@ -235,13 +261,14 @@ class BaseWorkflow:
         if isinstance(func, (WorkflowFunction, WorkflowClass)):
             func = func.func
         if not isinstance(node, Call):
-            raise GraphError(f"only a function's call can be given another function, not {node!r}")
+            given = node._located() if isinstance(node, Reference) else repr(node)
+            raise GraphError(f"only a function's call can be given another function, not {given}")
         if not callable(func) or isinstance(func, Reference):
             raise GraphError(f"{func!r} can't be called in place of {node.function!r}")
         try:
             parameters_of(func).check(*node.args, **node.kwargs)
         except TypeError as error:
-            raise GraphError(f"{func!r} can't be called for {node!r}: {error}") from error
+            raise GraphError(f"{func!r} can't be called for {node._located()}: {error}") from error
         self._functions[node] = func
 
     def node_settings(self, name: str, graph: Graph) -> dict[int, Any]:
@@ -277,10 +304,7 @@ class BaseWorkflow:
 
 def _is_interactive() -> bool:
     """Return whether this is an interpreter, IPython or a notebook."""
-    if hasattr(sys, "ps1"):
-        return True
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None
+    return hasattr(sys, "ps1") or shell() is not None
 
 
 def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ..errors import GraphError, NoMatchError
 from ..names import close_to
+from ..show.texts import printable
 
 __all__ = ["COMPUTED", "FAILED", "NOT_NEEDED", "NOT_RUN", "REUSED", "NodeRecord", "Report"]
 
@@ -158,31 +158,28 @@ class Report:
         return f"<{self.summary()}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._rows
-        )
-        heading = "<tr><th>node</th><th>action</th><th>time</th><th>size</th><th>why</th></tr>"
-        texts = [self.summary(), *(f"note: {note}" for note in self.notes)]
-        caption = f"<caption>{'<br>'.join(map(html.escape, texts))}</caption>"
-        return f"<table>{caption}{heading}{rows}</table>"
+        from ..show.notebook import block, listed, nodes
+
+        rows = nodes(self.nodes, lambda node: node.why)
+        return block(self.summary(), rows, listed([f"note: {note}" for note in self.notes]))
 
     @property
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
-        return [
-            (
-                node.name,
-                node.action,
-                f"{node.seconds:.3f} s" if node.seconds else "",
-                f"{node.bytes:,} bytes" if node.bytes else "",
-                node.why,
-            )
-            for node in self.nodes
-        ]
+        return list(map(_row, self.nodes))
 
     @cached_property
     def _by_name(self) -> dict[str, NodeRecord]:
         return {node.name: node for node in self.nodes}
+
+
+def _row(node: NodeRecord) -> tuple[str, str, str, str, str]:
+    return (
+        printable(node.name),
+        node.action,
+        f"{node.seconds:.3f} s" if node.seconds else "",
+        f"{node.bytes:,} bytes" if node.bytes else "",
+        printable(node.why),
+    )
 
 
 # Stored values and allow-lists name these by their documented path.

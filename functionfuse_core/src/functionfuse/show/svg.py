@@ -19,12 +19,17 @@ _NARROW = frozenset("iljtfrI.,:;'|!()[] ")
 _BROAD = frozenset("ABCDEFGHKMNOPQRUVWXYmw%@&<>+=~")
 
 
-def to_svg(picture: Picture) -> str:
-    """Return an SVG document that can be pasted into HTML. Tooltips show whole names."""
-    return "\n".join(_svg(picture)) + "\n"
+def to_svg(picture: Picture, *, ink: str = INK, paper: str = "#ffffff") -> str:
+    """Return an SVG document that can be pasted into HTML. Tooltips show whole names.
+
+    Args:
+        ink, paper: colours of the title and of the background: "currentColor" and "none" for those
+            of the page.
+    """
+    return "\n".join(_svg(picture, ink, paper)) + "\n"
 
 
-def _svg(picture: Picture) -> Iterator[str]:
+def _svg(picture: Picture, ink: str, paper: str) -> Iterator[str]:
     sizes = [_box_size(box) for box in picture.boxes]
     gaps = [0.0 if layer == 0 else _GAP for layer in range(1 + max(picture.layer, default=0))]
     if picture.rightward:
@@ -43,11 +48,12 @@ def _svg(picture: Picture) -> Iterator[str]:
     title = shown(picture.title)
     wide, high = (placement.along, placement.across)[::turn]
     wide = max(wide, _width(title, _SIZE + 2)) + 2 * _MARGIN
-    high += _HEADING + _MARGIN
+    top = _HEADING if title else _MARGIN
+    high += top + _MARGIN
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
         x, y = point[::turn]
-        return x + _MARGIN, y + _HEADING
+        return x + _MARGIN, y + top
 
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{wide:.0f}"'
@@ -55,10 +61,10 @@ def _svg(picture: Picture) -> Iterator[str]:
         f' font-family="Helvetica, Arial, sans-serif" font-size="{_SIZE}" text-anchor="middle">'
     )
     yield f"<title>{escape(title)}</title>"
-    yield '<rect width="100%" height="100%" fill="#ffffff"/>'
+    yield f'<rect width="100%" height="100%" fill="{paper}"/>'
     yield (
         f'<text x="{_MARGIN:g}" y="24" text-anchor="start" font-size="{_SIZE + 2}"'
-        f' font-weight="bold" fill="{INK}">{escape(title)}</text>'
+        f' font-weight="bold" fill="{ink}">{escape(title)}</text>'
     )
     labels = []
     parents = Counter(edge.target for edge in picture.edges)

@@ -33,8 +33,8 @@ from .header import DIGEST_AT, FIRST_READ, HEADER_AT, TaskInfo, sealed
 from .keys import EARLIER, RUNS, earlier_name, folder_of
 from .resultfile import Passing, trusted
 from .results import Saver
-from .runrecord import decoded, nodes_of
-from .runs import fields_of, prune
+from .runrecord import decoded, fields_of, nodes_of
+from .runs import prune
 from .sidecheck import BLOCK, Blocks, Measured, check_side_data
 
 __all__ = ["Copied", "Target", "copy"]

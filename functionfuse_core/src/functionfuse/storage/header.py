@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from xxhash import xxh3_128_digest
 
 from ..errors import DamagedResultError, NewerFormatError
+from ..show import texts
 from .blobstore import Buffer
 
 __all__ = [
@@ -51,6 +52,7 @@ ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
 IN_PIECES = "pieces"  # instead of a digest: a second file has the digests of the file's pieces
 
+_BRIEF = ("type", "size", "time", "computed")  # in a repr
 quoted = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
@@ -135,6 +137,53 @@ class TaskInfo(NamedTuple):
     def side_size(self) -> int:
         """The size of the side data in bytes."""
         return sum(size for side in self.side_data for _, size, _ in side.files)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names of the results that it was computed from, as far as they were recorded."""
+        given = self.fingerprint.get("parents")
+        parents = given if isinstance(given, list) else []
+        found: dict[str, None] = {}
+        for entry in (*parents, self.fingerprint.get("before")):
+            match entry:
+                case [str(task), *_] if task:
+                    found[task] = None
+        return tuple(found)
+
+    def __repr__(self) -> str:
+        told = (texts.printable(text) for name, text in self._facts() if name in _BRIEF)
+        about = ", ".join(filter(None, told))
+        return f"<result of task {self.task!r} of workflow {self.workflow!r}: {about}>"
+
+    def __str__(self) -> str:
+        return texts.table([(name, text) for name, text in self._facts() if text])
+
+    def _repr_html_(self) -> str:
+        from ..show.notebook import block, facts
+
+        return block(
+            f"result of task {self.task!r} of workflow {self.workflow!r}", facts(self._facts())
+        )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Return names and texts for people."""
+        versions = (f"{name} {version}" for name, version in self.packages.items())
+        return [
+            ("workflow", self.workflow),
+            ("task", self.task),
+            ("type", self.type),
+            ("size", texts.size(self.size + self.side_size)),
+            ("time", texts.duration(self.seconds)),
+            ("computed", self.created),
+            ("function", self.function),
+            ("parents", ", ".join(map(repr, self.parents))),
+            ("run", self.run),
+            ("call", str(self.call)),
+            ("digest", self.digest),
+            ("side data", ", ".join(side.serializer for side in self.side_data)),
+            ("with", ", ".join((f"Python {self.python}", *versions))),
+            ("on", self.host),
+        ]
 
 
 # The types of the fields, in the order of writing, which is also the order of `TaskInfo`.

@@ -39,7 +39,17 @@ from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, segmen
 from .lease import Lease
 from .resultfile import check
 from .summary import Summary
-from .upkeep import Leftover, Named, Usage, Verified, collect, pruned, usage, verify
+from .upkeep import (
+    Leftover,
+    Named,
+    Usage,
+    Verified,
+    collect,
+    contents_html,
+    pruned,
+    usage,
+    verify,
+)
 
 if TYPE_CHECKING:
     from .copying import Copied, Target
@@ -63,6 +73,9 @@ class Inventory:
         self._key = key
         self._limits = limits
         self._room: dict[str, tuple[float, float]] = {}  # by workflow: see `Pruned`
+
+    def _repr_html_(self) -> str:
+        return contents_html(repr(self), self.store)
 
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""

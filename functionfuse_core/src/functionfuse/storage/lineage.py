@@ -96,6 +96,13 @@ class Lineage(Sequence[LineageNode]):
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        from ..show.notebook import block, drawing
+
+        of = f"{self[0].task!r}, and {len(self) - 1:,} result{'' if len(self) == 2 else 's'}"
+        way = "computed from it" if self.down else "that it was computed from"
+        return block(f"{of} {way}", drawing(str(self)))
+
     def _rows(self) -> tuple[list[tuple[str, str]], int]:
         """Return branch and name, and the text beside it, of each line; and how many are drawn."""
         known = {node.key: node for node in self}

@@ -47,10 +47,17 @@ class Changes(list[Change]):
     """Differences between two runs; prints as a table."""
 
     def __str__(self) -> str:
-        rows = [(*c[:3], _cell(c.what, c.before), "→", _cell(c.what, c.after)) for c in self]
-        return table(rows) or "no changes"
+        return table(map(_row, self)) or "no changes"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from ..show import notebook
+
+        heads = ("node", "what", "name", "before", "", "after")
+        body = notebook.table(heads, map(_row, self[: notebook.ROWS])) if self else ""
+        title = f"{len(self):,} change{'' if len(self) == 1 else 's'}" if self else "no changes"
+        return notebook.block(title, body, notebook.more(len(self) - notebook.ROWS, "change"))
 
 
 def changes_of(earlier: Sequence[RecordedNode], later: Sequence[RecordedNode]) -> Changes:
@@ -152,6 +159,11 @@ def shown(argument: Any) -> Any:
     content = repr(argument["value"]) if "value" in argument else argument.get("float")
     content = content or argument.get("digest") or "(unknown content)"
     return Described(f"{argument.get('type')} {content}")
+
+
+def _row(change: Change) -> tuple[str, ...]:
+    node, what, name, before, after = change
+    return node, what, name, _cell(what, before), "→", _cell(what, after)
 
 
 def _cell(what: str, value: Any) -> str:

@@ -11,6 +11,7 @@ import hmac
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,14 +21,17 @@ from ..errors import DamagedResultError, NewerFormatError, UntrustedResultError
 from .blobstore import Buffer
 from .header import DIGEST_AT, HEADER_AT, SIGNATURE_AT, START, sealed, signature_of
 
-__all__ = ["RecordedNode", "decoded", "encoded", "nodes_of"]
+__all__ = ["SHORT", "RecordedNode", "actions_of", "decoded", "encoded", "fields_of", "nodes_of"]
 
 MAGIC = b"\x93FRUN\r\n\x1a"
 VERSION = 1
 _COMPRESSED_FROM = 4096  # bytes; below, compressing takes longer than it saves
+SHORT = 100_000  # bytes, packed: some thousand nodes, which are parsed in milliseconds
 _LARGEST = 1 << 30  # bytes, unpacked; a million nodes have less
 _LARGEST_HEAD = 1 << 20  # bytes of the first object
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_decoder = json.JSONDecoder()
+_ACTIONS = '"action":['
 _ZLIB = b"x"  # the first byte of a compressed body; JSON begins with "{"
 
 
@@ -128,6 +132,27 @@ def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:
     return head, body
 
 
+_TEXTS = ("id", "workflow", "started", "user", "host", "python", "commit", "backend")
+_ERROR = ("type", "text", "node")
+
+
+def fields_of(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
+    """Return the known fields of a head; raise DamagedResultError if they are not as specified."""
+    texts = {field: head.get(field) for field in _TEXTS}
+    seconds: Any = head.get("seconds")
+    error: Any = head.get("error", "")
+    told: dict[str, Any] = error if isinstance(error, dict) else {}
+    error = {field: told.get(field) for field in _ERROR} if told else error
+    every = [*texts.values(), *(error.values() if told else ())]
+    usual = type(seconds) in (int, float) and abs(seconds) < 1e18  # nor NaN
+    if not (usual and (told or error is None) and all(isinstance(text, str) for text in every)):
+        raise DamagedResultError("a field about the run is missing, or has another type")
+    if (texts["id"], texts["workflow"]) != (run, workflow):
+        other = f"run {texts['id']!r} of workflow {texts['workflow']!r}"
+        raise DamagedResultError(f"it is the record of {other}")
+    return {**texts, "seconds": seconds, "error": error}
+
+
 def _unpacked(body: bytes, largest: int) -> bytes:
     """Return the beginning of a body, of at most so many bytes. Raises zlib.error."""
     return zlib.decompressobj().decompress(body, largest) if body[:1] == _ZLIB else body
@@ -157,6 +182,26 @@ def nodes_of(body: bytes) -> list[RecordedNode]:
         given["parents"] = list(map(tuple, given["parents"]))
         given["plugins"] = [tuple(map(tuple, plugins)) for plugins in given["plugins"]]
         return list(map(RecordedNode._make, zip(*given.values(), strict=True)))
+    except _NOT_AS_SPECIFIED as error:
+        raise DamagedResultError(f"the nodes are not as specified: {error}") from error
+
+
+def actions_of(body: bytes) -> Counter[str]:
+    """Return the number of nodes by action.
+
+    The other columns of a long record are not parsed, so faults in them are not noticed.
+
+    Raises:
+        DamagedResultError: the nodes are not as specified.
+    """
+    if len(body) <= SHORT:
+        return Counter(node.action for node in nodes_of(body))
+    try:
+        columns = _unpacked(body, _LARGEST).partition(b"\n")[2].decode("ascii")
+        # A quotation mark inside a JSON string is escaped, and no argument is a list.
+        found, _ = _decoder.raw_decode(columns, columns.index(_ACTIONS) + len(_ACTIONS) - 1)
+        _check("action", found)
+        return Counter(found)
     except _NOT_AS_SPECIFIED as error:
         raise DamagedResultError(f"the nodes are not as specified: {error}") from error
 

@@ -22,15 +22,15 @@ from ..show.texts import table
 from .blobstore import BlobStore, at_once
 from .keys import RUNS, folder_of
 from .runchanges import Changes, changes_of
-from .runrecord import RecordedNode, decoded, encoded, nodes_of
-from .runtable import columns_of, frame_of
+from .runrecord import RecordedNode, actions_of, decoded, encoded, fields_of, nodes_of
+from .runtable import ROWS, columns_of, frame_of, record_html, runs_html
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .lineage import Lineage
 
-__all__ = ["RunRecord", "Runs", "fields_of", "prune", "put", "read"]
+__all__ = ["RunRecord", "Runs", "prune", "put", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,27 +121,6 @@ def read(
     return Runs(workflow, [record for record in found if record is not None])
 
 
-_TEXTS = ("id", "workflow", "started", "user", "host", "python", "commit", "backend")
-_ERROR = ("type", "text", "node")
-
-
-def fields_of(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any]:
-    """Return the known fields of a head; raise DamagedResultError if they are not as specified."""
-    texts = {field: head.get(field) for field in _TEXTS}
-    seconds: Any = head.get("seconds")
-    error: Any = head.get("error", "")
-    told: dict[str, Any] = error if isinstance(error, dict) else {}
-    error = {field: told.get(field) for field in _ERROR} if told else error
-    every = [*texts.values(), *(error.values() if told else ())]
-    usual = type(seconds) in (int, float) and abs(seconds) < 1e18  # nor NaN
-    if not (usual and (told or error is None) and all(isinstance(text, str) for text in every)):
-        raise DamagedResultError("a field about the run is missing, or has another type")
-    if (texts["id"], texts["workflow"]) != (run, workflow):
-        other = f"run {texts['id']!r} of workflow {texts['workflow']!r}"
-        raise DamagedResultError(f"it is the record of {other}")
-    return {**texts, "seconds": seconds, "error": error}
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class RunRecord:
     """The record of one run; its values are read from the storage.
@@ -183,6 +162,19 @@ class RunRecord:
     def __repr__(self) -> str:
         failed = f", {self.error['type']}" if self.error else ""
         return f"<run {self.id!r} of workflow {self.workflow!r}: {self.seconds:.3f} s{failed}>"
+
+    def _repr_html_(self) -> str:
+        _, seconds, actions, error = self._row()
+        about = [
+            ("started", self.started),
+            ("took", seconds),
+            ("by", " on ".join(filter(None, (self.user, self.host)))),
+            ("with", f"Python {self.python}, {self.backend}"),
+            ("commit", self.commit),
+            ("nodes", actions),
+            ("error", ": ".join(filter(None, (error, (self.error or {}).get("text"))))),
+        ]
+        return record_html(self._name, about, self._nodes)
 
     @cached_property
     def nodes(self) -> list[RecordedNode]:
@@ -266,7 +258,10 @@ class RunRecord:
     @property
     def counts(self) -> Counter[str]:
         """The number of nodes by action. Raises as `nodes`."""
-        return Counter(node.action for node in self.nodes)
+        try:
+            return actions_of(self._nodes)
+        except DamagedResultError as error:
+            raise DamagedResultError(f"{self._name}: {error}") from error
 
     def _row(self) -> list[str]:
         try:
@@ -317,6 +312,10 @@ class Runs(Sequence[RunRecord]):
         return table(rows) or f"no runs of workflow {self.workflow_name!r}"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [record._row() for record in self._records[-ROWS:]]
+        return runs_html(self.workflow_name, rows, len(self))
 
     def rows(self, *task_names: str) -> list[dict[str, Any]]:
         """Return a row for each run, oldest first: its id, arguments, and results of some nodes.

@@ -1,17 +1,20 @@
-"""Tables of runs: the columns of arguments, and data frames."""
+"""Tables of runs: the columns of arguments, data frames, and HTML for notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PluginError
+from ..errors import DamagedResultError, PluginError
+from ..show.notebook import ROWS, block, facts, more, nodes, table
 from .runchanges import MISSING, Described, form, shown
+from .runrecord import SHORT, nodes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["columns_of", "frame_of"]
+__all__ = ["ROWS", "columns_of", "frame_of", "record_html", "runs_html"]
 
 
 def columns_of(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, list[Any]]]:
@@ -58,3 +61,28 @@ def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
         cure = "pip install pandas" if missing else "it can't be imported"
         raise PluginError(f"a data frame needs pandas: {cure} ({error})") from error
     return pd.DataFrame.from_records(rows, columns=list(columns)).set_index(columns[0])
+
+
+def record_html(title: str, about: Sequence[tuple[str, str]], body: bytes) -> str:
+    """Return the record of a run as HTML, without its nodes if they are too many.
+
+    Args:
+        body: the nodes, as from `runrecord.decoded`.
+    """
+    shown = ""
+    if len(body) <= SHORT:
+        with suppress(DamagedResultError):  # then `about` has no counts, and says so
+            shown = nodes(nodes_of(body), lambda node: node.reason)
+    return block(title, facts(about), shown)
+
+
+def runs_html(workflow: str, rows: Sequence[Sequence[str]], count: int) -> str:
+    """Return the newest runs as HTML.
+
+    Args:
+        rows: id, time, actions and error of each.
+        count: of all runs.
+    """
+    title = f"{count:,} run{'' if count == 1 else 's'} of workflow {workflow!r}"
+    body = table(("run", "took", "nodes", "error"), rows, right=(1,)) if rows else ""
+    return block(title, more(count - len(rows), "older run"), body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 from ..errors import (
@@ -17,6 +18,8 @@ from ..errors import (
     ResultNotFoundError,
     StorageError,
 )
+from ..show import texts
+from ..show.notebook import ROWS, block, more, plain, table
 from . import earlier
 from .blobstore import BlobInfo, BlobStore
 from .catalog import (
@@ -28,6 +31,7 @@ from .catalog import (
     may_hold,
     segments,
     task_of,
+    workflows,
 )
 from .earlier import Limits
 from .header import FIRST_READ, TaskInfo
@@ -35,7 +39,19 @@ from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, name_o
 from .resultfile import check_blocks
 from .sidecheck import BLOCK, Blocks, check_side_data
 
-__all__ = ["Leftover", "Named", "Usage", "Verified", "collect", "pruned", "usage", "verify"]
+__all__ = [
+    "Leftover",
+    "Named",
+    "Usage",
+    "Verified",
+    "collect",
+    "contents_html",
+    "pruned",
+    "usage",
+    "verify",
+]
+
+_PATIENCE = 0.5  # seconds
 
 
 class Named(Protocol):
@@ -236,6 +252,40 @@ def pruned(
         return removed, []
     earlier.remove(store, folder, keys, headers)
     return removed, [task_of(store, blob.key) for blob in unused]
+
+
+def contents_html(title: str, store: BlobStore) -> str:
+    """Return the workflows in a store as HTML for a notebook.
+
+    Nothing is read, and nothing is asked of a store whose answers are requests. Bytes are counted
+    for half a second; after that, workflows have only the number of their results.
+    """
+    if store.remote:
+        return block(title, plain("du() returns its workflows and their sizes, by requests"))
+    try:
+        names = workflows(store)
+    except (FunctionFuseError, OSError) as error:
+        return block(title, plain(str(error)))
+    until = monotonic() + _PATIENCE
+    rows = [(name, *_counted(store, name, until)) for name in names[:ROWS]]
+    body = table(("workflow", "results", "size"), rows, right=(1, 2)) if rows else ""
+    count = f"{len(names):,} workflow{'' if len(names) == 1 else 's'}"
+    return block(f"{title}: {count}", body, more(len(names) - ROWS, "workflow"))
+
+
+def _counted(store: BlobStore, workflow: str, until: float) -> tuple[str, str]:
+    """Return number and size of a workflow's results as texts."""
+    folder = folder_of(workflow)
+    try:
+        tasks = total = 0
+        for blob in store.list(folder):
+            tasks += is_result(blob.key)
+            total += blob.size
+            if monotonic() > until:
+                return f"{sum(1 for _ in segments(store, folder)):,}", "…"
+        return f"{tasks:,}", texts.size(total)
+    except (FunctionFuseError, OSError) as error:
+        return type(error).__name__, ""
 
 
 def usage(store: BlobStore, folder: str, workflow_name: str) -> Usage:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import reprlib
 import shutil
 import subprocess
 from pathlib import Path
 
 from ...errors import GraphError, StoragePathError
-from ...graph.arguments import Nested
-from ...graph.nodes import ConstructorCall, MethodCall, Node, Pick
+from ...graph.drawing import picture_of
 from ...graph.workflow import BaseWorkflow
 from ...show.files import replaced
-from ...show.picture import Box, Edge, Kind, Picture, to_dot, to_mermaid
+from ...show.picture import Picture, to_dot, to_mermaid
 from ...show.svg import to_svg
 
 __all__ = ["GraphWorkflow"]
@@ -40,6 +38,8 @@ class GraphWorkflow(BaseWorkflow):
         GraphError: one of `nodes` is no node, or `doc_path` is no path.
         InvalidNameError: `workflow_name` is no string, or empty.
     """
+
+    _drawn = 1000
 
     def __init__(
         self, *nodes: object, workflow_name: str, doc_path: str | os.PathLike[str] | None = None
@@ -93,63 +93,9 @@ class GraphWorkflow(BaseWorkflow):
                 f" {error}. Give a folder that can be written to as doc_path"
             ) from error
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
-
-    def _repr_html_(self) -> str:
-        return f'<div style="overflow: auto; max-height: 80vh">{self.svg()}</div>'
-
     def _picture(self) -> Picture:
         graph = self.graph()
-        boxes, edges = [], []
-        for target, (node, name) in enumerate(zip(graph.nodes, graph.names, strict=True)):
-            label = node.label
-            kind = _kind(node)
-            boxes.append(Box(name, "" if name.startswith(label) else label, kind))
-            uses = _uses(node)
-            before = node.before if isinstance(node, MethodCall) else None
-            for parent in node.parents:
-                state = parent is before
-                text = _used(uses.get(parent, []), state)
-                edges.append(Edge(graph.positions[parent], target, text, state))
-        return Picture(self.workflow_name, boxes, edges)
-
-
-def _kind(node: Node) -> Kind:
-    if isinstance(node, ConstructorCall):
-        return "constructor"
-    return "method" if isinstance(node, MethodCall) else "function"
-
-
-def _uses(node: Node) -> dict[Node, list[str]]:
-    """Return the items of each parent's result that `node` uses; "" for the whole result."""
-    uses: dict[Node, dict[str, None]] = {}
-    seen: set[int] = set()  # walk a container once, even if it occurs several times
-    todo = [*reversed(node.kwargs.values()), *reversed(node.args)]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, Node):
-            uses.setdefault(value, {})[""] = None
-        elif isinstance(value, Pick):
-            text = "".join(f"[{_key(key)}]" for key in value.path)
-            uses.setdefault(value.node, {})[text] = None
-        elif isinstance(value, Nested) and id(value) not in seen:
-            seen.add(id(value))
-            todo.extend(reversed(value.items))
-    return {parent: list(texts) for parent, texts in uses.items()}
-
-
-def _used(texts: list[str], state: bool) -> str:
-    if texts == [""] and not state:
-        return ""
-    return ", ".join(text or "result" for text in texts)
-
-
-def _key(key: object) -> str:
-    if isinstance(key, slice):
-        parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
-        return ":".join("" if part is None else reprlib.repr(part) for part in parts)
-    return reprlib.repr(key)
+        return picture_of(self.workflow_name, graph.nodes, graph.names)
 
 
 def _rendered(dot: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -186,6 +187,9 @@ def test_everything_is_done_by_keys(browser: Any, path: Path) -> None:
         assert name == browser.run(row)
     browser.key("Enter")
     assert ("iris/score", "drawer-title") == (browser.run(TITLE), browser.run(FOCUS))
+    browser.run("document.querySelector('.links a').focus()")
+    browser.key("Enter")
+    assert ("iris/fit", "drawer-title") == (browser.run(TITLE), browser.run(FOCUS))
     browser.key("Escape")
     assert "iris/score" == browser.run(row)
     browser.key("Home")
@@ -436,6 +440,19 @@ def test_hostile_names_run_nothing(browser: Any, tmp_path: Path, policy: bool) -
     )
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     assert browser.run("document.querySelectorAll('script, style, base, iframe, meta').length") == 8
+
+
+def test_a_page_within_another_one(browser: Any, path: Path, tmp_path: Path) -> None:
+    """As a viewer of files shows it: its address can't be changed there, and links stay in it."""
+    frame = f'<iframe srcdoc="{escape(path.read_text())}"></iframe>'
+    around = tmp_path / "around.html"
+    around.write_text(f"<!doctype html><style>iframe{{width:1000px;height:800px}}</style>{frame}")
+    browser.open(around, ready=False)
+    browser.resize(1000, 800)
+    browser.click("iframe")  # the graph, or the room around it
+    for key in ("/", "Enter", "ArrowDown", "Enter", "Tab", "Enter"):
+        browser.key(key)
+    assert [str(around.as_uri())] == browser.run("[location.href]")
 
 
 def test_a_browser_without_decompression_is_told(browser: Any, path: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ function addressed(hash) {
     return -1;
   }
 }
-const nameLink = (i, most = 400) => el("a", { href: address(i), class: "name" }, fold(names[i], most));
+const nameLink = (i, most = 400) => el("a", { href: address(i), class: "name", "data-node": i }, fold(names[i], most));
 
 // What is shown: the state of the whole page.
 const state = { action: "", query: "", members: null, called: "", selected: -1, order: "place", down: 1, limit: 0 };

@@ -126,10 +126,19 @@ async function copyText(button, value) {
   }
 }
 
+// The page may be shown within another one, whose address it can't change.
+function showAddress(address) {
+  try {
+    history.replaceState(null, "", address);
+  } catch (error) {
+    if (error.name !== "SecurityError") throw error;
+  }
+}
+
 // Show a node, or none: -1. By key, the focus goes into the drawer, and back when it closes.
 function select(i, byKey) {
   const drawer = $("drawer"), was = drawer.hidden;
-  if (byKey && i >= 0) opener = document.activeElement;
+  if (byKey && i >= 0 && !drawer.contains(document.activeElement)) opener = document.activeElement;
   state.selected = i;
   drawer.hidden = i < 0;
   document.body.classList.toggle("open", i >= 0);
@@ -137,7 +146,7 @@ function select(i, byKey) {
   findNear();
   if (was !== drawer.hidden) relay();
   if (i >= 0 && drawing && !drawing.members) reveal(i);
-  history.replaceState(null, "", i >= 0 ? address(i) : location.pathname + location.search);
+  showAddress(i >= 0 ? address(i) : location.pathname + location.search);
   paintGraph();
   paintTimeline();
   markRow();

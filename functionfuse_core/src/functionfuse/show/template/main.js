@@ -74,8 +74,7 @@ function followAddress() {
     return;
   }
   $("problem").textContent = "";
-  const inside = $("drawer").contains(document.activeElement) || document.activeElement?.matches?.("a");
-  select(i, inside);
+  select(i);
 }
 
 function startKeys() {
@@ -114,6 +113,13 @@ for (const part of ["graph", "timeline", "changes"]) $("to-" + part).hidden = $(
 if (D.withheld) $("problem").textContent = printable(D.withheld);
 addEventListener("resize", relay);
 addEventListener("hashchange", followAddress);
+// A link is followed here, because within another page its address would be that of the other.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("[data-node]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  select(Number(link.dataset.node), event.detail === 0);
+});
 // On paper, nothing can be clicked or moved: it has more rows, and the whole drawing.
 addEventListener("beforeprint", () => {
   state.limit = Math.max(state.limit, 2000);

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -71,3 +74,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "ray" if nodeid.startswith("tests/ray/") else nodeid.partition("::")[0]
 
     return Together(config, log)
+
+
+@pytest.fixture
+def after_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what `functionfuse run` and `plan` leave behind in a process, which is theirs."""
+    from functionfuse.run.workflow import ComputingWorkflow, Overrides
+
+    logger, before = logging.getLogger("functionfuse.run.progress"), {**os.environ}
+    level = logger.level
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    yield
+    ComputingWorkflow.overrides = Overrides()
+    logger.setLevel(level)
+    os.environ.clear()
+    os.environ.update(before)

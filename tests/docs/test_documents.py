@@ -68,6 +68,7 @@ def differs(expected: str, printed: str) -> str | None:
 
 
 @each_document
+@pytest.mark.usefixtures("after_commands")
 def test_blocks_run(
     path: Path,
     tmp_path: Path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,11 @@ print(flow.run(return_results=True))
 """
 
 
-@pytest.mark.usefixtures("ray_up")
+@pytest.mark.usefixtures("ray_up", "after_commands")
 def test_a_script_on_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is planned and run as any other; the number of processes isn't the command's to choose."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
     script, config = tmp_path / "script.py", tmp_path / "functionfuse.json"
     script.write_text(SCRIPT)
     config.write_text('{"kind": "file", "options": {"path": "store"}}')

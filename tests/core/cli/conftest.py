@@ -13,6 +13,11 @@ from functionfuse.cli.main import run
 from functionfuse.storage.filestorage import FileStorage
 
 
+@pytest.fixture(autouse=True)
+def _after(after_commands: None) -> None:
+    pass
+
+
 @pytest.fixture
 def typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

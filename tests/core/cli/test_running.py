@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from functionfuse.cli.main import run
-from functionfuse.run.workflow import ComputingWorkflow, Overrides
 from functionfuse.storage.filestorage import FileStorage
 
 PIPE = """
@@ -107,17 +106,16 @@ def say(
     """Return a function that runs a command line in a folder with a pipeline and a config."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FUNCTIONFUSE_CONFIG", raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "pipe.py").write_text(textwrap.dedent(PIPE))
     (tmp_path / "functionfuse.yaml").write_text(textwrap.dedent(CONFIG))
 
     def said(*words: str) -> tuple[int, str, str]:
-        before = [*sys.path], [*sys.argv], {**os.environ}
+        before = [*sys.path], {**os.environ}
         sys.modules.pop("pipe", None)
         status = status_of(words)
-        assert before[1:] == ([*sys.argv], {**os.environ})
-        assert Overrides() == ComputingWorkflow.overrides
         sys.path[:] = before[0]
+        os.environ.clear()
+        os.environ.update(before[1])
         sys.modules.pop("pipe", None)
         out, err = capsys.readouterr()
         told.extend(re.findall("functionfuse: ([✓✕] .*) in [0-9.]+ s\n", err))
@@ -129,9 +127,9 @@ def say(
 
 def test_a_script(say: Say, tmp_path: Path) -> None:
     """It runs as with `python`, and all words after it are its own."""
-    status, out, err = say("run", "pipe.py", "--storage", "--json", "-h")
+    status, out, err = say("run", "pipe.py", "--of-its-own", "-h")
     assert (0, "") == (status, err)
-    assert "arguments ['pipe.py', '--storage', '--json', '-h']\nvalues [6, 12]\nafter\n" == out
+    assert "arguments ['pipe.py', '--of-its-own', '-h']\nvalues [6, 12]\nafter\n" == out
     assert (0, "arguments ['pipe.py']\nvalues [6, 12]\nafter\n", "") == say("run", "pipe.py")
     status, out, err = say("plan", "pipe.py")
     assert (0, f"arguments ['pipe.py']\n{REUSED}") == (status, out)
@@ -161,7 +159,7 @@ def test_python_and_the_command_reuse_each_others_results(say: Say, tmp_path: Pa
     assert (0, REUSED, "") == say("plan", "pipe")
     assert (0, REUSED, "") == say("plan", "pipe:build", "--set", "data=data")
     status, out, _ = say("run", "pipe")
-    assert (0, "workflow 'pipe': 3 reused, # bytes\n") == (status, out)
+    assert (0, "") == (status, out)
 
 
 def test_a_plan(say: Say, tmp_path: Path) -> None:
@@ -302,7 +300,7 @@ def test_a_failing_node(say: Say) -> None:
     """The user's lines and the node are shown; the status is 1, also with `--keep-going`."""
     rates = "--set", "model.rates=[1, 9, 3]"
     status, out, err = say("run", "pipe", *rates)
-    assert (1, "workflow 'pipe': 2 computed, 1 failed, 1 not run") == (status, out[:48])
+    assert (1, "") == (status, out)
     assert 'pipe.py", line 14, in fit\n    raise ValueError("rate is big")' in err
     assert "ValueError: rate is big\nin node 'fit/9' of workflow 'pipe': pipe.fit, called in" in err
     assert "scheduler.py" not in err
@@ -366,11 +364,13 @@ def test_workers(target: str, say: Say, tmp_path: Path) -> None:
         assert here == (os.getpid() in found)
 
 
-def test_reuse(say: Say) -> None:
+def test_reuse(say: Say, told: list[str]) -> None:
     """As if the workflow's own `set_reuse` had said it."""
     say("run", "pipe")
-    assert "3 computed" in say("run", "pipe", "--reuse", "never")[1]
-    assert "3 reused" in say("run", "pipe", "--reuse", "always", "--set", "data=other")[1]
+    say("run", "pipe", "--reuse", "never")
+    say("run", "pipe", "--reuse", "always", "--set", "data=other")
+    assert "✓ pipe: 3 computed" == told[-2]
+    assert told[-1].startswith("✓ pipe: 3 reused (")
 
 
 def test_keep_going_in_a_script(say: Say, tmp_path: Path) -> None:
@@ -382,3 +382,191 @@ def test_keep_going_in_a_script(say: Say, tmp_path: Path) -> None:
     )
     assert (1, "not run\n") == say("run", "fails.py")[:2]
     assert (1, "computed\n") == say("run", "--keep-going", "fails.py")[:2]
+
+
+def test_options_after_a_script(say: Say) -> None:
+    """They are the script's; a line says so, as a check in a script of a CI would pass for ever."""
+    status, _, err = say("plan", "pipe.py", "--check", "--other", "--set=1")
+    assert 0 == status
+    assert "functionfuse: --check after pipe.py is the script's own; put it before pipe.py" in err
+    assert "--set after pipe.py" in err
+    assert "--other" not in err
+    assert 1 == say("plan", "--check", "pipe.py")[0]
+
+
+NESTED = """
+    from functionfuse import LocalWorkflow, storage_factory, workflow
+
+    @workflow
+    def inner(x):
+        if x < 0:
+            raise ValueError("below 0")
+        return 2 * x
+
+    @workflow
+    def outer(x):
+        flow = LocalWorkflow(inner(x), inner(-1), workflow_name="in")
+        try:
+            flow.run()
+        except ValueError:
+            again = LocalWorkflow(inner(x), workflow_name="in").run()
+            return flow.report["inner_0001"].action, again
+
+    def build(x=3):
+        return outer(x).set_name("outer")
+
+    def early():
+        keys = LocalWorkflow(inner(1), workflow_name="keys").run()
+        return [inner(key).set_name(str(key)) for key in range(keys)]
+
+    def value():
+        flow = LocalWorkflow(workflow_name="keys")
+        return [inner(key).set_name(str(key)) for key in range(flow.value(inner(1)))]
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2", "--keep-going"]])
+def test_a_run_inside_a_node(options: list[str], say: Say, tmp_path: Path) -> None:
+    """It does what it does without the command: it returns its value, and stops at a failure."""
+    (tmp_path / "nested.py").write_text(textwrap.dedent(NESTED))
+    assert 0 == say("run", *options, "nested")[0]
+    assert ("failed", 6) == FileStorage(tmp_path / "results").read_task("nested", "outer")
+
+
+def test_a_run_while_nodes_are_built(say: Say, tmp_path: Path) -> None:
+    """It returns its value; a plan refuses it, and allows `value`."""
+    (tmp_path / "nested.py").write_text(textwrap.dedent(NESTED))
+    assert 0 == say("run", "nested:early")[0]
+    assert ["0", "1"] == FileStorage(tmp_path / "results").list_tasks("nested")
+    status, _, err = say("plan", "nested:early")
+    assert 2 == status
+    assert "nested:early calls run() of workflow 'keys' while it builds" in err
+    assert 0 == say("plan", "nested:value")[0]
+
+
+def test_a_default_is_changed_in_part(say: Say, tmp_path: Path) -> None:
+    """`--set a.b=3` leaves the rest of a default, and the default itself, as they are."""
+    (tmp_path / "parts.py").write_text(
+        "from functionfuse import workflow\n"
+        "@workflow\ndef same(value):\n    return value\n"
+        "MODEL = {'depth': 1, 'more': {'width': 2, 'on': True}}\n"
+        "def build(model=MODEL):\n    assert MODEL['depth'] == 1\n"
+        "    return same(model).set_name('model')\n"
+    )
+    storage = FileStorage(tmp_path / "results")
+    say("run", "parts", "--set", "model.depth=5", "--set", "model.more.on=")
+    assert {"depth": 5, "more": {"width": 2, "on": ""}} == storage.read_task("parts", "model")
+
+
+def test_variables_in_parameters(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their values are plain texts and numbers, as those of `--set`."""
+    monkeypatch.setenv("RATE", "2")
+    monkeypatch.setenv("DATA", "[text: x")
+    (tmp_path / "params.yml").write_text("model:\n  rates: ['${RATE}']\ndata: ${DATA}\n")
+    say("run", "pipe", "--params", "params.yml")
+    storage = FileStorage(tmp_path / "results")
+    assert ["fit/2", "load"] == storage.list_tasks("pipe")
+    _, out, _ = say("plan", "pipe", "--set", "model.rates=[2]", "--set", "data='[text: x'")
+    assert out.endswith("\nworkflow 'pipe': 2 reuse, # bytes\n")
+
+
+POOL = """
+    import multiprocessing
+    from functionfuse import LocalWorkflow, workflow
+
+    @workflow
+    def same(value):
+        return value
+
+    def run(value):
+        return LocalWorkflow(same(value), workflow_name=f"w{value}").run()
+
+    if __name__ == "__main__":
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            print(pool.map(run, [1, 2]))
+"""
+THREADS = """
+    import threading
+    from functionfuse import LocalWorkflow, storage_factory, workflow
+
+    @workflow
+    def same(value):
+        return value
+
+    def run(value):
+        flow = LocalWorkflow(same(value), workflow_name=f"w{value}")
+        flow.set_storage(storage_factory())
+        flow.run()
+
+    first = threading.Thread(target=run, args=(1,))
+    first.start()
+    first.join()
+    late = threading.Timer(0.3, run, (2,))
+    late.start()
+"""
+
+
+def test_a_plan_of_runs_in_other_processes(say: Say, tmp_path: Path) -> None:
+    """It is refused, and nothing hangs."""
+    (tmp_path / "pool.py").write_text(textwrap.dedent(POOL))
+    status, _, err = say("plan", "pool.py")
+    assert 2 == status
+    assert "pool.py calls run() in another process, which can't be planned" in err
+    assert "[1, 2]\n" == say("run", "pool.py")[1]
+
+
+def test_a_plan_of_runs_in_threads(say: Say, tmp_path: Path) -> None:
+    """The first is planned; a thread that goes on computes nothing."""
+    (tmp_path / "threads.py").write_text(textwrap.dedent(THREADS))
+    command = [sys.executable, "-m", "functionfuse", "plan", "threads.py"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert "workflow 'w1': 1 compute\n" == done.stdout[-25:]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_as_python_runs_it(say: Say, tmp_path: Path) -> None:
+    """The script has the absolute path, the folder of the file behind a link, and its hook."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "src" / "beside.py").write_text("HERE = 1\n")
+    (tmp_path / "src" / "tool.py").write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom beside import HERE\n"
+        "print(__name__, __spec__ if '__spec__' in globals() else None, sys.argv, __file__)\n"
+        "assert sys.modules['__main__'].__dict__ is globals()\n"
+        "sys.excepthook = lambda kind, error, _: print('hook', kind.__name__)\n"
+        "raise KeyError\n"
+    )
+    (tmp_path / "bin" / "tool.py").symlink_to(tmp_path / "src" / "tool.py")
+    expected = f"__main__ None ['bin/tool.py', 'x'] {tmp_path}/bin/tool.py\nhook KeyError\n"
+    assert (1, expected) == say("run", "bin/tool.py", "x")[:2]
+    done = subprocess.run(
+        [sys.executable, "bin/tool.py", "x"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (1, expected) == (done.returncode, done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("marked.py:build", "a function of a module is written marked:build, and not marked.py:b"),
+        ("dir/marked:f", "written dir.marked:f"),
+        ("marked.p", "there is no module 'marked.p': 'marked' is no package"),
+        ("pipe:PI", "pipe:PI is no function: int"),
+    ],
+)
+def test_a_mistyped_target_runs_nothing(
+    target: str, message: str, say: Say, tmp_path: Path
+) -> None:
+    """The message says how it is written."""
+    (tmp_path / "marked.py").write_text("open('marker', 'w').close()\n")
+    with (tmp_path / "pipe.py").open("a") as file:
+        file.write("\nPI = 3\n")
+    status, _, err = say("run", target)
+    assert 2 == status
+    assert message in err
+    assert not (tmp_path / "marker").exists()

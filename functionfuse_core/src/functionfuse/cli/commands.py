@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 from ..errors import FunctionFuseError, PluginError
 from ..show.texts import printable
 
-__all__ = ["Parser", "UsageError", "common_options", "emit", "open_storage"]
+__all__ = ["Parser", "UsageError", "check_folder", "common_options", "emit", "open_storage"]
 
 
 class UsageError(FunctionFuseError, ValueError):
@@ -44,6 +45,15 @@ def common_options(parser: ArgumentParser) -> None:
     found.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
 
+def check_folder(path: str, option: str) -> None:
+    """Raise UsageError if an option for a folder has an address, such as "s3://bucket"."""
+    if re.match(r"\w+://", path):
+        raise UsageError(
+            f"{option} takes a folder, and not the address {path!r}. Other kinds of storages need a"
+            " config: docs/config.md"
+        )
+
+
 def open_storage(arguments: Namespace) -> Any:
     """Return the storage that a command's options name; see `common_options`.
 
@@ -56,6 +66,7 @@ def open_storage(arguments: Namespace) -> Any:
     if folder is not None and config is not None:
         raise UsageError("--storage and --config exclude each other")
     if folder is not None:
+        check_folder(folder, "--storage")
         if not os.path.isdir(folder):
             raise UsageError(f"there is no folder {folder!r}")
         from ..storage.filestore import FileStore

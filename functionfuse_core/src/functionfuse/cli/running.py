@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
-import inspect
 import logging
 import os
 import re
-import runpy
 import sys
 import traceback
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..errors import FunctionFuseError
 from ..hookspecs import API_VERSION, CliCommand
-from ..names import close_to
+from .building import built
 from .commands import Parser, UsageError, common_options, emit
 
 __all__ = ["COMMANDS"]
@@ -27,10 +27,6 @@ __all__ = ["COMMANDS"]
 POLICIES = "unchanged", "always", "never"
 _CHOSEN = "params", "set", "name", "backend", "storage"  # options that a script can't have
 _PACKAGE = str(Path(__file__).parents[1])
-
-
-class _Planned(BaseException):  # no Exception: a script must not catch it as one
-    """Ends a script when the plan is known."""
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -82,7 +78,7 @@ def _count(text: str) -> int:
 
 
 def _is_script(target: str) -> bool:
-    return target.endswith(".py") or os.sep in target or os.path.isfile(target)
+    return os.path.isfile(target) or (":" not in target and bool(re.search(r"/|\.py$", target)))
 
 
 def _complete(arguments: Namespace, configure: Any, command: str) -> None:
@@ -104,6 +100,16 @@ def _complete(arguments: Namespace, configure: Any, command: str) -> None:
                 setattr(arguments, name, [*before, *value] if name == "set" else value)
         arguments.rest = []
         return
+    own = {word.partition("=")[0] for word in arguments.rest}
+    parser = Parser(prog="", add_help=False)
+    configure(parser)
+    common_options(parser)
+    for option in [each for each in parser._option_string_actions if each in own]:
+        print(
+            f"functionfuse: {option} after {arguments.target} is the script's own; put it before"
+            f" {arguments.target} to mean that of `functionfuse {command}`",
+            file=sys.stderr,
+        )
     for name in _CHOSEN:
         if getattr(arguments, name):
             about = {"storage": "storage", "backend": "backend", "name": "workflow"}.get(name)
@@ -113,33 +119,29 @@ def _complete(arguments: Namespace, configure: Any, command: str) -> None:
             )
 
 
-@contextmanager
-def _as_told(arguments: Namespace, **more: Any) -> Iterator[None]:
-    """Let all runs in this process do what the options say; let a script find the config."""
+def _tell(
+    arguments: Namespace, plan: Callable[[str, Callable[[], Any]], None] | None = None
+) -> None:
+    """Let all runs in this process do what the options say; let a script find the config.
+
+    This holds until the process ends: threads and `atexit` functions of a script can run workflows.
+    """
     from concurrent.futures import ProcessPoolExecutor
 
     from ..run.workflow import ComputingWorkflow, Overrides
 
-    workers = arguments.workers
-    make = partial(ProcessPoolExecutor, workers) if workers else None
-    shown = logging.getLogger("functionfuse.run.progress")
-    level = shown.level
-    shown.setLevel(logging.INFO)  # where there is no terminal, lines tell the progress
+    # Where there is no terminal, lines tell the progress.
+    logging.getLogger("functionfuse.run.progress").setLevel(logging.INFO)
     ComputingWorkflow.overrides = Overrides(
-        make_executor=make, reuse=arguments.reuse, keep_going=arguments.keep_going, **more
+        make_executor=partial(ProcessPoolExecutor, arguments.workers)
+        if arguments.workers
+        else None,
+        reuse=arguments.reuse,
+        keep_going=arguments.keep_going,
+        plan=plan,
     )
-    before = os.environ.get("FUNCTIONFUSE_CONFIG")
     if arguments.config is not None:
         os.environ["FUNCTIONFUSE_CONFIG"] = os.path.abspath(arguments.config)
-    try:
-        yield
-    finally:
-        ComputingWorkflow.overrides = Overrides()
-        shown.setLevel(level)
-        if before is not None:
-            os.environ["FUNCTIONFUSE_CONFIG"] = before
-        elif arguments.config is not None:
-            del os.environ["FUNCTIONFUSE_CONFIG"]
 
 
 def _run(arguments: Namespace) -> int:
@@ -147,67 +149,84 @@ def _run(arguments: Namespace) -> int:
     if _is_script(arguments.target):
         if arguments.json:
             raise UsageError("--json is for module:function; the output of a script is its own")
-        with _as_told(arguments):
-            return _script(arguments)
-    printed = redirect_stdout(sys.stderr) if arguments.json else nullcontext()
+        _tell(arguments)
+        return _script(arguments)
+    _tell(arguments)
     flow = None
     try:
-        with _as_told(arguments, returns=False), printed:
-            flow = _built(arguments)
+        with _printed(arguments):
+            flow = built(arguments)
+            # The lines of the progress are the output; a value is shown by `functionfuse show`.
+            shown = None if os.environ.get("FUNCTIONFUSE_PROGRESS") else True
+            flow.overrides = flow.overrides._replace(returns=False, progress=shown)
             flow.run()
     except Exception as error:  # noqa: BLE001  # it is the user's
         _show(error, arguments)
     report = None if flow is None else flow.report
     if report is None:  # it failed before the run
         return 1
-    emit(arguments, _document(report) | {"run": report.run}, report.summary())
+    emit(arguments, _document(report) | {"run": report.run})
     return int(any(node.action in ("failed", "not run") for node in report.nodes))
+
+
+def _printed(arguments: Namespace) -> AbstractContextManager[object]:
+    """Let what a user's code prints stay out of the JSON document."""
+    return redirect_stdout(sys.stderr) if arguments.json else nullcontext()
 
 
 def _plan(arguments: Namespace) -> int:
     _complete(arguments, _configure_plan, "plan")
-    printed = redirect_stdout(sys.stderr) if arguments.json else nullcontext()
-    if _is_script(arguments.target):
-        found: list[Any] = []
-        others: list[str] = []
-
-        def plan(name: str, make: Any) -> None:
-            if arguments.workflow not in (None, name):
-                others.append(name)
-                return
-            found[:] = [make()]
-            raise _Planned
-
-        print(
-            f"functionfuse: {arguments.target} is run up to its first run(); value() computes",
-            file=sys.stderr,
-        )
-        with _as_told(arguments, plan=plan), printed:
-            try:
-                status = _script(arguments)
-            except (_Planned, SystemExit):
-                status = 0
-        if not found:
-            _refuse(arguments, others, status)
-        report = found[0]
-    else:
-        if arguments.workflow:
-            raise UsageError("--workflow is for a script; --name gives the name")
-        report = None
-        try:
-            with _as_told(arguments), printed:
-                report = _built(arguments).plan()
-        except Exception as error:  # noqa: BLE001  # it is the user's
-            _show(error, arguments)
-        if report is None:
-            raise UsageError(f"{arguments.target} can't be planned")
+    if not _is_script(arguments.target) and arguments.workflow:
+        raise UsageError("--workflow is for a script; --name gives the name")
+    make = _plan_of_script if _is_script(arguments.target) else _plan_of_function
+    with _printed(arguments):
+        report = make(arguments)
     emit(arguments, _document(report), lambda: str(report))
     work = any(node.action in ("compute", "maybe") for node in report.nodes)
     return int(work and arguments.check)
 
 
-def _refuse(arguments: Namespace, others: list[str], status: int) -> None:
+def _plan_of_function(arguments: Namespace) -> Any:
     target = arguments.target
+
+    def refuse(name: str, _: object) -> None:
+        raise UsageError(
+            f"{target} calls run() of workflow {name!r} while it builds, so it can't be planned"
+            " without computing; it may call value()"
+        )
+
+    _tell(arguments, refuse)
+    try:
+        return built(arguments).plan()
+    except Exception as error:  # noqa: BLE001  # it is the user's
+        _show(error, arguments)
+    raise UsageError(f"{target} can't be planned")
+
+
+def _plan_of_script(arguments: Namespace) -> Any:
+    """Return the plan of the first run of a script, or of that of a named workflow."""
+    target, here = arguments.target, os.getpid()
+    found: list[Any] = []
+    others: list[str] = []
+
+    def plan(name: str, make: Any) -> None:
+        if os.getpid() != here:
+            raise UsageError(f"{target} calls run() in another process, which can't be planned")
+        if arguments.workflow not in (None, name):
+            others.append(name)
+            return
+        if not found:
+            found.append(make())
+        raise SystemExit  # which `except Exception` passes on, and which ends a thread silently
+
+    print(f"functionfuse: {target} is run up to its first run(); value() computes", file=sys.stderr)
+    _tell(arguments, plan)
+    try:
+        status = _script(arguments)
+    except SystemExit:
+        status = 0
+    if found:
+        return found[0]
     if status:
         raise UsageError(f"{target} failed before its first run()")
     if arguments.workflow is None:
@@ -219,19 +238,25 @@ def _refuse(arguments: Namespace, others: list[str], status: int) -> None:
 def _script(arguments: Namespace) -> int:
     """Run a script as `python SCRIPT ARG…` does; return 1 after an error, which is printed."""
     script = arguments.target
-    if not os.path.isfile(script):
-        raise UsageError(f"there is no script {script!r}")
-    argv, path = sys.argv, [*sys.path]
+    try:
+        with open(script, "rb") as file:
+            source = file.read()
+    except FileNotFoundError:
+        raise UsageError(f"there is no script {script!r}") from None
     sys.argv = [script, *arguments.rest]
     if not sys.flags.safe_path:
-        sys.path[0] = os.path.dirname(os.path.abspath(script))
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    module.__file__ = os.path.abspath(script)  # `runpy` would keep a relative path
+    module.__dict__["__builtins__"] = builtins
     try:
-        runpy.run_path(script, run_name="__main__")
+        exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:  # noqa: BLE001  # it is the script's
-        _show(error, arguments)
+        if sys.excepthook is not sys.__excepthook__:
+            sys.excepthook(type(error), error, error.__traceback__)
+        else:
+            _show(error, arguments)
         return 1
-    finally:
-        sys.argv, sys.path[:] = argv, path
     return 0
 
 
@@ -243,7 +268,7 @@ def _show(error: Exception, arguments: Namespace) -> None:
     found = traceback.TracebackException.from_exception(error)
     each: traceback.TracebackException | None = found
     while each is not None and not arguments.debug:
-        hidden = f"{_PACKAGE}{os.sep}", "<frozen ", runpy.__file__, importlib.__file__
+        hidden = f"{_PACKAGE}{os.sep}", "<frozen ", importlib.__file__
         each.stack[:] = [frame for frame in each.stack if not frame.filename.startswith(hidden)]
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
     if isinstance(error, FunctionFuseError):
@@ -252,91 +277,6 @@ def _show(error: Exception, arguments: Namespace) -> None:
         raise error
     sys.stdout.flush()
     sys.stderr.write("".join(found.format()))
-
-
-def _built(arguments: Namespace) -> Any:
-    """Return the workflow of the nodes that module:function builds."""
-    from ..config.factories import workflow_factory
-    from ..config.form import Config, Section, read
-    from ..config.source import Source, nearest
-
-    function, label = _function(arguments)
-    parameters: dict[str, Any] = {}
-    if arguments.params:
-        parameters = Source(arguments.params).data
-        if not isinstance(parameters, dict):
-            raise UsageError(f"{arguments.params!r} holds no mapping of parameters")
-    for text in arguments.set:
-        _put(parameters, text)
-    if arguments.storage is not None and arguments.config is not None:
-        raise UsageError("--storage and --config exclude each other")
-    if arguments.storage is not None:
-        storage = Section("file", {"path": arguments.storage}, ())
-        config = Config(Source({}), storage, (), None, None)
-    else:
-        config = read(arguments.config or nearest())
-    if arguments.backend:
-        config = config._replace(backend=Section(arguments.backend, {}, ()))
-    nodes = _called(function, label, parameters)
-    name = arguments.name or label.partition(":")[0].rpartition(".")[2]
-    return workflow_factory(config, *nodes, workflow_name=name)
-
-
-def _function(arguments: Namespace) -> tuple[Any, str]:
-    module, _, name = arguments.target.partition(":")
-    name = name or "build"
-    if not re.fullmatch(r"\w+(\.\w+)*", module):
-        raise UsageError(f"{arguments.target!r} is neither a script nor module:function")
-    if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{module}.".startswith(f"{error.name}."):
-            raise  # an import inside the module
-        raise UsageError(
-            f"there is neither a script nor a module {module!r}; modules are looked for in this"
-            " folder, and where Python finds them"
-        ) from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(
-                f"module {module!r} has no function {name!r}{close_to(name, vars(found))}"
-            )
-        found = getattr(found, part)
-    return found, f"{module}:{name}"
-
-
-def _put(parameters: dict[str, Any], text: str) -> None:
-    """Set a parameter, or a part of one, from the text of `--set`."""
-    from ..config.syntax import SyntaxProblem, parse_yaml
-
-    path, equals, value = text.partition("=")
-    *above, last = path.split(".")
-    if not equals or not all([*above, last]):
-        raise UsageError(f"--set takes NAME=VALUE, or NAME.PART=VALUE, and not {text!r}")
-    try:
-        parsed = parse_yaml(value)[0]
-    except SyntaxProblem as error:
-        raise UsageError(f"--set {text}: the value is no YAML: {error.message}") from None
-    target: Any = parameters
-    for step, name in enumerate(above):
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise UsageError(f"--set {text}: {'.'.join(above[: step + 1])!r} is no mapping")
-    target[last] = parsed
-
-
-def _called(function: Any, label: str, parameters: Mapping[str, Any]) -> list[Any]:
-    """Call a function with checked parameters; return its nodes."""
-    signature = inspect.signature(function)
-    try:
-        signature.bind(**parameters)
-    except TypeError as error:
-        shown = str(error).replace("got an ", "")
-        raise UsageError(f"{label}{signature}: {shown}") from None
-    nodes = function(**parameters)
-    return [*nodes] if isinstance(nodes, (list, tuple)) else [nodes]
 
 
 def _document(report: Any) -> dict[str, Any]:

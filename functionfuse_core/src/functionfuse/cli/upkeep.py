@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import FunctionFuseError
 from ..hookspecs import API_VERSION, CliCommand
 from ..show.texts import size, table
-from .commands import UsageError, emit, open_storage
+from .commands import UsageError, check_folder, emit, open_storage
 from .results import known
 
 if TYPE_CHECKING:
@@ -59,10 +59,12 @@ def _configure_copy(parser: ArgumentParser) -> None:
         "--dry-run", action="store_true", help="copy nothing, and list what would be copied"
     )
     parser.epilog = (
-        "Bytes are copied and checked, and nothing is unpickled. What is there already stays, so a"
-        " copy that was stopped can be started again. If the storages have different keys, results"
-        " are checked with one and signed with the other. The exit status is 1 if a result can't be"
-        " copied because it is damaged, or its signature is wrong; the others are copied."
+        "Bytes are copied and checked, and nothing is unpickled. An equal result that is there"
+        " already stays, so a copy that was stopped can be started again. Another result of the"
+        " same name is replaced, and kept as an earlier result. If the storages have different"
+        " keys, results are checked with one and signed with the other. The exit status is 1 if a"
+        " result can't be copied because it is damaged, or its signature is wrong; the others are"
+        " copied."
     )
 
 
@@ -71,6 +73,8 @@ def _copy(arguments: Namespace) -> int:
 
     storage, to = open_storage(arguments), arguments.to
     is_config = to.lower().endswith(_CONFIGS)
+    if not is_config:
+        check_folder(to, "--to")
     other = storage_factory(to if is_config else {"kind": "file", "options": {"path": to}})
     workflow, pattern, dry_run = arguments.workflow, arguments.pattern, arguments.dry_run
     if not arguments.runs:

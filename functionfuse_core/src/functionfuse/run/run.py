@@ -76,7 +76,7 @@ class Run:
         single_flight: bool = False,
         progress: bool | None = None,
     ) -> None:
-        overrides = workflow.overrides
+        overrides = workflow.told
         if overrides.make_executor and not hasattr(workflow, "make_executor"):
             kind = type(workflow).__name__
             raise OptionsError(f"{kind} decides itself where nodes run: --workers can't be used")
@@ -86,7 +86,7 @@ class Run:
         returns = returns and (overrides.returns or only is not None)
         self._workflow = workflow
         self._backend = backend
-        self._progress = progress
+        self._progress = overrides.progress if progress is None else progress
         self._grows = only is not None
         self._graph = graph = workflow.graph() if only is None else workflow.part(only[0])
         positions = graph.positions
@@ -158,7 +158,7 @@ class Run:
 
         Raises the error of the first node that failed, with a note of its name.
         """
-        overrides = self._workflow.overrides
+        overrides = self._workflow.told
         if overrides.plan and not self._grows:
             overrides.plan(self._workflow.workflow_name, self.plan)
         with Progress(self._progress, self._events, self._scheduler.order) as progress:

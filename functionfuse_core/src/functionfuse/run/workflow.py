@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from os import PathLike
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import GraphError
 from ..graph.nodes import Node
 from ..graph.workflow import BaseWorkflow
+from .calling import current_node
 from .events import Listener
 from .past import Past
 from .report import Report
@@ -19,13 +20,14 @@ __all__ = ["ComputingWorkflow", "Overrides"]
 
 
 class Overrides(NamedTuple):
-    """What the command line says of every run in this process.
+    """What the command line says of every run in this process that isn't inside a node.
 
     Attributes:
         make_executor: makes the executor for runs that are handed none; None: as the workflow says.
         reuse: a policy for `set_reuse`; None: as the workflow says.
         keep_going: go on after a failure, whatever the workflow says.
-        returns: whether `run` returns values.
+        returns: whether `run` returns values; set for a single workflow only.
+        progress: whether to show the run; None: as `run` is told.
         plan: called in place of a run, with the workflow's name and a function that makes its plan.
     """
 
@@ -33,6 +35,7 @@ class Overrides(NamedTuple):
     reuse: str | None = None
     keep_going: bool = False
     returns: bool = True
+    progress: bool | None = None
     plan: Callable[[str, Callable[[], Report]], None] | None = None
 
 
@@ -43,10 +46,10 @@ class ComputingWorkflow(BaseWorkflow):
         report: the report of the last run; None before the first.
         listeners: functions that are called with each `Event` of a run, in this process.
         options: settings of single nodes for the backend, which gets them with the node's job.
-        overrides: of all workflows of this process.
+        overrides: of all workflows of this process, or of this one.
     """
 
-    overrides: ClassVar = Overrides()
+    overrides = Overrides()
 
     def __init__(self, *nodes: object, workflow_name: str) -> None:
         super().__init__(*nodes, workflow_name=workflow_name)
@@ -56,6 +59,11 @@ class ComputingWorkflow(BaseWorkflow):
         self.options: dict[Node, Any] = {}
         self._logged: dict[Node, bool] = {}
         self._past: Past | None = None
+
+    @property
+    def told(self) -> Overrides:
+        """What holds for a run that begins now."""
+        return Overrides() if current_node() else self.overrides
 
     def set_storage(self, storage: MinimalStorage | None) -> None:
         """Store every node's result in `storage`, and reuse results from it; None to stop.

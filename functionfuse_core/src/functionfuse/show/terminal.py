@@ -13,6 +13,7 @@ hides other bars, and its locks don't survive a fork.
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import threading
@@ -51,6 +52,8 @@ class Terminal:
         self._has_colors = bool(self._console.color_system) and not self._console.no_color
         self._own: Callable[[str], object] = self._stream.write
         self._taken: list[tuple[Any, Callable[[str], Any]]] = []  # streams, each with our `write`
+        self._input: Callable[..., str] = builtins.input
+        self._asks = self._ask  # one object, to compare with
         self._lines: list[str] = []  # of the bar
         self._is_there = False  # whether the bar is on the terminal
         self._in_line = False  # whether text of this process has begun a line
@@ -89,6 +92,8 @@ class Terminal:
             if vars(stream).get("write") is write:
                 del stream.write
         self._taken.clear()
+        if builtins.input is self._asks:
+            builtins.input = self._input
 
     def _pass_on(self, stream: Any, write: Callable[[str], Any], text: str) -> Any:
         """Write text of this process to a stream, above the bar."""
@@ -152,8 +157,20 @@ class Terminal:
             self._is_gone = True
             self.give_back()
 
+    def _ask(self, *prompt: object) -> str:
+        """Ask the user, as `input` and the debugger do, without a bar."""
+        with LOCK:
+            self._erase()
+            self._in_line = True
+        try:
+            return self._input(*prompt)
+        finally:
+            self._in_line = False
+
     def _take_streams(self) -> None:
         _shown.add(self)
+        if builtins.input is self._input:  # it writes its prompt without the streams
+            builtins.input = self._asks
         known = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
         streams: dict[int, Any] = {id(stream): stream for stream in known}
         for stream in filter(is_terminal, streams.values()):

@@ -135,7 +135,7 @@ class LocalWorkflow(ComputingWorkflow):
         return self._run(executor, options)[0]
 
     def _run(self, executor: Executor | Backend | None, options: dict[str, Any]) -> list[Any]:
-        make_executor = self.overrides.make_executor or self.make_executor
+        make_executor = self.told.make_executor or self.make_executor
         if executor is None and make_executor is not None:
             with make_executor() as made:
                 return self._run(made, options)

@@ -78,8 +78,8 @@ def test_a_run_without_a_storage(tmp_path: Path) -> None:
         data["columns"]["arguments"]
     )
     assert ["count", "factor", "values"] == data["tables"]["parameter"]
-    assert 0 == data["columns"]["begun"][0] < data["columns"]["begun"][1]
-    assert 0 < data["seconds"] < 30
+    begun = data["columns"]["begun"]
+    assert 0 == min(begun) <= max(begun) <= data["seconds"] < 60  # clocks can be set meanwhile
     assert (None, []) == (data["changes"], data["previews"])
     html = path.read_text()
     assert "All 3 nodes were computed." in html

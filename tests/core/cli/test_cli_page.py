@@ -81,7 +81,8 @@ def usage(parser: ArgumentParser) -> str:
             if group.title == COMMON or "--help" in action.option_strings:
                 continue
             if action.option_strings:
-                words.append(f"[{shown(action).strip('`')}]")
+                word = shown(action).strip("`")
+                words.append(word if action.required else f"[{word}]")
             else:
                 optional = {"?": "[{}]", REMAINDER: "[{} …]"}.get(str(action.nargs), "{}")
                 places.append(optional.format(named(action)))

@@ -41,6 +41,7 @@ MODULES = {
     "running": ("run", "plan"),
     "results": ("list", "show", "earlier", "lineage"),
     "runs": ("runs",),
+    "pictures": ("report", "graph"),
     "upkeep": ("copy", "rm", "prune", "gc", "verify"),
     "setup": ("plugins", "config", "completion"),
     "doctor": ("doctor",),

@@ -472,7 +472,9 @@ def test_a_folder_without_rights() -> None:
     """Another user is told, in one sentence, and no result is lost."""
     code = (
         "import os, sys; from functionfuse.cli import main, upkeep; import functionfuse.kinds\n"
-        "import functionfuse.config.factories; os.setuid(65534)\n"
+        "import functionfuse.config.factories\n"
+        "main.run(['rm', 'w', '--dry-run', '--storage', sys.argv[1]])  # imports everything\n"
+        "os.setuid(65534)\n"
         "sys.exit(main.run(['rm', 'w', '--yes', '--storage', sys.argv[1]]))"
     )
     with TemporaryDirectory() as folder:  # those of pytest are closed to other users

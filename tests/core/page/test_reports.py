@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -375,3 +376,73 @@ def test_report_of_a_process(tmp_path: Path, storage: FileStorage) -> None:
     assert "numpy" not in done.stderr
     with pytest.raises(StoragePathError):
         storage.report("numbers").save(tmp_path)
+
+
+def test_an_error_without_a_storage_tells_no_secrets(tmp_path: Path) -> None:
+    """As with a record: it may quote an ignored argument of the node, or of one above it."""
+    flow = graph(factor=0.0)
+    with pytest.raises(ValueError, match="SECRET"):
+        flow.run()
+    path = tmp_path / "run.html"
+    report(flow).save(str(path))
+    data = read(path)
+    assert ["load", "scale", "total"] == column(data, "name")
+    assert "ValueError" in json.dumps(data)
+    assert "SECRET" not in json.dumps(data)
+
+
+def test_results_that_can_not_be_compared(tmp_path: Path, storage: Any) -> None:
+    """A result that isn't stored is equal to none, although nothing says that it differs."""
+    for count in (5, 6):
+        flow = graph(count)
+        flow.set_storage(storage)
+        if count == 5:
+            flow.log_nodes("load")
+        flow.run()
+    changes = storage.report("numbers").page().changes
+    assert changes is not None
+    assert "load" not in changes.equal
+    assert ["total"] == list(changes.equal)
+
+
+def test_a_comparison_with_a_damaged_record(tmp_path: Path, storage: Any) -> None:
+    """It is refused, if it was asked for."""
+    for count in (5, 6):
+        stored(storage, count=count)
+    first, last = (run.id for run in storage.runs("numbers"))
+    record = tmp_path / "results" / "numbers" / ".runs" / first
+    record.write_bytes(record.read_bytes()[:-1])
+    with pytest.raises(ResultNotFoundError, match=f"the record of run '{first}' of workflow"):
+        storage.report("numbers", run=last, compare=first)
+    assert storage.report("numbers").before is None
+
+
+def test_what_is_written_into(tmp_path: Path) -> None:
+    """A link stays one, a file keeps its permissions, and a pipe is written into."""
+    flow = graph()
+    flow.run()
+    path, link, pipe = (tmp_path / name for name in ("run.html", "link.html", "pipe"))
+    path.write_text("before")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    report(flow).save(str(link))
+    assert link.is_symlink()
+    assert "numbers" in path.read_text()
+    assert 0o600 == path.stat().st_mode & 0o777
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    report(flow).save(str(pipe))
+    assert path.read_text() == reader.communicate()[0]
+    assert pipe.is_fifo()
+    assert ["link.html", "pipe", "run.html"] == sorted(file.name for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["report"], ["graph", "--format", "svg"]])
+def test_a_dash_is_no_file(
+    words: list[str], tmp_path: Path, storage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be a file of this name."""
+    stored(storage)
+    folder = ["--storage", str(tmp_path / "results")]
+    assert 2 == command([*words, "numbers", "-o", "-", *folder])
+    assert "-o takes a file" in capsys.readouterr().err

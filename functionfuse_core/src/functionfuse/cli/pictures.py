@@ -9,7 +9,7 @@ from ..errors import StoragePathError
 from ..hookspecs import API_VERSION, CliCommand
 from ..show.files import replaced
 from ..show.texts import size
-from .commands import emit, open_storage
+from .commands import UsageError, emit, open_storage
 from .results import add_workflow
 from .runs import IDS, chosen_run
 
@@ -30,7 +30,13 @@ def _configure_report(parser: ArgumentParser) -> None:
     )
 
 
+def _refuse_dash(output: str) -> None:
+    if output == "-":
+        raise UsageError("-o takes a file, and '-' would be a file of this name")
+
+
 def _report(arguments: Namespace) -> int:
+    _refuse_dash(arguments.output)
     storage = open_storage(arguments)
     given = [
         name and chosen_run(storage, arguments.workflow, name).id
@@ -64,6 +70,7 @@ def _graph(arguments: Namespace) -> int:
     if arguments.output is None:
         emit(arguments, {**document, "text": text}, text.rstrip("\n"))
         return 0
+    _refuse_dash(arguments.output)
     try:
         path = replaced(Path(arguments.output), text.encode())
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

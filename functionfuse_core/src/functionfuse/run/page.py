@@ -9,11 +9,13 @@ from typing import Any
 
 from ..errors import NoMatchError, ResultNotFoundError
 from ..reuse.identity import Identities
+from ..reuse.plan import NO_USE
 from ..show.page import save
 from ..show.pagedata import Page, PageNode
 from .events import RunEvents
 from .ignored import Ignored
 from .inputs import recorded
+from .record import told
 from .report import FAILED, NodeRecord, Report
 
 __all__ = ["write"]
@@ -55,16 +57,20 @@ def _page(
 ) -> Page:
     """Return the data of the page, without arguments in `ignore`."""
     graph, decisions = events.graph, events.decisions
-    functions, _, arguments = recorded(identities, graph, Ignored(graph))
+    ignored = Ignored(graph)
+    functions, _, arguments = recorded(identities, graph, ignored)
     headers: Sequence[Any] = decisions.stored if decisions else [None] * len(graph.nodes)
     # Nodes that only an earlier part of the run had come first.
     count = len(report.nodes) - len(graph.nodes)
-    nodes = [_node(node) for node in report.nodes[:count]]
+    nodes = [_node(node, node.reason) for node in report.nodes[:count]]
     for index, node in enumerate(report.nodes[count:]):
         parents = [graph.names[parent] for parent in graph.parents[index]]
         known = {"parents": parents, "arguments": arguments[index], "function": functions[index]}
         header = headers[index] if node.action != FAILED else None
-        nodes.append(_node(node, **known, **_of_header(header)))
+        reason = node.reason
+        if node.error or reason.startswith(NO_USE):
+            reason = told(reason, hidden=ignored.may_be_in(index))
+        nodes.append(_node(node, reason, **known, **_of_header(header)))
     began, seconds = times
     ran = [node for node in report.nodes if node.begun]
     if ran and not began:  # a run with neither storage nor listeners notes no times of its own
@@ -73,9 +79,9 @@ def _page(
     return Page(report.workflow_name, nodes, report.run, began, seconds, notes=report.notes)
 
 
-def _node(node: NodeRecord, **known: Any) -> PageNode:
+def _node(node: NodeRecord, reason: str, **known: Any) -> PageNode:
     about = node.seconds, node.begun, node.worker, node.bytes, node.attempts
-    return PageNode(node.name, node.action, node.reason, *about, **known)
+    return PageNode(node.name, node.action, reason, *about, **known)
 
 
 def _of_header(header: Any) -> dict[str, Any]:

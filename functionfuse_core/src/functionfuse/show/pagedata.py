@@ -174,13 +174,14 @@ def _arguments(node: PageNode, number: dict[str, int], parameters: _Table) -> li
 def _argument(value: Any, number: dict[str, int]) -> Any:
     if not isinstance(value, dict):
         return repr(value)
-    if "node" in value:
+    if isinstance(value.get("node"), str):
         source, item = value["node"], item_text(str(value.get("item", "")))
         if source not in number:
             return f"node {source!r}{item}"
         return [number[source], item] if item else number[source]
     content = repr(value["value"]) if "value" in value else value.get("float")
-    return " ".join(filter(None, (str(value.get("type", "")), content or value.get("digest"))))
+    content = content or value.get("digest") or ""  # a record can be anybody's
+    return " ".join(filter(None, (str(value.get("type", "")), str(content))))
 
 
 def item_text(item: str) -> str:

@@ -18,7 +18,7 @@ from ..show.picture import Box, Edge, Picture
 from ..show.preview import preview
 from .header import TaskInfo
 from .keys import RUNS, folder_of
-from .runchanges import Change, changes_of
+from .runchanges import Change, changes_of, results_of
 from .runrecord import RecordedNode
 from .runs import RunRecord, Values, read
 from .summary import Summary
@@ -219,6 +219,10 @@ def report(
             f"the record of run {known[place]!r} of workflow {workflow!r} can't be used, or is gone"
         )
     before = found.get(earlier[0]) if earlier else None
+    if compare is not None and before is None:
+        raise ResultNotFoundError(
+            f"the record of run {compare!r} of workflow {workflow!r} can't be used, or is gone"
+        )
     return StoredReport(storage, workflow, found[known[place]], before)
 
 
@@ -277,17 +281,18 @@ def _changes(before: RunRecord, run: RunRecord) -> PageChanges:
         seconds=before.seconds,
         causes=[(change.node, _cause(change)) for change in changes if change.what in _CAUSES],
         other=[node.name for node in run.nodes if node.name in other],
-        equal=[node.name for node in run.nodes if _equal(node, had, other)],
+        equal=[
+            node.name for node in run.nodes if node.name in had and _equal(had[node.name], node)
+        ],
         new=[node.name for node in run.nodes if node.name not in had],
         gone=[name for name in had if name not in have],
     )
 
 
-def _equal(node: RecordedNode, had: Mapping[str, RecordedNode], other: set[str]) -> bool:
-    """Return whether a computed node has the value that it had in the run before."""
-    was = had.get(node.name)
-    known = was and (was.value or was.digest) and (node.value or node.digest)
-    return bool(known) and node.action == "computed" and node.name not in other
+def _equal(was: RecordedNode, node: RecordedNode) -> bool:
+    """Return whether a computed node is known to have the value that it had in the run before."""
+    first, second = results_of(was, node)
+    return node.action == "computed" and bool(first) and first == second
 
 
 def _cause(change: Change) -> str:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Set up this checkout and run its tasks.
 
-    python3 run.py demo       run a real workflow twice, and read its stored results; --backend ray:
-                              on Ray, which is installed for it
+    python3 run.py demo       run a real workflow three times, read its stored results, and write a
+                              page about a run, all in ./comparison; --backend ray: on Ray, which is
+                              installed for it
     python3 run.py test       run the tests; further arguments go to pytest
     python3 run.py check      lint, types, layers, dependencies, links; arguments select tools
     python3 run.py bench      run the benchmarks

@@ -1,16 +1,18 @@
 """Run the classifier comparison on one storage: twice, changed, and read by a second process.
 
 python3 demo.py [--path FOLDER] [--backend ray]
+
+The folder keeps the results, and a page about the last run.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import os
+import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -103,25 +105,31 @@ def demonstrate(folder: Path, backend: str) -> None:
     workflow = bind(config, {"Gaussian process": 150})
     print_plan(workflow)
     run(workflow)
+    workflow.report.save(folder / "report.html")
+
+    command = Path(sys.executable).with_name("functionfuse")
+    words = [shown(command), "--storage", shown(folder / "results"), "list", WORKFLOW_NAME]
+    print(f"\nReport: {shown(folder / 'report.html')}\nNext:   {shlex.join(words)}")
+
+
+def shown(path: Path) -> str:
+    """Return a path as somebody types it here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def main() -> None:
     """Take the folder from the command line."""
     parser = argparse.ArgumentParser(description="Compare ten classifiers on three data sets.")
     parser.add_argument(
-        "--path", type=Path, help="keep the results in this folder (default: a temporary one)"
+        "--path", type=Path, default=Path("comparison"), help="keeps the results: %(default)s"
     )
     parser.add_argument(
         "--backend", choices=list(BACKENDS), default="local", help="what runs the graph"
     )
     options = parser.parse_args()
-    path: Path | None = options.path
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    with contextlib.ExitStack() as stack:
-        if path is None:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="functionfuse-")))
-        path.mkdir(parents=True, exist_ok=True)
-        demonstrate(path.resolve(), options.backend)
+    options.path.mkdir(parents=True, exist_ok=True)
+    demonstrate(options.path.resolve(), options.backend)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,16 @@ def test_demo(tmp_path: Path) -> None:
 
     again = run("classifier_comparison/read_results.py", "demo/storage.json", cwd=tmp_path)
     assert again in out
+
+    report, following = re.findall(r"^(?:Report|Next): +(.*)$", out, re.MULTILINE)
+    assert "<title>classifier comparison" in (tmp_path / report).read_text(encoding="utf-8")
+    done = subprocess.run(
+        shlex.split(following), cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert 71 == len(done.stdout.splitlines())
+    out = run("classifier_comparison/demo.py", "--path", "demo", cwd=tmp_path)
+    found = re.findall(r"(\d+) computed, (\d+) taken from storage, (\d+) not needed", out)
+    assert [("0", "70", "0")] * 3 == found  # earlier results are restored
 
 
 def test_notebook(tmp_path: Path) -> None:

@@ -60,10 +60,11 @@ def test_holds_its_license(
 def test_holds_its_package_and_nothing_else(
     name: str, folder: str, package: str, wheels: Mapping[str, Path]
 ) -> None:
-    """Every module and `py.typed` is in the wheel; no file is outside the import package."""
+    """Modules, `py.typed` and the report's template are in it; no file is outside the package."""
     archive, _, info = open_wheel(wheels[name])
     source = ROOT / folder / "src"
-    expected = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
+    modules, template = source.rglob("*.py"), source.rglob("template/*.*")
+    expected = {path.relative_to(source).as_posix() for path in (*modules, *template)}
 
     files = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
     assert expected | {f"{package}/py.typed"} == {

@@ -60,7 +60,8 @@ def arguments(parser: ArgumentParser, *, common: bool = False) -> str:
 
 def shown(action: Action) -> str:
     """An argument as it is typed."""
-    value = "" if action.nargs == 0 else f" {named(action)}"
+    count = action.nargs if isinstance(action.nargs, int) else 1
+    value = f" {named(action)}" * count
     return ", ".join(f"`{option}{value}`" for option in action.option_strings) or (
         f"`{named(action)}`"
     )
@@ -80,7 +81,8 @@ def usage(parser: ArgumentParser) -> str:
             if group.title == COMMON or "--help" in action.option_strings:
                 continue
             if action.option_strings:
-                words.append(f"[{shown(action).strip('`')}]")
+                word = shown(action).strip("`")
+                words.append(word if action.required else f"[{word}]")
             else:
                 optional = {"?": "[{}]", REMAINDER: "[{} …]"}.get(str(action.nargs), "{}")
                 places.append(optional.format(named(action)))

@@ -209,3 +209,32 @@ def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
     assert ["141"] == done.stdout.splitlines()[1:]
     assert "" == done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [("--version", 0), ("list w --storage .", 0), ("list v --storage .", 2)]
+)
+@pytest.mark.parametrize("ending", [">&-", ">&- 2>&-", "<&-", ">/dev/full", "| true"])
+def test_closed_and_full_output(words: str, status: int, ending: str, tmp_path: Path) -> None:
+    """There is no traceback; a full disk is told by a sentence and by the status."""
+    FileStorage(tmp_path).save("w", "t", 1)
+    script = f"{sys.executable} -m functionfuse {words} {ending}; echo ${{PIPESTATUS[0]}} >&9"
+    read, write = os.pipe()
+    with subprocess.Popen(
+        ["bash", "-c", f"exec 9>&{write}; {script}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        pass_fds=[write],
+    ) as process:
+        _, err = process.communicate()
+    os.close(write)
+    with open(read, encoding="utf-8") as file:
+        found = int(file.read())
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+    assert found in ({0, 2, 120, 141} if "full" in ending or "true" in ending else {status})
+    if ending == ">/dev/full" and words.startswith("list w"):
+        assert "the output can't be written" in err or "No space left" in err
+        assert found

@@ -570,3 +570,113 @@ def test_a_mistyped_target_runs_nothing(
     assert 2 == status
     assert message in err
     assert not (tmp_path / "marker").exists()
+
+
+def test_a_node_that_exits(say: Say, tmp_path: Path) -> None:
+    """The node failed, so the status is 1; the document is there."""
+    (tmp_path / "quits.py").write_text(
+        "import sys\nfrom functionfuse import workflow\n"
+        "@workflow\ndef quits():\n    sys.exit()\n"
+        "def build():\n    return quits().set_name('quits')\n"
+    )
+    status, out, _ = say("run", "quits", "--json")
+    assert (1, "failed") == (status, json.loads(out)["nodes"][0]["action"])
+
+
+LOUD = """
+    import io, os, sys
+    from functionfuse import workflow
+
+    @workflow
+    def loud(x):
+        os.system("echo from a program")
+        print("from a function")
+        return x
+
+    def build(kind="good"):
+        os.system("echo while it builds")
+        if kind == "bad":
+            raise LookupError("bad")
+        if kind == "taken":
+            sys.stdout = io.StringIO()
+        return loud(kind).set_name("loud")
+"""
+
+
+@pytest.mark.parametrize(("kind", "status"), [("good", 0), ("bad", 1), ("taken", 0)])
+def test_json_is_one_document(kind: str, status: int, say: Say, tmp_path: Path) -> None:
+    """Whatever functions and programs print, or do to the stream; also after an error."""
+    (tmp_path / "loud.py").write_text(textwrap.dedent(LOUD))
+    command = [sys.executable, "-m", "functionfuse", "run", "loud", "--json", "--set"]
+    done = subprocess.run(
+        [*command, f"kind={kind}"], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert status == done.returncode
+    assert {"error"} == json.loads(done.stdout).keys() or "nodes" in json.loads(done.stdout)
+    assert "while it builds" in done.stderr
+
+
+POOLS = """
+    from multiprocessing.pool import ThreadPool
+    from functionfuse import LocalWorkflow, storage_factory, workflow
+
+    @workflow
+    def same(value):
+        return value
+
+    def run(value):
+        flow = LocalWorkflow(same(value), workflow_name=f"w{value}")
+        flow.set_storage(storage_factory())
+        return flow.run()
+
+    with ThreadPool(1) as pool:
+        print(pool.map(run, [1, 2]))
+"""
+CAUGHT = """
+    from functionfuse import LocalWorkflow, workflow
+
+    @workflow
+    def same(value):
+        return value
+
+    for number in range(3):
+        flow = LocalWorkflow(same(number), workflow_name=f"w{number}")
+        try:
+            flow.run()
+        except BaseException:
+            pass
+        finally:
+            print(flow.report.summary())
+"""
+
+
+@pytest.mark.parametrize(("script", "first"), [(POOLS, "w1"), (CAUGHT, "w0")])
+def test_a_plan_is_of_the_first_run(script: str, first: str, say: Say, tmp_path: Path) -> None:
+    """Nothing hangs, nothing is stored, and errors after it are no news."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    command = [sys.executable, "-m", "functionfuse", "plan", "script.py"]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert f"workflow '{first}': 1 compute\n" == done.stdout[-25:]
+    assert "Traceback" not in done.stderr
+    assert 0 == done.returncode
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("option", ["--storage", "--params", "--name", "--backend"])
+def test_an_empty_option(option: str, say: Say, tmp_path: Path) -> None:
+    """As of a variable of a shell that isn't set: it is refused."""
+    before = sorted(tmp_path.iterdir())
+    assert 2 == say("run", "pipe", option, "")[0]
+    assert before == [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"]
+
+
+@pytest.mark.parametrize("option", ["--storage", "--to"])
+def test_an_address_is_no_folder(option: str, say: Say, tmp_path: Path) -> None:
+    """A folder "s3:" would be made."""
+    words = ["run", "pipe"] if option == "--storage" else ["copy", "pipe"]
+    status, _, err = say(*words, option, "s3://bucket/results")
+    assert 2 == status
+    assert f"{option} takes a folder, and not the address 's3://bucket/results'" in err
+    assert not (tmp_path / "s3:").exists()

@@ -149,11 +149,61 @@ def test_rm_json(storage: FileStorage, do: Do) -> None:
 
 def test_rm_of_a_damaged_result(storage: FileStorage, do: Do) -> None:
     """It can be removed; its size is not known from a header that is damaged."""
-    Path(storage.path, "w", "load").write_bytes(b"no result")
+    path = Path(storage.path, "w", "load")
+    path.write_bytes(path.read_bytes()[:40])
     assert (
         "Removed 1 result (at least 0 B) of workflow 'w'.\n" == do("rm", "w", "load", "--yes").out
     )
     assert ["fit/a", "fit/b"] == storage.list_tasks("w")
+
+
+@pytest.mark.parametrize("pattern", [[], ["*"]])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("w/notes.txt", ["w"]),
+        ("w/sub/b.csv", ["w"]),
+        ("data/a.csv", ["data"]),
+        ("data/sub/b.csv", ["data"]),
+    ],
+)
+def test_rm_leaves_what_is_no_result(
+    key: str, words: list[str], pattern: list[str], storage: FileStorage, do: Do
+) -> None:
+    """A folder with other files is left as it is, and the files are named."""
+    path = Path(storage.path, key)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("of somebody else")
+    said = do("rm", *words, *pattern, "--yes")
+    assert (2, "") == (said.status, said.out)
+    assert f"{key!r}" in said.err or "No workflow 'data'" in said.err
+    assert path.read_text() == "of somebody else"
+    assert 3 <= len(storage.list_tasks("w"))
+
+
+def test_rm_in_the_folder_above(storage: FileStorage, do: Do) -> None:
+    """A whole storage is no workflow."""
+    above = str(Path(storage.path).parent)
+    said = do("rm", "results", "--yes", "--storage", above)
+    assert 2 == said.status
+    assert 3 == len(storage.list_tasks("w"))
+
+
+def test_rm_of_results_that_come_meanwhile(
+    storage: FileStorage, do: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was about others: nothing is removed."""
+
+    def answer() -> str:
+        storage.save("w", "fit/c", 1)
+        return "y\n"
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys.stdin, "readline", answer)
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert "stored or removed meanwhile: nothing is removed" in do("rm", "w", "fit/*").err
+    assert 4 == len(storage.list_tasks("w"))
 
 
 AGE = "argument --older-than: '9' is no age such as 90s, 12h or 2d. See functionfuse gc --help"
@@ -422,7 +472,9 @@ def test_a_folder_without_rights() -> None:
     """Another user is told, in one sentence, and no result is lost."""
     code = (
         "import os, sys; from functionfuse.cli import main, upkeep; import functionfuse.kinds\n"
-        "import functionfuse.config.factories; os.setuid(65534)\n"
+        "import functionfuse.config.factories\n"
+        "main.run(['rm', 'w', '--dry-run', '--storage', sys.argv[1]])  # imports everything\n"
+        "os.setuid(65534)\n"
         "sys.exit(main.run(['rm', 'w', '--yes', '--storage', sys.argv[1]]))"
     )
     with TemporaryDirectory() as folder:  # those of pytest are closed to other users

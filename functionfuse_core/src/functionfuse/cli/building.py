@@ -34,7 +34,7 @@ def built(arguments: Namespace) -> Any:
 
     function, label = _function(arguments.target)
     signature = _signature(function, label)
-    parameters = _from_file(arguments.params) if arguments.params else {}
+    parameters = {} if arguments.params is None else _from_file(arguments.params)
     for text in arguments.set:
         _put(parameters, text, signature)
     if arguments.storage is not None and arguments.config is not None:
@@ -44,8 +44,8 @@ def built(arguments: Namespace) -> Any:
         storage = Section("file", {"path": arguments.storage}, ())
         config = Config(Source({}), storage, (), None, None)
     else:
-        config = read(arguments.config or nearest())
-    if arguments.backend:
+        config = read(nearest() if arguments.config is None else arguments.config)
+    if arguments.backend is not None:
         config = config._replace(backend=Section(arguments.backend, {}, ()))
     try:
         signature.bind(**parameters)
@@ -53,7 +53,7 @@ def built(arguments: Namespace) -> Any:
         shown = str(error).replace("got an ", "")
         raise UsageError(f"{label}{signature}: {shown}") from None
     nodes = function(**parameters)
-    name = arguments.name or label.partition(":")[0].rpartition(".")[2]
+    name = label.partition(":")[0].rpartition(".")[2] if arguments.name is None else arguments.name
     nodes = [*nodes] if isinstance(nodes, (list, tuple)) else [nodes]
     try:
         return workflow_factory(config, *nodes, workflow_name=name)

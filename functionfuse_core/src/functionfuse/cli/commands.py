@@ -47,6 +47,8 @@ def common_options(parser: ArgumentParser) -> None:
 
 def check_folder(path: str, option: str) -> None:
     """Raise UsageError if an option for a folder has an address, such as "s3://bucket"."""
+    if not path:
+        raise UsageError(f"{option} takes a folder, and not an empty text")
     if re.match(r"\w+://", path):
         raise UsageError(
             f"{option} takes a folder, and not the address {path!r}. Other kinds of storages need a"

@@ -12,6 +12,7 @@ import sys
 import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from .. import __version__
 from ..errors import (
@@ -40,6 +41,7 @@ MODULES = {
     "running": ("run", "plan"),
     "results": ("list", "show", "earlier", "lineage"),
     "runs": ("runs",),
+    "pictures": ("report", "graph"),
     "upkeep": ("copy", "rm", "prune", "gc", "verify"),
     "setup": ("plugins", "config", "completion"),
     "doctor": ("doctor",),
@@ -85,11 +87,16 @@ def run(words: Sequence[str]) -> int:
             _tell(arguments, error)
             return BAD_NEWS
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Nobody reads the rest. Without this, Python prints an error when it ends.
+            with suppress(AttributeError, ValueError):  # a script can close or replace it
+                sys.stdout.flush()
+    except OSError as error:
+        # Nobody reads the rest, or the disk is full. Without this, Python prints an error when it
+        # ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
+        if isinstance(error, BrokenPipeError):
+            return CLOSED_PIPE
+        print(f"functionfuse: the output can't be written: {error}", file=sys.stderr)
+        return WRONG_USE
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
@@ -181,11 +188,12 @@ def _tell(arguments: Namespace, error: Exception) -> None:
     kind = type(error).__name__
     ours = isinstance(error, (FunctionFuseError, OSError))
     said = str(error) if ours else f"{kind}: {error}"
-    text = "; ".join([said or kind, *getattr(error, "__notes__", ())])
-    if arguments.json:
-        emit(arguments, {"error": {"type": kind, "message": text}})
+    notes = getattr(error, "__notes__", ())
+    text = "; ".join([said or kind, *(note for note in notes if "\n" not in note)])
     for line in text.split("\n"):
         print(f"functionfuse: {printable(line)}", file=sys.stderr)
+    if arguments.json:
+        emit(arguments, {"error": {"type": kind, "message": text}})
 
 
 class _Sentences(logging.Formatter):

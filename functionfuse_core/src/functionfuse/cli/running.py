@@ -7,11 +7,13 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -36,8 +38,14 @@ def _configure(parser: ArgumentParser) -> None:
         help="a script; or module:function, which takes keyword parameters and returns a node or a"
         " list of nodes (`module` alone: its function `build`)",
     )
-    parser.add_argument("rest", metavar="ARG", nargs=REMAINDER, help="the arguments of the script")
-    parser.add_argument("--workers", metavar="N", type=_count, help="compute in N processes")
+    rest = parser.add_argument("rest", metavar="ARG", nargs=REMAINDER)
+    rest.help, rest.required = "the arguments of the script", False
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_count,
+        help="compute in N processes, in runs that are handed no executor",
+    )
     parser.add_argument(
         "--reuse",
         choices=POLICIES,
@@ -67,7 +75,9 @@ def _configure_plan(parser: ArgumentParser) -> None:
         "--check", action="store_true", help="exit with 1 if a node is `compute` or `maybe`"
     )
     parser.add_argument(
-        "--workflow", metavar="NAME", help="the workflow of the script to plan, if it has several"
+        "--workflow",
+        metavar="NAME",
+        help="the workflow of the script to plan, if it has several; those before it are run",
     )
 
 
@@ -95,7 +105,7 @@ def _complete(arguments: Namespace, configure: Any, command: str) -> None:
                 f" A script's name has the end .py"
             )
         for name, value in vars(parsed).items():
-            if value not in (None, False, []):
+            if value is not None and value is not False and value != []:
                 before = getattr(arguments, name)
                 setattr(arguments, name, [*before, *value] if name == "set" else value)
         arguments.rest = []
@@ -111,7 +121,7 @@ def _complete(arguments: Namespace, configure: Any, command: str) -> None:
             file=sys.stderr,
         )
     for name in _CHOSEN:
-        if getattr(arguments, name):
+        if getattr(arguments, name) not in (None, []):
             about = {"storage": "storage", "backend": "backend", "name": "workflow"}.get(name)
             what = f"makes its own {about}" if about else "takes its own arguments"
             raise UsageError(
@@ -152,7 +162,7 @@ def _run(arguments: Namespace) -> int:
         _tell(arguments)
         return _script(arguments)
     _tell(arguments)
-    flow = None
+    flow, failure = None, None
     try:
         with _printed(arguments):
             flow = built(arguments)
@@ -160,18 +170,37 @@ def _run(arguments: Namespace) -> int:
             shown = None if os.environ.get("FUNCTIONFUSE_PROGRESS") else True
             flow.overrides = flow.overrides._replace(returns=False, progress=shown)
             flow.run()
+    except SystemExit:  # of a node
+        if flow is None:
+            raise
     except Exception as error:  # noqa: BLE001  # it is the user's
         _show(error, arguments)
+        failure = error
     report = None if flow is None else flow.report
     if report is None:  # it failed before the run
+        kind = type(failure).__name__
+        emit(arguments, {"error": {"type": kind, "message": str(failure)}})
         return 1
     emit(arguments, _document(report) | {"run": report.run})
     return int(any(node.action in ("failed", "not run") for node in report.nodes))
 
 
-def _printed(arguments: Namespace) -> AbstractContextManager[object]:
-    """Let what a user's code prints stay out of the JSON document."""
-    return redirect_stdout(sys.stderr) if arguments.json else nullcontext()
+@contextmanager
+def _printed(arguments: Namespace) -> Iterator[None]:
+    """Keep what a user's code prints, and programs that it starts, out of a JSON document."""
+    if not arguments.json:
+        with redirect_stdout(sys.stdout):  # it may be replaced
+            yield
+        return
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def _plan(arguments: Namespace) -> int:
@@ -208,6 +237,7 @@ def _plan_of_script(arguments: Namespace) -> Any:
     target, here = arguments.target, os.getpid()
     found: list[Any] = []
     others: list[str] = []
+    runs = True
 
     def plan(name: str, make: Any) -> None:
         if os.getpid() != here:
@@ -217,14 +247,20 @@ def _plan_of_script(arguments: Namespace) -> Any:
             return
         if not found:
             found.append(make())
+        if runs and threading.current_thread() is not threading.main_thread():
+            # It may wait for this thread, whose pool may pass over the exception.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         raise SystemExit  # which `except Exception` passes on, and which ends a thread silently
 
     print(f"functionfuse: {target} is run up to its first run(); value() computes", file=sys.stderr)
     _tell(arguments, plan)
+    status = 0
     try:
-        status = _script(arguments)
-    except SystemExit:
-        status = 0
+        status = _script(arguments, found)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not found and isinstance(error, KeyboardInterrupt):
+            raise
+    runs = False
     if found:
         return found[0]
     if status:
@@ -235,8 +271,12 @@ def _plan_of_script(arguments: Namespace) -> Any:
     raise UsageError(f"{target} runs {names}, and no workflow {arguments.workflow!r}")
 
 
-def _script(arguments: Namespace) -> int:
-    """Run a script as `python SCRIPT ARG…` does; return 1 after an error, which is printed."""
+def _script(arguments: Namespace, ended: Sequence[object] = ()) -> int:
+    """Run a script as `python SCRIPT ARG…` does; return 1 after an error, which is printed.
+
+    Args:
+        ended: what is no longer empty when the script is ended on purpose: errors are no news then.
+    """
     script = arguments.target
     try:
         with open(script, "rb") as file:
@@ -252,6 +292,8 @@ def _script(arguments: Namespace) -> int:
     try:
         exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:  # noqa: BLE001  # it is the script's
+        if ended:
+            return 0
         if sys.excepthook is not sys.__excepthook__:
             sys.excepthook(type(error), error, error.__traceback__)
         else:

@@ -16,7 +16,9 @@ from .results import add_workflow, by_prefix, fields, known, utc
 if TYPE_CHECKING:
     from ..storage.runs import RunRecord, Runs
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "IDS", "chosen_run"]
+
+IDS = "the first characters of an id are enough, and -1 is the newest run"
 
 
 def _configure_runs(parser: ArgumentParser) -> None:
@@ -25,8 +27,7 @@ def _configure_runs(parser: ArgumentParser) -> None:
     group.add_argument(
         "--last", metavar="N", type=_count, default=20, help="the newest N runs (default: 20)"
     )
-    ids = "the first characters of an id are enough, and -1 is the newest run"
-    group.add_argument("--run", metavar="ID", help=f"the nodes of one run; {ids}")
+    group.add_argument("--run", metavar="ID", help=f"the nodes of one run; {IDS}")
     group.add_argument(
         "--compare", metavar="ID", nargs=2, help="the changes from one run to another"
     )
@@ -43,7 +44,7 @@ def _runs(arguments: Namespace) -> int:
     if arguments.compare:
         return _compare(arguments, storage)
     if arguments.run is not None:
-        return _run(arguments, _chosen_run(storage, workflow, arguments.run))
+        return _run(arguments, chosen_run(storage, workflow, arguments.run))
     found = storage.runs(workflow, arguments.last)
     if not found:
         known(storage, workflow)
@@ -58,7 +59,7 @@ def _runs(arguments: Namespace) -> int:
     return int(any("problem" in run for run in runs))
 
 
-def _chosen_run(storage: Any, workflow: str, name: str) -> RunRecord:
+def chosen_run(storage: Any, workflow: str, name: str) -> RunRecord:
     """Return a run by the beginning of its id, or by its number from the end.
 
     Raises as `by_prefix`, and ResultNotFoundError if the workflow is unknown.
@@ -119,7 +120,7 @@ def _run(arguments: Namespace, record: RunRecord) -> int:
 
 
 def _compare(arguments: Namespace, storage: Any) -> int:
-    before, after = (_chosen_run(storage, arguments.workflow, name) for name in arguments.compare)
+    before, after = (chosen_run(storage, arguments.workflow, name) for name in arguments.compare)
     changes = before.compare(after)
     document = {"workflow": arguments.workflow, "before": before.id, "after": after.id}
     document["changes"] = [

@@ -31,7 +31,7 @@ _CONFIGS = ".yaml", ".yml", ".toml", ".json"
 class _Going(NamedTuple):
     """What `rm` would remove; `complete` is False if the size of a damaged result is unknown."""
 
-    names: Sequence[str]
+    names: list[str]
     size: int
     earlier: int
     complete: bool = True
@@ -135,9 +135,12 @@ def _rm(arguments: Namespace) -> int:
     found = _some(storage, workflow, pattern) if pattern is not None else _whole(storage, workflow)
     _refuse_foreign(storage, workflow)
     about = f"{found} of workflow {workflow!r}"
-    if asks and not _agreed(f"Remove {about}? [y/N] "):
-        print("Nothing is removed.", file=sys.stderr)
-        return 1
+    if asks:
+        if not _agreed(f"Remove {about}? [y/N] "):
+            print("Nothing is removed.", file=sys.stderr)
+            return 1
+        if storage.list_tasks(workflow, pattern or "*") != found.names:
+            raise UsageError("other results were stored or removed meanwhile: nothing is removed")
     if arguments.dry_run:
         text = table([("TASK",), *((name,) for name in found.names)]) + f"\nWould remove {about}."
     else:

@@ -26,7 +26,7 @@ from .job import text_of
 from .past import Past
 from .report import FAILED, REUSED
 
-__all__ = ["about", "columns_of", "error_of"]
+__all__ = ["about", "columns_of", "error_of", "told"]
 
 # The fields of a node that an earlier run has done. An error has ended that run, but the graph was
 # made bit by bit, so what was done counts.
@@ -116,7 +116,7 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     # Only these reasons have texts of errors.
     quoting = [n for n in every if n in events.failed or reasons[n].startswith(NO_USE)]
     ignored = Ignored(graph)
-    told = {n: _told(reasons[n], hidden=ignored.may_be_in(n)) for n in quoting}
+    told_of = {n: told(reasons[n], hidden=ignored.may_be_in(n)) for n in quoting}
     # A call that fails when it is replayed has an older result, which is not that of this run.
     has = [stored[index] and actions[index] != FAILED for index in every]
     headers = [decisions.stored[index] if has[index] else None for index in every]
@@ -130,7 +130,7 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     return {
         "name": names,
         "action": actions,
-        "reason": [told.get(index, reasons[index]) for index in every] if told else reasons,
+        "reason": [told_of.get(index, reasons[index]) for index in every] if told_of else reasons,
         "seconds": seconds,
         "begun": begun,
         "worker": [worker or (begun[n] and driver) or "" for n, worker in enumerate(workers)],
@@ -148,7 +148,7 @@ def _columns(events: RunEvents, decisions: Decisions, stored: bytearray) -> Colu
     }
 
 
-def _told(reason: str, *, hidden: bool) -> str:
+def told(reason: str, *, hidden: bool) -> str:
     """Return a reason with the text of an error, or without it."""
     return reason.partition(":")[0] if hidden else reason[:_LONGEST]
 

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
 
-from ..errors import NoMatchError
+from ..errors import GraphError, NoMatchError
 from ..names import close_to
 from ..show.texts import printable
 
@@ -66,6 +68,7 @@ class Report:
         nodes: one record for each node of the graph, parents first.
         notes: hints about the whole run, such as results made with another version of a package.
         run: the id of the run; "" for a plan, and for a run with neither storage nor listeners.
+        write: writes a report as a page, given its path and `values`; None if there is no graph.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Report:
         self._records = records
         self._notes = notes
         self.run = run
+        self.write: Callable[..., Path] | None = None
 
     @cached_property
     def notes(self) -> list[str]:
@@ -120,6 +124,26 @@ class Report:
         if self.bytes:
             parts.append(f"{self.bytes:,} bytes")
         return f"workflow {self.workflow_name!r}: {', '.join(parts)}"
+
+    def save(self, path: str | PathLike[str], *, values: bool = False) -> Path:
+        """Write the report, or the plan, as one HTML file, replacing it atomically; see the docs.
+
+        If the storage has a record of the run, the page also tells the changes since the run
+        before.
+
+        Args:
+            values: read the stored results, and show small previews of them. A run without a
+                storage has none.
+
+        Returns the path of the file.
+
+        Raises:
+            StoragePathError: the file can't be written.
+            OSError: the storage can't be read.
+        """
+        if self.write is None:
+            raise GraphError(f"{self!r} has no graph, so it can't be saved as a page")
+        return self.write(self, fspath(path), values=values)
 
     def __str__(self) -> str:
         first = max((len(row[0]) for row in self._rows), default=0)

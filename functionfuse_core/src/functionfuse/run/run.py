@@ -7,7 +7,9 @@ result that is returned can't be read, its node is computed after all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FunctionFuseError, OptionsError
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
     from .workflow import ComputingWorkflow
 
 __all__ = ["Run"]
+
+
+def _write(*about: Any, **options: Any) -> Path:
+    from .page import write  # it takes as long to import as a tenth of the rest
+
+    return write(*about, **options)
 
 
 def _is_slow(_: int) -> tuple[Any, ...]:
@@ -143,7 +151,7 @@ class Run:
             self._events.wanted = self._decide()
         else:
             self._identities().check(self._graph.nodes)
-        return self._events.plan()
+        return self._written(self._events.plan(), 0.0)
 
     def run(self) -> list[Any]:
         """Run; return the results of the given nodes, and set the workflow's `report`.
@@ -196,11 +204,22 @@ class Run:
                 workflow._past = self._past
             scheduler.clear()
             progress.last_look()
-            workflow.report = self._events.report(run)
+            workflow.report = self._written(self._events.report(run), self._past.began)
             if self._results:
                 if prepared:
                     self._record(run, failure)
                 self._results.remember()
+
+    def _written(self, report: Report, began: float) -> Report:
+        """Return a report that can be saved as a page; it holds no part of this run's state."""
+        workflow, lasted = self._workflow, self._events.lasted() if began else 0.0
+        identities = partial(
+            Identities, workflow._functions, own=workflow._own, packages=workflow._packages
+        )
+        report.write = partial(
+            _write, self._events, identities, workflow.storage, times=(began, lasted)
+        )
+        return report
 
     def _record(self, run: str, failure: dict[str, str] | None) -> None:
         """Let the storage have the record of the run, as well as it can; see `record`."""

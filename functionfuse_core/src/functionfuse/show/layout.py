@@ -64,13 +64,17 @@ def place(
     edges: Sequence[tuple[int, int]],
     layer: Sequence[int],
     gaps: Sequence[float],
+    beside: float = _BESIDE,
+    lane: float = _LANE,
 ) -> Placement:
     """Return the layout of boxes and edges, given the sizes of the boxes along and across the flow.
 
     Args:
         gaps: the room in front of each layer.
+        beside: the room between two boxes of one layer.
+        lane: the room of an edge that passes a layer, without the room beside it.
     """
-    slots = _Slots(breadth, edges, layer, len(gaps))
+    slots = _Slots(breadth, edges, layer, len(gaps), room=(beside, lane))
     across = slots.coordinates()
     depth = [0.0] * len(gaps)
     for box, number in enumerate(layer):
@@ -87,10 +91,10 @@ def place(
     routes = []
     for (source, target), lanes in zip(edges, slots.lanes, strict=True):
         route = [(centers[source][0] + thickness[source] / 2, across[source])]
-        for lane in lanes:
-            begin = begins[slots.layer[lane]]
-            route.append((begin, across[lane]))
-            route.append((begin + depth[slots.layer[lane]], across[lane]))
+        for slot in lanes:
+            begin = begins[slots.layer[slot]]
+            route.append((begin, across[slot]))
+            route.append((begin + depth[slots.layer[slot]], across[slot]))
         route.append((centers[target][0] - thickness[target] / 2, across[target]))
         routes.append(route)
     ends = [across[slot] + slots.breadth[slot] / 2 for slot in range(len(across))]
@@ -106,8 +110,11 @@ class _Slots:
         edges: Sequence[tuple[int, int]],
         layer: Sequence[int],
         depth: int,
+        *,
+        room: tuple[float, float],
     ) -> None:
-        self.breadth = [box + _BESIDE for box in breadth]
+        beside, self._lane = room
+        self.breadth = [box + beside for box in breadth]
         self.layer = list(layer)
         self.lanes: list[list[int]] = [[] for _ in edges]
         self.before: list[list[int]] = [[] for _ in breadth]
@@ -133,7 +140,7 @@ class _Slots:
     def _add_lane(self, source: int, number: int) -> int:
         lane = len(self.layer)
         self.layer.append(number)
-        self.breadth.append(_LANE)
+        self.breadth.append(self._lane)
         self.before.append([source])
         self.after.append([])
         self.after[source].append(lane)

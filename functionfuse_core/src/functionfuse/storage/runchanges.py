@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..show.texts import table
 from .runrecord import RecordedNode
 
-__all__ = ["MISSING", "Change", "Changes", "Described", "changes_of", "form", "shown"]
+__all__ = ["MISSING", "Change", "Changes", "Described", "changes_of", "form", "results_of", "shown"]
 
 
 class Described(str):
@@ -86,15 +86,15 @@ def _between(before: RecordedNode, after: RecordedNode) -> Iterator[Change]:
         yield Change(name, "code", "", before.code, after.code)
     if before.plugins != after.plugins:
         yield from _plugins(name, before.plugins, after.plugins)
-    first, second = _results(before, after)
+    first, second = results_of(before, after)
     if first != second:
         yield Change(name, "result", "", first, second)
     if before.action != after.action:
         yield Change(name, "action", "", before.action, after.action)
 
 
-def _results(before: RecordedNode, after: RecordedNode) -> tuple[str, str]:
-    """Return the digests of both results; two equal ones if they are equal, or can't be compared.
+def results_of(before: RecordedNode, after: RecordedNode) -> tuple[str, str]:
+    """Return the digests of both results; "" and "" if they can't be compared.
 
     `digest` differs between processes for some equal values, so `value` is compared if it can be.
     If only one of the results is stored, it can't: its digest is that of a pickle.

@@ -93,8 +93,10 @@ def prune(store: BlobStore, workflow: str, newest: int = _MOST_BYTES) -> None:
     store.delete([blob.key for blob in blobs[: len(blobs) - kept]])
 
 
-def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None) -> Runs:
-    """Return the records of a workflow's runs; see `Storage.runs`.
+def read(
+    storage: Values, workflow: str, last: int | None, key: bytes | None, only: Sequence[str] = ()
+) -> Runs:
+    """Return the records of a workflow's runs, or only those with some ids; see `Storage.runs`.
 
     Args:
         key: checks signatures.
@@ -102,9 +104,7 @@ def read(storage: Values, workflow: str, last: int | None, *, key: bytes | None)
     if last is not None and (type(last) is not int or last < 1):
         raise ValueError(f"runs: last is a number from 1 on, or None for all runs, not {last!r}")
     store, folder = storage.store, folder_of(workflow) + RUNS
-    ids = [blob.key[len(folder) :] for blob in store.list(folder)]
-    if last is not None:
-        ids = ids[-last:]
+    ids = only or [blob.key[len(folder) :] for blob in store.list(folder)][-(last or 0) :]
 
     def record(run: str) -> RunRecord | None:
         try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .lineage import Lineage
+    from .pages import StoredReport
     from .runs import Runs
 
 __all__ = ["Storage"]
@@ -102,10 +103,8 @@ class Storage(Inventory):
     def register_persistent_serializers(self, *serializers: Serializer) -> None:
         """Register serializers, which then store the values of their types beside the results.
 
-        A serializer replaces a registered one of the same name or type.
-
-        Raises:
-            OptionsError: an argument is no serializer.
+        A serializer replaces a registered one of the same name or type. Raises OptionsError if an
+        argument is no serializer.
         """
         for serializer in checked(serializers):
             self._serializers[serializer.name] = serializer
@@ -309,23 +308,33 @@ class Storage(Inventory):
         Args:
             last: how many records are read, at most; None for all.
 
-        Raises:
-            ValueError: `last` is neither None nor a number from 1 on.
-            OSError: the blob store failed.
+        Raises ValueError for another `last`, and OSError if the blob store failed.
         """
         from .runs import read
 
         return read(self, workflow_name, last, key=self._key)
+
+    def report(
+        self, workflow_name: str, run: str | None = None, compare: str | None = None
+    ) -> StoredReport:
+        """Return the report of a run; its `save` writes a page. Reads no value.
+
+        Args:
+            run: its id; None for the newest run. If no run has a record, the headers are read.
+            compare: the id of another run; None for the one before.
+
+        Raises NoMatchError for an unknown id, ResultNotFoundError for an unknown workflow.
+        """
+        from .pages import report
+
+        return report(self, workflow_name, run, compare, key=self._key)
 
     def record_run(
         self, workflow_name: str, head: Mapping[str, Any], nodes: Mapping[str, Sequence[Any]]
     ) -> None:
         """Store the record of a run; every fiftieth time, remove those that are too many.
 
-        The fields are those of `functionfuse.storage.runrecord.encoded`.
-
-        Raises:
-            OSError: the blob store failed.
+        The fields are those of `functionfuse.storage.runrecord.encoded`. Raises OSError.
         """
         from .runs import prune, put
 
@@ -366,10 +375,7 @@ class Storage(Inventory):
         """Return the headers of a workflow's latest results as a table, a row for each task.
 
         Columns: function, created, seconds, bytes (with side data), type, digest, call, run.
-        Damaged results are left out, and logged.
-
-        Raises:
-            PluginError: pandas is not installed.
+        Damaged results are left out, and logged. Raises PluginError without pandas.
         """
         from .lineage import frame
 

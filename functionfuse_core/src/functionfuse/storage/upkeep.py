@@ -34,8 +34,8 @@ from .catalog import (
     workflows,
 )
 from .earlier import Limits
-from .header import FIRST_READ, TaskInfo
-from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, name_of
+from .header import FIRST_READ, MAGIC, TaskInfo
+from .keys import DAMAGED, EARLIER, LEASES, RUNS, SIDE_DATA, folder_of, key_of, name_of
 from .resultfile import check_blocks
 from .sidecheck import BLOCK, Blocks, check_side_data
 
@@ -45,8 +45,8 @@ __all__ = [
     "Usage",
     "Verified",
     "collect",
-    "foreign",
     "contents_html",
+    "foreign",
     "pruned",
     "usage",
     "verify",
@@ -122,6 +122,24 @@ class Usage:
     tasks: int
     size: int
     earlier: int = 0
+
+
+def foreign(store: BlobStore, folder: str) -> list[str]:
+    """Return the keys in a workflow's folder that no storage of ours has written, sorted.
+
+    These are files in folders of other names, and files in the place of results that begin with
+    other bytes. An empty file counts as a result that was damaged.
+    """
+    own = (SIDE_DATA, DAMAGED, LEASES, EARLIER, RUNS)
+    keys = [blob.key for blob in store.list(folder)]
+    names = [key[len(folder) :] for key in keys if is_result(key)]
+    heads = zip(names, store.heads(folder, names, len(MAGIC)) if names else (), strict=True)
+    others = [folder + name for name, head in heads if head and bytes(head[: len(MAGIC)]) != MAGIC]
+    for key in keys:
+        name = key[len(folder) :]
+        if "/" in name and not name.startswith(own):
+            others.append(key)
+    return sorted(others)
 
 
 def verify(store: BlobStore, folder: str, key: bytes | None) -> list[Verified]:

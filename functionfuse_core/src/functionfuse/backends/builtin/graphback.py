@@ -7,12 +7,12 @@ import logging
 import os
 import shutil
 import subprocess
-import uuid
 from pathlib import Path
 
 from ...errors import GraphError, StoragePathError
 from ...graph.drawing import picture_of
 from ...graph.workflow import BaseWorkflow
+from ...show.files import replaced
 from ...show.picture import Picture, to_dot, to_mermaid
 from ...show.svg import to_svg
 
@@ -85,8 +85,8 @@ class GraphWorkflow(BaseWorkflow):
         stem = _file_name(self.workflow_name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / f"{stem}.dot", dot)
-            return _write(folder / f"{stem}.svg", svg)
+            replaced(folder / f"{stem}.dot", dot)
+            return replaced(folder / f"{stem}.svg", svg)
         except (OSError, ValueError) as error:  # ValueError: a path with a null character
             raise StoragePathError(
                 f"the graph of workflow {self.workflow_name!r} can't be written into {folder}:"
@@ -133,13 +133,3 @@ def _file_name(name: str) -> str:
         return stem
     digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest()
     return f"{stem.encode()[:150].decode(errors='ignore')}~{digest}"
-
-
-def _write(path: Path, content: bytes) -> Path:
-    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        beside.write_bytes(content)
-        return beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -1,0 +1,480 @@
+"""The report page in Chromium: click, search, sort, keys, addresses, and hostile names."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from functionfuse.show.page import save
+from functionfuse.show.pagedata import Page, PageChanges, PageNode
+from functionfuse.show.texts import printable
+
+SETS = "digits", "wine", "iris"
+NAMES = "#rows .name"
+TITLE = "document.getElementById('drawer-title')?.textContent"
+FOCUS = "document.activeElement.id || document.activeElement.className.baseVal"
+
+
+def study() -> Page:
+    """Return a run of 13 nodes: computed, reused, failed and not run."""
+    nodes = []
+    for number, name in enumerate(SETS):
+        fails, done = name == "iris", name == "wine"
+        time = 1.8e9 + number
+        nodes += [
+            PageNode(
+                f"{name}/load", "reused", bytes=100, function="m.load", cost=9, type="m.Table"
+            ),
+            PageNode(
+                *(f"{name}/fit", "failed" if fails else "computed" if done else "reused"),
+                *("ValueError: no way" if fails else "the code changed" if done else "",),
+                *(
+                    0.25 if done else 0.5 if fails else 0.0,
+                    time if done or fails else 0.0,
+                    "w",
+                    2000,
+                ),
+                *(3 if fails else 1, [f"{name}/load"]),
+                *({"data": {"node": f"{name}/load", "item": "[0]"}, "depth": 3}, "m.fit", "12ab"),
+            ),
+            PageNode(
+                *(f"{name}/score", "not run" if fails else "computed" if done else "reused", ""),
+                *(0.125 if done else 0.0, time + 0.5 if done else 0.0, "w", 30, 1, [f"{name}/fit"]),
+                *({}, "m.score"),
+            ),
+        ]
+    nodes.append(
+        PageNode("summary", "not run", parents=[f"{n}/score" for n in SETS], function="m.sum")
+    )
+    changes = PageChanges(
+        "2027-01-15 07:59:00 UTC",
+        9.0,
+        [("wine/fit", "the code changed")],
+        ["wine/fit"],
+        ["wine/score"],
+    )
+    image = {"kind": "text", "text": "a <b>value</b>"}
+    about = {"changes": changes, "previews": {"wine/fit": image}, "error": "The run ended"}
+    return Page("study", nodes, "20270115T080000-ab", 1.8e9, 3.0, **about)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(study(), tmp_path_factory.mktemp("page") / "run.html")
+
+
+def texts(browser: Any, selector: str) -> list[str]:
+    found = browser.run(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.textContent)"
+    )
+    assert isinstance(found, list)
+    return found
+
+
+def test_click_shows_a_node_and_lights_its_relatives(browser: Any, path: Path) -> None:
+    """The drawer has the reason, the arguments, and links; the address names the node."""
+    browser.open(path)
+    assert [*map(printable, (node.name for node in study().nodes))] == texts(browser, NAMES)
+    browser.click("#rows tr", 4)
+    assert "wine/fit" == browser.run(TITLE)
+    assert "Computed: the code changed" == texts(browser, ".verdict")[0]
+    assert ["wine/load", "wine/load", "wine/score"] == texts(browser, "#drawer a")
+    shown = browser.run("document.getElementById('drawer').innerText")
+    for part in ("a <b>value</b>", "wine/load [0]", "depth", "other value than in the run before"):
+        assert part in shown
+    assert "#node=wine%2Ffit" == browser.run("location.hash")
+    lit = texts(browser, ".box:not(.dim) title")
+    assert [
+        "wine/load: reused",
+        "wine/fit: computed",
+        "wine/score: computed",
+        "summary: not run",
+    ] == lit
+    assert ["wine/fit"] == texts(browser, "#rows [aria-selected=true] .name")
+
+    browser.click("#drawer .links a", 1)
+    browser.wait(f"{TITLE} === 'wine/score'")
+    assert "equal to the run before" in browser.run("document.getElementById('drawer').innerText")
+    browser.click(".close")
+    assert browser.run("document.getElementById('drawer').hidden && location.hash === ''")
+
+
+def test_boxes_and_bars_are_clicked(browser: Any, path: Path) -> None:
+    """A box and a bar show their node; a box of a group lists its nodes."""
+    browser.open(path)
+    browser.click(".box", 7)
+    assert "iris/fit" == browser.run(TITLE)
+    assert "Failed: ValueError: no way (3 attempts)" == texts(browser, ".verdict")[0]
+    browser.click(".bar", 0)
+    assert "wine/fit" == browser.run(TITLE)
+
+    browser.run(
+        "(() => { const v = document.getElementById('view'); v.value = 'function';"
+        " v.dispatchEvent(new Event('change')) })()"
+    )
+    browser.click(".box", 1)
+    assert ["digits/fit", "wine/fit", "iris/fit"] == texts(browser, NAMES)
+    assert "fit: 3 nodes, 1 computed, 1 failed" == texts(browser, ".box title")[1]
+    browser.click("#widen")
+    assert 10 == len(texts(browser, NAMES))
+
+
+def test_search_finds_names_types_reasons_and_actions(browser: Any, path: Path) -> None:
+    """The slash goes to the search, Escape clears it."""
+    browser.open(path)
+    browser.key("/")
+    for text, count in (
+        ("WINE", 3),
+        ("table", 3),
+        ("code changed", 1),
+        ("not run", 2),
+        ("m.fit", 3),
+    ):
+        browser.run("document.getElementById('query').value = ''")
+        browser.type(text)
+        assert count == len(texts(browser, NAMES)), text
+        assert f"{count} of 10" == texts(browser, "#count")[0]
+    browser.type("none like this")
+    assert browser.run("!document.getElementById('empty').hidden")
+    browser.key("Escape")
+    assert 10 == len(texts(browser, NAMES))
+
+
+def test_chips_show_one_action(browser: Any, path: Path) -> None:
+    """Pressed again, they show all; one without nodes can't be pressed."""
+    browser.open(path)
+    assert ["2computed", "5reused", "1failed", "2not run"] == texts(browser, ".chip")
+    browser.click("[data-action=failed]")
+    assert ["iris/fit"] == texts(browser, NAMES)
+    assert ["true"] == browser.run(
+        "[...document.querySelectorAll('[data-action=failed]')].map((e) => e.ariaPressed)"
+    )
+    browser.click("[data-action=failed]")
+    assert 10 == len(texts(browser, NAMES))
+
+
+def test_heads_sort(browser: Any, path: Path) -> None:
+    """Numbers begin with the largest; a second click turns the order."""
+    browser.open(path)
+    size = "[data-order=bytes] button"
+    browser.click(size)
+    assert texts(browser, NAMES)[:3] == ["digits/fit", "wine/fit", "iris/fit"]
+    assert "descending" == browser.run("document.querySelector('[data-order=bytes]').ariaSort")
+    browser.click(size)
+    assert "summary" == texts(browser, NAMES)[0]
+    browser.click("[data-order=time] button")
+    assert ["9.0 s", "9.0 s", "9.0 s", "500 ms", "250 ms"] == texts(
+        browser, "#rows .num:nth-child(4)"
+    )[:5]
+    browser.click("[data-order=action] button")
+    assert "computed" == texts(browser, "#rows .state")[0].split()[0]
+
+
+def test_everything_is_done_by_keys(browser: Any, path: Path) -> None:
+    """Arrows move between rows and boxes, Enter opens, Escape closes and gives the focus back."""
+    browser.open(path)
+    browser.key("/")
+    browser.key("Enter")
+    row = "document.activeElement.querySelector('.name').textContent"
+    assert "digits/load" == browser.run(row)
+    for key, name in (("ArrowDown", "digits/fit"), ("End", "summary"), ("ArrowUp", "iris/score")):
+        browser.key(key)
+        assert name == browser.run(row)
+    browser.key("Enter")
+    assert ("iris/score", "drawer-title") == (browser.run(TITLE), browser.run(FOCUS))
+    browser.run("document.querySelector('.links a').focus()")
+    browser.key("Enter")
+    assert ("iris/fit", "drawer-title") == (browser.run(TITLE), browser.run(FOCUS))
+    browser.key("Escape")
+    assert "iris/score" == browser.run(row)
+    browser.key("Home")
+    assert "digits/load" == browser.run(row)
+
+    browser.run("document.querySelector('.box').focus()")
+    label = "document.activeElement.getAttribute('aria-label')"
+    for key, name in (("ArrowRight", "digits/fit: reused"), ("ArrowDown", "wine/fit: computed")):
+        browser.key(key)
+        assert name == browser.run(label)
+    browser.key("Enter")
+    assert "wine/fit" == browser.run(TITLE)
+    browser.key("Escape")
+    browser.key("?")
+    assert browser.run("document.getElementById('help').open")
+    browser.key("Escape")
+    assert browser.run("!document.getElementById('help').open")
+
+
+def test_tab_comes_to_each_part_once(browser: Any, path: Path) -> None:
+    """Graph and table are one stop each, and each stop has a visible mark."""
+    browser.open(path)
+    stops = []
+    for _ in range(40):
+        browser.key("Tab")
+        if browser.run("document.activeElement === document.body"):
+            break
+        stops.append(browser.run("document.activeElement.closest('section, nav, .chips, main').id"))
+        style = browser.run(
+            "(() => { const e = document.activeElement, s = getComputedStyle(e);"
+            " const f = e.querySelector('.frame');"
+            " return s.outlineStyle + (f ? getComputedStyle(f).strokeWidth : '') })()"
+        )
+        assert style.startswith(("solid", "auto")) or style == "none3px", style
+    assert {"", "chips", "graph", "changes", "nodes"} == set(stops)
+    assert 5 == stops.count("graph")  # the choice, three buttons, one box
+
+
+def test_an_address_opens_a_node(browser: Any, path: Path) -> None:
+    """At the start, and when it changes; one that is unknown is told."""
+    browser.open(path, "#node=iris%2Fload")
+    assert "iris/load" == browser.run(TITLE)
+    browser.run("location.hash = '#node=summary'")
+    browser.wait(f"{TITLE} === 'summary'")
+    browser.open(path, "#node=elsewhere")
+    assert browser.run("document.getElementById('drawer').hidden")
+    assert ["The address names a node that isn't in this report."] == texts(browser, "#problem")
+    browser.open(path, "#node=%E0%A4%A")  # no text
+    assert browser.run("document.getElementById('drawer').hidden")
+
+
+def test_changes_link_to_nodes(browser: Any, path: Path) -> None:
+    """With a card for each kind of change."""
+    browser.open(path)
+    assert ["Changes since the run of 2027-01-15 07:59:00 UTC"] == texts(browser, "#changes-title")
+    assert ["1", "1", "1", "9.0 s → 3.0 s"] == texts(browser, "#cards b")
+    assert ["the code changed"] == texts(browser, "#cards .tag")
+    browser.click("#cards a")
+    browser.wait(f"{TITLE} === 'wine/fit'")
+
+
+def test_states_differ_without_colour(browser: Any, path: Path) -> None:
+    """By shape: in the marks, and in the frames of boxes; and by the word beside it."""
+    browser.open(path)
+    marks = browser.run(
+        "Object.fromEntries([...document.querySelectorAll('.chip')].map((chip) => {"
+        " const m = chip.querySelector('svg').firstChild;"
+        " const filled = m.getAttribute('fill') !== 'none';"
+        " return [chip.dataset.action,"
+        " [m.tagName, filled, m.getAttribute('stroke-dasharray')].join()] }))"
+    )
+    assert {
+        "computed": "rect,true,",
+        "reused": "rect,false,",
+        "failed": "g,true,",
+        "not run": "rect,false,2 2",
+    } == marks
+    frames = browser.run(
+        "[...document.querySelectorAll('.box')].map((box) => {"
+        " const s = getComputedStyle(box.querySelector('.frame'));"
+        " return box.querySelector('title').textContent.split(': ')[1] + ' '"
+        " + s.strokeWidth + ' ' + s.strokeDasharray })"
+    )
+    assert {
+        *(
+            "reused 1.2px none",
+            "computed 1.6px none",
+            "failed 2.6px none",
+            "not run 1.2px 2px, 3px",
+        ),
+    } == set(frames)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
+def test_nothing_is_wider_than_the_screen(
+    browser: Any, path: Path, width: int, scheme: str
+) -> None:
+    """On a phone, a node is a few lines; texts can be read in the dark, too."""
+    browser.resize(width, 844)
+    browser.media(scheme=scheme)
+    browser.open(path, "#node=wine%2Ffit")
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.getElementById('drawer').getBoundingClientRect().width") <= width
+    contrasts = browser.run(CONTRASTS)
+    assert {name: value for name, value in contrasts.items() if value < 4.5} == {}
+
+
+# The contrast of texts by the Web Content Accessibility Guidelines 2.2.
+CONTRASTS = """(() => {
+  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => parts(color).slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor;
+      if (!/rgba\\(.*, 0\\)|transparent|color\\(/.test(color)) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = {};
+  for (const name of [".lead", ".meta", ".error", ".hint", ".tag", ".why", "td.name", "#rows .num",
+      "th button", "#drawer h3", "#drawer a", ".verdict span", "pre", "#drawer .soft"]) {
+    const e = document.querySelector(name);
+    const both = [light(getComputedStyle(e).color), light(behind(e))].sort((a, b) => b - a);
+    found[name] = (both[0] + 0.05) / (both[1] + 0.05);
+  }
+  return found;
+})()"""
+
+
+def test_print_has_all_rows_and_no_controls(browser: Any, tmp_path: Path) -> None:
+    """A dark screen prints on white; rows beyond the first hundred are there."""
+    nodes = [PageNode(f"node {n}", "reused") for n in range(250)]
+    browser.media(scheme="dark", kind="print")
+    browser.open(save(Page("long", nodes), tmp_path / "run.html"))
+    assert 100 == len(texts(browser, NAMES))
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert 250 == len(texts(browser, NAMES))
+    seen = browser.run("document.getElementById('canvas').getAttribute('viewBox')")
+    assert seen.startswith("-16.0 -16.0 ")  # all of the graph, from its corner
+    style = "getComputedStyle(document.body)"
+    assert ["rgb(255, 255, 255)", "rgb(29, 35, 41)"] == browser.run(
+        f"[{style}.backgroundColor, {style}.color]"
+    )
+    for control in ("nav", ".chips", "#more"):
+        assert "none" == browser.run(
+            f"getComputedStyle(document.querySelector('{control}')).display"
+        )
+
+
+def test_more_rows_come_on_demand(browser: Any, tmp_path: Path) -> None:
+    """By the button, and by the arrow keys at the end."""
+    nodes = [PageNode(f"node {n}", "reused") for n in range(350)]
+    browser.open(save(Page("long", nodes), tmp_path / "run.html"))
+    assert ["Show 250 more"] == texts(browser, "#more")
+    browser.key("/")
+    browser.key("Enter")
+    browser.key("End")
+    browser.key("ArrowDown")
+    assert 200 == len(texts(browser, NAMES))
+    browser.click("#more")
+    assert 350 == len(texts(browser, NAMES))
+    assert browser.run("document.getElementById('more').hidden")
+
+
+ATTACK = "window.hacked=1"
+HOSTILE = [
+    f"</script><script>{ATTACK}</script>",
+    f"<script>{ATTACK}</script>",
+    f"<img src=x onerror={ATTACK}>",
+    f"<svg onload={ATTACK}>",
+    f'" onmouseover="{ATTACK}" x="',
+    f"' onfocus='{ATTACK}' autofocus='",
+    f"`${{{ATTACK}}}`",
+    f"javascript:{ATTACK}",
+    f"<iframe src=javascript:{ATTACK}>",
+    f"<a href=javascript:{ATTACK}>a</a>",
+    f"]]><script>{ATTACK}</script>",
+    f"--><script>{ATTACK}</script>",
+    f"</title><script>{ATTACK}</script>",
+    f"</style><script>{ATTACK}</script>",
+    f"</textarea><script>{ATTACK}</script>",
+    "<style>body{display:none}</style>",
+    "<base href=https://example.org>",
+    "<meta http-equiv=refresh content=0;url=https://example.org>",
+    "__proto__",
+    "constructor",
+    "toString",
+    "hasOwnProperty",
+    "{{data}}{{script}}$&$1",
+    "&lt;b&gt;&amp;&#60;",
+    "esc \x1b[31mred\x1b[0m \x07",
+    "right \u202eto left\u2066 \u05d0\u05d1",
+    "lines\nand\r\nmore\u2028lines\0",
+    "half \ud800",
+    "x" * 10_000,
+    "/// ..//../ # ? % %2F #node=a",
+]
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_hostile_names_run_nothing(browser: Any, tmp_path: Path, policy: bool) -> None:
+    """In each place of the page, also without the content policy; each is shown as it is."""
+    nodes = [
+        PageNode(
+            name,
+            "failed" if number % 2 else name,
+            name,
+            1.0,
+            1.8e9 + number,
+            name,
+            parents=HOSTILE[:number][-3:],
+            arguments={name: name, f"{name} ": {"node": HOSTILE[0], "item": name}},
+            function=HOSTILE[number // 2],
+            digest="ab",
+            type=name,
+            created=name,
+            made=name,
+        )
+        for number, name in enumerate(HOSTILE)
+    ]
+    changes = PageChanges(HOSTILE[0], 1.0, [(n, n) for n in HOSTILE], HOSTILE, gone=HOSTILE)
+    shown = {"kind": "table", "text": HOSTILE[0], "columns": HOSTILE, "rows": [HOSTILE]}
+    parts = {"kind": "parts", "text": HOSTILE[0], "parts": [[n, shown] for n in HOSTILE[:3]]}
+    about = {"error": "\n".join(HOSTILE), "facts": HOSTILE, "notes": HOSTILE, "changes": changes}
+    page = Page(HOSTILE[0], nodes, "a", 1.8e9, 40.0, previews={HOSTILE[3]: parts}, **about)
+    browser.refuse_policy(off=not policy)
+    browser.open(save(page, tmp_path / "run.html"))
+    assert ["node", "function", "beginning of the name"] == texts(browser, "#view option")
+    browser.run(
+        "[...document.getElementById('view').options].reverse().forEach((option) => {"
+        " option.selected = true; document.getElementById('view').onchange() })"
+    )
+    seen = []
+    for number, name in enumerate(HOSTILE):
+        surrogate = name.startswith("half")
+        fragment = f"#number={number}" if surrogate else f"#node={quote(name, safe='')}"
+        browser.run(f"location.hash = {json.dumps(fragment)}")
+        browser.wait(
+            f"document.querySelector('#rows [aria-selected=true]')?.dataset.row === '{number}'"
+        )
+        seen.append(browser.run(TITLE))
+    assert [printable(name) for name in HOSTILE] == seen
+    assert "undefined" == browser.run("typeof window.hacked")
+    assert ["object", 30] == browser.run(
+        "[typeof document.body, document.querySelectorAll('#rows tr').length]"
+    )
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run("document.querySelectorAll('script, style, base, iframe, meta').length") == 8
+
+
+def test_a_page_within_another_one(browser: Any, path: Path, tmp_path: Path) -> None:
+    """As a viewer of files shows it: its address can't be changed there, and links stay in it."""
+    frame = f'<iframe srcdoc="{escape(path.read_text())}"></iframe>'
+    around = tmp_path / "around.html"
+    around.write_text(f"<!doctype html><style>iframe{{width:1000px;height:800px}}</style>{frame}")
+    browser.open(around, ready=False)
+    browser.resize(1000, 800)
+    browser.click("iframe")  # the graph, or the room around it
+    for key in ("/", "Enter", "ArrowDown", "Enter", "Tab", "Enter"):
+        browser.key(key)
+    assert [str(around.as_uri())] == browser.run("[location.href]")
+
+
+def test_a_browser_without_decompression_is_told(browser: Any, path: Path, tmp_path: Path) -> None:
+    """The sentence about the run is there anyway."""
+    text = path.read_text().replace(
+        '"use strict";', '"use strict"; DecompressionStream = undefined;'
+    )
+    browser.refuse_policy()
+    old = tmp_path / "old.html"
+    old.write_text(text)
+    browser.open(old, ready=False)
+    browser.wait("document.getElementById('problem').textContent.includes('DecompressionStream')")
+    assert "1 node failed." in texts(browser, ".lead")[0]
+
+
+def test_a_changed_script_does_not_run(chromium: Any, path: Path, tmp_path: Path) -> None:
+    """The policy has the digest of the script as it was written."""
+    chromium.refuse_policy(off=False)
+    changed = tmp_path / "changed.html"
+    changed.write_text(
+        path.read_text().replace('"use strict";', '"use strict"; window.hacked = 1;')
+    )
+    chromium.open(changed, ready=False)
+    assert "undefined" == chromium.run("typeof window.hacked")
+    assert any("Content Security Policy" in problem for problem in chromium.problems)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -311,9 +313,8 @@ def test_many_at_once(slow: str) -> None:
     put = target.store.put
 
     def noted(*arguments: Any, **options: Any) -> None:
-        import threading
-
         threads.add(threading.current_thread().name)
+        time.sleep(0.001)  # so that one thread is not quick enough for all
         put(*arguments, **options)
 
     target.store.put = noted  # type: ignore[method-assign]

@@ -79,6 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture
 def after_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put back what `functionfuse run` and `plan` leave behind in a process, which is theirs."""
+    from functionfuse.plugins import entrypoints
     from functionfuse.run.workflow import ComputingWorkflow, Overrides
 
     logger, before = logging.getLogger("functionfuse.run.progress"), {**os.environ}
@@ -88,6 +89,7 @@ def after_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     yield
     ComputingWorkflow.overrides = Overrides()
+    entrypoints.forget()  # a variable of the test may have blocked some
     logger.setLevel(level)
     os.environ.clear()
     os.environ.update(before)

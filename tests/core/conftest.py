@@ -95,6 +95,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         entrypoints.forget()
 
     yield add
+    entrypoints.forget()  # what is remembered of plugins, by others too
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None)
         if file and Path(file).is_relative_to(tmp_path):

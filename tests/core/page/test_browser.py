@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from functionfuse.show.notebook import block, drawing, table
 from functionfuse.show.page import save
 from functionfuse.show.pagedata import Page, PageChanges, PageNode
 from functionfuse.show.texts import printable
@@ -79,8 +80,8 @@ def texts(browser: Any, selector: str) -> list[str]:
 def test_click_shows_a_node_and_lights_its_relatives(browser: Any, path: Path) -> None:
     """The drawer has the reason, the arguments, and links; the address names the node."""
     browser.open(path)
-    assert [*map(printable, (node.name for node in study().nodes))] == texts(browser, NAMES)
-    browser.click("#rows tr", 4)
+    assert {*map(printable, (node.name for node in study().nodes))} == {*texts(browser, NAMES)}
+    browser.click("#rows tr", 1)
     assert "wine/fit" == browser.run(TITLE)
     assert "Computed: the code changed" == texts(browser, ".verdict")[0]
     assert ["wine/load", "wine/load", "wine/score"] == texts(browser, "#drawer a")
@@ -118,8 +119,8 @@ def test_boxes_and_bars_are_clicked(browser: Any, path: Path) -> None:
         " v.dispatchEvent(new Event('change')) })()"
     )
     browser.click(".box", 1)
-    assert ["digits/fit", "wine/fit", "iris/fit"] == texts(browser, NAMES)
-    assert "fit: 3 nodes, 1 computed, 1 failed" == texts(browser, ".box title")[1]
+    assert ["iris/fit", "wine/fit", "digits/fit"] == texts(browser, NAMES)
+    assert "fit: 3 nodes, 1 failed, 1 computed, 1 reused" == texts(browser, ".box title")[1]
     browser.click("#widen")
     assert 10 == len(texts(browser, NAMES))
 
@@ -171,8 +172,187 @@ def test_heads_sort(browser: Any, path: Path) -> None:
     assert ["9.0 s", "9.0 s", "9.0 s", "500 ms", "250 ms"] == texts(
         browser, "#rows .num:nth-child(4)"
     )[:5]
+
+
+def test_failures_come_first(browser: Any, path: Path) -> None:
+    """At the start, and by a click on the head; then what was computed, and not run."""
+    browser.open(path)
+    ranked = ["failed", "computedother value", "computed", "not run", "not run", *["reused"] * 5]
+    state = "#rows .state"
+    assert ranked == [text.replace(" other", "other") for text in texts(browser, state)]
+    browser.click("[data-order=bytes] button")
+    assert ranked != texts(browser, state)
     browser.click("[data-order=action] button")
-    assert "computed" == texts(browser, "#rows .state")[0].split()[0]
+    assert "failed" == texts(browser, state)[0]
+    browser.click("[data-order=action] button")
+    assert "failed" == texts(browser, state)[-1]
+
+
+def test_names_sort_by_their_numbers(browser: Any, tmp_path: Path) -> None:
+    """A click on the head, then down, then the order of the graph, which has no arrow."""
+    names = ["fit 10", "load", "fit 9"]
+    browser.open(save(Page("flow", [PageNode(n, "computed") for n in names]), tmp_path / "a.html"))
+    heads = ["Node", "What happened"]  # columns without content are left out
+    assert (names, heads) == (texts(browser, NAMES), texts(browser, "#heads th"))
+    ordered = ["fit 9", "fit 10", "load"]
+    for order, head in ((ordered, "Node ↑"), (ordered[::-1], "Node ↓"), (names, "Node")):
+        browser.click("[data-order=name] button")
+        assert (order, [head, heads[1]]) == (texts(browser, NAMES), texts(browser, "#heads th"))
+
+
+def test_a_group_tells_what_is_not_computed(browser: Any, tmp_path: Path) -> None:
+    """One that may be computed doesn't look like one that is reused."""
+    kinds = {
+        "maybe": ["reuse", "maybe", "maybe"],
+        "left": ["reused", "not run"],
+        "both": ["compute", "maybe", "reuse"],
+    }
+    nodes = [
+        PageNode(f"{kind} {n}", action, function=f"m.{kind}")
+        for kind, actions in kinds.items()
+        for n, action in enumerate(actions)
+    ]
+    browser.open(save(Page("flow", nodes), tmp_path / "run.html"))
+    browser.run(
+        "(() => { const v = document.getElementById('view'); v.value = 'function';"
+        " v.dispatchEvent(new Event('change')) })()"
+    )
+    assert [
+        "maybe: 3 nodes, 2 maybe, 1 would be reused",
+        "left: 2 nodes, 1 not run, 1 reused",
+        "both: 3 nodes, 1 would be computed, 1 maybe, 1 would be reused",
+    ] == texts(browser, ".box title")
+    found = browser.run(
+        "[...document.querySelectorAll('.box')].map((box) => [box.getAttribute('class'),"
+        " ...[...box.querySelectorAll('.part')].map((part) => part.getAttribute('class')"
+        " + ' ' + Math.round(part.getAttribute('width')"
+        " / box.querySelector('.rest').getAttribute('width') * 100))])"
+    )
+    assert [
+        ["box maybe", "part rest 100", "part maybe 67"],
+        ["box not", "part rest 100", "part not 50"],
+        ["box computed", "part rest 100", "part computed 33", "part maybe 33"],
+    ] == found
+
+
+def test_a_plan_has_words_of_its_own(browser: Any, tmp_path: Path) -> None:
+    """It tells what will happen, and how long that took the last time."""
+    nodes = [PageNode("a", "reuse", cost=1.0), PageNode("b", "compute"), PageNode("c", "maybe")]
+    browser.open(save(Page("flow", nodes), tmp_path / "plan.html"))
+    assert ["1to compute", "1maybe", "1to reuse"] == texts(browser, ".chip")
+    assert ["Node", "What will happen", "Last time"] == texts(browser, "#heads th")
+    assert ["to reuse", "to compute", "maybe"] == texts(browser, "#rows .state")
+    assert browser.run("document.getElementById('grey').hidden")
+
+
+def test_a_short_failed_call_has_a_mark(browser: Any, tmp_path: Path) -> None:
+    """It is large enough to see and to click, and no bar hides it."""
+    nodes = [
+        PageNode("long", "computed", "", 100.0, 1.8e9, "w"),
+        PageNode("short", "failed", "KeyError: 'a'", 0.001, 1.8e9 + 100.01, "w"),
+    ]
+    browser.open(save(Page("flow", nodes, "r", 1.8e9, 100.1), tmp_path / "run.html"))
+    place = browser.run(
+        "(({width, height}) => [width, height])"
+        "(document.querySelector('.sign').getBoundingClientRect())"
+    )
+    assert min(place) >= 8
+    browser.click(".sign")
+    assert "short" == browser.run(TITLE)
+
+
+def test_the_error_links_to_its_node(browser: Any, tmp_path: Path) -> None:
+    """Its lines are told in one, as in the table."""
+    error = "RuntimeError: diverged\n  residual = 1e+31"
+    nodes = [PageNode("a", "computed"), PageNode("b", "failed", error), PageNode("c", "not run")]
+    page = Page("flow", nodes, error=f"'b' raised {error}", failed="b")
+    browser.open(save(page, tmp_path / "run.html"))
+    told = "RuntimeError: diverged · residual = 1e+31"
+    assert [f"'b' raised {told}"] == texts(browser, ".error")
+    assert [told, "", "the run stopped when 'b' failed"] == sorted(
+        texts(browser, "#rows .why"), key=lambda text: ["R", "", "t"].index(text[:1])
+    )
+    browser.click(".error a")
+    assert "b" == browser.run(TITLE)
+
+
+def test_what_is_found_is_counted_beside_the_search(browser: Any, path: Path) -> None:
+    """Far from the table, too, to which the count leads; a chip goes there by itself."""
+    browser.open(path)
+    top = "document.getElementById('nodes').getBoundingClientRect().top"
+    assert browser.run("document.getElementById('found').hidden")
+    browser.key("/")
+    browser.type("wine")
+    assert ["3 of 10"] == texts(browser, "#found")
+    browser.resize(1280, 400)
+    browser.run("scrollTo(0, 0)")
+    assert browser.run(top) > 400
+    browser.click("#found")
+    browser.wait(f"{top} < 390")
+    browser.key("Escape")
+    browser.run("document.querySelector('#query').value = ''")
+    browser.run("scrollTo(0, 0)")
+    browser.click("[data-action=failed]")
+    browser.wait(f"{top} < 390")
+
+
+def test_a_large_graph_is_readable_and_moves(browser: Any, tmp_path: Path) -> None:
+    """It begins where something failed; a wheel moves it to the sides; Fit shows all."""
+    nodes = [
+        PageNode(f"step {n}", "failed" if n == 20 else "reused", parents=[f"step {n - 1}"])
+        for n in range(40)
+    ]
+    browser.resize(390, 844)
+    browser.open(save(Page("flow", nodes), tmp_path / "run.html"))
+    scale = "(c => c.clientWidth / c.viewBox.baseVal.width)(document.getElementById('canvas'))"
+    left = "document.getElementById('canvas').viewBox.baseVal.x"
+    assert browser.run(scale) >= 0.89
+    assert browser.run("!document.getElementById('beyond').hidden")
+    seen = browser.run(
+        "(r => [r.left, r.right])(document.querySelector('.box.failed').getBoundingClientRect())"
+    )
+    assert 0 <= seen[0] < seen[1] <= 390
+    before = browser.run(left)
+    browser.run(
+        "document.getElementById('canvas').dispatchEvent("
+        "new WheelEvent('wheel', {deltaX: 90, bubbles: true, cancelable: true}))"
+    )
+    assert before + 80 < browser.run(left) < before + 110
+    browser.click("#zoom-fit")
+    assert browser.run(scale) < 0.1
+    assert browser.run("document.getElementById('beyond').hidden")
+
+
+def test_tables_win_over_the_rules_of_notebooks(browser: Any, tmp_path: Path) -> None:
+    """Those of nbconvert align all cells at their right, and give `pre` another font."""
+    rules = (
+        ":not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon td {text-align: right}"
+        ".jp-RenderedHTMLCommon pre {font-family: serif}"
+    )
+    output = block("title", table(("node", "size"), [("a", "1 kB")], right=(1,)), drawing("a"))
+    path = tmp_path / "notebook.html"
+    path.write_text(f'{output}<style>{rules}</style><div class="jp-RenderedHTMLCommon">{output}')
+    browser.open(path, ready=False)
+    aligned, font = browser.run(
+        "(() => { const style = (name) => [...document.querySelectorAll(name)]"
+        ".map((e) => getComputedStyle(e));"
+        " return [style('td').map((s) => s.textAlign), style('pre').map((s) => s.fontFamily)] })()"
+    )
+    assert ["left", "right"] * 2 == aligned
+    assert all(name.endswith("monospace") for name in font)
+
+
+def test_controls_can_be_hit_and_seen(browser: Any, path: Path) -> None:
+    """Each button is 24 pixels high; fields and edges stand out, by WCAG 2.2."""
+    for scheme in ("light", "dark"):
+        browser.media(scheme=scheme)
+        browser.open(path, "#node=wine%2Ffit")
+        small = browser.run(
+            "[...document.querySelectorAll('button, select, input')].map((e) => [e.textContent,"
+            " e.getBoundingClientRect().height]).filter(([, high]) => high > 0 && high < 24)"
+        )
+        assert [] == small
+        assert {name: c for name, c in browser.run(LINES).items() if c < 3} == {}
 
 
 def test_everything_is_done_by_keys(browser: Any, path: Path) -> None:
@@ -181,7 +361,21 @@ def test_everything_is_done_by_keys(browser: Any, path: Path) -> None:
     browser.key("/")
     browser.key("Enter")
     row = "document.activeElement.querySelector('.name').textContent"
-    assert "digits/load" == browser.run(row)
+    assert "iris/fit" == browser.run(row)
+    browser.click("[data-order=name] button")
+    browser.key("/")
+    browser.key("Enter")
+    for key, name in (
+        ("ArrowDown", "digits/load"),
+        ("End", "wine/score"),
+        ("ArrowUp", "wine/load"),
+    ):
+        browser.key(key)
+        assert name == browser.run(row)
+    browser.click("[data-order=name] button")
+    browser.click("[data-order=name] button")  # the order of the graph
+    browser.key("/")
+    browser.key("Enter")
     for key, name in (("ArrowDown", "digits/fit"), ("End", "summary"), ("ArrowUp", "iris/score")):
         browser.key(key)
         assert name == browser.run(row)
@@ -297,8 +491,8 @@ def test_nothing_is_wider_than_the_screen(
     assert {name: value for name, value in contrasts.items() if value < 4.5} == {}
 
 
-# The contrast of texts by the Web Content Accessibility Guidelines 2.2.
-CONTRASTS = """(() => {
+# Contrasts by the Web Content Accessibility Guidelines 2.2: of texts, and of lines.
+_MEASURES = """
   const parts = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => parts(color).slice(0, 3).map((c) => c / 255)
     .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
@@ -310,15 +504,26 @@ CONTRASTS = """(() => {
     }
     return "rgb(255, 255, 255)";
   };
-  const found = {};
+  const contrast = (color, e) => {
+    const both = [light(color), light(behind(e))].sort((a, b) => b - a);
+    return (both[0] + 0.05) / (both[1] + 0.05);
+  };
+  const found = {};"""
+CONTRASTS = f"""(() => {{{_MEASURES}
   for (const name of [".lead", ".meta", ".error", ".hint", ".tag", ".why", "td.name", "#rows .num",
-      "th button", "#drawer h3", "#drawer a", ".verdict span", "pre", "#drawer .soft"]) {
+      "th button", "#drawer h3", "#drawer a", ".verdict span", "pre", "#drawer .soft"]) {{
     const e = document.querySelector(name);
-    const both = [light(getComputedStyle(e).color), light(behind(e))].sort((a, b) => b - a);
-    found[name] = (both[0] + 0.05) / (both[1] + 0.05);
-  }
+    found[name] = contrast(getComputedStyle(e).color, e);
+  }}
   return found;
-})()"""
+}})()"""
+LINES = f"""(() => {{{_MEASURES}
+  for (const name of ["#query", "#view", "#zoom-fit", ".edge"]) {{
+    const e = document.querySelector(name), style = getComputedStyle(e);
+    found[name] = contrast(name === ".edge" ? style.stroke : style.borderTopColor, e.parentElement);
+  }}
+  return found;
+}})()"""
 
 
 def test_print_has_all_rows_and_no_controls(browser: Any, tmp_path: Path) -> None:
@@ -335,6 +540,10 @@ def test_print_has_all_rows_and_no_controls(browser: Any, tmp_path: Path) -> Non
     assert ["rgb(255, 255, 255)", "rgb(29, 35, 41)"] == browser.run(
         f"[{style}.backgroundColor, {style}.color]"
     )
+    assert [] == texts(browser, "#heads button")  # Chromium doesn't repeat them
+    assert "Node" in texts(browser, "#heads th")
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert "Node" in texts(browser, "#heads button")
     for control in ("nav", ".chips", "#more"):
         assert "none" == browser.run(
             f"getComputedStyle(document.querySelector('{control}')).display"

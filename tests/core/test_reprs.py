@@ -398,8 +398,9 @@ def test_runs_show_the_newest(storage: Storage) -> None:
         storage.record_run("w", head(number), nodes)
     shown = html_of(storage.runs("w"))
     assert ["22 runs of workflow 'w'", "… and 2 more older runs"] == shown[:2]
-    assert ["run", "took", "nodes", "error", f"{3:06x}"] == shown[2:7]
-    assert [f"{22:06x}", "    1.500 s", "1 computed, 1 reused"] == shown[-3:]
+    assert ["run", "started (UTC)", "took", "nodes", "error", f"{3:06x}"] == shown[2:8]
+    about = ["2026-01-02 03:04:05", "    1.500 s", "1 computed, 1 reused"]
+    assert [f"{22:06x}", *about] == shown[-4:]
 
 
 def test_a_run_shows_what_matters(storage: Storage) -> None:

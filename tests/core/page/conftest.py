@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_data import study
+
+from functionfuse.show.page import save
 
 CHROMIUM = runpy.run_path(str(Path(__file__).parents[3] / "tools" / "chromium.py"))
 
@@ -30,3 +33,9 @@ def browser(chromium: Any) -> Iterator[Any]:
     yield chromium
     assert [] == chromium.problems
     assert [] == chromium.requests
+
+
+@pytest.fixture(scope="session")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of `study`."""
+    return save(study(), tmp_path_factory.mktemp("page") / "run.html")

@@ -9,78 +9,20 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from report_data import NAMES, TITLE, study, texts
 
 from functionfuse.show.page import save
 from functionfuse.show.pagedata import Page, PageChanges, PageNode
 from functionfuse.show.texts import printable
 
-SETS = "digits", "wine", "iris"
-NAMES = "#rows .name"
-TITLE = "document.getElementById('drawer-title')?.textContent"
 FOCUS = "document.activeElement.id || document.activeElement.className.baseVal"
-
-
-def study() -> Page:
-    """Return a run of 13 nodes: computed, reused, failed and not run."""
-    nodes = []
-    for number, name in enumerate(SETS):
-        fails, done = name == "iris", name == "wine"
-        time = 1.8e9 + number
-        nodes += [
-            PageNode(
-                f"{name}/load", "reused", bytes=100, function="m.load", cost=9, type="m.Table"
-            ),
-            PageNode(
-                *(f"{name}/fit", "failed" if fails else "computed" if done else "reused"),
-                *("ValueError: no way" if fails else "the code changed" if done else "",),
-                *(
-                    0.25 if done else 0.5 if fails else 0.0,
-                    time if done or fails else 0.0,
-                    "w",
-                    2000,
-                ),
-                *(3 if fails else 1, [f"{name}/load"]),
-                *({"data": {"node": f"{name}/load", "item": "[0]"}, "depth": 3}, "m.fit", "12ab"),
-            ),
-            PageNode(
-                *(f"{name}/score", "not run" if fails else "computed" if done else "reused", ""),
-                *(0.125 if done else 0.0, time + 0.5 if done else 0.0, "w", 30, 1, [f"{name}/fit"]),
-                *({}, "m.score"),
-            ),
-        ]
-    nodes.append(
-        PageNode("summary", "not run", parents=[f"{n}/score" for n in SETS], function="m.sum")
-    )
-    changes = PageChanges(
-        "2027-01-15 07:59:00 UTC",
-        9.0,
-        [("wine/fit", "the code changed")],
-        ["wine/fit"],
-        ["wine/score"],
-    )
-    image = {"kind": "text", "text": "a <b>value</b>"}
-    about = {"changes": changes, "previews": {"wine/fit": image}, "error": "The run ended"}
-    return Page("study", nodes, "20270115T080000-ab", 1.8e9, 3.0, **about)
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(study(), tmp_path_factory.mktemp("page") / "run.html")
-
-
-def texts(browser: Any, selector: str) -> list[str]:
-    found = browser.run(
-        f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.textContent)"
-    )
-    assert isinstance(found, list)
-    return found
 
 
 def test_click_shows_a_node_and_lights_its_relatives(browser: Any, path: Path) -> None:
     """The drawer has the reason, the arguments, and links; the address names the node."""
     browser.open(path)
-    assert [*map(printable, (node.name for node in study().nodes))] == texts(browser, NAMES)
-    browser.click("#rows tr", 4)
+    assert {*map(printable, (node.name for node in study().nodes))} == {*texts(browser, NAMES)}
+    browser.click("#rows tr", 1)
     assert "wine/fit" == browser.run(TITLE)
     assert "Computed: the code changed" == texts(browser, ".verdict")[0]
     assert ["wine/load", "wine/load", "wine/score"] == texts(browser, "#drawer a")
@@ -118,8 +60,8 @@ def test_boxes_and_bars_are_clicked(browser: Any, path: Path) -> None:
         " v.dispatchEvent(new Event('change')) })()"
     )
     browser.click(".box", 1)
-    assert ["digits/fit", "wine/fit", "iris/fit"] == texts(browser, NAMES)
-    assert "fit: 3 nodes, 1 computed, 1 failed" == texts(browser, ".box title")[1]
+    assert ["iris/fit", "wine/fit", "digits/fit"] == texts(browser, NAMES)
+    assert "fit: 3 nodes, 1 failed, 1 computed, 1 reused" == texts(browser, ".box title")[1]
     browser.click("#widen")
     assert 10 == len(texts(browser, NAMES))
 
@@ -171,8 +113,52 @@ def test_heads_sort(browser: Any, path: Path) -> None:
     assert ["9.0 s", "9.0 s", "9.0 s", "500 ms", "250 ms"] == texts(
         browser, "#rows .num:nth-child(4)"
     )[:5]
+
+
+def test_failures_come_first(browser: Any, path: Path) -> None:
+    """At the start, and by a click on the head; then what was computed, and not run."""
+    browser.open(path)
+    ranked = ["failed", "computedother value", "computed", "not run", "not run", *["reused"] * 5]
+    state = "#rows .state"
+    assert ranked == [text.replace(" other", "other") for text in texts(browser, state)]
+    browser.click("[data-order=bytes] button")
+    assert ranked != texts(browser, state)
     browser.click("[data-order=action] button")
-    assert "computed" == texts(browser, "#rows .state")[0].split()[0]
+    assert "failed" == texts(browser, state)[0]
+    browser.click("[data-order=action] button")
+    assert "failed" == texts(browser, state)[-1]
+
+
+def test_names_sort_by_their_numbers(browser: Any, tmp_path: Path) -> None:
+    """A click on the head, then down, then the order of the graph, which has no arrow."""
+    names = ["fit 10", "load", "fit 9"]
+    browser.open(save(Page("flow", [PageNode(n, "computed") for n in names]), tmp_path / "a.html"))
+    heads = ["Node", "What happened"]  # columns without content are left out
+    assert (names, heads) == (texts(browser, NAMES), texts(browser, "#heads th"))
+    ordered = ["fit 9", "fit 10", "load"]
+    for order, head in ((ordered, "Node ↑"), (ordered[::-1], "Node ↓"), (names, "Node")):
+        browser.click("[data-order=name] button")
+        assert (order, [head, heads[1]]) == (texts(browser, NAMES), texts(browser, "#heads th"))
+
+
+def test_what_is_found_is_counted_beside_the_search(browser: Any, path: Path) -> None:
+    """Far from the table, too, to which the count leads; a chip goes there by itself."""
+    browser.open(path)
+    top = "document.getElementById('nodes').getBoundingClientRect().top"
+    assert browser.run("document.getElementById('found').hidden")
+    browser.key("/")
+    browser.type("wine")
+    assert ["3 of 10"] == texts(browser, "#found")
+    browser.resize(1280, 400)
+    browser.run("scrollTo(0, 0)")
+    assert browser.run(top) > 400
+    browser.click("#found")
+    browser.wait(f"{top} < 390")
+    browser.key("Escape")
+    browser.run("document.querySelector('#query').value = ''")
+    browser.run("scrollTo(0, 0)")
+    browser.click("[data-action=failed]")
+    browser.wait(f"{top} < 390")
 
 
 def test_everything_is_done_by_keys(browser: Any, path: Path) -> None:
@@ -181,7 +167,21 @@ def test_everything_is_done_by_keys(browser: Any, path: Path) -> None:
     browser.key("/")
     browser.key("Enter")
     row = "document.activeElement.querySelector('.name').textContent"
-    assert "digits/load" == browser.run(row)
+    assert "iris/fit" == browser.run(row)
+    browser.click("[data-order=name] button")
+    browser.key("/")
+    browser.key("Enter")
+    for key, name in (
+        ("ArrowDown", "digits/load"),
+        ("End", "wine/score"),
+        ("ArrowUp", "wine/load"),
+    ):
+        browser.key(key)
+        assert name == browser.run(row)
+    browser.click("[data-order=name] button")
+    browser.click("[data-order=name] button")  # the order of the graph
+    browser.key("/")
+    browser.key("Enter")
     for key, name in (("ArrowDown", "digits/fit"), ("End", "summary"), ("ArrowUp", "iris/score")):
         browser.key(key)
         assert name == browser.run(row)
@@ -249,96 +249,6 @@ def test_changes_link_to_nodes(browser: Any, path: Path) -> None:
     assert ["the code changed"] == texts(browser, "#cards .tag")
     browser.click("#cards a")
     browser.wait(f"{TITLE} === 'wine/fit'")
-
-
-def test_states_differ_without_colour(browser: Any, path: Path) -> None:
-    """By shape: in the marks, and in the frames of boxes; and by the word beside it."""
-    browser.open(path)
-    marks = browser.run(
-        "Object.fromEntries([...document.querySelectorAll('.chip')].map((chip) => {"
-        " const m = chip.querySelector('svg').firstChild;"
-        " const filled = m.getAttribute('fill') !== 'none';"
-        " return [chip.dataset.action,"
-        " [m.tagName, filled, m.getAttribute('stroke-dasharray')].join()] }))"
-    )
-    assert {
-        "computed": "rect,true,",
-        "reused": "rect,false,",
-        "failed": "g,true,",
-        "not run": "rect,false,2 2",
-    } == marks
-    frames = browser.run(
-        "[...document.querySelectorAll('.box')].map((box) => {"
-        " const s = getComputedStyle(box.querySelector('.frame'));"
-        " return box.querySelector('title').textContent.split(': ')[1] + ' '"
-        " + s.strokeWidth + ' ' + s.strokeDasharray })"
-    )
-    assert {
-        *(
-            "reused 1.2px none",
-            "computed 1.6px none",
-            "failed 2.6px none",
-            "not run 1.2px 2px, 3px",
-        ),
-    } == set(frames)
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
-def test_nothing_is_wider_than_the_screen(
-    browser: Any, path: Path, width: int, scheme: str
-) -> None:
-    """On a phone, a node is a few lines; texts can be read in the dark, too."""
-    browser.resize(width, 844)
-    browser.media(scheme=scheme)
-    browser.open(path, "#node=wine%2Ffit")
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run("document.getElementById('drawer').getBoundingClientRect().width") <= width
-    contrasts = browser.run(CONTRASTS)
-    assert {name: value for name, value in contrasts.items() if value < 4.5} == {}
-
-
-# The contrast of texts by the Web Content Accessibility Guidelines 2.2.
-CONTRASTS = """(() => {
-  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (color) => parts(color).slice(0, 3).map((c) => c / 255)
-    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
-  const behind = (e) => {
-    for (; e; e = e.parentElement) {
-      const color = getComputedStyle(e).backgroundColor;
-      if (!/rgba\\(.*, 0\\)|transparent|color\\(/.test(color)) return color;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const found = {};
-  for (const name of [".lead", ".meta", ".error", ".hint", ".tag", ".why", "td.name", "#rows .num",
-      "th button", "#drawer h3", "#drawer a", ".verdict span", "pre", "#drawer .soft"]) {
-    const e = document.querySelector(name);
-    const both = [light(getComputedStyle(e).color), light(behind(e))].sort((a, b) => b - a);
-    found[name] = (both[0] + 0.05) / (both[1] + 0.05);
-  }
-  return found;
-})()"""
-
-
-def test_print_has_all_rows_and_no_controls(browser: Any, tmp_path: Path) -> None:
-    """A dark screen prints on white; rows beyond the first hundred are there."""
-    nodes = [PageNode(f"node {n}", "reused") for n in range(250)]
-    browser.media(scheme="dark", kind="print")
-    browser.open(save(Page("long", nodes), tmp_path / "run.html"))
-    assert 100 == len(texts(browser, NAMES))
-    browser.run("dispatchEvent(new Event('beforeprint'))")
-    assert 250 == len(texts(browser, NAMES))
-    seen = browser.run("document.getElementById('canvas').getAttribute('viewBox')")
-    assert seen.startswith("-16.0 -16.0 ")  # all of the graph, from its corner
-    style = "getComputedStyle(document.body)"
-    assert ["rgb(255, 255, 255)", "rgb(29, 35, 41)"] == browser.run(
-        f"[{style}.backgroundColor, {style}.color]"
-    )
-    for control in ("nav", ".chips", "#more"):
-        assert "none" == browser.run(
-            f"getComputedStyle(document.querySelector('{control}')).display"
-        )
 
 
 def test_more_rows_come_on_demand(browser: Any, tmp_path: Path) -> None:

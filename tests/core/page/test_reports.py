@@ -208,6 +208,27 @@ def test_headers_tell_graph_and_times(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_stopped_says_so(tmp_path: Path, storage: Any) -> None:
+    """With `keep_going` it doesn't stop. A node that was left tells this first."""
+    error = "&#x27;scale&#x27; raised ValueError"
+    for keep_going, said in ((True, f">{error}<"), (False, f">The run stopped when {error}<")):
+        values = load(5).set_name("load")
+        scaled = scale(values, 0.0).set_name("scale")
+        after = total(scaled["scaled"]).set_name("after")
+        other = total(values).set_name("other")
+        flow = LocalWorkflow(scaled, after, other, workflow_name=f"numbers {keep_going}")
+        flow.set_storage(storage)
+        with pytest.raises(ValueError, match="no factor"):
+            flow.run(keep_going=keep_going)
+        path = report(flow).save(tmp_path / "run.html")
+        assert said in path.read_text()
+        data = read(path)
+        why = dict(zip(column(data, "name"), column(data, "reason"), strict=True))
+        assert "follows 'scale', which failed" == why["after"]
+        left = "" if keep_going else "the run stopped when 'scale' failed; "
+        assert f"{left}nothing stored" == why["other"]
+
+
 def test_an_error_is_told_without_secrets(tmp_path: Path, storage: Any) -> None:
     """The argument in `ignore`, which the error quotes, is in no page."""
     flow = graph(factor=0)
@@ -216,7 +237,8 @@ def test_an_error_is_told_without_secrets(tmp_path: Path, storage: Any) -> None:
         flow.run()
     path = storage.report("numbers").save(tmp_path / "run.html", values=True)
     html, data = path.read_text(), read(path)
-    assert "The run ended with ValueError in node &#x27;scale&#x27;</p>" in html
+    assert ">&#x27;scale&#x27; raised ValueError</a></p>" in html
+    assert " · ran in this process · " in html
     assert ["computed", "failed", "not run"] == column(data, "action")
     assert "SECRET" not in html + json.dumps(data)
     assert html == report(flow).save(tmp_path / "again.html", values=True).read_text()

@@ -76,7 +76,8 @@ def _page(
     if ran and not began:  # a run with neither storage nor listeners notes no times of its own
         began = min(node.begun for node in ran)
         seconds = max(node.begun + node.seconds for node in ran) - began
-    return Page(report.workflow_name, nodes, report.run, began, seconds, notes=report.notes)
+    about = report.workflow_name, nodes, report.run, began, seconds
+    return Page(*about, failed=next(iter(report.names(FAILED)), ""), notes=report.notes)
 
 
 def _node(node: NodeRecord, reason: str, **known: Any) -> PageNode:

@@ -30,15 +30,17 @@ ROWS = 20  # of a table; the others are counted
 _LONGEST = 200  # characters of a cell
 
 _STYLE = (
+    # The class is doubled to win over rules of notebooks, which align cells at their right.
     "<style>"
-    ".functionfuse table{border-collapse:collapse;margin:.5em 0}"
-    ".functionfuse table th,.functionfuse table td{text-align:left;vertical-align:top;"
+    ".functionfuse.functionfuse table{border-collapse:collapse;margin:.5em 0}"
+    ".functionfuse.functionfuse table :is(th,td){text-align:left;vertical-align:top;"
     "padding:.2em .8em;border:0;border-bottom:1px solid rgba(128,128,128,.35);max-width:50em;"
     "overflow-wrap:anywhere;white-space:normal}"
-    ".functionfuse table .right{text-align:right;white-space:nowrap}"
-    ".functionfuse table .state{white-space:nowrap}"
-    ".functionfuse pre{margin:.5em 0;line-height:1.35}"
-    ".functionfuse p{margin:.3em 0}"
+    ".functionfuse.functionfuse table .right{text-align:right;white-space:nowrap}"
+    ".functionfuse.functionfuse table .state{white-space:nowrap}"
+    ".functionfuse.functionfuse pre{margin:.5em 0;line-height:1.35;white-space:pre;"
+    "font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace}"
+    ".functionfuse.functionfuse p{margin:.3em 0}"
     "</style>"
 )
 _FILLED, _OPEN, _HALF, _DOTTED = "●", "○", "◐", "◌"

@@ -59,7 +59,7 @@ def to_html(page: Page) -> str:
         "title": _html(page.workflow),
         "lead": _html(sentence(page)),
         "meta": _html(" · ".join(_facts(page))),
-        "error": "\n".join(map(_html, page.error.splitlines())),
+        "error": _error(page),
         "notes": "".join(f"<li>{_html(note)}</li>" for note in page.notes),
         "style": style,
         "script": script,
@@ -102,6 +102,16 @@ def sentence(page: Page) -> str:
     if left := counts["not run"]:
         said.append(f"{_count(left, 'node')} {'was' if left == 1 else 'were'} not run.")
     return " ".join(said)
+
+
+def _error(page: Page) -> str:
+    """Return the error as HTML, as a link to its node. The script follows it by the number."""
+    text = " · ".join(_html(line.strip()) for line in page.error.splitlines() if line.strip())
+    numbers = (n for n, node in enumerate(page.nodes) if text and node.name == page.failed)
+    number = next(numbers, None)
+    if number is None:
+        return text
+    return f'<a href="#number={number}" data-node="{number}">{text}</a>'
 
 
 def _facts(page: Page) -> list[str]:

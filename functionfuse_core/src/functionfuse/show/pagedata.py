@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, NamedTuple
 
 from .views import views
 
-__all__ = ["Page", "PageChanges", "PageNode", "columns", "item_text"]
+__all__ = ["Page", "PageChanges", "PageNode", "columns", "item_text", "stopped"]
 
 _LISTED = 1000  # names of nodes that are gone
 _TABLES = "action", "reason", "worker", "function", "type", "made"
@@ -92,7 +92,8 @@ class Page:
         started: when the run started, in seconds since 1970; 0 if no run is known.
         seconds: how long it took.
         facts: further texts about the run, such as its backend.
-        error: the error that ended the run, as text.
+        error: the error of the run, as text.
+        failed: the node whose error it is; "" if it is none's, or that is unknown.
         notes: hints about the whole run.
         changes: since another run; None if there is no other.
         previews: by name of a node, as from `preview`.
@@ -106,6 +107,7 @@ class Page:
     seconds: float = 0.0
     facts: Sequence[str] = ()
     error: str = ""
+    failed: str = ""
     notes: Sequence[str] = ()
     changes: PageChanges | None = None
     previews: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class _Table:
 
 def columns(page: Page) -> dict[str, Any]:
     """Return all that the script of a page needs; only lists, numbers, texts and their keys."""
-    nodes = page.nodes
+    nodes = list(_told(page.nodes, page.failed))
     number = {node.name: index for index, node in enumerate(nodes)}
     parents = [[number[name] for name in node.parents if name in number] for node in nodes]
     tables = {name: _Table() for name in (*_TABLES, "parameter")}
@@ -158,6 +160,27 @@ def columns(page: Page) -> dict[str, Any]:
         "previews": [[number[n], shown] for n, shown in page.previews.items() if n in number],
         "withheld": page.withheld,
     }
+
+
+def stopped(nodes: Iterable[PageNode]) -> bool:
+    """Return whether a run stopped: it left nodes that don't follow a failed one."""
+    return any(map(_left, nodes))
+
+
+def _left(node: PageNode) -> bool:
+    return node.action == "not run" and not node.reason.startswith("follows ")
+
+
+def _told(nodes: Sequence[PageNode], failed: str) -> Iterator[PageNode]:
+    """Iterate over nodes, whose reasons tell why the run left them, before why they were wanted.
+
+    Args:
+        failed: the node that stopped the run; "" if none did.
+    """
+    why = f"the run stopped when {failed!r} failed" if failed else "the run stopped before"
+    for node in nodes:
+        reason = "; ".join(filter(None, (why, node.reason)))
+        yield node._replace(reason=reason) if _left(node) else node
 
 
 def _arguments(node: PageNode, number: dict[str, int], parameters: _Table) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import FunctionFuseError, NoMatchError, ResultNotFoundError
 from ..names import close_to
 from ..show.page import save
-from ..show.pagedata import Page, PageChanges, PageNode, item_text
+from ..show.pagedata import Page, PageChanges, PageNode, item_text, stopped
 from ..show.picture import Box, Edge, Picture
 from ..show.preview import preview
 from .header import TaskInfo
@@ -78,19 +78,16 @@ class StoredReport:
         if run is None:
             nodes = list(self._from_headers())
             return Page(self.workflow_name, nodes, previews=previews, withheld=withheld)
-        error = ""
-        if run.error:
-            node = f" in node {run.error['node']!r}" if run.error["node"] else ""
-            text = f": {run.error['text']}" if run.error["text"] else ""
-            error = f"The run ended with {run.error['type']}{node}{text}"
+        nodes = list(self._from_record(run, before))
         return Page(
             self.workflow_name,
-            list(self._from_record(run, before)),
+            nodes,
             run=run.id,
             started=_seconds(run.started),
             seconds=run.seconds,
             facts=_facts(run),
-            error=error,
+            error=_error(run.error, stop=stopped(nodes)) if run.error else "",
+            failed=run.error["node"] if run.error else "",
             changes=_changes(before, run) if before else None,
             previews=previews,
             withheld=withheld,
@@ -265,10 +262,19 @@ def _seconds(started: str) -> float:
 
 def _facts(run: RunRecord) -> list[str]:
     by = " on ".join(filter(None, (run.user, run.host)))
-    found = [f"by {by}" if by else "", f"backend {run.backend}" if run.backend else ""]
+    where = "ran in this process" if run.backend == "in process" else f"backend {run.backend}"
+    found = [f"by {by}" if by else "", where if run.backend else ""]
     found += [f"Python {run.python}" if run.python else ""]
     found += [f"commit {run.commit[:10]}" if run.commit else ""]
     return list(filter(None, found))
+
+
+def _error(error: Mapping[str, str], *, stop: bool) -> str:
+    """Return the error of a run as a sentence, which says so if it stopped the run."""
+    said = f"{error['type']}: {error['text']}" if error["text"] else error["type"]
+    if not error["node"]:
+        return f"The run ended with {said}"
+    return f"{'The run stopped when ' if stop else ''}{error['node']!r} raised {said}"
 
 
 def _changes(before: RunRecord, run: RunRecord) -> PageChanges:

@@ -314,7 +314,7 @@ class Runs(Sequence[RunRecord]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = [record._row() for record in self._records[-ROWS:]]
+        rows = [(record.started, *record._row()) for record in self._records[-ROWS:]]
         return runs_html(self.workflow_name, rows, len(self))
 
     def rows(self, *task_names: str) -> list[dict[str, Any]]:

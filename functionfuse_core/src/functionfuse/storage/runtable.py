@@ -80,9 +80,11 @@ def runs_html(workflow: str, rows: Sequence[Sequence[str]], count: int) -> str:
     """Return the newest runs as HTML.
 
     Args:
-        rows: id, time, actions and error of each.
+        rows: start (ISO 8601, UTC), id, time, actions and error of each.
         count: of all runs.
     """
     title = f"{count:,} run{'' if count == 1 else 's'} of workflow {workflow!r}"
-    body = table(("run", "took", "nodes", "error"), rows, right=(1,)) if rows else ""
+    told = [(run, begin[:19].replace("T", " "), *rest) for begin, run, *rest in rows]
+    heads = "run", "started (UTC)", "took", "nodes", "error"
+    body = table(heads, told, right=(2,)) if told else ""
     return block(title, more(count - len(rows), "older run"), body)

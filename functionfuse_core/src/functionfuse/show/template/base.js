@@ -56,6 +56,11 @@ const STATES = {
   computed: "computed", compute: "computed", reused: "reused", reuse: "reused", stored: "reused",
   failed: "failed", maybe: "maybe",
 };
+// Actions and states by what somebody looks for first.
+const RANK = ["failed", "computed", "compute", "maybe", "not run", "reused", "reuse", "stored", "not needed"];
+const URGENT = ["failed", "computed", "maybe", "not", "reused"];
+// An action in words, where they differ.
+const told = (action, words) => (Object.hasOwn(words, action) ? words[action] : printable(action));
 const stateOf = (action) => (Object.hasOwn(STATES, action) ? STATES[action] : "not");
 
 function mark(state, x = 0, y = 0) {

@@ -23,8 +23,14 @@ const number = (column, i) => (C[column] ? C[column][i] || 0 : 0);
 const text = (column, i) => D.tables[column][number(column, i)] || "";
 const names = Array.from(C.name || [], printable);
 const actionOf = (i) => text("action", i);
+const planned = ["compute", "maybe", "reuse"].some((action) => D.tables.action.includes(action));
+const WORDS = { compute: "to compute", reuse: "to reuse" };
+const wordOf = (i) => told(actionOf(i), WORDS);
+const rankOf = (i) => (RANK.includes(actionOf(i)) ? RANK.indexOf(actionOf(i)) : RANK.length);
 const states = Array.from({ length: N }, (_, i) => stateOf(actionOf(i)));
-const reasons = D.tables.reason.map(printable), functions = D.tables.function.map(printable);
+// The lines of an error are told in one.
+const oneLine = (text) => text.split(/[\r\n]+/).map((line) => line.trim()).filter(Boolean).join(" · ");
+const reasons = D.tables.reason.map(oneLine).map(printable), functions = D.tables.function.map(printable);
 const types = D.tables.type.map(printable);
 const reasonOf = (i) => reasons[number("reason", i)] || "";
 const functionOf = (i) => functions[number("function", i)] || "";
@@ -38,7 +44,7 @@ parents.forEach((list, i) => list.forEach((parent) => children[parent].push(i)))
 const previews = new Map(D.previews);
 const numbers = new Map((C.name || []).map((name, i) => [name, i]));
 const sought = names.map((name, i) =>
-  `${name}\n${typeOf(i)}\n${reasonOf(i)}\n${functionOf(i)}\n${actionOf(i)}`.toLowerCase());
+  `${name}\n${typeOf(i)}\n${reasonOf(i)}\n${functionOf(i)}\n${wordOf(i)}`.toLowerCase());
 
 // By number where the name has half a character, which no address can have.
 function address(i) {
@@ -61,7 +67,7 @@ function addressed(hash) {
 const nameLink = (i, most = 400) => el("a", { href: address(i), class: "name", "data-node": i }, fold(names[i], most));
 
 // What is shown: the state of the whole page.
-const state = { action: "", query: "", members: null, called: "", selected: -1, order: "place", down: 1, limit: 0 };
+const state = { action: "", query: "", members: null, called: "", selected: -1, order: states.includes("failed") ? "action" : "place", down: 1, limit: 0 };
 
 const matches = (i) =>
   (!state.action || actionOf(i) === state.action) && (!state.query || sought[i].includes(state.query));

@@ -29,7 +29,7 @@ function argumentList(i) {
 }
 
 function verdict(i) {
-  const action = printable(actionOf(i)), why = reasonOf(i) || (action === "reused" ? "same code, same inputs" : "");
+  const action = wordOf(i), why = reasonOf(i) || (action === "reused" ? "same code, same inputs" : "");
   const tried = number("attempts", i) > 1 ? ` (${whole(number("attempts", i))} attempts)` : "";
   return el("div", { class: `verdict ${states[i]}` }, badge(states[i]),
     el("span", {}, el("b", {}, action.charAt(0).toUpperCase() + action.slice(1)), (why ? ": " + why : "") + tried));

@@ -7,9 +7,9 @@ function startChips() {
   const others = [...counts.keys()].filter((action) => !usual.includes(action) && !every.includes(action));
   for (const action of [...usual, ...every, ...others]) {
     const count = counts.get(action) || 0;
-    const chip = el("button", { class: "chip", "aria-pressed": "false", "data-action": action }, badge(stateOf(action)), el("b", {}, whole(count)), fold(printable(action), 40));
+    const chip = el("button", { class: "chip", "aria-pressed": "false", "data-action": action }, badge(stateOf(action)), el("b", {}, whole(count)), fold(told(action, WORDS), 40));
     chip.disabled = !count;
-    chip.onclick = () => { state.action = state.action === action ? "" : action; state.limit = FIRST; refresh(); };
+    chip.onclick = () => { state.action = state.action === action ? "" : action; state.limit = FIRST; refresh(); if (state.action) showTable(); };
     $("chips").append(chip);
   }
 }
@@ -57,11 +57,13 @@ function refresh() {
   paintGraph();
   paintTimeline();
   paintTable();
+  $("found").hidden = listed.length === N;
+  $("found").textContent = $("count").textContent;
 }
 
 // Lay out again what depends on the width.
 function relay() {
-  fit();
+  fit(false);
   drawTimeline();
   paintTimeline();
 }
@@ -124,9 +126,14 @@ document.addEventListener("click", (event) => {
 addEventListener("beforeprint", () => {
   state.limit = Math.max(state.limit, 2000);
   paintTable();
+  // Chromium repeats the heads of the table on each page, but doesn't paint buttons there.
+  for (const [head, button] of buttons) head.replaceChildren(button.textContent);
   if (drawing) look(-16, -16, drawing.size[0] + 32, drawing.size[1] + 32);
 });
-addEventListener("afterprint", relay);
+addEventListener("afterprint", () => {
+  for (const [head, button] of buttons) head.replaceChildren(button);
+  relay();
+});
 refresh();
 followAddress();
 document.documentElement.dataset.ready = "true";

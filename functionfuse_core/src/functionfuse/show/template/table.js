@@ -1,12 +1,26 @@
 // The table of nodes: searched, sorted, walked through by keys.
+// A column is left out if it is empty everywhere.
 const HEADS = [
-  ["place", "Node"], ["action", "What happened"], ["reason", "Why"], ["time", "Time", "num"],
-  ...(D.changes && C.before ? [["before", "Before", "num"]] : []),
-  ["bytes", "Size", "num"], ["type", "Result"],
-];
+  ["name", "Node"], ["action", planned ? "What will happen" : "What happened"],
+  reasons.some(Boolean) && ["reason", "Why"],
+  (C.seconds || C.cost) && ["time", planned ? "Last time" : "Time", "num"],
+  D.changes && C.before && ["before", "Before", "num"],
+  C.bytes && ["bytes", "Size", "num"],
+  types.some(Boolean) && ["type", "Result"],
+].filter(Boolean);
+const byName = new Intl.Collator("en", { numeric: true }).compare; // "fit 9" before "fit 10"
+let alphabet = null; // the place of each node among the names, once it is asked for
+function placeOf(i) {
+  if (!alphabet) {
+    alphabet = new Array(N);
+    names.map((_, k) => k).sort((a, b) => byName(names[a], names[b])).forEach((k, place) => { alphabet[k] = place; });
+  }
+  return alphabet[i];
+}
 const SORTED = {
   place: (i) => i,
-  action: actionOf,
+  name: placeOf,
+  action: rankOf,
   reason: reasonOf,
   time: timeOf,
   before: (i) => number("before", i),
@@ -15,6 +29,7 @@ const SORTED = {
 };
 const FIRST = 100; // rows that are shown at once
 const built = new Map(); // rows by node: to make them takes longer than to search
+const buttons = new Map(); // by head
 let ordered = [], listed = [];
 
 function sort() {
@@ -25,21 +40,24 @@ function sort() {
     const on = head.dataset.order === state.order;
     if (on) head.setAttribute("aria-sort", state.down > 0 ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
-    head.firstChild.textContent = head.dataset.label + (on ? (state.down > 0 ? " ↑" : " ↓") : "");
+    buttons.get(head).textContent = head.dataset.label + (on ? (state.down > 0 ? " ↑" : " ↓") : "");
   }
 }
 
 function rowOf(i) {
   const own = ran(i), other = state.others.has(i);
   const time = own ? duration(number("seconds", i)) : duration(number("cost", i));
-  return el("tr", { role: "row", "data-row": i },
-    el("td", { class: "name", role: "gridcell" }, fold(names[i], 160)),
-    el("td", { class: "state", role: "gridcell" }, badge(states[i]), fold(printable(actionOf(i)), 40), other && " ", other && el("span", { class: "tag" }, "other value")),
-    el("td", { class: "why", role: "gridcell" }, fold(reasonOf(i), 180)),
-    el("td", { class: own ? "num" : "num soft", role: "gridcell", title: !own && time ? "when the stored result was computed" : null }, time),
-    HEADS.length > 6 && el("td", { class: "num soft before", role: "gridcell" }, own ? duration(number("before", i)) : ""),
-    el("td", { class: "num", role: "gridcell" }, size(number("bytes", i))),
-    el("td", { class: "type", title: typeOf(i), role: "gridcell" }, fold(lastPart(typeOf(i)), 40)));
+  const cell = (className, content, title) => el("td", { class: className, role: "gridcell", title }, content);
+  const cells = {
+    name: () => cell("name", fold(names[i], 160)),
+    action: () => cell("state", [badge(states[i]), fold(wordOf(i), 40), other && " ", other && el("span", { class: "tag" }, "other value")]),
+    reason: () => cell("why", fold(reasonOf(i), 180)),
+    time: () => cell(own ? "num" : "num soft", time, !own && time ? "when the stored result was computed" : null),
+    before: () => cell("num soft before", own ? duration(number("before", i)) : ""),
+    bytes: () => cell("num", size(number("bytes", i))),
+    type: () => cell("type", fold(lastPart(typeOf(i)), 40), typeOf(i)),
+  };
+  return el("tr", { role: "row", "data-row": i }, HEADS.map(([order]) => cells[order]()));
 }
 
 function paintTable() {
@@ -73,8 +91,12 @@ function narrow(members, called, byKey) {
   Object.assign(state, { members, called, query: "", action: "", limit: FIRST });
   $("query").value = "";
   refresh();
-  $("nodes").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  showTable();
   if (byKey) focusRow(0);
+}
+
+function showTable() {
+  $("nodes").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
 
 function focusRow(place) {
@@ -88,12 +110,16 @@ function focusRow(place) {
 
 function startTable() {
   $("nodes").hidden = false;
-  $("grey").hidden = !names.some((_, i) => !ran(i) && number("cost", i));
+  $("grey").hidden = planned || !names.some((_, i) => !ran(i) && number("cost", i));
   for (const [order, label, align] of HEADS) {
-    const head = el("th", { "data-order": order, "data-label": label, class: align, scope: "col", role: "columnheader" }, el("button", {}, label));
-    head.firstChild.onclick = () => {
-      state.down = state.order === order ? -state.down : align ? -1 : 1;
-      state.order = order;
+    const button = el("button", {}, label);
+    const head = el("th", { "data-order": order, "data-label": label, class: align, scope: "col", role: "columnheader" }, button);
+    buttons.set(head, button);
+    button.onclick = () => {
+      const again = state.order === order;
+      // The third click on a name is for the order of the graph, which has no head of its own.
+      state.order = again && order === "name" && state.down < 0 ? "place" : order;
+      state.down = again && state.order === order ? -state.down : align ? -1 : 1;
       sort();
       paintTable();
     };

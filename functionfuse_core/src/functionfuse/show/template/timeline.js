@@ -60,7 +60,8 @@ function drawTimeline() {
       parts.push(...barOf(members, y, bar, (i) => x(begun(i) - first), (i) => x(begun(i) - first + number("seconds", i))));
     }
   });
-  lanes.replaceChildren(...parts);
+  // Above all bars, so that none hides the mark of a short call that failed.
+  lanes.replaceChildren(...parts, ...bars.flatMap(({ sign }) => sign || []));
   lanes.setAttribute("viewBox", `0 0 ${width} ${bottom + 26}`);
   lanes.setAttribute("height", bottom + 26);
   const busy = D.seconds ? Math.min(100, Math.round((work / (D.seconds * workers.size)) * 100)) : 0;
@@ -83,21 +84,23 @@ function merged(lane, left, right) {
 function barOf(members, y, high, left, right) {
   const i = members[0], from = left(i), last = members[members.length - 1];
   const width = Math.max(2, right(last) - from - 1), sort = states[i] === "failed" ? "failed" : "computed";
-  const told = members.length > 1 ? `${plural(members.length, "node")}, the first is ${fold(names[i], 200)}`
+  const about = members.length > 1 ? `${plural(members.length, "node")}, the first is ${fold(names[i], 200)}`
     : `${fold(names[i], 300)}: ${duration(number("seconds", i)) || "no time"}${sort === "failed" ? ", failed" : ""}`;
-  const bar = svg("rect", { class: `bar ${sort}`, x: from.toFixed(1), y, width: width.toFixed(1), height: high, rx: Math.min(2.5, width / 2) }, svg("title", {}, told));
-  bars.push({ bar, members });
-  bar.dataset.bar = bars.length - 1;
-  const most = Math.floor((width - 10) / 5.9) - (sort === "failed" ? 2 : 0);
-  if (most < 5 || high < 14) return [bar];
+  const bar = svg("rect", { class: `bar ${sort}`, x: from.toFixed(1), y, width: width.toFixed(1), height: high, rx: Math.min(2.5, width / 2) }, svg("title", {}, about));
+  const most = Math.floor((width - 10) / 5.9) - (sort === "failed" ? 2 : 0), short = most < 5 || high < 14;
+  const sign = short && sort === "failed" && svg("g", { class: "bar sign" }, mark("failed", from + width / 2 - 6, y + high / 2 - 6), svg("title", {}, about));
+  for (const part of [bar, sign]) if (part) part.dataset.bar = bars.length;
+  bars.push({ bar, members, sign });
+  if (short) return [bar];
   const label = (sort === "failed" ? "✕ " : "") + fold(names[i], most);
   return [bar, svg("text", { class: `inside ${sort}`, x: from + 6, y: y + 13.5 }, label)];
 }
 
 function paintTimeline() {
-  for (const { bar, members } of bars) {
+  for (const { bar, members, sign } of bars) {
     bar.classList.toggle("dim", !members.some(lit));
     bar.classList.toggle("selected", members.includes(state.selected));
+    if (sign) sign.classList.toggle("dim", !members.some(lit));
   }
 }
 

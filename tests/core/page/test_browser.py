@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from html import escape
 from pathlib import Path
@@ -343,6 +344,9 @@ def test_hostile_names_run_nothing(browser: Any, tmp_path: Path, policy: bool) -
             f"document.querySelector('#rows [aria-selected=true]')?.dataset.row === '{number}'"
         )
         seen.append(browser.run(TITLE))
+        [code] = [text for text in texts(browser, "#drawer code, #drawer pre") if "].read(" in text]
+        assert printable(code) == code
+        assert name == ast.literal_eval(code.partition("].read(")[2][:-1])
     assert [printable(name) for name in HOSTILE] == seen
     assert "undefined" == browser.run("typeof window.hacked")
     assert ["object", 30] == browser.run(

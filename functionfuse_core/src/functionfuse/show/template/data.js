@@ -57,7 +57,7 @@ function address(i) {
 function addressed(hash) {
   const found = /^#(node|number)=(.*)$/.exec(hash);
   if (!found) return null;
-  if (found[1] === "number") return found[2] < N ? Number(found[2]) : -1;
+  if (found[1] === "number") return /^\d+$/.test(found[2]) && found[2] < N ? Number(found[2]) : -1;
   try {
     return numbers.get(decodeURIComponent(found[2])) ?? -1;
   } catch {

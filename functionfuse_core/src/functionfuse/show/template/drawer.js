@@ -64,8 +64,11 @@ const printableLines = (value) => value.split("\n").map((line) => printable(line
 
 // Python reads JSON's texts as its own.
 function call(i) {
-  const workflow = JSON.stringify(D.workflow), name = JSON.stringify(C.name[i]);
-  return D.run ? `storage.runs(${workflow}, last=None)[${JSON.stringify(D.run)}].read(${name})` : `storage.read_task(${workflow}, ${name})`;
+  // What turns the line around or has no glyph is escaped.
+  const quoted = (text) => JSON.stringify(text).replace(/[^\x20-\x7e\p{L}\p{N}\p{P}\p{S}]|\p{Bidi_C}/gu,
+    (char) => "\\U" + char.codePointAt(0).toString(16).padStart(8, "0"));
+  const workflow = quoted(D.workflow), name = quoted(C.name[i]);
+  return D.run ? `storage.runs(${workflow}, last=None)[${quoted(D.run)}].read(${name})` : `storage.read_task(${workflow}, ${name})`;
 }
 
 function resultOf(i) {

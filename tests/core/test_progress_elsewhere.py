@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import gc
 import io
 import logging
@@ -14,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import nbformat
@@ -25,6 +27,8 @@ from functionfuse.backends.builtin.inplace import OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.run import progress
+from functionfuse.run.progress import Progress
+from functionfuse.run.run import Run
 from functionfuse.show import progress as texts
 from functionfuse.show.progress import End, Lines, News, Row, View, span
 from functionfuse.storage import storage_factory
@@ -172,6 +176,47 @@ def test_a_run_beside_another(capsys: pytest.CaptureFixture[str]) -> None:
         flow_of(divide(1), name="third").run(progress=True)
     names = [re.split("[: ]+", line)[:2] for line in capsys.readouterr().err.splitlines()]
     assert [["first", "0/1"], ["✓", "first"], ["✓", "third"]] == names
+
+
+def test_ctrl_c_at_any_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it comes when a run begins and ends, no thread stays, and the next run is shown.
+
+    Python looks for signals when a function begins, and after each call.
+    """
+    monkeypatch.setattr(progress, "_EVERY", 0.005)
+    codes = {Run.run.__code__, Progress.__enter__.__code__, Progress.__exit__.__code__}
+    flow, main, steps, last = flow_of(divide(1)), threading.get_ident(), 0, 0
+    before = ""  # the last instruction
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal before, steps
+        if frame.f_code not in codes or threading.get_ident() != main:
+            return None
+        frame.f_trace_opcodes = True
+        is_looking = event == "call" or (event == "opcode" and before.startswith("CALL"))
+        before = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        steps += is_looking
+        if is_looking and steps == last:
+            raise KeyboardInterrupt
+        return trace
+
+    former = sys.gettrace()
+    while steps == last:
+        steps, last = 0, last + 1
+        sys.settrace(trace)
+        try:
+            flow.run(progress=True)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(former)
+        capsys.readouterr()
+        flow_of(divide(1), name="next").run(progress=True)
+        assert "✓ next: 1 computed in" in capsys.readouterr().err, last
+        assert not [each for each in threading.enumerate() if each.name == progress.__name__]
+    assert last > 12
 
 
 class Broken(io.StringIO):

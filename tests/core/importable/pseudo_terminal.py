@@ -14,10 +14,25 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 from rich.cells import cell_len
 
-_PARTS = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
+HEAD = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage import storage_factory
+
+def nap(seconds, *after):
+    time.sleep(seconds)
+    return seconds
+
+naps = workflow(nap)
+"""
+
+_PARTS = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|\x1b([D78])|([\r\n])|[^\x1b\r\n]+")
 _TOP = re.compile(r" [\d,]+/[\d,]+|planning")
 
 
@@ -28,42 +43,56 @@ class Seen:
         script: the lines of the script.
         raw: the characters.
         code: the exit code of the script.
-        frames: all lines, each time after the cursor has gone up: then there is a whole bar.
+        frames: all lines, each time after the cursor has gone back: then there is a whole bar.
         lines: all lines in the end.
         wrapped: lines that were too long.
     """
 
-    def __init__(self, raw: str, script: str, code: int, columns: int) -> None:
+    def __init__(  # noqa: C901  # a branch for each thing that a terminal does
+        self, raw: str, script: str, code: int, columns: int
+    ) -> None:
         self.script = script.splitlines()
         self.raw = raw
         self.code = code
         self.frames: list[list[str]] = []
         self.wrapped: list[str] = []
-        lines, row, column = [""], 0, 0
+        rows: list[list[str]] = [[]]  # cells; a wide character has an empty one behind it
+        row = column = 0
+        kept = 0, 0
         for part in _PARTS.finditer(raw):
-            text, number, kind = part[0], part[1], part[2]
+            text, number, kind = part[0], part[1], part[2] or part[3] or part[4]
             if kind == "m":
                 continue
             if kind == "J":
-                del lines[row + 1 :]
-                lines[row] = lines[row][:column]
+                del rows[row + 1 :], rows[row][column:]
             elif kind == "A":
                 row -= int(number)
-                self.frames.append([line.rstrip() for line in lines])
+            elif kind == "7":
+                kept = row, column
+            elif kind == "8":
+                row, column = kept
+                self.frames.append(_lines(rows))
+            elif kind in {"D", "\n"}:
+                row, column = row + 1, column if kind == "D" else 0
+                rows += [[]] * (row + 1 - len(rows))
+            elif kind == "\r":
+                column = 0
             elif kind:
                 raise AssertionError(f"the terminal got {text!r}")
-            elif text == "\r":
-                column = 0
-            elif text == "\n":
-                row += 1
-                lines += [""] * (row + 1 - len(lines))
-            else:
-                old = lines[row].ljust(column)
-                lines[row] = old[:column] + text + old[column + len(text) :]
-                column += len(text)
-                if cell_len(lines[row]) > columns:
-                    self.wrapped.append(lines[row])
-        self.lines = [line.rstrip() for line in lines]
+            for character in "" if kind else text:
+                width = cell_len(character)
+                if not width:  # an accent
+                    rows[row][column - 1] += character
+                    continue
+                if column + width > columns:
+                    if character != " ":
+                        self.wrapped.append("".join(rows[row]))
+                    row, column = row + 1, 0
+                    rows += [[]] * (row + 1 - len(rows))
+                rows[row] = rows[row] + [" "] * (column - len(rows[row]))
+                rows[row][column : column + width] = [character, *[""] * (width - 1)]
+                column += width
+        self.lines = _lines(rows)
         while self.lines and not self.lines[-1]:
             self.lines.pop()
 
@@ -75,6 +104,10 @@ class Seen:
             tops = [n for n, line in enumerate(frame) if _TOP.search(line)]
             found.append(frame[tops[-1] :] if tops else [])
         return found
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    return ["".join(row).rstrip() for row in rows]
 
 
 def run(
@@ -128,3 +161,17 @@ def run(
         meanwhile(parent, raw.decode(errors="replace"))
     os.close(parent)
     return Seen(raw.decode(), script.read_text(), process.wait(60), columns)
+
+
+Run = Callable[..., Seen]
+
+
+def in_folder(folder: Path) -> Run:
+    """Return a `run` for code about workflows; progress is shown at once, unless `now` is false."""
+
+    def run_in_folder(code: str, *, now: bool = True, **options: Any) -> Seen:
+        if now:
+            options.setdefault("FUNCTIONFUSE_PROGRESS", "1")
+        return run(folder / "script.py", HEAD + dedent(code), **options)
+
+    return run_in_folder

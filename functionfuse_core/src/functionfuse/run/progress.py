@@ -5,6 +5,10 @@ lock. The thread reads what the run's own thread changes meanwhile, by calls tha
 numbers may be off by one until the next look.
 
 One run at a time is shown in a process. A run inside a node, in any process, shows nothing.
+
+Ctrl-C can come between any two steps of the run's own thread, also in `__enter__` and `__exit__`.
+So all that is drawn, and the end of it, is the work of the other thread. That one ends when the run
+says so, or else when the lock `running` is free: no Ctrl-C comes between a `with` and its lock.
 """
 
 from __future__ import annotations
@@ -50,18 +54,22 @@ _KNOWN = 0.05  # the part of the nodes that must be computed before the time lef
 
 _function = attrgetter("function")
 
-_shown = threading.Lock()  # held by the run that is shown
+# The lock and the thread of the run that is shown, or that was the last one. LOCK guards it.
+_shown = [(threading.Lock(), threading.Thread())]
 
 _in_worker = re.compile(r'File "(.+?)", line (\d+)').findall
 _LIBRARIES = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__)
 
 
 class Progress:
-    """Shows a run; a context manager around it.
+    """Shows a run; a context manager around it, within one of `running`.
 
     Args:
         wanted: True to show it at once, wherever that is; False not to show it; None: as the
             environment variable says, and else on terminals and in notebooks, after a second.
+
+    Attributes:
+        running: a lock that is held while the run may be shown.
 
     Raises:
         OptionsError: the environment variable is neither 0 nor 1.
@@ -71,6 +79,7 @@ class Progress:
         self._events = events
         self._order = order
         self._make, self._quiet = _choice(wanted)
+        self.running = threading.Lock()
         self._painter: Painter | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -84,60 +93,65 @@ class Progress:
         self._left: dict[int, float] = {}  # by function: nodes that are not computed
         self._done: dict[int, float] = {}  # and that are
         self._timed: dict[int, tuple[int, float]] = {}  # some of these, and their seconds
+        self._news: list[News] = []  # to be told
         self._told = 0  # how many failures
+        self._interrupted = 0  # nodes that Ctrl-C ended: these didn't fail
+        self._why: str | None = None  # the run has ended early; None: it has not ended
         self._again: dict[int, int] = {}  # by node: attempts that were told
         self._is_broken = False
 
     def __enter__(self) -> Self:
-        if self._make is None or current_node() or not _shown.acquire(blocking=False):
+        if self._make is None or current_node():
             return self
         guard_forks()
         run = copy_context().run  # a notebook finds its cell by the context
         thread = threading.Thread(target=run, args=(self._poll,), daemon=True, name=__name__)
+        with LOCK:
+            running, former = _shown[0]
+            if running.locked():
+                return self
+            _shown[0] = self.running, thread
+        if former.is_alive():  # Ctrl-C came when it should end: it ends at its next look
+            former.join()
+        self._thread = thread
         try:
             thread.start()
         except RuntimeError:  # there are too many threads
-            _shown.release()
-        else:
-            self._thread = thread
+            self._thread = None
         return self
 
     def last_look(self) -> None:
-        """End the thread, and show the failures that it has not seen, before they are dropped."""
+        """Note the failures that were not told, before they are dropped."""
         if self._thread is not None and self._process == os.getpid():
-            self._stop.set()
-            self._thread.join()
-            self._guarded(self._tell)
+            self._guarded(self._note)
 
     def __exit__(
         self, _: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._thread is None or self._process != os.getpid():
             return  # a child that leaves the run by an error, too
-        try:
-            self.last_look()
-            self._guarded(lambda painter: painter.end(self._end(error)))
-        finally:  # also after a second Ctrl-C
-            self._stop.set()
-            with LOCK:
-                self._close()
-            self._thread = None
-            _shown.release()
+        self._why = f"ended by {text_of(error)}" if error else ""
+        if isinstance(error, KeyboardInterrupt):
+            self._why = "interrupted"
+        self._stop.set()
+        self._thread.join()
 
     def _poll(self) -> None:
-        while not self._stop.wait(_EVERY) and not self._is_broken:
-            self._guarded(self._look)
+        while not self._stop.wait(_EVERY) and self.running.locked() and not self._is_broken:
+            self._guarded(lambda: self._paint(self._look))
+        why = self._why
+        if why is not None:
+            self._guarded(lambda: self._paint(lambda painter: self._finish(painter, why)))
+        with LOCK:
+            self._close()
 
-    def _guarded(self, show: Callable[[Painter], object]) -> None:
-        """Show something if it is time; an error ends only the progress."""
+    def _guarded(self, do: Callable[[], object]) -> None:
+        """Do something alone; an error ends only the progress."""
         failed: Exception | None = None
         with LOCK:
             try:
-                self._watch(monotonic())
-                if self._make and not self._is_broken and monotonic() >= self._began + self._quiet:
-                    if self._painter is None:
-                        self._painter = self._make()
-                    show(self._painter)
+                if not self._is_broken:
+                    do()
             except Exception as error:  # noqa: BLE001  # the run is more important
                 self._is_broken, failed = True, error
                 self._close()
@@ -148,10 +162,21 @@ class Progress:
         if isinstance(self._painter, Terminal):
             self._painter.close()
 
+    def _paint(self, show: Callable[[Painter], object]) -> None:
+        """Show something, if it is time."""
+        self._watch(monotonic())
+        if self._make and monotonic() >= self._began + self._quiet:
+            if self._painter is None:
+                self._painter = self._make()
+            show(self._painter)
+
     def _look(self, painter: Painter) -> None:
-        if not self._stop.is_set():
-            self._tell(painter)
-            painter.show(self._view())
+        self._tell(painter)
+        painter.show(self._view())
+
+    def _finish(self, painter: Painter, why: str) -> None:
+        self._tell(painter)
+        painter.end(self._end(why))
 
     def _watch(self, now: float) -> None:
         """Note which nodes run; or which are submitted, if the backend doesn't tell what runs."""
@@ -178,7 +203,7 @@ class Progress:
         if not self._planned:
             return View(name, 0, 0)
         submitted, running = state.count(SUBMITTED), state.count(RUNNING)
-        reused, failed = len(events.reused), len(events.failed)
+        reused, failed = len(events.reused), len(events.failed) - self._interrupted
         done = len(events.ran) + reused + failed
         open_ = state.count(WAITING) + submitted + running
         total = done + open_ + max(0, state.count(STOPPED) - failed)
@@ -235,7 +260,13 @@ class Progress:
             self._timed[key] = timed + 1, seconds + ran[index][1]
 
     def _tell(self, painter: Painter) -> None:
-        """Tell the failures that were not told, and the new attempts."""
+        """Tell what is new."""
+        self._note()
+        while self._news:
+            painter.tell(self._news.pop(0))
+
+    def _note(self) -> None:
+        """Note the new failures and the new attempts, to be told."""
         events = self._events
         new_attempts = events.retried.items() if len(self._again) < _MOST else ()
         for index, text in list(new_attempts)[:_MOST]:
@@ -243,23 +274,24 @@ class Progress:
             if failed > self._again.get(index, 0) and index not in events.failed:
                 self._again[index] = failed
                 told = f"{text} (attempt {failed}, is tried again)"
-                painter.tell(News(events.names[index], told, again=True))
-        if len(events.errors) > self._told:
-            new = list(events.errors.items())[self._told :]
-            for index, error in new[: max(0, _MOST - self._told)]:
-                painter.tell(News(events.names[index], events.failed[index], _place(error)))
-            if self._told < _MOST < self._told + len(new):
-                painter.tell(News("", "more nodes failed, which the report of the run has"))
-            self._told += len(new)
+                self._news.append(News(events.names[index], told, again=True))
+        for index, error in list(events.errors.items())[self._told + self._interrupted :]:
+            if isinstance(error, KeyboardInterrupt):
+                self._interrupted += 1
+                continue
+            self._told += 1
+            if self._told <= _MOST:
+                name, text = events.names[index], events.failed[index]
+                self._news.append(News(name, text, _place(error)))
+            elif self._told == _MOST + 1:
+                more = "more nodes failed, which the report of the run has"
+                self._news.append(News("", more))
 
-    def _end(self, error: BaseException | None) -> End:
+    def _end(self, why: str) -> End:
         events, state = self._events, self._order.state
-        failed = sum(index not in events.ran for index in events.failed)
+        failed = sum(index not in events.ran for index in events.failed) - self._interrupted
         left_out = sum(map(state.count, (WAITING, SUBMITTED, RUNNING, STOPPED))) - failed
         reused = events.reused.difference(events.ran)  # it looks at the former only
-        why = f"ended by {text_of(error)}" if error else ""
-        if isinstance(error, KeyboardInterrupt):
-            why = "interrupted"
         return End(
             events.workflow_name,
             len(events.ran),
@@ -325,7 +357,10 @@ def _place(error: BaseException) -> str:
     if not lines:
         return ""
     file, line = (own or lines)[-1]
-    here = os.getcwd() + os.sep
+    try:
+        here = os.getcwd() + os.sep
+    except OSError:  # the folder is gone
+        here = ""
     return f"{file.removeprefix(here)}:{line}"
 
 

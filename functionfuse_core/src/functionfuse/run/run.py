@@ -161,7 +161,8 @@ class Run:
         overrides = self._workflow.told
         if overrides.plan and not self._grows:
             overrides.plan(self._workflow.workflow_name, self.plan)
-        with Progress(self._progress, self._events, self._scheduler.order) as progress:
+        progress = Progress(self._progress, self._events, self._scheduler.order)
+        with progress.running, progress:
             return self._run(progress)
 
     def _run(self, progress: Progress) -> list[Any]:

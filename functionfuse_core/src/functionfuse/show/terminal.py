@@ -1,8 +1,11 @@
 """A bar on a terminal, which shows the progress of a run.
 
-While there is a bar, the cursor stands in an empty line above it. So text that others write there,
-such as other processes and log handlers, stands above the bar, and a terminal that is made narrower
-shifts nothing. Each new bar is drawn from the cursor downward, and the cursor goes up again.
+While there is a bar, the cursor stands in the line above it, in the column where it was. So text
+that others write there, such as other processes and `getpass`, stands above the bar, also a part of
+a line, and a terminal that is made narrower shifts nothing. Each new bar is drawn below the cursor,
+which goes back then. A line that stays needs a line of its own, and nobody tells in which column
+the cursor is: as many spaces as the terminal has columns lead to the next line, but not from an
+empty one. (That is how zsh begins its prompt.)
 
 This process's text goes through `Terminal._pass_on`: the bar is erased before it, and drawn again
 after the end of a line. For this, the streams get another `write`, and stay the same objects: so
@@ -31,6 +34,8 @@ if TYPE_CHECKING:  # rich is imported only to draw
 __all__ = ["LOCK", "Terminal", "guard_forks", "is_terminal"]
 
 _ERASE = "\x1b[J"  # all from the cursor on
+_DOWN = "\x1bD"  # to the next line, in the same column
+_REMEMBER, _RETURN = "\x1b7", "\x1b8"  # the place of the cursor
 _PAUSE = 0.05  # seconds without a new bar, however many lines are printed
 _BAR, _SHORTEST_BAR = 21, 5  # columns
 
@@ -50,8 +55,13 @@ class Terminal:
         self._stream: Any = sys.stderr
         self._console = Console(file=self._stream, force_terminal=True, legacy_windows=False)
         self._has_colors = bool(self._console.color_system) and not self._console.no_color
-        self._own: Callable[[str], object] = self._stream.write
-        self._taken: list[tuple[Any, Callable[[str], Any]]] = []  # streams, each with our `write`
+        # IPython gives a stream a `write` of its own, which would keep all bars.
+        write = getattr(type(self._stream), "write", None)
+        self._own: Callable[[str], object] = (
+            partial(write, self._stream) if write else self._stream.write
+        )
+        # Streams, each with our `write`, and the one that it had as an attribute.
+        self._taken: list[tuple[Any, Callable[[str], Any], Callable[[str], Any] | None]] = []
         self._input: Callable[..., str] = builtins.input
         self._asks = self._ask  # one object, to compare with
         self._lines: list[str] = []  # of the bar
@@ -88,9 +98,13 @@ class Terminal:
     def give_back(self) -> None:
         """Give the streams back; a `write` that somebody holds only writes from now on."""
         _shown.discard(self)
-        for stream, write in self._taken:
-            if vars(stream).get("write") is write:
+        for stream, write, former in self._taken:
+            if vars(stream).get("write") is not write:
+                continue
+            if former is None:
                 del stream.write
+            else:
+                stream.write = former
         self._taken.clear()
         if builtins.input is self._asks:
             builtins.input = self._input
@@ -132,14 +146,18 @@ class Terminal:
         if self not in _shown and not self._is_gone:
             self._take_streams()
         if not self._in_line:
-            text = "".join(f"\n{line}" for line in self._lines)
-            self._put(f"{_ERASE}{text}\r\x1b[{len(self._lines)}A" if text else _ERASE)
-            self._is_there = True
+            before = _ERASE if self._is_there else ""
+            if count := len(self._lines):
+                before += f"{_DOWN * count}\x1b[{count}A"  # the terminal may scroll
+                text = "\n".join(self._lines)
+                self._put(f"{before}{_REMEMBER}\n{_ERASE}{text}{_RETURN}")
+                self._is_there = True
             self._drawn = monotonic()
 
     def _write(self, lines: list[str]) -> None:
         """Write lines that stay, in place of the bar."""
-        begin = "\n" if self._in_line else _ERASE
+        spaces = " " * (self._size()[0] + 1)
+        begin = "\n" if self._in_line else f"{spaces}\r{_ERASE}"
         self._put(begin + "".join(f"{line}\n" for line in lines))
         self._is_there = self._in_line = False
 
@@ -174,11 +192,12 @@ class Terminal:
         known = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
         streams: dict[int, Any] = {id(stream): stream for stream in known}
         for stream in filter(is_terminal, streams.values()):
-            if "write" not in getattr(stream, "__dict__", {"write": "can't be set"}):
+            if hasattr(stream, "__dict__"):  # else `write` can't be set
+                former = vars(stream).get("write")
                 write = partial(self._pass_on, stream, stream.write)
                 stream.flush()
                 stream.write = write
-                self._taken.append((stream, write))
+                self._taken.append((stream, write, former))
 
 
 def is_terminal(stream: Any) -> bool:

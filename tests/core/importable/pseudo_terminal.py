@@ -14,6 +14,7 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from threading import Timer
 from typing import Any
 
 from rich.cells import cell_len
@@ -147,6 +148,8 @@ def run(
         ),
     )
     os.close(child)
+    late = Timer(120, process.kill)  # the test fails then, and doesn't hang
+    late.start()
     raw, pressed = b"", False
     while True:
         try:
@@ -159,6 +162,7 @@ def run(
             pressed = True
             os.write(parent, b"\x03")
         meanwhile(parent, raw.decode(errors="replace"))
+    late.cancel()
     os.close(parent)
     return Seen(raw.decode(), script.read_text(), process.wait(60), columns)
 

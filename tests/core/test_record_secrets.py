@@ -213,3 +213,48 @@ def test_a_stored_result_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
         flow.run()
     assert "stored result is of no use" == storage.runs("w")[-1]["picky"].reason
     assert b"canary" not in raw(storage)
+
+
+def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@workflow(ignore=["token"])
+@_wrapped
+def fetch(url: str, token: str) -> int:
+    return len(url)
+
+
+@workflow(ignore=["options"])
+def send(url: str, **options: str) -> int:
+    return len(url)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda secret: fetch("u", secret),
+        lambda secret: send("u", password=secret),
+        lambda secret: send("u", url2="x", password=secret),
+    ],
+)
+def test_arguments_of_a_wrapper_are_not_shown(make: Callable[[str], Any]) -> None:
+    """They count, as only the wrapper knows what it hands on; but no text of them is stored."""
+    store = MemoryStore()
+    storage = Storage(store)
+    for secret in ("canary 1", "canary 2"):
+        flow = LocalWorkflow(make(secret).set_name("last"), workflow_name="w")
+        flow.set_storage(storage)
+        flow.run()
+        report = flow.report
+        assert report is not None
+        assert "computed" == report["last"].action
+    assert "changed" in report["last"].reason
+    assert "canary" not in str(report)
+    assert "canary" not in str(storage.report("w").page())
+    assert b"canary" not in raw(storage)
+    assert not [blob.key for blob in store.list("") if b"canary" in bytes(store.get(blob.key))]

@@ -21,6 +21,8 @@ __all__ = [
     "check_ignored",
     "check_packages",
     "defaults_of",
+    "hidden_names",
+    "ignored_positions",
     "order_of",
     "parameters_of",
 ]
@@ -129,6 +131,47 @@ def parameters_of(function: Any, node: Node) -> tuple[tuple[str, ...], frozenset
     if bound:
         names, keywords = names[1:], keywords - set(names[:1])
     return names, keywords, inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def ignored_positions(node: Node) -> set[int]:
+    """Return the positions of arguments in `ignore`; keywords come after those by position.
+
+    These are also arguments that have the name in a function that the called one wraps, and parts
+    of `*args` or `**kwargs`. In a fingerprint, such arguments count, because only the wrapper knows
+    what it hands on; but they are never shown.
+    """
+    ignore, count = set(node.called.settings.ignore), len(node.args)
+    keywords = [*enumerate(node.kwargs, count)]
+    found = {position for position, name in keywords if name in ignore}
+    for function in (node.function, inspect.unwrap(node.function)):
+        names, by_keyword, _ = parameters_of(function, node)
+        every = [*names, *(f"*{number}" for number in range(count - len(names)))]
+        found.update(n for n, name in enumerate(every[:count]) if name in ignore)
+        if ignore <= {*names, *by_keyword}:
+            continue  # none is the name of `*args` or `**kwargs`
+        kinds = {parameter.kind: parameter.name for parameter in _parameters(function)}
+        if kinds.get(inspect.Parameter.VAR_POSITIONAL) in ignore:
+            found.update(range(len(names), count))
+        if kinds.get(inspect.Parameter.VAR_KEYWORD) in ignore:
+            found.update(position for position, name in keywords if name not in by_keyword)
+    return found
+
+
+def hidden_names(node: Node, order: Iterable[tuple[str, int]]) -> set[str]:
+    """Return the names, in a fingerprint, of arguments that count and must not be shown.
+
+    Args:
+        order: as from `order_of`.
+    """
+    positions = ignored_positions(node)
+    return {name for name, position in order if position in positions}
+
+
+def _parameters(function: Any) -> Iterable[inspect.Parameter]:
+    try:
+        return inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return ()
 
 
 def check_ignored(node: Node, function: Any, seen: Seen, home: str) -> None:

@@ -28,6 +28,7 @@ from .arguments import (
     check_ignored,
     check_packages,
     defaults_of,
+    hidden_names,
     order_of,
     parameters_of,
 )
@@ -118,8 +119,9 @@ class Identities:
         for name in sorted(head.seen.packages):
             if version := version_of(name):
                 packages[name] = version
+        hidden = hidden_names(node, self.told(node)[2]) if head.ignored else ()
         for name, value, stream in self._arguments(node, head):
-            text = shown(value) if type(value) in LITERALS else ""
+            text = shown(value) if type(value) in LITERALS and name not in hidden else ""
             arguments[name] = [text, xxh3_128_digest(stream)[:8].hex()]
         parts = {**head.parts, "packages": packages, "arguments": arguments}
         plugins = self.plugins(node) if self.has_plugins else []
@@ -142,11 +144,7 @@ class Identities:
         return head, values, head.orders.get(shape) or order_of(node, head, shape)
 
     def argument_digest(self, node: Node, index: int, value: Any) -> str:
-        """Return the digest of an argument, as it is in `parts`; "" if it has none.
-
-        Args:
-            index: its place in the order from `told`.
-        """
+        """Return the digest of an argument as in `parts`, by its place in `told`; "" for none."""
         stream = self._long.get(id(value)) or self._given.get(node, {}).get(index)
         if stream is None and type(value) in LITERALS:
             stream = LITERALS[type(value)](value)

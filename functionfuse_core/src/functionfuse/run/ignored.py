@@ -7,13 +7,11 @@ one above it, takes an ignored value that can be a secret.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from inspect import Parameter
 from typing import Any
 
 from ..graph.nodes import MethodCall, Node
 from ..graph.workflow import Graph
-from ..reuse.arguments import parameters_of
+from ..reuse.arguments import ignored_positions
 
 __all__ = ["Ignored"]
 
@@ -29,14 +27,10 @@ class Ignored:
         self._secret: dict[int, bool] = {}  # by index of a node with ignored values
 
     def positions(self, node: Node) -> set[int]:
-        """Return the positions of ignored arguments; keywords come after arguments by position.
-
-        They also count under the names that they have in a function that the called one wraps, and
-        as a part of `*args` or `**kwargs`. A fingerprint is stricter.
-        """
+        """Return the positions of ignored arguments; see `ignored_positions`."""
         form = node.called, node.label, len(node.args), *node.kwargs
         if form not in self._positions:
-            self._positions[form] = _positions(node)
+            self._positions[form] = ignored_positions(node)
         return self._positions[form]
 
     def may_be_in(self, failed: int) -> bool:
@@ -55,31 +49,6 @@ class Ignored:
                     return True
             waiting += self._graph.parents[index]
         return False
-
-
-def _positions(node: Node) -> set[int]:
-    ignore, count = set(node.called.settings.ignore), len(node.args)
-    keywords = [*enumerate(node.kwargs, count)]
-    found = {position for position, name in keywords if name in ignore}
-    for function in (node.function, inspect.unwrap(node.function)):
-        names, by_keyword, _ = parameters_of(function, node)
-        every = [*names, *(f"*{number}" for number in range(count - len(names)))]
-        found.update(n for n, name in enumerate(every[:count]) if name in ignore)
-        if ignore <= {*names, *by_keyword}:
-            continue  # none is the name of `*args` or `**kwargs`
-        kinds = {parameter.kind: parameter.name for parameter in _parameters(function)}
-        if kinds.get(Parameter.VAR_POSITIONAL) in ignore:
-            found.update(range(len(names), count))
-        if kinds.get(Parameter.VAR_KEYWORD) in ignore:
-            found.update(position for position, name in keywords if name not in by_keyword)
-    return found
-
-
-def _parameters(function: Any) -> Iterable[Parameter]:
-    try:
-        return inspect.signature(function, follow_wrapped=False).parameters.values()
-    except (TypeError, ValueError):
-        return ()
 
 
 def _values(node: Node) -> list[Any]:

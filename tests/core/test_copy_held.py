@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from copies import Tree, actions, again, keys, storage_of
+from copies import KINDS, Tree, actions, again, keys, storage_of
 from kept_values import Kept
 from result_bytes import header_of, rest_of, sealed
 from xxhash import xxh3_128_hexdigest
@@ -74,7 +74,7 @@ HELD = ("earlier", "unsigned")
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("how", HELD)
-@pytest.mark.parametrize("kind", ["files", "memory", "sqlite"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_side_data_that_rots_in_the_source(
     kind: str, how: str, number: int, source: FileStorage, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def after_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     level = logger.level
     monkeypatch.setattr(sys, "argv", [*sys.argv])
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     yield
     ComputingWorkflow.overrides = Overrides()

@@ -286,6 +286,7 @@ def _script(arguments: Namespace, ended: Sequence[object] = ()) -> int:
     sys.argv = [script, *arguments.rest]
     if not sys.flags.safe_path:
         sys.path[0] = os.path.dirname(os.path.realpath(script))
+    hook = sys.excepthook
     module = sys.modules["__main__"] = ModuleType("__main__")
     module.__file__ = os.path.abspath(script)  # `runpy` would keep a relative path
     module.__dict__["__builtins__"] = builtins
@@ -294,10 +295,11 @@ def _script(arguments: Namespace, ended: Sequence[object] = ()) -> int:
     except Exception as error:  # noqa: BLE001  # it is the script's
         if ended:
             return 0
-        if sys.excepthook is not sys.__excepthook__:
-            sys.excepthook(type(error), error, error.__traceback__)
-        else:
+        if sys.excepthook is hook or isinstance(error, FunctionFuseError):
             _show(error, arguments)
+        else:  # that of the script; the first line is ours
+            trace = error.__traceback__
+            sys.excepthook(type(error), error, trace and trace.tb_next)
         return 1
     return 0
 

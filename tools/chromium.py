@@ -225,7 +225,9 @@ class Chromium:
 
     def _read(self) -> None:
         """Read some messages."""
-        if not select.select([self._in], [], [], _SECONDS)[0]:
+        ready = select.poll()  # `select.select` takes no descriptor above 1023
+        ready.register(self._in, select.POLLIN)
+        if not ready.poll(1000 * _SECONDS):
             raise PageError("Chromium doesn't answer")
         data = os.read(self._in, 1 << 20)
         if not data:

@@ -65,7 +65,9 @@ class Terminal:
         """Wait for a question, and answer it; `err` is all that the terminal shows."""
         shown = b""
         while not shown.endswith(question.encode()):
-            if not select.select([self.ours], [], [], 60)[0]:
+            ready = select.poll()  # `select.select` takes no descriptor above 1023
+            ready.register(self.ours, select.POLLIN)
+            if not ready.poll(60_000):
                 self.process.kill()
                 raise AssertionError(f"no question, but {shown!r}")
             shown += os.read(self.ours, 1000)

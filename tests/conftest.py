@@ -87,6 +87,8 @@ def after_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", [*sys.argv])
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    # As in a process that is no worker; a test before may have made it one.
+    monkeypatch.setattr("functionfuse.serializers.script._script", "")
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     yield
     ComputingWorkflow.overrides = Overrides()

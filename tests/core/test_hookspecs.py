@@ -68,7 +68,10 @@ def test_the_example_is_complete(
     install("my-package", kind, "my_module", module, group=group)
     if group in registry.GROUPS:
         record = registry.find(group, kind)
-        assert (kind, hookspecs.API_VERSION) == (record.kind, record.api_version)
+        assert (kind, hookspecs.API_VERSION) == (
+            getattr(record, registry.GROUPS[group].field),
+            record.api_version,
+        )
     else:
         (entry,) = [entry for entry in registry.entries(group) if entry.kind == kind]
         caller = getattr(registry.register(entry).hook, name)

@@ -15,16 +15,20 @@ def main() -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it is closed
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if sys.argv[1:] == ["--version"]:  # before argparse is imported, which takes half of the time
+        return _version()
     try:
-        if sys.argv[1:] != ["--version"]:
-            from .cli.main import run
+        from .cli.main import run
 
-            return run(sys.argv[1:])
-        # Without argparse, whose import takes half of the time.
-        sys.stdout.write(f"functionfuse {__version__}\n")
-        sys.stdout.flush()
+        return run(sys.argv[1:])
     except KeyboardInterrupt:  # while modules are imported
         return 130
+
+
+def _version() -> int:
+    try:
+        sys.stdout.write(f"functionfuse {__version__}\n")
+        sys.stdout.flush()
     except OSError as error:  # nobody reads, or the disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tells it again
         if isinstance(error, BrokenPipeError):

@@ -101,10 +101,8 @@ class CliCommand:
     Attributes:
         name: the word that users type after `functionfuse`; exactly the name of the entry point.
         help: a one-line description.
-        configure: adds its arguments to a parser. `--storage`, `--config`, `--json` and `--debug`
-            are added for every command.
-        run: runs the command with the parsed arguments; returns the exit status: 0 done, 1 bad
-            news. `functionfuse.cli.open_storage` and `emit` open the storage and print.
+        configure: adds its arguments to a parser, which has those that all commands have.
+        run: runs the command with the parsed arguments; returns 0 if it is done, 1 for bad news.
         api_version: the `API_VERSION` that the plugin was written for, as a number.
     """
 
@@ -114,11 +112,6 @@ class CliCommand:
     run: Callable[[Namespace], int]
     _: KW_ONLY
     api_version: int
-
-    @property
-    def kind(self) -> str:
-        """The name: so it is found as other plugins are."""
-        return self.name
 
 
 @hookspec
@@ -392,11 +385,10 @@ def functionfuse_cli_commands() -> Sequence[CliCommand]:
         from functionfuse.hookspecs import CliCommand, hookimpl
 
         def configure(parser):
-            parser.add_argument("workflow", help="publish the results of this workflow")
+            parser.add_argument("workflow", help="its results are published")
 
         def run(arguments):
             from .site import publish
-
             count = publish(open_storage(arguments), arguments.workflow)
             emit(arguments, {"published": count}, f"{count} results are published")
             return 0

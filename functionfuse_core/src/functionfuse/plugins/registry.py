@@ -47,11 +47,13 @@ class Group(NamedTuple):
         hook: the hook that returns records.
         record: the type of the records.
         published: kind to the distribution of ours that provides it, for advice on installing.
+        field: the field of a record that has its kind.
     """
 
     hook: str
     record: type
     published: dict[str, str]
+    field: str = "kind"
 
 
 GROUPS = {
@@ -70,7 +72,7 @@ GROUPS = {
         hookspecs.BackendKind,
         {"ray": "functionfuse-ray"},
     ),
-    COMMANDS: Group("functionfuse_cli_commands", hookspecs.CliCommand, {}),
+    COMMANDS: Group("functionfuse_cli_commands", hookspecs.CliCommand, {}, "name"),
 }
 
 
@@ -224,7 +226,7 @@ def _record(entry: Entry) -> Any:
                 f"the {entry} returns {type(record).__name__} from its hook {group.hook!r}, and"
                 f" not {group.record.__name__}"
             )
-    kinds = [record.kind for record in records]
+    kinds = [getattr(record, group.field) for record in records]
     if kinds != [entry.kind]:
         raise PluginError(
             f"the {entry} returns records of kinds {kinds} from its hook {group.hook!r}, and not"

@@ -19,6 +19,7 @@ import pytest
 from functionfuse.plugins import entrypoints, registry
 from functionfuse.run import job
 from functionfuse.storage import lease
+from functionfuse.storage.filestorage import FileStorage
 
 IMPORTABLE = str(Path(__file__).parent / "importable")
 
@@ -100,3 +101,21 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         file = getattr(sys.modules[name], "__file__", None)
         if file and Path(file).is_relative_to(tmp_path):
             del sys.modules[name]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FileStorage:
+    """A storage in files with the results of a run, of which one has side data."""
+    from going_back import chain, opened  # it is in `importable`
+
+    storage = opened(tmp_path / "source")
+    chain(storage, 1).run()
+    return storage
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> FileStorage:
+    """An empty storage in files, to copy results to."""
+    from going_back import opened
+
+    return opened(tmp_path / "target")

@@ -26,19 +26,6 @@ from going_back import TASKS, call_of, calls, chain, computed, opened, problems,
 MIB = 1 << 20
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> FileStorage:
-    """A storage in files with the results of a run, of which one has side data."""
-    storage = opened(tmp_path / "source")
-    chain(storage, 1).run()
-    return storage
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> FileStorage:
-    return opened(tmp_path / "target")
-
-
 def save(storage: Storage, task: str, number: int, value: Any = None) -> None:
     storage.save("w", task, value or number, fingerprint={"call": call_of(number)})
 

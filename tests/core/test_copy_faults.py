@@ -22,23 +22,11 @@ from functionfuse.errors import DamagedResultError
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.filestore import FileStore
-from going_back import TASKS, call_of, chain, opened, problems
+from going_back import TASKS, call_of, opened, problems
 from run_records import record
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> FileStorage:
-    storage = opened(tmp_path / "source")
-    chain(storage, 1).run()
-    return storage
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> FileStorage:
-    return opened(tmp_path / "target")
 
 
 def changed(storage: Storage, key: str, offset: int = -1) -> None:

@@ -29,11 +29,6 @@ def source(tmp_path: Path) -> FileStorage:
     return storage
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> FileStorage:
-    return opened(tmp_path / "target")
-
-
 def data_of(storage: Storage) -> list[bytes]:
     """Return the bytes of the files beside the result of the first call."""
     found = [storage.task_info("w", "x"), *storage.earlier("w", "x")]

@@ -18,18 +18,6 @@ HERE = Path(__file__).parent
 MIB = 1 << 20
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> FileStorage:
-    storage = opened(tmp_path / "source")
-    chain(storage, 1).run()
-    return storage
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> FileStorage:
-    return opened(tmp_path / "target")
-
-
 @pytest.mark.parametrize("to", [None, "a", "b"])
 @pytest.mark.parametrize("key", [None, "a"])
 def test_results_are_signed_for_the_target(key: str | None, to: str | None, tmp_path: Path) -> None:

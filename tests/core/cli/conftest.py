@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import rain_store  # in `importable`, which is on the path
+from command_lines import Said
 
 from functionfuse.cli.main import run
 from functionfuse.storage.filestorage import FileStorage
@@ -16,6 +17,18 @@ from functionfuse.storage.filestorage import FileStorage
 @pytest.fixture(autouse=True)
 def _after(after_commands: None) -> None:
     pass
+
+
+@pytest.fixture
+def do(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Return a function that runs a command in this process."""
+
+    def do(*words: str) -> Said:
+        capsys.readouterr()
+        status = run(words)
+        return Said(status, *capsys.readouterr())
+
+    return do
 
 
 @pytest.fixture

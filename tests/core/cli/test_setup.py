@@ -19,7 +19,7 @@ import pytest
 from command_lines import Said, process  # in `importable`, which is on the path
 
 from functionfuse import __version__, plugins
-from functionfuse.cli import doctor, main, setup
+from functionfuse.cli import doctor, setup
 from functionfuse.plugins import entrypoints
 from functionfuse.storage import storage_factory
 
@@ -52,18 +52,6 @@ def only_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(entrypoints, "_scan", ours)
     entrypoints.forget()
-
-
-@pytest.fixture
-def do(capsys: pytest.CaptureFixture[str]) -> Do:
-    """Run a command in this process."""
-
-    def run(*words: str) -> Said:
-        capsys.readouterr()
-        status = main.run(words)
-        return Said(status, *capsys.readouterr())
-
-    return run
 
 
 # plugins

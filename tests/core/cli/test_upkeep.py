@@ -20,7 +20,6 @@ from kept_values import Kept, KeptSerializer
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.cli import main
 from functionfuse.show.texts import size
 from functionfuse.storage.filestorage import FileStorage
 
@@ -28,18 +27,6 @@ HOSTILE = "\x1b[31mred\nline \u202etxt \ud800"
 SHOWN = r"\x1b[31mred\nline \u202etxt \ud800"
 
 Do = Callable[..., Said]
-
-
-@pytest.fixture
-def do(capsys: pytest.CaptureFixture[str]) -> Do:
-    """Run a command in this process."""
-
-    def run(*words: str) -> Said:
-        capsys.readouterr()
-        status = main.run(words)
-        return Said(status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import GraphError
 from ..names import close_to
-from .commands import UsageError, check_folder
+from .commands import UsageError, chosen_folder
 
 __all__ = ["built"]
 
@@ -37,12 +37,9 @@ def built(arguments: Namespace) -> Any:
     parameters = {} if arguments.params is None else _from_file(arguments.params)
     for text in arguments.set:
         _put(parameters, text, signature)
-    if arguments.storage is not None and arguments.config is not None:
-        raise UsageError("--storage and --config exclude each other")
-    if arguments.storage is not None:
-        check_folder(arguments.storage, "--storage")
-        storage = Section("file", {"path": arguments.storage}, ())
-        config = Config(Source({}), storage, (), None, None)
+    folder = chosen_folder(arguments)
+    if folder is not None:
+        config = Config(Source({}), Section("file", {"path": folder}, ()), (), None, None)
     else:
         config = read(nearest() if arguments.config is None else arguments.config)
     if arguments.backend is not None:

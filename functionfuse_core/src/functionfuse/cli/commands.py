@@ -14,7 +14,15 @@ from typing import Any, NoReturn
 from ..errors import FunctionFuseError, PluginError
 from ..show.texts import printable
 
-__all__ = ["Parser", "UsageError", "check_folder", "common_options", "emit", "open_storage"]
+__all__ = [
+    "Parser",
+    "UsageError",
+    "check_folder",
+    "chosen_folder",
+    "common_options",
+    "emit",
+    "open_storage",
+]
 
 
 class UsageError(FunctionFuseError, ValueError):
@@ -45,6 +53,20 @@ def common_options(parser: ArgumentParser) -> None:
     found.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
 
+def chosen_folder(arguments: Namespace) -> str | None:
+    """Return the folder of `--storage`; None if the option isn't given.
+
+    Raises:
+        UsageError: it is no folder's name, or `--config` is given, too.
+    """
+    folder: str | None = arguments.storage
+    if folder is not None:
+        if arguments.config is not None:
+            raise UsageError("--storage and --config exclude each other")
+        check_folder(folder, "--storage")
+    return folder
+
+
 def check_folder(path: str, option: str) -> None:
     """Raise UsageError if an option for a folder has an address, such as "s3://bucket"."""
     if not path:
@@ -64,11 +86,8 @@ def open_storage(arguments: Namespace) -> Any:
         NoConfigError, OptionsError: there is no config, or it is wrong.
         UnknownKindError, PluginError: the storage's plugin is missing or can't be used.
     """
-    folder, config = arguments.storage, arguments.config
-    if folder is not None and config is not None:
-        raise UsageError("--storage and --config exclude each other")
+    folder = chosen_folder(arguments)
     if folder is not None:
-        check_folder(folder, "--storage")
         if not os.path.isdir(folder):
             raise UsageError(f"there is no folder {folder!r}")
         from ..storage.filestore import FileStore
@@ -77,7 +96,7 @@ def open_storage(arguments: Namespace) -> Any:
         return Storage(FileStore(os.path.abspath(folder)))  # no options, so no pydantic
     from ..config.factories import storage_factory  # takes longer than the rest of a command
 
-    storage = storage_factory(... if config is None else config)
+    storage = storage_factory(... if arguments.config is None else arguments.config)
     if not hasattr(storage, "list_workflows"):
         raise PluginError(f"{storage!r} can't be used here: it has no list_workflows")
     return storage

@@ -12,9 +12,9 @@ from importlib import import_module
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from .texts import printable
+from .texts import printable, span
 
-__all__ = ["End", "Lines", "News", "Notebook", "Painter", "Row", "View", "in_notebook", "span"]
+__all__ = ["End", "Lines", "News", "Notebook", "Painter", "Row", "View", "in_notebook"]
 
 _EVERY = 30.0  # seconds between two lines
 _LONGEST = 300  # characters of a name or an error in a line
@@ -217,15 +217,6 @@ def in_notebook(modules: dict[str, Any]) -> bool:
     """Return whether this is a notebook's process, from `sys.modules`; nothing is imported."""
     get = getattr(modules.get("IPython"), "get_ipython", None)
     return get is not None and hasattr(get(), "kernel")
-
-
-def span(seconds: float, digits: int = 1) -> str:
-    """Return a time as text, such as "3.2 s" or "2 min 5 s"."""
-    if round(seconds, digits) < 60:
-        return f"{seconds:.{digits}f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _line(view: View) -> str:

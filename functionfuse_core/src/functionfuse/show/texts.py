@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["duration", "printable", "size", "table", "width"]
+__all__ = ["duration", "printable", "size", "span", "table", "width"]
 
 
 def printable(text: str) -> str:
@@ -52,6 +52,15 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     milliseconds = 1e3 * seconds
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2g} ms"
+
+
+def span(seconds: float, digits: int = 1) -> str:
+    """Return a time that goes on as "0.9 s" or "2 min 5 s": unlike `duration`, in one unit."""
+    if round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def size(count: int) -> str:

@@ -84,6 +84,7 @@ class Run:
             workflow.set_reuse(overrides.reuse, own=workflow._own, packages=workflow._packages)
         keep_going = keep_going or overrides.keep_going
         returns = returns and (overrides.returns or only is not None)
+        self._plans = overrides.plan
         self._workflow = workflow
         self._backend = backend
         self._progress = overrides.progress if progress is None else progress
@@ -158,9 +159,8 @@ class Run:
 
         Raises the error of the first node that failed, with a note of its name.
         """
-        overrides = self._workflow.told
-        if overrides.plan and not self._grows:
-            overrides.plan(self._workflow.workflow_name, self.plan)
+        if self._plans and not self._grows:
+            self._plans(self._workflow.workflow_name, self.plan)
         progress = Progress(self._progress, self._events, self._scheduler.order)
         with progress.running, progress:
             return self._run(progress)

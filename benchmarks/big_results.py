@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -20,6 +21,7 @@ PAGE = 4096 // 8  # items of float64
 
 def measure_in(folder: Path) -> Iterator[Row]:
     yield from array(folder)
+    yield from signed(folder)
     yield from memory_beyond(folder)
 
 
@@ -51,6 +53,25 @@ def array(folder: Path) -> Iterator[Row]:
     )
     yield at_least("np.load of 256 MiB of float64 / read, verified", 1.5, read)
     remove()
+
+
+def signed(folder: Path) -> Iterator[Row]:
+    """Read a result with a key: into own memory, checked by SHA-256. Without, it is mapped."""
+    value = np.random.default_rng(0).random(SIZE // 8)
+    storages = []
+    for name, options in (("with", {"key": "a key"}), ("without", {})):
+        where = {"path": str(folder / name), **options}
+        storages.append(storage_factory({"kind": "file", "options": where}))
+        storages[-1].save(WORKFLOW, "array", value)
+    with_key, without = (
+        lambda each=each: touch(each.read_task(WORKFLOW, "array")) for each in storages
+    )
+    for clock in (perf_counter, process_time):
+        read = time_pair(with_key, without, rounds=ROUNDS, clock=clock)
+        kind = "wall" if clock is perf_counter else "CPU"
+        yield at_most(f"read 256 MiB with a key / without ({kind})", 15, read)
+    for each in storages:
+        each.remove_workflow(WORKFLOW)
 
 
 def touch(array: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

@@ -66,12 +66,17 @@ def _place(nodeid: str) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file together, for its fixtures, and those of Ray: it starts once."""
+    """Keep the tests of a file together, for its fixtures, and those that share what starts slowly.
+
+    That is Ray, and the process that forks for each job of the battery.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith("tests/ray/") else nodeid.partition("::")[0]
+            folders = "tests/ray/", "tests/core/battery/"
+            file = nodeid.partition("::")[0]
+            return next((folder for folder in folders if file.startswith(folder)), file)
 
     return Together(config, log)
 

@@ -60,6 +60,9 @@ def copied() -> Iterator[Path]:
 def tested(root: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Run tests in a copy; return pytest's exit code and output."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # The servers that tests start: without them, a test is skipped, and no fault seen.
+    beside = str(Path(sys.executable).parent)
+    variables["PATH"] = f"{beside}{os.pathsep}{variables.get('PATH', os.defpath)}"
     command = [str(root / ".venv/bin/python"), "-m", "pytest", "-x", "-q", *tests]
     done = subprocess.run(
         command, cwd=root, env=variables, check=False, capture_output=True, text=True
@@ -84,6 +87,9 @@ def main(arguments: list[str]) -> int:
     entries = tomllib.loads(TABLE.read_text(encoding="utf-8"))["mutant"]
     mutants = [Mutant(**entry) for entry in entries]
     chosen = [m for m in mutants if all(part in f"{m.name} {m.file}" for part in arguments)]
+    if not chosen:
+        print(f"no mutant has {' and '.join(map(repr, arguments))} in its name or file")
+        return 1
     # A test that fails anyway kills nothing.
     with copied() as root:
         code, output = tested(root, {test: None for mutant in chosen for test in mutant.tests})

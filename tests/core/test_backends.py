@@ -152,7 +152,7 @@ def test_outcomes_in_any_order(seed: int, stored: bool, tmp_path: Any) -> None:
 
 
 @pytest.mark.battery
-@pytest.mark.parametrize("seed", range(300 if FULL else 15))
+@pytest.mark.parametrize("seed", range(300 if FULL else 8))
 def test_a_backend_that_dies(seed: int, tmp_path: Any) -> None:
     """Its error ends the run, and the report says what the storage has; then all is computed."""
     rng = random.Random(seed)
@@ -398,7 +398,8 @@ def test_what_is_almost_a_backend() -> None:
         LocalWorkflow(step(1, "one"), workflow_name="w").run(Almost())
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.battery
+@pytest.mark.parametrize("seed", range(300 if FULL else 20))
 def test_an_object_that_is_made_again_while_a_call_on_it_runs(seed: int, tmp_path: Any) -> None:
     """The running call and those after it stay on the first object, whatever the replay does."""
 

@@ -297,6 +297,7 @@ def test_many_at_once(slow: str) -> None:
         source.save("w", f"t{number}", number)
     store: Any = source.store if slow == "source" else target.store
     threads: set[str] = set()
+    target.new_workflow("w")
     put = target.store.put
 
     def noted(*arguments: Any, **options: Any) -> None:

@@ -322,11 +322,13 @@ def test_gc_removes_nothing_that_is_put_again_meanwhile(
     key = side_key(source, "kept")
     target.store.put(key, [b"left"])
     os.utime(Path(target.store.root, key), (1, 1))
+    target.new_workflow("w")
     heads, looks = target.store.heads, list[Any]()
 
     def copied(*arguments: Any) -> Any:
         found = list(heads(*arguments))
-        looks.append(found)
+        if arguments[0]:  # not a look for the marker
+            looks.append(found)
         if len(looks) == 3:  # the last look of three
             monkeypatch.undo()
             source.copy("w", target)

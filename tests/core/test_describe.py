@@ -125,7 +125,7 @@ anything = st.recursive(
 
 @pytest.mark.battery
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
-@settings(max_examples=1000 if FULL else 100, deadline=None)
+@settings(max_examples=1000 if FULL else 40, deadline=None)
 @given(anything)
 def test_no_name_of_the_project_is_missed(value: Any) -> None:
     """Whatever a value is made of: all that reading the whole pickle finds, the scan finds."""
@@ -266,7 +266,7 @@ hashable = st.recursive(
 
 @pytest.mark.battery
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
-@settings(max_examples=1000 if FULL else 60, deadline=None)
+@settings(max_examples=1000 if FULL else 30, deadline=None)
 @given(st.lists(hashable | st.sets(hashable) | noise, max_size=5), st.integers(0, 400))
 def test_no_set_is_missed(value: list[Any], repeats: int) -> None:
     """Whatever its items are, wherever a frame begins, however long the memo is."""

@@ -70,7 +70,7 @@ def test_the_requests_of_a_run() -> None:
     """None for earlier results, unless results are replaced; then they are listed once.
 
     A save that replaces is three requests: header, copy, put. A restore is two after the header.
-    The record of the run is one more put.
+    The record of the run is one more put. So is the marker, if a run computes or restores.
     """
     store, asked = Requests(), {}
     for turn, number in enumerate((1, 1, 2, 2, 1)):
@@ -79,11 +79,11 @@ def test_the_requests_of_a_run() -> None:
         assert 2 * number + 1 == flow.run()
         asked[turn] = dict(+store.asked)
     plan = {"head": 2}
-    assert asked[0] == plan | {"put": 2 + 1}
+    assert asked[0] == plan | {"put": 2 + 2}
     assert asked[1] == asked[3] == plan | {"get": 1, "put": 1}
     # Listed are: the earlier results for the plan and for the limits, and side data, if any.
-    assert asked[2] == {"head": 2 + 2, "list": 3, "copy": 2, "put": 2 + 1}
-    assert asked[4] == {"head": 2 + 2, "list": 3, "copy": 4, "get": 1, "put": 1}
+    assert asked[2] == {"head": 2 + 2, "list": 3, "copy": 2, "put": 2 + 2}
+    assert asked[4] == {"head": 2 + 2, "list": 3, "copy": 4, "get": 1, "put": 2}
     store.asked.clear()
     chain(Storage(store), 1, until=2).plan()
     assert plan == store.asked
@@ -134,7 +134,7 @@ def test_the_system_calls_on_files(
 
         monkeypatch.setattr(os, name, counted)
 
-    names = "access close fstat fsync link listdir lseek mkdir open read readv rename scandir stat"
+    names = "access close fstat fsync link listdir lseek mkdir open pread rename scandir stat"
     for name in f"{names} unlink utime write writev".split():
         count(name)
     save(storage, "t", 2)
@@ -148,7 +148,7 @@ def test_the_system_calls_on_files(
         "link": 1,
         "stat": 1,
         "utime": 1,
-        "read": 1,
+        "pread": 1,
         "write": 1,
     }.items() <= called.items()
     assert 3 + 7 + 6 == called.total()

@@ -15,10 +15,10 @@ from result_bytes import MemoryStore
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import NewerFormatError
+from functionfuse.errors import DamagedResultError
 from functionfuse.storage import Storage
-from functionfuse.storage.catalog import info_of
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.header import MAGIC
 from functionfuse.storage.keys import NEWER, earlier_key
 from going_back import (
     TASKS,
@@ -108,6 +108,23 @@ def test_nothing_can_be_set_aside(
     assert [] == problems(storage)
     storage.gc(-60)
     assert 1 == len(list(storage.store.list("w/.data/")))
+
+
+def test_one_that_is_removed_just_before_it_is_set_aside(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nothing to set aside then, and no line of the log says that it failed."""
+    save(storage, "t", 1)
+    copy = storage.store.copy
+
+    def removed_before(key: str, to: str) -> None:
+        storage.store.delete([key])
+        copy(key, to)
+
+    monkeypatch.setattr(storage.store, "copy", removed_before)
+    save(storage, "t", 2)
+    assert [] == caplog.records
+    assert [] == storage.earlier("w")
 
 
 @each_error
@@ -221,14 +238,14 @@ def test_an_older_release_keeps_side_data(storage: Storage) -> None:
     for number in (1, 2):
         save(storage, "kept", number, Kept(b"x"))
     assert NEWER in [*storage.store.names("w/")]
-    with pytest.raises(NewerFormatError):
-        info_of(storage.store, "w/" + NEWER)
+    # Such a release refuses a version above 1, and so keeps all side data here.
+    assert MAGIC + b"\2\0\0\0" == bytes(storage.store.head("w/" + NEWER, 12))
     assert ["kept", "plain"] == storage.list_tasks("w")
     assert {"kept", "plain"} == {record.task for record in storage.verify()}
     assert [2] == [usage.tasks for usage in storage.du()]
     assert [] == storage.gc(-60)
     storage.remove_task("w", pattern="*")
-    assert [] == storage.list_workflows()
+    assert [] == storage.list_tasks("w")
     assert [] == storage.verify()
 
 
@@ -397,3 +414,13 @@ def test_a_result_that_is_set_aside_again_while_it_is_pruned(storage: Storage) -
     assert [] == [found for found in storage.verify() if found.problem]
     chain(storage, 1).run()
     assert results(1) == stored(storage)
+
+
+def test_an_earlier_result_without_its_side_data(storage: Storage) -> None:
+    """It is damaged, and not missing: somebody must be told."""
+    for number in (1, 2):
+        chain(storage, number, until=3).run()
+    [info] = storage.earlier("w", "kept")
+    storage.store.delete([f"w/.data/{name}" for name, *_ in info.side_data[0].files])
+    with pytest.raises(DamagedResultError, match="missing"):
+        storage.read_task("w", "kept", call=info.call)

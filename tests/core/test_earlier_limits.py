@@ -18,9 +18,9 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import OptionsError
 from functionfuse.storage import Storage
-from functionfuse.storage.earlier import Limits, Pruned, prune
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import earlier_key
+from functionfuse.storage.pruning import Limits, Pruned, prune
 from going_back import (
     aside,
     call_of,
@@ -160,7 +160,7 @@ def test_the_option(
     """Sizes are numbers or texts; None is no limit. `prune` without limits takes those."""
     given = []
     monkeypatch.setattr(
-        "functionfuse.storage.earlier.prune",
+        "functionfuse.storage.upkeep.prune",
         lambda store, name, limits, **more: given.append(limits) or Pruned([]),
     )
     files(earlier=option).prune("w")
@@ -256,6 +256,8 @@ def test_the_room_that_is_left(storage: Storage) -> None:
     for number in range(5):
         save(storage, "t", number)
     sizes = [blob.size for blob in storage.store.list("w/.earlier/")]
-    pruned = prune(storage.store, "w", Limits(size=sizes[0] * 5 // 2), dry_run=False)
+    pruned = prune(
+        storage.store, "w", Limits(size=sizes[0] * 5 // 2), dry_run=False, signed_by=None
+    )
     assert 2 == len(pruned.blobs)
     assert sizes[0] // 2 == pruned.room

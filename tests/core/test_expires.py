@@ -23,7 +23,7 @@ from functionfuse.storage import Storage, resultfile
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
 
-GRAPHS = 1000 if os.environ.get("FUNCTIONFUSE_BATTERY") == "full" else 150
+GRAPHS = 1000 if os.environ.get("FUNCTIONFUSE_BATTERY") == "full" else 100
 DAY = 86400.0
 LATE = 300  # seconds; what takes longer hangs
 TOO_OLD = "stored result is older than 1 day"

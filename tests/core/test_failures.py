@@ -19,8 +19,8 @@ from functionfuse.storage.filestorage import FileStorage
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 # "none" is no executor: nodes are computed here.
-POOLS = {"none": 3000 if FULL else 300, "threads": 300 if FULL else 30}
-POOLS |= {"processes": 300 if FULL else 12, "loky": 300 if FULL else 12}
+POOLS = {"none": 3000 if FULL else 80, "threads": 300 if FULL else 12}
+POOLS |= {"processes": 300 if FULL else 6, "loky": 300 if FULL else 6}
 CASES = [(kind, seed) for kind, count in POOLS.items() for seed in range(count)]
 
 

@@ -132,6 +132,7 @@ def test_a_link_that_is_swept(
     store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a sweep whose clock is ahead: the blob is copied as a file."""
+    store.put("w/.functionfuse", [b""])
     store.copy("w/a", "w/.earlier/y")
     os.utime(root / "w" / "a", (OLD, OLD))
     sweeper = FileStore(str(root))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -28,7 +30,9 @@ from functionfuse.errors import (
 )
 from functionfuse.storage import Storage, resultfile
 from functionfuse.storage.base import InvalidPickle
+from functionfuse.storage.disk import identity
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.keys import MARKER
 
 HOSTILE = ["../../../x", "..", ".", ".hidden", "a/b", "/etc/passwd", "a\0b", "x" * 300, "ü" * 300]
 HOSTILE += ["[1]", "*", "?", "a b, c", "%2F", "CON", " ", "-", "\udcff", "new\nline"]
@@ -40,8 +44,10 @@ def storage(tmp_path: Path) -> FileStorage:
 
 
 def files(storage: FileStorage) -> list[str]:
+    """Return all files, without the markers of workflows."""
     root = Path(storage.path)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    found = (path for path in root.rglob("*") if path.is_file() and path.name != MARKER)
+    return sorted(str(path.relative_to(root)) for path in found)
 
 
 def blob(storage: FileStorage, workflow: str, task: str) -> Path:
@@ -295,7 +301,7 @@ def test_the_system_calls_of_a_small_result(
     for number in range(100):
         storage.store.put(f"w/.data/other-{number}", [b"x"])
     called: Counter[str] = Counter()
-    for name in ("access", "close", "fstat", "fsync", "listdir", "mkdir", "open", "read", "readv"):
+    for name in ("access", "close", "fstat", "fsync", "listdir", "mkdir", "open", "pread", "read"):
         _count(monkeypatch, name, called)
     for name in ("rename", "scandir", "stat", "unlink", "write", "writev"):
         _count(monkeypatch, name, called)
@@ -305,14 +311,21 @@ def test_the_system_calls_of_a_small_result(
         assert {"open": 2, "write": 1, "close": 2, "rename": 1} == called
     called.clear()
     storage.save("w", "t", 3)
-    assert {"open": 3, "read": 1, "write": 1, "close": 3, "rename": 1} == called
+    assert {"open": 3, "pread": 1, "write": 1, "close": 3, "rename": 1} == called
     called.clear()
     assert 3 == storage.read_task("w", "t")
-    assert {"open": 1, "readv": 1, "read": 1, "close": 1} == called
+    assert {"open": 1, "pread": 2, "close": 1} == called
     called.clear()
     infos = list(storage.task_infos("w", ["t", "missing", "new"]))
     assert [False, True, False] == [info is None for info in infos]
-    assert {"open": 3, "read": 2, "close": 2} == called
+    assert {"open": 3, "pread": 2, "close": 2} == called
+    storage.save("w", "t", 4, durable=True, replaces=None)
+    known = identity_of(Path(storage.path))
+    called.clear()
+    storage.save("w", "t", 5, durable=True, replaces=None)
+    if known:
+        saved = {"open": 2, "write": 1, "close": 2, "rename": 1}
+        assert saved | {"fsync": 2, "fstat": 1} == called
 
 
 def _count(monkeypatch: pytest.MonkeyPatch, name: str, called: Counter[str]) -> None:
@@ -368,25 +381,58 @@ def test_put_if_absent_leaves_what_is_there(storage: FileStorage) -> None:
     assert ["w/t"] == files(storage)
 
 
-def test_the_root_folder_is_flushed_when_something_was_made_in_it(
+def test_a_folder_that_is_new_to_a_process_is_flushed_above(
     storage: FileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its time tells; but not if it is so new that the next change may be given the same one."""
-    root, flushed = Path(storage.path), []
-    earlier, in_2038 = 1_000_000_000, 2**31 - 1
-    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino))
+    """Whoever has made it, also in the place of another one; times of files don't count."""
+    flushed: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: flushed.append(os.readlink(f"/proc/self/fd/{file}"))
+    )
 
-    def flushes_root(key: str, changed: int) -> bool:
-        storage.store.put(key, [b"1"])
-        os.utime(root, (changed, changed))
+    def flushed_by(key: str) -> list[str]:
+        """Return the folders that are flushed by a durable save."""
         flushed.clear()
         storage.store.put(key, [b"2"], durable=True)
-        return root.stat().st_ino in flushed
+        for folder in (root, *root.iterdir()):
+            os.utime(folder, (1, 1))
+        return [path for path in flushed if os.path.isdir(path)]
 
-    assert flushes_root("a/t", earlier)
-    assert not flushes_root("a/t", earlier)
-    assert flushes_root("b/t", in_2038)
-    assert flushes_root("c/t", in_2038)
+    storage.store.put("first/t", [b"1"])
+    root = Path(storage.path)
+    above, w = list(map(str, root.parents)), str(root / "w")
+    assert [str(root / "first"), str(root), *above] == flushed_by("first/t")
+    (root / "w").mkdir()  # as another process does, which is killed then
+    if identity_of(root) is None:
+        assert [w, str(root), *above] == flushed_by("w/t") == flushed_by("w/t")
+        return
+    assert [w, str(root)] == flushed_by("w/t")
+    assert [w] == flushed_by("w/t") == flushed_by("w/u")
+    assert [f"{w}/.data", w] == flushed_by("w/.data/f")
+    for _ in range(3):  # some file systems give it the number of the old one
+        shutil.rmtree(w)
+        assert [w, str(root)] == flushed_by("w/t")
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    assert [w, str(root), *above] == flushed_by("w/t") == flushed_by("w/t")
+
+
+def identity_of(folder: Path) -> object:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        return identity(file)
+    finally:
+        os.close(file)
+
+
+def refuse(*_: object) -> None:
+    """As file systems that don't know this call."""
+    raise OSError(errno.ENOTTY, "no such call")
+
+
+def test_the_flushes_of_a_process_are_not_pickled(storage: FileStorage) -> None:
+    """Another process may have other folders under the same names."""
+    storage.store.put("w/t", [b"1"], durable=True)
+    assert {} == pickle.loads(pickle.dumps(storage.store))._folders._flushed
 
 
 def test_blobs_are_listed_in_key_order(storage: FileStorage) -> None:
@@ -436,8 +482,9 @@ def test_a_folder_that_is_removed_while_it_is_prepared(
 
     def entered(folder: str) -> int:
         directory = enter(folder)
-        os.rmdir(os.path.join(storage.path, folder))
-        removed.append(folder)
+        if not removed:
+            os.rmdir(os.path.join(storage.path, folder))
+            removed.append(folder)
         return directory
 
     monkeypatch.setattr(storage.store._folders, "enter", entered)

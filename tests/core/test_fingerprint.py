@@ -27,6 +27,8 @@ from functionfuse.errors import FingerprintError, FunctionFuseError
 from functionfuse.reuse.identity import Identities
 from functionfuse.reuse.values import Writer, digest_of
 
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
+
 # Literals, nested.
 
 numbers = st.one_of(
@@ -84,14 +86,18 @@ def mixed(value: Any, reverse: bool) -> Any:
     return value
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.battery
+@settings(
+    max_examples=4000 if FULL else 120, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(literals, literals)
 def test_literals_are_equal_when_types_and_bits_are(first: Any, second: Any) -> None:
     """Never the same digest for two literals that differ, however deep."""
     assert (exact(first) == exact(second)) == (digest_of(first) == digest_of(second))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.battery
+@settings(max_examples=2000 if FULL else 80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(literals)
 def test_copies_are_equal(value: Any) -> None:
     """Made again in another order of sets, a literal has the same digest."""
@@ -102,7 +108,8 @@ def test_copies_are_equal(value: Any) -> None:
 small = st.sampled_from([0, 1, True, 1.0, -0.0, 0.0, "1", "", b"1", None, math.nan])
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.battery
+@settings(max_examples=3000 if FULL else 120, deadline=None)
 @given(st.lists(small, max_size=3), st.lists(small, max_size=3))
 def test_typed_literals_never_collide(first: list[Any], second: list[Any]) -> None:
     """Short lists of what Python takes for equal."""
@@ -111,7 +118,8 @@ def test_typed_literals_never_collide(first: list[Any], second: list[Any]) -> No
         assert (exact(made[0]) == exact(made[1])) == (digest_of(made[0]) == digest_of(made[1]))
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.battery
+@settings(max_examples=1000 if FULL else 50, deadline=None)
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 2), max_size=3), st.data())
 def test_arguments_never_run_into_each_other(arguments: dict[str, int], data: Any) -> None:
     """Whatever keywords are named, no two calls of different arguments are the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import weakref
@@ -18,6 +19,8 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import RandomStatePlugin
 from functionfuse.errors import DuplicateNameError, GraphError
 from functionfuse.storage.filestorage import FileStorage
+
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 called: list[str] = []
 seen: dict[str, Any] = {}
@@ -112,8 +115,9 @@ def program(seed: int, storage: Any, executor: Any) -> tuple[dict[str, Any], Any
     return found, flow.report
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize("kind", ["nothing", "files", "minimal"])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(400 if FULL else 15))
 def test_parts_of_a_run_fit_together(kind: str, seed: int, tmp_path: Path) -> None:
     """Each node is called once in a run, and all see the values that `value` has returned."""
     storage = {"nothing": None, "files": FileStorage(tmp_path), "minimal": Minimal()}[kind]

@@ -59,6 +59,7 @@ def test_a_save_reads_one_header_at_most(store: RemoteStore) -> None:
     for number in range(20):
         store.blobs_held[f"w/.data/other-{number}"] = b"x"
     storage = Storage(store)
+    storage.new_workflow("w")
     saves: list[tuple[dict[str, Any], dict[str, int]]] = [
         ({}, {"head": 1, "put": 1}),
         ({"replaces": None}, {"put": 1}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,7 +108,9 @@ def frames() -> Any:
 
 
 def keys(storage: Storage) -> list[str]:
-    return [blob.key for blob in storage.store.list("")]
+    """Return the keys of all blobs, without the markers of workflows."""
+    keys = [blob.key for blob in storage.store.list("")]
+    return [key for key in keys if not key.endswith("/.functionfuse")]
 
 
 def saved_by(storage: Storage, value: Any) -> list[str]:
@@ -363,6 +366,24 @@ def test_an_allow_list_holds_for_plugins(add: Callable[..., None], storage: Stor
     for allow in (("their_frames",), (KIND,)):
         strict = Storage(storage.store, StorageOptions(trust=Allow(allow=allow)))
         assert 1 == strict.read_task("w", "t").rows
+
+
+def test_a_planted_type_reaches_no_serializer(add: Callable[..., None], storage: Storage) -> None:
+    """Who writes the header can't have an allowed type stand for the serializer of another."""
+    add()
+    storage.save("w", "t", frames().Frame(1))
+    data = bytes(storage.store.get("w/t"))
+    header = header_of(data)
+    text = json.dumps(header["side_data"]).replace(KIND, "numpy.ndarray")
+    header["side_data"] = json.loads(text)
+    assert KIND not in text
+    storage.store.put("w/t", [sealed(header, rest_of(data))])
+    sys.modules.pop("their_plugin")
+    installed._built.clear()
+    strict = Storage(storage.store, StorageOptions(trust=Allow(allow=["numpy"])))
+    with pytest.raises(SerializerMissingError, match="register it"):
+        strict.read_task("w", "t")
+    assert "their_plugin" not in sys.modules
 
 
 def test_headers_before_the_type_was_recorded_are_read(

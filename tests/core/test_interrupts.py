@@ -69,7 +69,7 @@ def interrupted_after(seconds: float, run: Callable[[], Any]) -> bool:
 # The signal may come between the opening of a file and its `with`.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.battery
-@pytest.mark.parametrize("seed", range(1000 if FULL else 60))
+@pytest.mark.parametrize("seed", range(1000 if FULL else 20))
 def test_ctrl_c_at_any_moment(tmp_path: Path, seed: int) -> None:
     """What is computed is stored; the next run computes what is missing, and nothing else."""
     rng, notes = Random(seed), tmp_path / "notes"

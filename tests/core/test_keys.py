@@ -39,6 +39,12 @@ def test_segments_are_safe_and_reversible(name: str) -> None:
     assert name_of(segment) == (None if "%-" in segment else name)
 
 
+@pytest.mark.parametrize("segment", ["100%FF", "50%E9.txt", "%", "%4", "%zz", "\udcff%41", "a%41"])
+def test_a_file_name_that_no_name_has_stays(segment: str) -> None:
+    """Another program's file can have any name; it is listed as it is."""
+    assert segment == name_of(segment)
+
+
 @given(names, names)
 def test_a_call_leads_out_of_no_folder(task: str, call: str) -> None:
     """The key of an earlier result ends in one portable segment, whatever a header has as call."""

@@ -6,6 +6,7 @@ import gc
 import importlib
 import logging
 import operator
+import os
 import pickle
 import threading
 import weakref
@@ -29,6 +30,8 @@ from functionfuse.errors import (
 from functionfuse.storage import BlobStore, Storage, storage_factory
 from functionfuse.storage.blobstore import BlobInfo
 from functionfuse.storage.filestorage import FileStorage
+
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 ran = Calls()
 
@@ -540,7 +543,8 @@ def test_a_long_chain_of_damaged_results_is_computed_again(caplog):
     names = [str(number) for number in range(2000)]
     assert 2000 == run(last, storage=storage)[0]
     for key, blob in store.blobs.items():
-        store.blobs[key] = blob[:-1] + bytes([blob[-1] ^ 1])
+        if blob:
+            store.blobs[key] = blob[:-1] + bytes([blob[-1] ^ 1])
     assert (2000, names) == run(last, storage=storage)
     assert 2000 == len(caplog.records)
     assert (2000, []) == run(last, storage=storage)
@@ -845,7 +849,8 @@ def test_a_result_that_can_not_be_pickled(storage, make_node):
     assert isinstance(caught.value, TypeError)
     assert ["a"] == storage.list_tasks("w")
     files = [path for path in Path(storage.path).rglob("*") if path.is_file()]
-    assert ["a"] == [path.name for path in files if path.parent.name != ".runs"]
+    names = [path.name for path in files if path.parent.name != ".runs"]
+    assert [".functionfuse", "a"] == sorted(names)
 
 
 def test_a_result_that_can_not_be_pickled_can_be_used_without_storing_it(storage):
@@ -1141,9 +1146,10 @@ def test_plugins_prepare_the_nodes_that_they_were_set_for():
 # All together.
 
 
+@pytest.mark.battery
 @settings(
     deadline=None,
-    max_examples=60,
+    max_examples=600 if FULL else 25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(random=st.randoms(use_true_random=False), count=st.integers(1, 25))

@@ -114,10 +114,13 @@ def test_the_time_left(run: Run) -> None:
             LocalWorkflow(*nodes, workflow_name="w").run(pool)
         """
     )
-    found = [re.findall(r" (\d+)/12 .* about (\d+) s left", bar[0]) for bar in seen.bars]
-    left = {int(done): int(seconds) for pairs in found for done, seconds in pairs}
-    assert 3 <= left[4] <= 4  # 8 are left, of 0.8 s each, on two workers; up to 0.6 s has passed
-    assert 1 <= left[8] <= 2
+    left: dict[int, list[int]] = {}
+    for bar in seen.bars:
+        for done, seconds in re.findall(r" (\d+)/12 .* about (\d+) s left", bar[0]):
+            left.setdefault(int(done), []).append(int(seconds))
+    # The longest: at first, only one of two ends is counted; and a busy machine draws late.
+    assert 3 <= max(left[4]) <= 4  # 8 are left, of 0.8 s each, on two workers
+    assert 1 <= max(left[8]) <= 2
 
 
 def test_failures_and_retries_are_told_at_once(run: Run) -> None:
@@ -409,7 +412,7 @@ def test_a_terminal_that_is_closed(run: Run) -> None:
         """
         @workflow
         def close():
-            time.sleep(0.4)
+            wait_for_bar()
             terminal = os.open("/dev/null", os.O_RDWR)
             os.dup2(os.open("here", os.O_CREAT | os.O_RDONLY), 2)  # it can't be written to
             time.sleep(0.6)
@@ -435,7 +438,8 @@ def test_an_error_gives_the_streams_back(run: Run) -> None:
         terminal._bar = fail
         @workflow
         def look():
-            time.sleep(0.9)
+            while terminal._shown or len(count) < 2:
+                time.sleep(0.01)
             print("write" in vars(sys.stdout), len(count))
         LocalWorkflow(look(), workflow_name="w").run()
         """

@@ -297,7 +297,7 @@ def test_what_was_judged_later_is_reused(
     assert counts["reused"]
 
 
-@pytest.mark.parametrize("seconds", [None, 0.25, 3.0, 1e-7, 2e15, 1.5e300, 7])
+@pytest.mark.parametrize("seconds", [None, 0.25, 3.0, 1e-7, 2e15, 1.5e17, 7])
 def test_the_seconds_of_a_header(tmp_path: Path, seconds: float | None) -> None:
     """They are found without parsing it, whatever the names in it are."""
     storage = storage_factory({"kind": "file", "options": {"path": tmp_path}})

@@ -149,22 +149,22 @@ def test_a_failure_after_a_line_that_was_begun(run: Run) -> None:
 
 def test_input_and_the_debugger(run: Run) -> None:
     """There is no bar while they wait, and the prompt and a text that is half typed stay."""
-    seen = run(
-        """
-        import builtins
-        @workflow
-        def ask():
-            time.sleep(0.4)
-            name = input("name? ")
-            breakpoint()
-            print("Hello", name)
-            time.sleep(0.4)
-        own = builtins.input
-        LocalWorkflow(ask(), workflow_name="w").run()
-        print(builtins.input is own)
-        """,
-        meanwhile=typing(("name? ", "Ada"), ("(Pdb) ", "p 6 * 7"), ("\n42", "c")),
-    )
+    script = """
+    import builtins
+    @workflow
+    def ask():
+        wait_for_bar()
+        name = input("name? ")
+        breakpoint()
+        print("Hello", name)
+        wait_for_bar()
+    own = builtins.input
+    LocalWorkflow(ask(), workflow_name="w").run()
+    print(builtins.input is own)
+    """
+    steps = ("name? ", "Ada"), ("(Pdb) ", "p 6 * 7"), ("\n42", "c")
+    seen = run(script, meanwhile=typing(*steps))
+    assert "(Pdb) p 6 * 7" in seen.lines, seen.raw
     assert "name? Ada" == seen.lines[0]
     debugger = seen.lines.index("(Pdb) p 6 * 7")
     assert ["42", "(Pdb) c", "Hello Ada"] == seen.lines[debugger + 1 : debugger + 4]
@@ -183,7 +183,7 @@ def test_what_asks_past_the_bar(run: Run) -> None:
         import getpass, subprocess
         @workflow
         def ask():
-            time.sleep(0.4)
+            wait_for_bar()
             word = getpass.getpass("Password: ")
             subprocess.run(["sh", "-c", "printf 'Key: '; read key"])
             print("asked", word)
@@ -204,7 +204,7 @@ def test_getpass_without_a_terminal_of_its_own(run: Run) -> None:
         import getpass
         @workflow
         def ask():
-            time.sleep(0.4)
+            wait_for_bar()
             sys.stderr.write("Password: ")
             sys.stderr.flush()
             return sys.stdin.readline()

@@ -314,12 +314,12 @@ def stored(storage: Storage, count: int, name: str = "w") -> None:
 
 
 def test_a_storage_shows_its_workflows(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the number of results and their size; no file is opened."""
+    """With the number of results and their size; no result is read."""
     assert f"{storage!r}: 0 workflows" == html_of(storage)[0]
     stored(storage, 3)
     stored(storage, 1, "other")
     size = storage.du("w")[0].size
-    for name in ("get", "head", "heads", "put"):
+    for name in ("get", "blocks", "put"):
         monkeypatch.setattr(type(storage.store), name, None)
     title, *cells = html_of(storage)
     assert f"{storage!r}: 2 workflows" == title

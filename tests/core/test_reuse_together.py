@@ -20,10 +20,11 @@ from functionfuse.errors import DamagedResultError, ResultNotFoundError
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.filestore import FileStore
 
-ROUNDS = 40
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
+ROUNDS = 400 if FULL else 15
 
 
+@pytest.mark.battery
 def test_two_processes_at_once_both_end_right(tmp_path: Path) -> None:
     """Whoever computes and whoever reuses, both have the values of a run without a storage."""
     same_workflow.at_once({"kind": "file", "options": {"path": str(tmp_path)}}, ROUNDS)
@@ -40,7 +41,7 @@ def test_processes_with_other_settings_never_mix(
 ) -> None:
     """They store under the same names; each has the values of its own setting, in every run."""
     config = {"kind": "file", "options": {"path": str(tmp_path)}}
-    rounds = (2000 if FULL else 120) // len(settings)
+    rounds = (2000 if FULL else 40) // len(settings)
     same_workflow.at_once(config, rounds, settings=settings, always_read=always_read)
 
 

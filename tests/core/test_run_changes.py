@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import sys
 from typing import Any
@@ -17,6 +18,8 @@ from functionfuse.storage import Storage
 from functionfuse.storage.runchanges import MISSING, Change, Changes
 from functionfuse.storage.runrecord import RecordedNode
 from run_records import id_of, ran, record
+
+FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 
 
 @pytest.fixture
@@ -210,7 +213,8 @@ class Model:
         self.after[index] = old._replace(reason="other", seconds=2.0, attempts=3)  # never told
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.battery
+@pytest.mark.parametrize("seed", range(2000 if FULL else 60))
 def test_what_changed_is_what_is_named(seed: int) -> None:
     """Nothing else is, whatever the edits; in the order of the later run, then what is gone."""
     model = Model(seed)

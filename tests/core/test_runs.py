@@ -20,6 +20,7 @@ from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.options import StorageOptions
 from functionfuse.storage.runrecord import RecordedNode
 from functionfuse.storage.runs import Runs, prune, put
+from functionfuse.storage.signing import Key
 from going_back import chain, made
 from run_records import columns, head, id_of, ran, record
 
@@ -194,9 +195,9 @@ def test_other_records_are_skipped(caplog: pytest.LogCaptureFixture) -> None:
     key = record(signed, 1)
     data = bytes(store.get(key))
     store.put("w/.runs/" + id_of(2), [data])
-    put(store, "w", head(3), {"name": []}, b"another")
+    put(store, "w", head(3), {"name": []}, Key("another"))
     put(store, "w", head(4), {"name": []}, None)
-    put(store, "w", head(5, workflow="v"), {"name": []}, b"key")
+    put(store, "w", head(5, workflow="v"), {"name": []}, Key("key"))
     store.put("w/.runs/" + id_of(6), [data[:8] + b"\2\0\0\0" + data[12:]])
     assert [id_of(1)] == ids(signed.runs("w"))
     found = [line.partition(" is skipped: ")[2] for line in lines(caplog)]
@@ -251,6 +252,17 @@ def test_nodes_are_as_specified(wrong: dict[str, Any], memory: Storage) -> None:
     with pytest.raises(DamagedResultError, match=f"run '{id_of(1)}' of workflow 'w': the nodes"):
         _ = run.nodes
     assert str(found).endswith("nodes are damaged")
+
+
+@pytest.mark.parametrize("field", ["seconds", "begun", "bytes", "attempts"])
+def test_a_number_that_no_run_has_is_0(field: str, memory: Storage, tmp_path: Path) -> None:
+    """So all that is told of a run can be shown."""
+    for number in (float("nan"), float("-inf"), 10**400, 1e308):
+        nodes = {"name": ["a"], "action": ["computed"], field: [number]}
+        put(memory.store, "w", head(1), nodes, None)
+        [run] = memory.runs("w")
+        assert [RecordedNode("a", "computed")] == run.nodes
+        memory.report("w").save(tmp_path / "page.html")
 
 
 def test_only_the_first_object_is_unpacked(memory: Storage) -> None:

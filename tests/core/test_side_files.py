@@ -18,6 +18,7 @@ from functionfuse.errors import DamagedResultError, OptionsError, UnpicklableRes
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.sidecheck import BLOCK
 
 PIECES = [b"a" * (BLOCK + 7), b"", b"bc", b"d" * (2 * BLOCK)]
@@ -98,7 +99,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 def keys(storage: Storage) -> list[str]:
-    return [blob.key for blob in storage.store.list("")]
+    """Return the keys of all blobs, without the markers of workflows."""
+    keys = [blob.key for blob in storage.store.list("")]
+    return [key for key in keys if not key.endswith("/.functionfuse")]
 
 
 def altered(storage: Storage, key: str, data: bytes) -> str:
@@ -170,7 +173,8 @@ def test_a_folder_belongs_to_its_result(tmp_path: Path, serializer: type[Written
         {f"{key[: key.index('/', 8)]}/" for key in keys(storage) if "/.data/" in key}
     )
     Storage(storage.store).remove_task("w", "t")
-    assert [] == [path for path in (tmp_path / "w").rglob("*") if path.name != ".data"]
+    left = {path.name for path in (tmp_path / "w").rglob("*")}
+    assert set() == left - {".data", ".functionfuse"}
 
 
 def test_a_missing_folder_is_damage(tmp_path: Path) -> None:
@@ -213,10 +217,37 @@ def test_folders_need_plain_files() -> None:
     """The error says so; nothing is left."""
     storage = Storage(MemoryStore())
     storage.register_persistent_serializers(InFolder)
-    with pytest.raises(UnpicklableResultError, match="no plain local files"):
+    with pytest.raises(OptionsError, match="no plain local files"):
         storage.save("w", "t", Text("x"))
     with pytest.raises(OptionsError):
         storage.protocols[FILE_PROTOCOL].folder("x")
+
+
+def test_a_folder_of_files(storage: Storage, tmp_path: Path) -> None:
+    """Written whole, read, listed and cleared; no name and no link leads out of it."""
+    files = storage.protocols[FILE_PROTOCOL]
+    folder = files.side_folder("x", "w")
+    for name in ("a", "b/c/0", "b/c/1"):
+        folder.write(name, b"old")
+        folder.write(name, name.encode())
+    assert {"a": 1, "b/c/0": 5, "b/c/1": 5} == folder.sizes()
+    assert b"b/c/1" == bytes(files.side_folder("x").read("b/c/1"))
+    assert (True, False, False) == (folder.has("a"), folder.has("b"), folder.has("../x/a"))
+    folder.write("../../y", b"inside")
+    assert {"%2E./%2E./y"} == folder.sizes().keys() - {"a", "b/c/0", "b/c/1"}
+    if isinstance(storage.store, FileStore):
+        there = Path(storage.store.root, "x")
+        (there / "b").rename(tmp_path / "elsewhere")
+        (there / "b").symlink_to(tmp_path / "elsewhere")
+        assert (False, 2) == (folder.has("b/c/0"), len(folder.sizes()))
+        for use in (folder.read, lambda name: folder.write(name, b"")):
+            with pytest.raises(OSError, match=r"b/c"):
+                use("b/c/0")
+        (there / "b").unlink()
+    folder.clear()
+    folder.clear()
+    assert [] == keys(storage)
+    assert {} == folder.sizes()
 
 
 def test_a_header_s_folder_does_not_lead_out(storage: Storage) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,36 @@ def test_the_lease_of_a_dead_owner_is_taken_over(monkeypatch: pytest.MonkeyPatch
     local.set_storage(Storage(store))
     assert 42 == local.run(single_flight=True)
     assert lease.LOST_AFTER + 1 == store.time
-    assert ["w/node"] == [blob.key for blob in store.list("") if "/.runs/" not in blob.key]
+    assert ["w/.functionfuse", "w/node"] == [
+        blob.key for blob in store.list("") if "/.runs/" not in blob.key
+    ]
+
+
+class KeepingStore(ClockStore):
+    """A store whose user may not remove anything."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        raise PermissionError("not allowed")
+
+
+def test_a_lease_needs_no_right_to_remove() -> None:
+    """It is given back, and taken over from a dead holder; it still has one holder at a time."""
+    store = KeepingStore()
+    one, other = lease.Lease(store, "w/.lease/t"), lease.Lease(store, "w/.lease/t")
+    for _ in range(2):
+        assert one.acquire()
+        assert not other.acquire()
+        one.release()
+        assert other.acquire()
+        assert not one.acquire()
+        other.release()
+    assert b"" == store.get("w/.lease/t")
+    store.put("w/.lease/t", [b"of a killed process"])
+    assert not one.acquire()
+    store.time += lease.LOST_AFTER + 1
+    assert one.acquire()
+    assert not other.acquire()
+    one.release()
 
 
 def test_a_living_owner_keeps_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +237,9 @@ def test_what_was_stored_before_the_lease_was_got_is_taken() -> None:
     others.blobs = store.blobs
     assert 42 == run(Storage(store), single_flight=True)
     assert [21] == computed
-    assert ["w/t"] == [blob.key for blob in store.list("") if "/.runs/" not in blob.key]
+    assert ["w/.functionfuse", "w/t"] == [
+        blob.key for blob in store.list("") if "/.runs/" not in blob.key
+    ]
 
 
 def test_calls_on_an_object_are_not_waited_for() -> None:

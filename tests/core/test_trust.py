@@ -311,7 +311,9 @@ def test_signed_results_are_read(signed: FileStorage, store: Path) -> None:
 def test_unsigned_results_and_other_keys_are_refused(signed: FileStorage, store: Path) -> None:
     """And so is a copy of the signature of another result."""
     FileStorage(store).save("w", "t", 1)
-    assert not signed.task_info("w", "t").signed
+    assert not FileStorage(store).task_info("w", "t").signed
+    with pytest.raises(UntrustedResultError, match="not signed"):
+        signed.task_info("w", "t")
     assert_untrusted(signed, "not signed")
     FileStorage(store, key="another").save("w", "t", 1)
     assert_untrusted(signed, "signed with another key, or changed")

@@ -17,10 +17,10 @@ from functionfuse.storage.filestorage import FileStorage
 from functionfuse_dask import DaskArraySerializer
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
-BESIDE = Path(__file__).parent / "importable"
+STORES = Path(__file__).parents[1] / "core" / "importable"
 SERVERS = Path(__file__).parents[1] / "s3" / "importable"
 
-for folder in (BESIDE, SERVERS):
+for folder in (STORES, SERVERS):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
+from numpy.lib import recfunctions
 
-from functionfuse.errors import UnpicklableResultError
+from functionfuse.errors import FunctionFuseError, UnpicklableResultError
 from functionfuse.storage import Storage
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse_dask import DaskArraySerializer
@@ -65,6 +66,9 @@ ARRAYS = {
     "masked, with a fill value": lambda: da.ma.masked_array(
         da.arange(10, chunks=3), da.arange(10, chunks=3) % 2 == 0, fill_value=-7
     ),
+    "masked and empty": lambda: da.ma.masked_array(
+        da.zeros((0, 3), chunks=2), da.zeros((0, 3), dtype=bool, chunks=2), fill_value=5.0
+    ),
     "Fortran order": lambda: da.from_array(np.asfortranarray(NUMBERS), chunks=(20, 10)),
     "transposed": lambda: numbers().T,
     "a view with steps": lambda: numbers()[::3, ::-2],
@@ -99,11 +103,11 @@ def test_every_array_comes_back(each_storage: Storage, which: str) -> None:
         assert same(expected[(-1,) * found.ndim], found[(-1,) * found.ndim].compute())
     assert [""] == [record.problem for record in each_storage.verify()]
     each_storage.remove_task("w", "t")
-    assert [] == list(each_storage.store.list(""))
+    assert ["w/.functionfuse"] == [blob.key for blob in each_storage.store.list("")]
 
 
 def same(expected: Any, found: Any) -> bool:
-    assert np.asarray(expected).dtype == np.asarray(found).dtype
+    assert repr(np.asarray(expected).dtype) == repr(np.asarray(found).dtype)
     assert np.shape(expected) == np.shape(found)
     if isinstance(expected, np.ma.MaskedArray):
         assert isinstance(found, np.ma.MaskedArray)
@@ -113,6 +117,53 @@ def same(expected: Any, found: Any) -> bool:
     if np.asarray(expected).dtype.char == "g":
         return np.array_equal(expected, found)  # it has bytes that are not used
     return np.asarray(expected).tobytes() == np.asarray(found).tobytes()
+
+
+TYPES = [
+    *["<U3", ">U3", "S3", "V5", ">M8[25s]", "?", ">c8", "g"],
+    np.dtype([("a", "i1"), ("b", "f8")], align=True),
+    np.dtype({"names": ["a", "b"], "formats": ["U2", ">i4"], "offsets": [1, 12], "itemsize": 19}),
+]
+GRIDS = {
+    "a smaller last chunk": ((10, 10, 10), (10, 9)),
+    "irregular chunks": ((9, 0, 21), (1, 18)),
+}
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["files", "blobs"])
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+@pytest.mark.parametrize("chunks", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_every_type_in_chunks_of_every_size(
+    local: bool, compression: str | None, chunks: Any, dtype: Any, tmp_path: Path
+) -> None:
+    """Also if the bytes between the fields of a structure are not zero."""
+    from result_bytes import MemoryStore
+
+    dtype = np.dtype(dtype)
+    values = np.arange(570).astype("S3").view("u1").astype(f"V{dtype.itemsize}").view(dtype)[:570]
+    if not dtype.names and dtype.kind != "V":
+        values = np.arange(570).astype(dtype)
+    storage = FileStorage(tmp_path) if local else Storage(MemoryStore())
+    storage.register_persistent_serializers(
+        DaskArraySerializer(format="hdf5", compression=compression)
+    )
+    storage.save("w", "t", da.from_array(values.reshape(30, 19), chunks=chunks))
+    found = storage.read_task("w", "t").compute()
+    assert (dtype, values.reshape(30, 19).tolist()) == (found.dtype, found.tolist())
+    assert [""] == [record.problem for record in storage.verify()]
+
+
+def test_a_masked_number_stays_an_array(each_storage: Storage) -> None:
+    """Of its type; so does the value under the mask. numpy's own masked number gets the type."""
+    numbers = da.from_array(np.ma.array(4, mask=True, fill_value=9), chunks=(), asarray=False)
+    nothing = da.ma.masked_array(da.arange(10, chunks=3), mask=True).sum()
+    each_storage.save("w", "t", [numbers, nothing])
+    for found, value in zip(each_storage.read_task("w", "t"), ((4, 9), (0, 999999)), strict=True):
+        for block in (found.compute(), pickle.loads(pickle.dumps(found)).compute()):
+            assert (np.ma.MaskedArray, int, True) == (type(block), block.dtype, bool(block.mask))
+            assert value == (block.data, block.fill_value)
+        assert (np.ma.MaskedArray, int) == (type(found._meta), found._meta.dtype)
 
 
 class Counter:
@@ -169,6 +220,17 @@ def test_an_array_is_not_computed_for_the_sake_of_cloudpickle(file_storage: File
     assert (3, NUMBERS.sum()) == (found[1](1), pytest.approx(found[0].sum().compute()))
 
 
+def of_fields(one: str, two: str, offsets: tuple[int, int]) -> da.Array:
+    fields = {"names": ["a", "b"], "formats": [one, two], "offsets": offsets}
+    return da.zeros(4, chunks=2, dtype=np.dtype(fields))
+
+
+def masked_times(dtype: str, converted: str = "") -> da.Array:
+    data = np.zeros(3, "i8").view(dtype)
+    times = np.ma.array(data.astype(converted or dtype), mask=[1, 0, 0])
+    return da.from_array(times, chunks=2, asarray=False)
+
+
 class Special(np.ndarray):  # type: ignore[type-arg]
     pass
 
@@ -179,8 +241,18 @@ class Special(np.ndarray):  # type: ignore[type-arg]
         (lambda: da.from_array(np.array([1, "a", None], dtype=object), chunks=2), "no fixed size"),
         (lambda: da.from_array(np.array(["a"], dtype=np.dtypes.StringDType()), 1), "no fixed size"),
         (lambda: numbers().map_blocks(np.copy, meta=np.empty((0, 0)).view(Special)), "Special"),
+        (lambda: da.zeros(40, chunks=2, dtype="V0"), "takes no bytes"),
+        (lambda: da.zeros(4, chunks=2, dtype=[]), "takes no bytes"),
+        (lambda: da.zeros(4, chunks=2, dtype=[("a", "i1", (0,))]), "takes no bytes"),
+        (lambda: of_fields("i4", "i2", (0, 2)), "fields overlap, or"),
+        (lambda: of_fields("i4", "i2", (4, 0)), "or are out of order"),
+        (lambda: masked_times("m8[25s]"), "no fill value"),
+        (lambda: masked_times("M8"), "no fill value"),
     ],
-    ids=["objects", "strings of any length", "no numpy"],
+    ids=[
+        *["objects", "strings of any length", "no numpy", "V0", "no fields", "no elements"],
+        *["overlap", "order", "timedelta64 of 25 seconds", "datetime64 without a unit"],
+    ],
 )
 def test_what_no_file_can_keep_is_refused(
     file_storage: FileStorage, array: Any, problem: str
@@ -195,6 +267,29 @@ def test_what_no_file_can_keep_is_refused(
     assert "for instance" in str(raised.value)
     assert 0 == count.calls
     assert [] == list(file_storage.store.list(""))
+
+
+def test_what_the_advice_gives_is_stored(file_storage: FileStorage) -> None:
+    """For fields out of order, and for times without a fill value."""
+    packed = of_fields("i4", "i2", (4, 0)).map_blocks(recfunctions.repack_fields)
+    file_storage.save("w", "t", [packed, masked_times("m8[25s]", "m8[s]")])
+    fields, times = (found.compute() for found in file_storage.read_task("w", "t"))
+    assert [(0, 0)] * 4 == fields.tolist()
+    assert (np.dtype("m8[s]"), [True, False, False]) == (times.dtype, times.mask.tolist())
+
+
+def test_more_axes_than_hdf5_has(storage: FileStorage) -> None:
+    """They are refused before anything is computed; zarr has them."""
+    count = Counter()
+    array = da.ones((1,) * 33, chunks=1).map_blocks(count, dtype=float)
+    for options in ({}, {"format": "hdf5"}):
+        storage.register_persistent_serializers(DaskArraySerializer(**options))
+        with pytest.raises(FunctionFuseError, match="33 axes, and HDF5 has at most 32"):
+            storage.save("w", "t", [array])
+    assert (0, []) == (count.calls, list(storage.store.list("")))
+    storage.register_persistent_serializers(DaskArraySerializer(format="zarr"))
+    storage.save("w", "t", array)
+    assert 1 == storage.read_task("w", "t").sum().compute()
 
 
 @pytest.mark.parametrize(
@@ -217,23 +312,6 @@ def test_blocks_that_are_not_what_was_promised(
     with pytest.raises((TypeError, ValueError, ZeroDivisionError), match=problem):
         each_storage.save("w", "t", [numbers(), array()])
     assert [] == list(each_storage.store.list(""))
-
-
-def test_dataframes_bags_and_delayed_are_kept_as_graphs(file_storage: FileStorage) -> None:
-    """As `docs/arrays.md` says: they are pickled, not computed; their data is not stored."""
-    import dask.bag as db
-    import dask.dataframe as dd
-    import pandas as pd
-
-    count = Counter()
-    frame = dd.from_pandas(pd.DataFrame({"a": range(6)}), npartitions=2)
-    bag = db.from_sequence([1, 2, 3], npartitions=2)
-    late = dask.delayed(sum)([1, 2])
-    info = file_storage.save("w", "t", [frame, bag, late, numbers().map_blocks(count, dtype=float)])
-    assert 1 == len(info.side_data)
-    frame, bag, late, _ = file_storage.read_task("w", "t")
-    assert 15 == frame["a"].sum().compute()
-    assert ([1, 2, 3], 3) == (bag.compute(scheduler="threads"), late.compute())
 
 
 def test_arrays_inside_other_objects(each_storage: Storage) -> None:

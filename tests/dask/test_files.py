@@ -167,31 +167,19 @@ def test_a_class_can_be_registered(storage: FileStorage) -> None:
     assert ["dask.array"] == [side.serializer for side in info.side_data]
 
 
-def test_results_of_the_original_are_read(tmp_path: Path) -> None:
-    """Pickle and SHA-1; arrays in the folder `bigdata`."""
-    import hashlib
-    import io
-    import pickle
+def test_temporary_files_in_s3_are_removed_together(moto_server: Any) -> None:
+    """With one request for all blocks, and not one for each."""
+    from s3_servers import BUCKET
 
-    from functionfuse.errors import DamagedResultError
-    from functionfuse_dask import read_original
+    from functionfuse_s3 import S3FileStorage
 
-    (tmp_path / "w" / "bigdata").mkdir(parents=True)
-    with h5py.File(tmp_path / "w" / "bigdata" / "name", "w") as file:
-        file.create_dataset("dask_arrays", data=NUMBERS, chunks=(30, 20))
-    array, stream = object(), io.BytesIO()
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, obj: Any) -> Any:
-            return ("HDFSerializer", ("0.0.0", "name")) if obj is array else None
-
-    Pickler(stream).dump({"x": array, "y": 1})
-    path = tmp_path / "w" / "t"
-    path.write_bytes(stream.getvalue() + hashlib.sha1(stream.getvalue()).digest())
-    found = read_original(str(path))
-    assert 1 == found["y"]
-    assert ((30, 30, 10), (20, 20, 10)) == found["x"].chunks
-    assert np.array_equal(NUMBERS, found["x"].compute())
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamagedResultError, match="not what was written"):
-        read_original(str(path))
+    storage = S3FileStorage(**moto_server.options(f"{BUCKET}/temporary-files"))
+    storage.register_persistent_serializers(DaskArraySerializer(format="hdf5"))
+    requests: list[str] = []
+    events = storage.store.bucket.client.meta.events  # type: ignore[attr-defined]
+    events.register("after-call.s3", lambda model, **_: requests.append(model.name))
+    storage.save("w", "t", da.from_array(NUMBERS, chunks=(10, 10)))
+    removals = [name for name in requests if name.startswith("DeleteObject")]
+    assert ["DeleteObjects"] == removals
+    left = [blob.key for blob in storage.store.list("w/.data/") if ".h5." in blob.key]
+    assert [] == left

@@ -90,19 +90,20 @@ def test_a_damaged_chunk_is_found_at_first_touch(storage: FileStorage) -> None:
 
 
 def test_a_block_is_checked_once(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which block has been checked is known to the array."""
-    from functionfuse_dask import hdf5
+    """Which block has been checked is known to the array, if nobody can write the file."""
+    from functionfuse_dask import stored
 
+    monkeypatch.setattr(stored, "BIG", 1 << 16)
     storage.save("w", "t", array((500, 60)))
     found = storage.read_task("w", "t")
     calls: list[int] = []
-    digest = hdf5.xxh3_128_digest
+    digest = stored._DIGESTS[16]
 
     def noted(data: Any) -> bytes:
         calls.append(len(data))
         return digest(data)
 
-    monkeypatch.setattr(hdf5, "xxh3_128_digest", noted)
+    monkeypatch.setitem(stored._DIGESTS, 16, noted)
     for _ in range(2):
         found.sum().compute()
     assert [240_000, 240_000] == calls
@@ -167,6 +168,22 @@ def test_a_missing_chunk_is_not_zeros(storage: FileStorage) -> None:
     assert "not what was written" in storage.verify()[0].problem
     with pytest.raises(ResultNotFoundError, match="is gone"):
         found.compute()
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}, {"format": "zarr"}])
+def test_a_pipe_in_place_of_a_file_is_a_missing_one(
+    storage: FileStorage, options: dict[str, Any]
+) -> None:
+    """No read waits for it: neither for the file of HDF5, nor for a chunk of zarr."""
+    storage.register_persistent_serializers(DaskArraySerializer(**options))
+    storage.save("w", "t", array())
+    found = storage.read_task("w", "t")
+    for path in beside(storage):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(ResultNotFoundError, match="is gone"):
+        found.compute()
+    assert storage.verify()[0].problem
 
 
 def test_zeros_are_written(storage: FileStorage) -> None:

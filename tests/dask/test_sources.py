@@ -56,7 +56,7 @@ def test_nothing_that_only_some_systems_have_is_needed(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENODEV, "no maps here")
 
-    for name in ("pread", "preadv", "pwrite", "pwritev", "posix_fallocate", "statvfs", "major"):
+    for name in ("preadv", "pwrite", "pwritev", "posix_fallocate", "statvfs", "major"):
         monkeypatch.delattr(os, name)
     monkeypatch.setattr(mmap, "mmap", refuse)
     storage.register_persistent_serializers(DaskArraySerializer(**options))
@@ -72,8 +72,9 @@ def multiplied(sizes: Any, times: int) -> Any:
     return sizes * times if isinstance(sizes, int) else tuple(size * times for size in sizes)
 
 
-def test_blocks_are_views_of_one_map(storage: FileStorage) -> None:
-    """A big block is not copied; the file is open no longer than the array, or a block, lives."""
+def test_blocks_are_views_of_one_map(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of a big file is not copied, and the file is open as long as the array or a block."""
+    monkeypatch.setattr(sources, "BIG", 1 << 16)
     array = da.from_array(np.arange(1 << 18), chunks=1 << 16)
     storage.save("w", "t", array)
     found = storage.read_task("w", "t")
@@ -96,8 +97,11 @@ def test_blocks_are_views_of_one_map(storage: FileStorage) -> None:
     assert [] == opened(storage)
 
 
-def test_no_more_than_some_files_stay_open(storage: FileStorage) -> None:
+def test_no_more_than_some_files_stay_open(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of arrays that live; those that were read first are closed."""
+    monkeypatch.setattr(sources, "BIG", 1 << 16)
     arrays = []
     for number in range(20):
         storage.save("w", f"{number}", da.from_array(np.full(1 << 14, number), chunks=1 << 14))

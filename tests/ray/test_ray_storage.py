@@ -15,7 +15,12 @@ import pytest
 import ray
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import OptionsError, ResultNotFoundError, StorageConnectionError
+from functionfuse.errors import (
+    OptionsError,
+    ResultNotFoundError,
+    StorageConnectionError,
+    UnpicklableResultError,
+)
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.rayfilestorage import FileStorage
@@ -297,3 +302,24 @@ def test_a_forked_process_is_told(store) -> None:
         os._exit(0)
     os.waitpid(process, 0)
     assert b"can't be used in a forked process" in os.read(reading, 1000)
+
+
+@ray.remote
+class Counter:
+    """An actor."""
+
+
+def test_references_are_in_no_stored_result(tmp_path) -> None:
+    """They lead to nothing when the cluster has gone; the values are in `ray.get()` of them."""
+    storage = storage_factory({"kind": "file", "options": {"path": str(tmp_path)}})
+    actor = Counter.remote()
+    refused = {
+        r"ray ObjectRef: a reference .*ray\.get": [ray.put(1)],
+        "ray.actor ActorHandle": actor,
+    }
+    for told, value in refused.items():
+        with pytest.raises(UnpicklableResultError, match=told):
+            storage.save("w", "t", {"x": value})
+    ray.kill(actor)
+    storage.save("w", "t", ray.get([ray.put(1)]))
+    assert [1] == storage.read_task("w", "t")

@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import sqlite3
+import subprocess
+import sys
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -54,6 +57,34 @@ def test_a_path_that_can_t_be_used(tmp_path) -> None:
         storage = storage_factory({"kind": "sqlite", "options": {"path": str(path)}})
         with pytest.raises(StoragePathError, match="path"):
             storage.new_workflow("w")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("log", [True, False])
+def test_a_reader_without_the_right_to_write(log) -> None:
+    """They read, whether or not SQLite's log is there; that they can't write is said early."""
+    with TemporaryDirectory() as folder:  # those of pytest are closed to other users
+        os.chmod(folder, 0o755)
+        path = f"{folder}/results.db"
+        code = f"from functionfuse_sqlite import SqliteStore as S; S({path!r}).put('w/t', [b'x'])"
+        code += "; import os; os._exit(0)" if log else ""
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert log == os.path.exists(f"{path}-wal")
+        store, child = SqliteStore(path), os.fork()
+        if not child:
+            try:
+                os.setgid(65534)
+                os.setuid(65534)
+                assert store.get("w/t") == b"x"
+                assert [blob.key for blob in store.list("")] == ["w/t"]
+                with pytest.raises(StoragePathError, match="readonly"):
+                    store.prepare("w/")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert (child, 0) == os.waitpid(child, 0)
+        store.put("w/t", [b"y"])
+        assert store.get("w/t") == b"y"
 
 
 def test_a_writer_that_takes_too_long(tmp_path) -> None:

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+TYPE_CHECKING = False  # see names.py
+if TYPE_CHECKING:
+    from typing import ParamSpec, TypeVar
+
+    Arguments = ParamSpec("Arguments")
+    Result = TypeVar("Result")
+
 __all__ = [
     "CodeDiffersError",
     "DamagedResultError",
@@ -15,9 +26,11 @@ __all__ = [
     "NoMatchError",
     "NodeTimeoutError",
     "OptionsError",
+    "OriginalResultError",
     "PluginError",
     "ResultExistsError",
     "ResultNotFoundError",
+    "SerializerError",
     "SerializerMissingError",
     "StorageAccessError",
     "StorageConnectionError",
@@ -28,6 +41,7 @@ __all__ = [
     "UnreadableResultError",
     "UntrustedResultError",
     "WorkerDiedError",
+    "without_locals",
 ]
 
 
@@ -90,6 +104,10 @@ class NewerFormatError(FunctionFuseError, ValueError):
     """A stored result has a format that only a newer version can read."""
 
 
+class OriginalResultError(FunctionFuseError, ValueError):
+    """A stored result was written by the original Function Fuse, and has no header."""
+
+
 class ResultExistsError(FunctionFuseError, FileExistsError):
     """A result is already stored, and the caller asked not to replace it."""
 
@@ -115,6 +133,10 @@ class UntrustedResultError(FunctionFuseError, ValueError):
 
 class UnpicklableResultError(FunctionFuseError, TypeError):
     """A result can't be pickled, so it can't be stored."""
+
+
+class SerializerError(UnpicklableResultError):
+    """A serializer raised an error, so a result can't be stored; that error is the cause."""
 
 
 class StorageError(FunctionFuseError, OSError):
@@ -150,3 +172,36 @@ class UnknownKindError(FunctionFuseError, LookupError):
 
 class PluginError(FunctionFuseError, ImportError):
     """A plugin, or another package that is needed, is not installed or can't be used."""
+
+
+def without_locals(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let errors leave a function without the locals of its frames: they can have a secret.
+
+    For functions that take the options of a storage. The lines of the traceback stay. But no
+    debugger or report of errors can show a value from there.
+    """
+
+    @wraps(function)
+    def called(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        before = sys.exception()  # in an `except` of the caller, whose frames stay
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
+            _forget_locals(error, before)
+            raise
+
+    return called
+
+
+def _forget_locals(error: BaseException, before: BaseException | None) -> None:
+    """Clear the finished frames of an error, and of those that it came from, up to `before`."""
+    from traceback import clear_frames
+
+    seen, waiting = {id(before), id(None)}, [error, error.__cause__, error.__context__]
+    while waiting:
+        other = waiting.pop()
+        if other is not None and id(other) not in seen:
+            seen.add(id(other))
+            clear_frames(other.__traceback__)
+            waiting += other.__cause__, other.__context__

@@ -71,6 +71,7 @@ PATHS: dict[str, dict[str, str]] = {
     },
     "functionfuse.storage.options": {
         "Allow": "functionfuse.config.options:Allow",
+        "Secret": "functionfuse.config.options:Secret",
         "StorageOptions": "functionfuse.config.options:StorageOptions",
         "check_options": "functionfuse.config.options:check_options",
     },

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .config.options import StorageOptions, check_options
+from .errors import without_locals
 from .hookspecs import BackendKind, StorageKind, hookimpl
 from .storage.filestore import FileStore
 from .storage.storage import Storage
@@ -37,12 +38,15 @@ class FileStorage(Storage):
         options: the other options of the kind, see `FileOptions`.
     """
 
+    @without_locals
     def __init__(self, path: str | os.PathLike[str] | FileOptions, **options: Any) -> None:
         checked = path
         if not isinstance(checked, FileOptions):
             checked = check_options(FileOptions, kind="file", options={"path": path, **options})
         self.path = os.path.abspath(os.path.expanduser(checked.path))
-        super().__init__(FileStore(self.path, private=checked.private), checked)
+        # With a key, nobody may change the bytes between the check of the signature and their use.
+        maps = checked.key is None
+        super().__init__(FileStore(self.path, private=checked.private, maps=maps), checked)
 
 
 class LocalOptions(BaseModel):

@@ -218,12 +218,12 @@ def workers() -> Iterator[Workers]:
         pytest.skip("needs os.fork")
     ours, theirs = socket.socketpair()
     script = Path(__file__).with_name("worker.py")
-    with subprocess.Popen([sys.executable, str(script)], stdin=theirs.fileno()) as process:
+    # Closed first, whatever happens: the process ends by that.
+    with subprocess.Popen([sys.executable, str(script)], stdin=theirs.fileno()) as process, ours:
         theirs.close()
-        ours.settimeout(120)
+        ours.settimeout(600)  # it imports what all jobs need
         assert ours.recv(1) == b".", "the worker process did not start"
         yield Workers(ours, process)
-        ours.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ _EVERYTHING: list[Message] = [
     {"do": "remove_workflow"},
     {"do": "collect", "older_than": -1},
 ]
+_OF_SIDE_DATA = "read", "remove_task"
+
+needs_dask = pytest.mark.skipif(
+    not find_spec("functionfuse_dask"), reason="functionfuse-dask is not installed"
+)
+needs_zarr = pytest.mark.skipif(
+    not (find_spec("functionfuse_dask") and find_spec("zarr")),
+    reason="functionfuse-dask[zarr] is not installed",
+)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -85,6 +95,12 @@ def _empty_side_data(store: Path, outside: Path) -> None:
     (store / "w" / ".data").symlink_to(outside / "empty")
 
 
+def _chunks(store: Path, outside: Path) -> None:
+    (chunks,) = (store / "w" / ".data").glob("*.zarr/data/c")
+    chunks.rename(store / "w" / "elsewhere")
+    chunks.symlink_to(outside)
+
+
 def _temporary(store: Path, outside: Path) -> None:
     for folder in (store, store / "w", store / "w" / ".data"):
         for end in ("", "-probe", "-PROBE", *(f"-{number:x}" for number in range(60))):
@@ -104,9 +120,19 @@ PLANTS = [
 ]
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[1:])
+@pytest.mark.parametrize(
+    ("plant", "side"),
+    [
+        *(pytest.param(plant, True, id=plant.__name__[1:]) for plant in PLANTS),
+        *(
+            pytest.param(plant, "zarr", id=f"{plant.__name__[1:]}-zarr", marks=needs_zarr)
+            for plant in (_side_data, _chunks)
+        ),
+    ],
+)
 def test_planted_links_lead_nowhere(
     plant: Callable[[Path, Path], None],
+    side: bool | str,
     workers: Any,
     tmp_path: Path,
     outside: Path,
@@ -114,10 +140,12 @@ def test_planted_links_lead_nowhere(
 ) -> None:
     """Each operation raises or works; outside of the store, nothing changes."""
     before = contents(outside)
-    for number, operation in enumerate(_EVERYTHING):
+    chosen = [op for op in _EVERYTHING if side is True or "side" in op or op["do"] in _OF_SIDE_DATA]
+    for number, each in enumerate(chosen):
+        operation = each | {"side": side} if "side" in each or each["do"] == "read" else each
         store = tmp_path / str(number) / "store"
         target = {"root": str(store)}
-        workers.one({"do": "save", "seed": 1, "side": True, **target})
+        workers.one({"do": "save", "seed": 1, "side": side, **target})
         plant(store, outside)
         job = [{"do": "fix_names"}] if plant is _temporary else []
         answer = workers.run(*job, operation | target)[-1]
@@ -161,15 +189,35 @@ def test_a_store_may_be_behind_a_link(workers: Any, tmp_path: Path) -> None:
     assert {"state": 1} == workers.one({"do": "read", "root": str(tmp_path / "store")})
 
 
-@pytest.mark.parametrize("place", ["w", "w/.data"])
+@pytest.mark.parametrize(
+    ("place", "side"),
+    [
+        ("w", True),
+        ("w/.data", True),
+        pytest.param("w", "hdf5", marks=needs_dask),
+        pytest.param("w/.data", "hdf5", marks=needs_dask),
+        pytest.param("w/.data", "hdf5 gzip", marks=needs_dask),
+        pytest.param("w/.data", "zarr", marks=needs_zarr),
+        pytest.param("w/.data/*.zarr/data", "zarr", marks=needs_zarr),
+    ],
+)
 def test_links_that_come_and_go(
-    place: str, full: bool, workers: Any, tmp_path: Path, outside: Path, counts: Any
+    place: str,
+    side: bool | str,
+    full: bool,
+    workers: Any,
+    tmp_path: Path,
+    outside: Path,
+    counts: Any,
 ) -> None:
-    """Folders swapped for links while they are used: nothing outside changes."""
+    """Folders swapped for links while they are used: nothing outside changes.
+
+    Side data is one file, or those of dask arrays in HDF5 with their temporary files.
+    """
     before = contents(outside)
     job = {"do": "swap_links", "root": str(tmp_path / "store"), "outside": str(outside)}
-    job["place"] = place
-    workers.one({"do": "save", "seed": 1, "side": True, "root": job["root"]})
+    job |= {"place": place, "side": side}
+    workers.one({"do": "save", "seed": 1, "side": side, "root": job["root"]})
     found = workers.one(job | {"seconds": 20 if full else 0.5, "seed": counts.seed})
     counts.add("swaps", found["swaps"])
     counts.add("operations", found["operations"])
@@ -177,3 +225,20 @@ def test_links_that_come_and_go(
     assert before == contents(outside)
     assert min(found["swaps"], found["operations"]) > 0
     counts.add("changes outside", 0)
+
+
+@needs_zarr
+@pytest.mark.parametrize("place", [".data", ".data/*.zarr", ".data/*.zarr/data", "*/*/data/c"])
+def test_nothing_outside_is_read(
+    place: str, workers: Any, tmp_path: Path, outside: Path, counts: Any
+) -> None:
+    """A folder above an array's chunks that is now a link to the same bytes elsewhere."""
+    target, workflow = {"root": str(tmp_path / "store")}, tmp_path / "store" / "w"
+    workers.one({"do": "save", "seed": 1, "side": "zarr", **target})
+    (folder,) = workflow.glob(place)
+    folder.rename(outside / "there")
+    folder.symlink_to(outside / "there")
+    answer = workers.run({"do": "read", "side": "zarr", **target})[-1]
+    assert {"state": 1} != answer
+    assert answer.get("state", "") is None or "Error" in str(answer), answer
+    counts.add("reads refused")

@@ -115,9 +115,13 @@ def save_and_remove(folder: Path, names: list[tuple[str, str]]) -> None:
         else:
             known[pair] = number
     assert known == {pair: storage.read_task(*pair) for pair in known}
-    assert sorted({workflow for workflow, _ in known}) == storage.list_workflows()
+    workflows = {workflow for workflow, _ in known}
+    assert sorted(workflows) == storage.list_workflows()
     for pair in known:
         storage.remove_task(*pair)
+    assert [] == [task for workflow in workflows for task in storage.list_tasks(workflow)]
+    for workflow in workflows:
+        storage.remove_workflow(workflow)
     assert [] == storage.list_workflows()
 
 

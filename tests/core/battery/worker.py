@@ -28,16 +28,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "importable"))
 
 import earlier_jobs
-from kept_values import Kept, KeptSerializer  # found by the line above
+import model_jobs
+from kept_values import KeptSerializer  # found by the line above
+from values import seed_of, value_of
 
 from functionfuse.errors import FunctionFuseError, ResultExistsError, ResultNotFoundError
 from functionfuse.storage import storage as storages
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.keys import MARKER
+
+with contextlib.suppress(ImportError):  # before any job forks: it takes a second
+    import dask
+    import dask.array
+
+    import functionfuse_dask.zarr
+
+    dask.config.set(scheduler="sync")
 
 storages._PRUNED_EVERY = sys.maxsize  # else the system calls of a run would depend on a lot
 
@@ -46,29 +55,14 @@ FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 WORKFLOW = "w"
 
 
-def value_of(seed: int, size: int, *, side: bool = False) -> dict[str, Any]:
-    """Return a value that tells which one it is, so that `seed_of` can find a wrong one out."""
-    data = np.frombuffer(random.Random(seed).randbytes(size), dtype="u1")
-    value = {"seed": seed, "size": size, "data": data}
-    if side:
-        value["kept"] = Kept(random.Random(seed + 1).randbytes(min(size, 5000)))
-    return value
-
-
-def seed_of(value: dict[str, Any]) -> int:
-    """Return the seed of a value that is, byte for byte, what `value_of` gave for it."""
-    expected = value_of(value["seed"], value["size"], side="kept" in value)
-    if expected["data"].tobytes() != value["data"].tobytes():
-        raise AssertionError(f"the data of seed {value['seed']} is torn")
-    if "kept" in value and expected["kept"].data != value["kept"].data:
-        raise AssertionError(f"the side data of seed {value['seed']} is torn")
-    return int(value["seed"])
-
-
 def storage_of(op: Op) -> FileStorage:
     earlier = {"earlier": op["earlier"]} if "earlier" in op else {}
     storage = FileStorage(op["root"], durability=op.get("durability", "auto"), **earlier)
     storage.register_persistent_serializers(KeptSerializer)
+    if isinstance(op.get("side"), str):
+        form, _, compression = op["side"].partition(" ")
+        array = functionfuse_dask.DaskArraySerializer(format=form, compression=compression or None)
+        storage.register_persistent_serializers(array)
     return storage
 
 
@@ -101,7 +95,8 @@ def check(op: Op) -> Op:
     problems = [record.problem for record in storage.verify() if record.problem]
 
     def orphans() -> list[str]:
-        found = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+        files = (path for path in root.rglob("*") if not path.is_dir() and path.name != MARKER)
+        found = {str(path.relative_to(root)) for path in files}
         return sorted(found - needed)
 
     before = orphans()
@@ -120,7 +115,7 @@ def prepare_gc(op: Op) -> Op:
     for number in range(3):
         (folder / ".data" / f"lost-{number}").write_bytes(b"lost")
     damaged = folder / "damaged"
-    damaged.write_bytes(b"damaged")
+    damaged.write_bytes((folder / "b").read_bytes()[:-1])
     storage.keep_damaged(WORKFLOW, "damaged")
     damaged.unlink()
     time.sleep(0.02)
@@ -390,8 +385,9 @@ def swap_links(op: Op) -> Op:
     swapped = FORK.Event()
 
     def swapper(number: int, wrong: list[str]) -> int:
-        count, hidden, place = 0, root.parent / "hidden", root / op["place"]
+        count, hidden = 0, root.parent / "hidden"
         while time.monotonic() < ends or not swapped.is_set():
+            place = next(root.glob(op["place"]), root / "nothing")
             with contextlib.suppress(OSError):
                 place.rename(hidden)
                 place.symlink_to(op["outside"])
@@ -408,11 +404,11 @@ def swap_links(op: Op) -> Op:
 
     def user(number: int, wrong: list[str]) -> int:
         storage, rng, count = storage_of(op), random.Random(op["seed"] + number), 0
-        while time.monotonic() < ends or not swapped.is_set():
+        while not count or time.monotonic() < ends or not swapped.is_set():
             with contextlib.suppress(OSError, FunctionFuseError):
                 chosen = rng.random()
                 if chosen < 0.6:
-                    storage.save(WORKFLOW, "t", value_of(number, 300, side=True))
+                    storage.save(WORKFLOW, "t", value_of(number, 300, side=op["side"]))
                 elif chosen < 0.75:
                     storage.remove_task(WORKFLOW, "t")
                 elif chosen < 0.9:
@@ -467,7 +463,9 @@ def earlier_race(op: Op) -> Op:
     }
 
 
+REPORTING = {"act": model_jobs.act, "close": model_jobs.close, "storm": storm}
 OPERATIONS: dict[str, Callable[..., Op]] = {
+    **REPORTING,
     "become": become,
     "check": check,
     "collect": collect,
@@ -489,7 +487,6 @@ OPERATIONS: dict[str, Callable[..., Op]] = {
     "run": run,
     "save": save,
     "short_writes": short_writes,
-    "storm": storm,
     "swap_links": swap_links,
     "vanish": vanish,
 }
@@ -514,7 +511,7 @@ def child(job: list[Op], connection: socket.socket) -> None:
     for op in job:
         operation = OPERATIONS[op["do"]]
         try:
-            answer = operation(op, report) if operation is storm else operation(op)
+            answer = operation(op, report) if op["do"] in REPORTING else operation(op)
         except BaseException as error:  # noqa: BLE001  # whatever it is, the test judges it
             answer = described(error)
         report({"answer": answer})

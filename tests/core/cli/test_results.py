@@ -219,7 +219,7 @@ def test_damaged_headers(rain: FileStorage, typed: Typed) -> None:
     for words in ("show rain smooth", "show rain smooth --value", "lineage rain smooth"):
         message = refused(typed, *words.split(), status=1)
         where = f"task 'smooth' of workflow 'rain' in FileStorage(FileStore('{rain.path}'))"
-        expected = f"the header is not what was written; while reading {where}; remove it, or run"
+        expected = f"the header is not what was written; while reading {where}; run the workflow"
         assert message.startswith(expected)
     command = "show rain smooth --call 6f"
     assert TEXTS[command] == masked(typed(*command.split())[1])

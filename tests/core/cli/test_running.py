@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -652,11 +653,20 @@ CAUGHT = """
 
 @pytest.mark.parametrize(("script", "first"), [(POOLS, "w1"), (CAUGHT, "w0")])
 def test_a_plan_is_of_the_first_run(script: str, first: str, say: Say, tmp_path: Path) -> None:
-    """Nothing hangs, nothing is stored, and errors after it are no news."""
+    """Nothing hangs, nothing is stored, and errors after it are no news.
+
+    Ctrl-C is ignored, as by commands that a shell's script runs in the background.
+    """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
     command = [sys.executable, "-m", "functionfuse", "plan", "script.py"]
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     assert f"workflow '{first}': 1 compute\n" == done.stdout[-25:]
     assert "Traceback" not in done.stderr

@@ -407,7 +407,10 @@ def test_doctor_of_another_kind(here: Path, install: Install, only_core: None, d
     install("tape-plugin", "tape", "tape_plugin", TAPE)
     Path("functionfuse.yaml").write_text("kind: tape\n")
     found = checks(do("doctor"))
-    assert "Storage(Tape): 0 workflows; whether you can write is not tried" == found["storage"]
+    assert (
+        "Storage(Tape): 0 workflows; whether you can write is not tried (--write tries it)"
+        == found["storage"]
+    )
     assert "not on this machine" == found["disk"]
 
 

@@ -25,6 +25,7 @@ from functionfuse.storage.filestorage import FileStorage
 
 HOSTILE = "\x1b[31mred\nline \u202etxt \ud800"
 SHOWN = r"\x1b[31mred\nline \u202etxt \ud800"
+TEMPORARY = f".tmp-{bytes(8).hex()}"  # the beginning of the names that our code makes
 
 Do = Callable[..., Said]
 
@@ -155,17 +156,30 @@ def test_rm_of_a_damaged_result(storage: FileStorage, do: Do) -> None:
     ],
 )
 def test_rm_leaves_what_is_no_result(
-    key: str, words: list[str], pattern: list[str], storage: FileStorage, do: Do
+    key: str,
+    words: list[str],
+    pattern: list[str],
+    storage: FileStorage,
+    do: Do,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A folder with other files is left as it is, and the files are named."""
+    """Other files are left, and counted; a folder that has only others is no workflow."""
     path = Path(storage.path, key)
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("of somebody else")
     said = do("rm", *words, *pattern, "--yes")
-    assert (2, "") == (said.status, said.out)
-    assert f"{key!r}" in said.err or "No workflow 'data'" in said.err
     assert path.read_text() == "of somebody else"
-    assert 3 <= len(storage.list_tasks("w"))
+    if words == ["w"]:
+        assert 0 == said.status
+        assert "Removed 3 results" in said.out
+        assert [] == [name for name in storage.list_tasks("w") if name != "notes.txt"]
+        # A folder is not in the way of removing tasks, but of removing the workflow.
+        is_counted = not (pattern and "/sub/" in key)
+        assert is_counted == ("1 file(s) or folder(s) in" in caplog.text)
+    else:
+        assert (2, "") == (said.status, said.out)
+        assert "No workflow 'data'" in said.err
+        assert 3 == len(storage.list_tasks("w"))
 
 
 def test_rm_in_the_folder_above(storage: FileStorage, do: Do) -> None:
@@ -368,18 +382,18 @@ def test_limits(storage: FileStorage, do: Do, limits: Sequence[str], left: list[
 
 def test_gc(storage: FileStorage, do: Do) -> None:
     """Old leftovers go; results and younger leftovers stay."""
-    leave(storage, "w/.tmp-old", hours=25)
-    leave(storage, "w/.tmp-young", hours=23)
+    leave(storage, f"w/{TEMPORARY}-1", hours=25)
+    leave(storage, f"w/{TEMPORARY}-2", hours=23)
     said = do("gc", "--dry-run")
     expected = (
         "KIND       SIZE  WRITTEN              KEY\n"
-        "temporary   4 B  TIME  w/.tmp-old\n"
+        "temporary   4 B  TIME  w/.tmp-CALL-1\n"
         "Would remove 1 leftover (4 B).\n"
     )
     assert Said(0, expected, "") == said.masked
     assert Said(0, "Removed 1 leftover (4 B).\n", "") == do("gc")
     assert Said(0, "There is nothing to remove.\n", "") == do("gc")
-    assert [".tmp-young"] == [path.name for path in Path(storage.path, "w").glob(".tmp*")]
+    assert [f"{TEMPORARY}-2"] == [path.name for path in Path(storage.path, "w").glob(".tmp*")]
     assert {""} == {record.problem for record in storage.verify()}
 
 
@@ -387,17 +401,17 @@ def test_gc(storage: FileStorage, do: Do) -> None:
     ("age", "gone"), [("2h", 1), ("0.5h", 2), ("90m", 1), ("600s", 2), ("1w", 0), ("0s", 2)]
 )
 def test_ages(storage: FileStorage, do: Do, age: str, gone: int) -> None:
-    leave(storage, "w/.tmp-1", hours=1)
-    leave(storage, "w/.tmp-30", hours=30)
+    leave(storage, f"w/{TEMPORARY}-1", hours=1)
+    leave(storage, f"w/{TEMPORARY}-2", hours=30)
     document = do("gc", "--older-than", age, "--json").document
     assert (gone, 4 * gone) == (len(document["removed"]), document["bytes"])
 
 
 def test_gc_json(storage: FileStorage, do: Do) -> None:
-    leave(storage, "w/.tmp-old", hours=25)
+    leave(storage, f"w/{TEMPORARY}-1", hours=25)
     document = do("gc", "--json").document
     assert TIME.fullmatch(document["removed"][0].pop("written"))
-    removed = [{"key": "w/.tmp-old", "kind": "temporary", "bytes": 4}]
+    removed = [{"key": f"w/{TEMPORARY}-1", "kind": "temporary", "bytes": 4}]
     expected = {"older_than": 86400.0, "dry_run": False, "bytes": 4, "removed": removed}
     assert expected == document
 

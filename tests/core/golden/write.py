@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the golden files of the present format version, beside this script: `python write.py`.
+"""Write the golden files of the present format versions, beside this script: `python write.py`.
 
 A golden file is never changed and never removed: every later release must read it. When the format
 gets a new version, or a value of a new kind is worth keeping, run this in an environment with the
@@ -24,13 +24,12 @@ import numpy as np
 import pandas as pd
 
 from functionfuse.serializers import FILE_PROTOCOL
-from functionfuse.storage import header, resultfile, sidedata
+from functionfuse.storage import resultfile, sidedata
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.pickling import Pickled
 from functionfuse.storage.results import Describe
 
 HERE = Path(__file__).parent
-STORE = HERE / f"v{header.VERSION}"
 KEY = "golden key"
 CREATED = 1769860800_500_000_000  # 2026-01-31, noon, in nanoseconds
 HOSTILE = ["../../../x", ".hidden", "a/b", "%2F", "[1]*?", "new\nline", "ü", "\udcff", "a\0b"]
@@ -134,24 +133,33 @@ VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
-def write(store: Path) -> None:
-    """Write what is missing in a store."""
+SIGNED: dict[str, Callable[[], Any]] = {
+    "plain": plain,
+    "array": lambda: numpy_arrays()["c"],
+    "side data": lambda: {"grid": Grid([[1, 2], [3, 4]]), "n": 1},
+}
+
+
+def write(root: Path) -> None:
+    """Write what is missing in the stores below a folder."""
     # The clock and the token are all that differs from run to run.
     time.time_ns = lambda: CREATED
     resultfile.unique = lambda: "676f6c64656e5f74-1"  # type: ignore[attr-defined]
     resultfile._HOST = "golden"
     sidedata._distribution = lambda _: "golden-grids 1.0"
     Grid.__module__ = "golden"  # whatever this script is called
-    storage = FileStorage(store / "store")
-    storage.register_persistent_serializers(GridSerializer)
-    signed = FileStorage(store / "signed", key=KEY)
+    storage = FileStorage(root / "v1" / "store")
+    signed = FileStorage(root / "v2" / "signed", key=KEY)
+    for each in (storage, signed):
+        each.register_persistent_serializers(GridSerializer)
     for name, value in VALUES.items():
         save(storage, "values", name, value())
     for name in [*HOSTILE, LONG]:
         save(storage, "names", name, name)
     save(storage, "../names", ".", "dots")
     save(storage, "values", "described", frozenset({1, 2}), describe=described)
-    save(signed, "values", "signed", numpy_arrays()["c"])
+    for name, value in SIGNED.items():
+        save(signed, "values", name, value())
 
 
 def described(value: Any, pickled: Pickled) -> tuple[list[str], str]:
@@ -171,4 +179,4 @@ def save(
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if sys.argv[1:] else STORE)
+    write(Path(sys.argv[1]) if sys.argv[1:] else HERE)

@@ -69,7 +69,7 @@ class CollectsTooMuch(Older):
     def gc(self, *options, **more):
         found = super().gc(*options, **more)
         latest = [key_of("w", task) for task in self.list_tasks("w")]
-        used = str(headers_of(self.store, latest))
+        used = str(headers_of(self.store, latest, signed_by=None))
         blobs = self.store.list("w/.data/")
         self.store.delete([blob.key for blob in blobs if blob.key.rpartition("/")[2] not in used])
         return found
@@ -86,7 +86,8 @@ class PrunesTheLatest(Older):
     """Removes a pruned result's side data, whatever else refers to it."""
 
     def prune(self, workflow_name, **limits):
-        headers = headers_of(self.store, [blob.key for blob in self.store.list("w/.earlier/")])
+        keys = [blob.key for blob in self.store.list("w/.earlier/")]
+        headers = headers_of(self.store, keys, signed_by=None)
         found = super().prune(workflow_name, **limits)
         for left in found:
             self.store.delete(beside(self.store, "w/", headers[left.key]))

@@ -84,5 +84,6 @@ def actions(reports: list[Any]) -> list[str]:
 
 
 def keys(storage: Storage) -> list[str]:
-    """Return the keys of all blobs, without the mark for older releases."""
-    return [blob.key for blob in storage.store.list("") if "newer" not in blob.key]
+    """Return the keys of all blobs, without the marks for older releases and of workflows."""
+    keys = [blob.key for blob in storage.store.list("")]
+    return [key for key in keys if "newer" not in key and not key.endswith("/.functionfuse")]

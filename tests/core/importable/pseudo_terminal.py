@@ -31,6 +31,14 @@ def nap(seconds, *after):
     return seconds
 
 naps = workflow(nap)
+
+def wait_for_bar():  # until it is on the terminal, and has taken the streams
+    from functionfuse.show import terminal
+    while True:
+        with terminal.LOCK:
+            if any(shown._is_there for shown in terminal._shown):
+                return
+        time.sleep(0.01)
 """
 
 _PARTS = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|\x1b([D78])|([\r\n])|[^\x1b\r\n]+")
@@ -131,6 +139,7 @@ def run(
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     unset = ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "FUNCTIONFUSE_PROGRESS")
+    unset = (*unset, "PYTHONBREAKPOINT")  # `ray.init` sets it, and leaves it after the session
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"TERM": "xterm-256color", **variables}
     process = subprocess.Popen(

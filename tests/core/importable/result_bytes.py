@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import re
@@ -73,6 +74,13 @@ def documented_reader() -> Callable[[Path], tuple[dict[str, Any], Any]]:
     exec(found[1].replace("from functionfuse.storage import storage_factory\n", ""), names)
     reader: Callable[[Path], tuple[dict[str, Any], Any]] = names["read"]
     return reader
+
+
+def section_digest(data: bytes) -> str:
+    """Return the digest of a pickle or buffer in a file of version 2."""
+    pieces = range(0, len(data), 4 << 20)
+    digests = [hashlib.sha256(data[start : start + (4 << 20)]).digest() for start in pieces]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 class MemoryStore(BlobStore):

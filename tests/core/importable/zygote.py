@@ -7,6 +7,7 @@ child imports the project anew, as a new process would. Arguments name modules t
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -20,9 +21,9 @@ import numpy as np
 import pydantic
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.storage import storage_factory
+from functionfuse.storage import runs, storage_factory
 
-IMPORTED = np, pydantic  # once for all children
+IMPORTED = np, pydantic, runs  # once for all children
 sys.dont_write_bytecode = True  # an edit within the same second would not be seen
 
 
@@ -55,6 +56,8 @@ def main() -> None:
         importlib.import_module(name)
     # Once for all: it imports the kinds.
     storage_factory({"kind": "file", "options": {"path": "results"}})
+    gc.collect()
+    gc.freeze()  # what is here stays: a child that looks at it copies it
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -17,7 +17,8 @@ class _Slot:
     """The connection of one thread, and who uses it just now: its thread, or a fork."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # A thread may come again before Python has ended what a KeyboardInterrupt has left.
+        self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
 
     def close(self) -> None:

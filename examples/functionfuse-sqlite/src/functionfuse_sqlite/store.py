@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from functionfuse.errors import ResultNotFoundError, StoragePathError
 from functionfuse.storage import BlobStore
@@ -139,9 +140,8 @@ class SqliteStore(BlobStore):
         """Make the file, or raise StoragePathError if that can't be done."""
         del folder
         try:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            with self._writing():
-                pass
+            with self._writing() as connection:
+                connection.execute("PRAGMA user_version = 1")  # something that is written
         except OSError as error:
             raise StoragePathError(
                 f"the storage can't be used: {error}. Its option 'path' must be a file that you"
@@ -178,12 +178,13 @@ class SqliteStore(BlobStore):
         with self._using() as connection:
             # The log is flushed with each commit, or now and then: it is never torn.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
+            except BaseException as error:
+                # When Python removes a generator, another may use the connection by now.
+                if connection.in_transaction and not isinstance(error, GeneratorExit):
                     connection.execute("ROLLBACK")
                 raise
 
@@ -192,6 +193,8 @@ class SqliteStore(BlobStore):
         """Give this thread's connection; a failure of SQLite is an OSError, as of any store."""
         try:
             with self._connections.use() as connection:
+                if connection.in_transaction:  # a KeyboardInterrupt came between two steps
+                    connection.execute("ROLLBACK")
                 yield connection
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
@@ -199,12 +202,19 @@ class SqliteStore(BlobStore):
             raise OSError(f"{self!r}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        folder = os.path.dirname(self.path)
+        os.makedirs(folder, exist_ok=True)
+        reads = os.path.exists(self.path) and not os.access(folder, os.W_OK)
+        where = Path(self.path).as_uri()
+        if reads:  # SQLite can't make its log here; if there is none, nobody writes just now
+            logged = os.path.exists(f"{self.path}-wal")
+            where += "?mode=ro" if logged else "?mode=ro&immutable=1"
         connection = sqlite3.connect(
-            self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False
+            where, timeout=self.timeout, isolation_level=None, check_same_thread=False, uri=True
         )
         try:
-            self._set_up(connection)
+            if not reads:
+                self._set_up(connection)
         except BaseException:
             connection.close()
             raise

@@ -30,7 +30,7 @@ def built(arguments: Namespace) -> Any:
     """
     from ..config.factories import workflow_factory
     from ..config.form import Config, Section, read
-    from ..config.source import Source, nearest
+    from ..config.source import Hidden, Source, nearest
 
     function, label = _function(arguments.target)
     signature = _signature(function, label)
@@ -39,11 +39,11 @@ def built(arguments: Namespace) -> Any:
         _put(parameters, text, signature)
     folder = chosen_folder(arguments)
     if folder is not None:
-        config = Config(Source({}), Section("file", {"path": folder}, ()), (), None, None)
+        config = Config(Source({}), Section("file", Hidden({"path": folder})), (), None, None)
     else:
         config = read(nearest() if arguments.config is None else arguments.config)
     if arguments.backend is not None:
-        config = config._replace(backend=Section(arguments.backend, {}, ()))
+        config = config._replace(backend=Section(arguments.backend))
     try:
         signature.bind(**parameters)
     except TypeError as error:

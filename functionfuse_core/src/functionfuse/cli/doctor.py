@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from importlib import metadata
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from .. import __version__
@@ -30,8 +31,14 @@ _LEAST = 1e9  # bytes of free disk
 def _configure(parser: ArgumentParser) -> None:
     parser.epilog = (
         "It imports every plugin, and lists the workflows of the storage. In a folder, it writes a"
-        " temporary file and removes it; whether another kind of storage can be written is not"
-        " tried. The exit status is 1 if a check fails, and its line says the cure."
+        " temporary file and removes it. Another kind of storage is only read, unless you give"
+        " --write. The exit status is 1 if a check fails, and its line says the cure."
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="try the storage as a run does before it computes: S3 puts, reads and removes one"
+        " object",
     )
 
 
@@ -147,7 +154,10 @@ def _storage(arguments: Namespace) -> str:
     text = f"{storage!r}: {count:,} workflow{'' if count == 1 else 's'}"
     root = _root(storage)
     if not root:
-        return f"{text}; whether you can write is not tried"
+        if not arguments.write or not hasattr(storage, "store"):
+            return f"{text}; whether you can write is not tried (--write tries it)"
+        storage.store.prepare("")
+        return f"{text}; it passes the check that a run makes before it computes"
     there = _existing(root)
     if not os.path.isdir(there):
         raise StoragePathError(f"{there!r} is no folder. Change the option 'path' of the storage")
@@ -156,8 +166,10 @@ def _storage(arguments: Namespace) -> str:
             f"you have no permission to write in {there!r}. Change it, or the option 'path' of the"
             " storage"
         )
-    storage.store.now()  # touches a temporary file, if the folder is there
-    return f"{text}; you can write" if there == root else f"{text}; the folder is not there yet"
+    if there != root:
+        return f"{text}; the folder is not there yet"
+    NamedTemporaryFile(prefix=".tmp-", dir=root).close()
+    return f"{text}; you can write"
 
 
 def _disk(arguments: Namespace) -> str:

@@ -43,6 +43,7 @@ MODULES = {
     "runs": ("runs",),
     "pictures": ("report", "graph"),
     "upkeep": ("copy", "rm", "prune", "gc", "verify"),
+    "sign": ("sign",),
     "setup": ("plugins", "config", "completion"),
     "doctor": ("doctor",),
 }

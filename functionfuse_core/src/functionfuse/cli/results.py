@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import (
     FunctionFuseError,
     NoMatchError,
+    OriginalResultError,
     ResultNotFoundError,
     UnreadableResultError,
 )
@@ -141,6 +142,10 @@ def _list(arguments: Namespace) -> int:
     tasks: list[dict[str, Any]] = []
     rows = [("TASK", "SIZE", "TIME", "COMPUTED (UTC)", "TYPE")]
     for name, info in _headers(storage, workflow, names):
+        if isinstance(info, OriginalResultError):
+            tasks.append({"task": name, "original": True})
+            rows.append((name, "", "", "", "(of the original Function Fuse)"))
+            continue
         if isinstance(info, FunctionFuseError):
             tasks.append({"task": name, "problem": str(info)})
             rows.append((name, "", "", "", f"({type(info).__name__})"))
@@ -275,7 +280,7 @@ def _chosen(storage: Any, workflow: str, task: str, prefix: str | None) -> tuple
     if not infos and not latest:
         raise absent(storage, workflow, task)
     every = [*infos, *latest]  # the latest of a call counts
-    calls = {pair[0].call: pair for pair in every if isinstance(getattr(pair[0], "call", 0), str)}
+    calls = {pair[0].call: pair for pair in every if hasattr(pair[0], "call")}
     return by_prefix(calls, prefix, "call", f"Task {task!r}")
 
 
@@ -295,14 +300,14 @@ def _header_text(info: TaskInfo, node: LineageNode, *, earlier: bool) -> str:
         ("workflow", info.workflow),
         ("result", "earlier" if earlier else "latest"),
         ("function", info.function),
-        ("computed", f"{created} UTC"),
+        ("computed", created and f"{created} UTC"),
         ("time", took),
         ("size", count + beside),
         ("type", info.type),
         ("digest", info.digest),
         ("call", node.call),
         ("run", info.run),
-        ("python", f"{info.python} on {info.host}"),
+        ("python", info.python and f"{info.python} on {info.host}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in info.packages.items())),
         ("code", "stored by value" if info.by_value else ""),
         ("signed", "yes" if info.signed else ""),

@@ -253,6 +253,8 @@ def _plan_of_script(arguments: Namespace) -> Any:
         raise SystemExit  # which `except Exception` passes on, and which ends a thread silently
 
     print(f"functionfuse: {target} is run up to its first run(); value() computes", file=sys.stderr)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell's script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _tell(arguments, plan)
     status = 0
     try:

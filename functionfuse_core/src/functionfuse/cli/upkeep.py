@@ -14,7 +14,7 @@ from ..errors import FunctionFuseError
 from ..hookspecs import API_VERSION, CliCommand
 from ..show.texts import size, table
 from .commands import UsageError, check_folder, emit, open_storage
-from .results import known, place
+from .results import known
 
 if TYPE_CHECKING:
     from ..storage.upkeep import Leftover
@@ -133,13 +133,13 @@ def _rm(arguments: Namespace) -> int:
         )
     storage = open_storage(arguments)
     found = _some(storage, workflow, pattern) if pattern is not None else _whole(storage, workflow)
-    _refuse_foreign(storage, workflow)
+    found = found._replace(names=_own(storage, workflow, found.names))
     about = f"{found} of workflow {workflow!r}"
     if asks:
         if not _agreed(f"Remove {about}? [y/N] "):
             print("Nothing is removed.", file=sys.stderr)
             return 1
-        if storage.list_tasks(workflow, pattern or "*") != found.names:
+        if _own(storage, workflow, storage.list_tasks(workflow, pattern or "*")) != found.names:
             raise UsageError("other results were stored or removed meanwhile: nothing is removed")
     if arguments.dry_run:
         text = table([("TASK",), *((name,) for name in found.names)]) + f"\nWould remove {about}."
@@ -154,23 +154,20 @@ def _rm(arguments: Namespace) -> int:
     return 0
 
 
-def _refuse_foreign(storage: Any, workflow: str) -> None:
-    """Refuse to remove a folder that has other files, such as one of a project."""
-    from ..storage.keys import folder_of
-    from ..storage.upkeep import foreign
+def _own(storage: Any, workflow: str, names: list[str]) -> list[str]:
+    """Return the names without those of files that are no results, and will be left."""
+    from ..storage.keys import key_of
+    from ..storage.ours import foreign
 
-    if others := foreign(storage.store, folder_of(workflow)):
-        names = ", ".join(map(repr, others[:3])) + (", …" if others[3:] else "")
-        raise UsageError(
-            f"{place(storage)} has files that are no results, so nothing is removed: {names}. If"
-            " they are damaged results, delete these files yourself"
-        )
+    keys = [key_of(workflow, name) for name in names]
+    others = foreign(storage.store, keys)
+    return [name for name, key in zip(names, keys, strict=True) if key not in others]
 
 
 def _whole(storage: Any, workflow: str) -> _Going:
-    [usage] = storage.du(workflow)
-    if not usage.size + usage.earlier:
+    if workflow not in storage.list_workflows():
         known(storage, workflow)  # raises an error with a suggestion
+    [usage] = storage.du(workflow)
     return _Going(storage.list_tasks(workflow), usage.size, usage.earlier)
 
 
@@ -294,10 +291,13 @@ def _verify(arguments: Namespace) -> int:
     ]
     total = sum(each.size for each in found)
     text = f"{_counted(len(found), 'result')} ({size(total)}): no problem found."
+    noted = Counter(each.note for each in found if each.note)
+    notes = "".join(f" {count:,} of them {note}." for note, count in noted.items())
     if bad:
         rows = [("WORKFLOW", "TASK", "CALL", "PROBLEM")]
         rows += [(each.workflow, each.task, each.call[:8], each.problem) for each in bad]
         text = f"{table(rows)}\n{_counted(len(found), 'result')}: {len(bad)} with a problem."
+    text += notes
     document = {"workflow": workflow, "results": len(found), "bytes": total, "problems": problems}
     emit(arguments, document, text)
     return int(bool(bad))

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FunctionFuseError, OptionsError, PluginError, UnknownKindError
+from ..errors import (
+    FunctionFuseError,
+    OptionsError,
+    PluginError,
+    UnknownKindError,
+    without_locals,
+)
 from ..plugins.entrypoints import BACKENDS, NOUNS, STORAGES, Entry
 from ..plugins.registry import find_entry, record_of
 from .form import Config, Section, read
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "storage_factory", "workflow_factory"]
 
 
+@without_locals
 def storage_factory(
     opt: Mapping[str, Any] | str | os.PathLike[str] | EllipsisType = ...,
 ) -> Any:
@@ -41,6 +48,7 @@ def storage_factory(
     return _storage(read(nearest() if opt is ... else opt))
 
 
+@without_locals
 def workflow_factory(
     config: Mapping[str, Any] | str | os.PathLike[str] | Config,
     *nodes: object,
@@ -61,7 +69,7 @@ def workflow_factory(
         GraphError, InvalidNameError: as the backend's own class.
     """
     found = config if isinstance(config, Config) else read(config)
-    section = found.backend or Section("local", {}, ())
+    section = found.backend or Section("local")
     workflow = _build(found.source, BACKENDS, section, nodes, workflow_name)
     if found.storage is not None:
         workflow.set_storage(_storage(found))

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import OptionsError
+from ..errors import OptionsError, without_locals
 from ..names import close_to
-from .source import Source
+from .source import Hidden, Source
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,10 +29,15 @@ class Section(NamedTuple):
     """A kind and its options; `path` leads to them in the config."""
 
     kind: str
-    options: Mapping[str, Any]
-    path: tuple[str | int, ...]
+    hidden: Hidden = Hidden({})
+    path: tuple[str | int, ...] = ()
 
-    def __repr__(self) -> str:  # options may be secret
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options, which can be secret: never a local of a frame that can raise."""
+        return self.hidden.get()  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
         return f"<{self.kind!r} with {', '.join(map(str, self.options)) or 'no options'}>"
 
 
@@ -46,6 +51,7 @@ class Config(NamedTuple):
     reuse: str | None
 
 
+@without_locals
 def read(config: ConfigLike) -> Config:
     """Read a config from a dictionary, or from a YAML, TOML or JSON file with this path.
 
@@ -101,7 +107,7 @@ def _section(source: Source, data: Any, path: tuple[str | int, ...], noun: str) 
         raise OptionsError(
             f"{where}the options of {noun} {kind!r} are a mapping, not {type(options).__name__}"
         )
-    return Section(kind, options, path)
+    return Section(kind, Hidden(options), path)
 
 
 def _refuse_unknown(

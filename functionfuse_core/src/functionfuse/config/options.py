@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -20,11 +19,13 @@ from pydantic import (
     field_validator,
 )
 
-from ..errors import OptionsError
+from ..errors import OptionsError, without_locals
 from ..names import close_to
+from ..serializers.refused import Private
+from .paths import from_folder
 from .source import Source
 
-__all__ = ["Allow", "Earlier", "StorageOptions", "check_options"]
+__all__ = ["Allow", "Earlier", "Secret", "StorageOptions", "check_options"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,7 +71,21 @@ def _limits_or_none(value: Any) -> str | None:
     return "none" if value is False or str(value).lower() in ("false", "no", "off") else None
 
 
-class StorageOptions(BaseModel):
+class Secret(Private, SecretStr):
+    """A secret that is in no attribute, and in no stored result, also if a function returns it."""
+
+    def __init__(self, secret_value: str) -> None:
+        self._get: Callable[[], str] = lambda: secret_value
+
+    @property
+    def _secret_value(self) -> str:  # type: ignore[override]  # an attribute in pydantic
+        return self._get()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._get(),)
+
+
+class StorageOptions(Private, BaseModel):
     """Options of every kind of storage; a plugin's options inherit them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -92,7 +107,7 @@ class StorageOptions(BaseModel):
             " is no sandbox."
         ),
     )
-    key: SecretStr | None = Field(
+    key: Secret | None = Field(
         default=None,
         min_length=1,  # an empty environment variable must not switch the check off
         description="Signs results (HMAC-SHA256), and refuses others before they are unpickled.",
@@ -121,6 +136,7 @@ class StorageOptions(BaseModel):
     )
 
 
+@without_locals
 def check_options(
     model: type[Model],
     *,
@@ -132,8 +148,8 @@ def check_options(
 ) -> Model:
     """Check the options of a kind, and return its model of them.
 
-    In a config file, a relative path (an option of type `pathlib.Path`) starts at the folder of
-    the file.
+    In a config file, a relative path (an option with `pathlib.Path` in its type) starts at the
+    folder of the file.
 
     Args:
         source, path: the config and the location of the options in it, for errors.
@@ -143,7 +159,9 @@ def check_options(
     """
     source = source or Source({})
     try:
-        return model.model_validate(_from_file(model, options, source.folder))
+        return model.model_validate(
+            from_folder(model, options, source.folder) if source.folder else options
+        )
     except ValidationError as error:
         # pydantic's own message shows the input, secrets included.
         problems = error.errors(include_input=False, include_url=False, include_context=False)
@@ -182,19 +200,3 @@ def _option(steps: Sequence[str | int], options: Any, *, missing: bool) -> str:
                 continue
         names.append(str(step))
     return ".".join(names)
-
-
-def _from_file(
-    model: type[BaseModel], options: Mapping[str, Any], folder: Path | None
-) -> dict[str, Any]:
-    """Return options with the relative paths of a file made absolute."""
-    found = dict(options)
-    if folder is None:
-        return found
-    for field, info in model.model_fields.items():
-        if info.annotation not in (Path, Path | None):
-            continue
-        for name in {field, info.alias or field} & found.keys():
-            if isinstance(found[name], str) and found[name] and not found[name].startswith("~"):
-                found[name] = str(folder / found[name])
-    return found

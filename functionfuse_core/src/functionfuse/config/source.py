@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import NoConfigError, OptionsError
+from ..errors import NoConfigError, OptionsError, without_locals
 from .syntax import Marks, SyntaxProblem, parse_json, parse_toml, parse_yaml
 
-__all__ = ["VARIABLE", "Source", "configs_in", "nearest"]
+__all__ = ["VARIABLE", "Hidden", "Source", "configs_in", "nearest"]
 
 VARIABLE = "FUNCTIONFUSE_CONFIG"
 
@@ -58,6 +59,19 @@ def configs_in(folder: Path) -> list[str]:
     return [name for name in _NAMES if (folder / name).is_file()]
 
 
+class Hidden:
+    """A value that can have secrets: it is in no attribute, and in no representation."""
+
+    __slots__ = ("get",)
+    get: Callable[[], Any]
+
+    def __init__(self, value: Any) -> None:
+        self.get = lambda: value
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
 class _Expanded(str):
     """A string with the values of variables; its repr shows the text of the file instead."""
 
@@ -72,17 +86,17 @@ class Source:
     """A config before its form is checked.
 
     Attributes:
-        data: its content, with the values of environment variables.
         name: the path of the file, as passed in; "" for a dictionary.
         folder: the folder of the file; None for a dictionary.
     """
 
+    @without_locals
     def __init__(self, config: Mapping[str, Any] | str | os.PathLike[str]) -> None:
-        self.data: Any = config
+        self._data = Hidden(config)
         self.name = ""
         self.folder: Path | None = None
         self._marks: Marks = {}
-        self._expanded: dict[str, str] = {}
+        self._expanded = Hidden({})  # by value of a variable: the text with its name
         if isinstance(config, (str, os.PathLike)):
             self.name = os.fspath(config)
             self.folder = Path(os.path.abspath(self.name)).parent
@@ -90,6 +104,11 @@ class Source:
 
     def __repr__(self) -> str:
         return f"Source({self.name!r})" if self.name else "Source of a dictionary"
+
+    @property
+    def data(self) -> Any:
+        """The content, with the values of environment variables."""
+        return self._data.get()
 
     def where(self, path: Sequence[str | int], *, key: bool = False) -> str:
         """Return "file:line:column: " of a value, or of its key; "" for a dictionary.
@@ -109,10 +128,11 @@ class Source:
 
     def hidden(self, message: str) -> str:
         """Replace the values of environment variables in a message by `${NAME}`."""
-        for value in sorted(self._expanded, key=len, reverse=True):
+        expanded: dict[str, str] = self._expanded.get()
+        for value in sorted(expanded, key=len, reverse=True):
             # A short value can be part of another word.
             edge = r"\b" if len(value) < 4 and value.isalnum() else ""
-            written = self._expanded[value].replace("\\", r"\\")
+            written = expanded[value].replace("\\", r"\\")
             message = re.sub(f"{edge}{re.escape(value)}{edge}", written, message)
         return message
 
@@ -125,18 +145,20 @@ class Source:
             )
         text = self._text()
         try:
-            self.data, self._marks = _PARSERS[suffix](text)
+            data, self._marks = _PARSERS[suffix](text)
         except SyntaxProblem as error:
             kind, problem = suffix[1:].upper().replace("YML", "YAML"), error
         else:
-            self.data = self._with_variables(self.data, ())
+            self._data = Hidden(self._with_variables(data, ()))
             return
         line, column = problem.mark
         raise OptionsError(f"{self.name}:{line}:{column}: no {kind}: {problem.message}")
 
     def _text(self) -> str:
         try:
-            with open(self.name, "rb") as file:
+            with open(self.name, "rb", opener=_opened_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OptionsError(f"the config file {self.name!r} is no regular file")
                 data = file.read(LARGEST + 1)
         except OSError as error:
             raise OptionsError(
@@ -179,11 +201,15 @@ class Source:
                     f"{self.where(path)}the environment variable {name!r} is not set{said}"
                 )
             if value:
-                self._expanded[value] = found.group()
+                self._expanded.get()[value] = found.group()
             return value
 
         expanded = _Expanded(_variable.sub(value_of, text))
         expanded.written = text
         if expanded:
-            self._expanded[str(expanded)] = text
+            self._expanded.get()[str(expanded)] = text
         return expanded
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer

@@ -14,7 +14,7 @@ def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> st
 
     Args:
         label: the name of the function that the node calls.
-        was: the fingerprint that the header has, which may have no parts.
+        was: the fingerprint that the header has; see `recorded`.
     """
     if "call" not in was:
         return was.get("why not") or "stored without a fingerprint"

@@ -18,7 +18,7 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import FunctionFuseError
+from ..errors import FingerprintError, FunctionFuseError, OriginalResultError
 from ..graph.nodes import ConstructorCall, Node
 from ..graph.settings import ALWAYS, NEVER, UNCHANGED
 from ..graph.workflow import Graph
@@ -26,7 +26,8 @@ from .calls import Calls
 from .demand import COMPUTE, MAYBE, REUSE, Demand
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
-from .results import Ages, Done, Earlier, Held, Info, Results, Stored, Summary
+from .recorded import recorded
+from .results import Ages, Done, Earlier, Held, Info, Results, Stored, Summary, whole
 from .workers import Expected
 
 __all__ = ["COMPUTE", "MAYBE", "NO_USE", "REUSE", "Decisions"]
@@ -287,7 +288,8 @@ class Decisions:
             return COMPUTE, "nothing stored"
         of_no_use = ""
         if isinstance(info, FunctionFuseError):
-            of_no_use = f"{NO_USE}{info}"
+            is_original = isinstance(info, OriginalResultError)
+            of_no_use = str(info) if is_original else f"{NO_USE}{info}"
         if policy == NEVER:
             return COMPUTE, of_no_use or "is never reused"
         too_old = of_no_use or self.ages.expired.get(index, "")
@@ -302,17 +304,18 @@ class Decisions:
             return earlier
         if isinstance(info, FunctionFuseError):
             return COMPUTE, of_no_use
-        recorded = info.info.fingerprint
-        if call is None and recorded.get("rule") == RULE and "call" in recorded:
-            supposed, awaited = self._supposed(index, recorded)
-            if supposed is not None and supposed.hex() == recorded["call"]:
+        header = whole(info)
+        record = recorded(header.fingerprint) if header else {}
+        if call is None and record.get("rule") == RULE:
+            supposed, awaited = self._supposed(index, record)
+            if supposed is not None and supposed.hex() == record["call"]:
                 if not awaited:
                     self.calls[index] = supposed
                     return fits
                 self._awaited[index] = awaited
                 names = " or ".join(repr(self.graph.names[parent]) for parent in awaited)
                 return fits if too_old else (MAYBE, f"compute if {names} changes")
-        return COMPUTE, self._difference(index, recorded)
+        return COMPUTE, self._difference(index, record)
 
     def _may_go_back(self, index: int) -> bool:
         """Whether a node is not reused, but another result is stored under its name."""
@@ -342,9 +345,9 @@ class Decisions:
         self.restored.add(index)
         return REUSE, "an earlier result"
 
-    def _supposed(self, index: int, recorded: Mapping[str, Any]) -> tuple[bytes | None, list[int]]:
+    def _supposed(self, index: int, record: Mapping[str, Any]) -> tuple[bytes | None, list[int]]:
         """Return the call if unknown parents are as recorded, and the parents that may differ."""
-        parents, awaited = recorded["parents"], []
+        parents, awaited = record["parents"], []
         needs, before = self.graph.needs[index], self._before.get(index)
         if len(parents) != len(needs):
             return None, []
@@ -352,13 +355,18 @@ class Decisions:
         known: dict[int, bytes] = {}
         called: dict[int, bytes] = {}
         for parent, (_, digest, *marks) in zip(needs, parents, strict=True):
-            known[parent] = self.digests[parent] or self._results.as_recorded(digest, *marks[2:])
+            try:
+                known[parent] = self.digests[parent] or self._results.as_recorded(
+                    digest, *marks[2:]
+                )
+            except FingerprintError:
+                return None, []
             if self.digests[parent] is None and not self._same(parent, marks, results):
                 awaited.append(parent)
         if before is not None:
-            if recorded["before"] is None:
+            if record["before"] is None:
                 return None, []
-            _, _, *marks = recorded["before"]
+            _, _, *marks = record["before"]
             called[before] = self.calls[before] or bytes.fromhex(marks[0])
             if self.calls[before] is None and not self._same(before, marks, calls):
                 awaited.append(before)
@@ -375,13 +383,13 @@ class Decisions:
         recipe_now = recipes[index]
         return recipe_now is not None and recipe_now.hex() == recipe
 
-    def _difference(self, index: int, recorded: Mapping[str, Any]) -> str:
+    def _difference(self, index: int, record: Mapping[str, Any]) -> str:
         """Return the first difference from the recorded fingerprint, as text."""
         node, before = self.graph.nodes[index], self._before.get(index)
-        if reason := difference(node.label, self.identities.parts(node), recorded):
+        if reason := difference(node.label, self.identities.parts(node), record):
             return reason
         needs = self.graph.needs[index]
-        for parent, (_, was, _, _, *held) in zip(needs, recorded["parents"], strict=False):
+        for parent, (_, was, _, _, *held) in zip(needs, record["parents"], strict=False):
             digest = self.digests[parent]
             if digest is None or digest.hex() != was:
                 same = held and digest is not None and held == list(self._held(parent))

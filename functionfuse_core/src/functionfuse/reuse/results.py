@@ -17,6 +17,7 @@ from ..errors import FingerprintError, FunctionFuseError
 from ..graph.settings import shown
 from .identity import Identities
 from .project import version_of
+from .recorded import packages_in
 
 __all__ = [
     "Ages",
@@ -30,6 +31,7 @@ __all__ = [
     "Stored",
     "Summary",
     "created_at",
+    "whole",
 ]
 
 
@@ -170,10 +172,12 @@ class Results:
             return _NO_KEY
         found = self._keys.get(key)
         if found is None:
-            whole: Any = getattr(info, "info", info)
-            packages = whole.fingerprint.get("packages", {})
-            by_value = getattr(whole, "by_value", False)
-            found = self._keys[key] = Key(tuple(whole.own), packages, by_value)
+            header: Any = whole(info)
+            if header is None:
+                return _NO_KEY  # it can't be read, either
+            packages = packages_in(header.fingerprint)
+            by_value = getattr(header, "by_value", False)
+            found = self._keys[key] = Key(tuple(header.own), packages, by_value)
         return found
 
     def notes(self, reused: Iterable[Summary]) -> list[str]:
@@ -228,12 +232,25 @@ class Ages:
         return f"stored result is older than {shown(self.limits[index])}"
 
 
+def whole(info: Any) -> Any:
+    """Return all fields of a header, which a summary finds on demand; None if there are none.
+
+    So it is without a result, for one of no use, and if they are not as specified.
+    """
+    try:
+        header = getattr(info, "info", info)
+    except FunctionFuseError:
+        return None
+    return header if hasattr(header, "digest") else None
+
+
 def created_at(info: Info) -> float:
     """Return when a result was stored, in seconds since 1970; -inf if no header tells."""
-    if info is None or isinstance(info, FunctionFuseError):
+    header = whole(info)
+    if header is None:
         return -inf
     try:
-        moment = datetime.fromisoformat(info.info.created)
+        moment = datetime.fromisoformat(header.created)
     except ValueError:
         return -inf
     return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()

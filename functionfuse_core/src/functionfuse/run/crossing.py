@@ -27,6 +27,7 @@ import cloudpickle
 
 from ..graph.arguments import Reference, resolve
 from ..graph.nodes import Node
+from ..reuse.recorded import packages_in
 from ..reuse.workers import look_around
 from ..serializers.portable import PortablePickler, dumps
 from .job import Job, Outcome, text_of
@@ -297,7 +298,7 @@ def rest_of(outcome: Outcome) -> bytes:
     fields = {name: content for name, content in vars(outcome).items() if name not in _APART}
     saved = outcome.saved
     if getattr(saved, "digest", ""):
-        packages = {"packages": saved.fingerprint.get("packages", {})}
+        packages = {"packages": packages_in(saved.fingerprint)}
         described = saved.value, saved.key, tuple(saved.own), saved.by_value
         fields["saved"] = saved.digest, saved.size, *described, packages
     if outcome.error is None:

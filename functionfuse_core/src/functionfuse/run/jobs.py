@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..graph.nodes import Call, ConstructorCall, MethodCall, Node
@@ -80,6 +80,21 @@ class JobMaker:
     def counting_plugins(self) -> dict[Node, Sequence[Any]]:
         """Return the plugins that results depend on, by node."""
         return {node: list(counting(found)) for node, found in self._plugins.items()}
+
+    def check_writing(self, indexes: Collection[int]) -> None:
+        """Raise the storage's error if it can't be written, and results of these nodes are saved.
+
+        Args:
+            indexes: all nodes that may be computed, also those that are judged again before.
+        """
+        results, stored, nodes = self._results, self._values.stored, self._graph.nodes
+        if results and any(
+            not stored[index]
+            and index not in results.unsaved
+            and type(nodes[index]) is not ConstructorCall
+            for index in indexes
+        ):
+            results.prepare(len(indexes))
 
     @property
     def prepares(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import NoMatchError, ResultNotFoundError
 from ..reuse.identity import Identities
 from ..reuse.plan import NO_USE
+from ..reuse.results import whole
 from ..show.page import save
 from ..show.pagedata import Page, PageNode
 from .events import RunEvents
@@ -87,7 +88,7 @@ def _node(node: NodeRecord, reason: str, **known: Any) -> PageNode:
 
 def _of_header(header: Any) -> dict[str, Any]:
     """Return the fields that only the header of a stored result has."""
-    info = getattr(header, "info", header)
+    info = whole(header)
     if info is None:
         return {}
     about = {"digest": info.digest, "type": info.type.removeprefix("builtins.")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import EllipsisType
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,7 +87,9 @@ class HeaderStore(ResultStore, Protocol):
         *,
         digests: Mapping[str, tuple[str, str]] | None = None,
     ) -> dict[str, Any]: ...
-    def task_infos(self, workflow_name: str, task_names: Iterable[str], /) -> Iterator[Info]: ...
+    def task_infos(
+        self, workflow_name: str, task_names: Iterable[str], /, *, originals: Collection[str] = ()
+    ) -> Iterator[Info]: ...
     def read_again(self, workflow_name: str, task_name: str, info: Any, /) -> Any: ...
     def keep_damaged(self, workflow_name: str, task_name: str, /) -> bool: ...
     def lease(self, workflow_name: str, task_name: str, /) -> Lease: ...

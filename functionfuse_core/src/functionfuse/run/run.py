@@ -171,14 +171,12 @@ class Run:
         workflow._past = None
         if not self._grows:
             self._past.values.clear()  # they are in `held` now, until their last use
-        run, prepared = "", False
+        run, unread = "", False
         if self._results or self._events.listeners:
             run = self._events.open()
         try:
             if self._results:
                 self._results.run = run
-                self._results.prepare()
-                prepared = True
             indexes = self._decide()
             self._check(indexes)
             self._announce(indexes)
@@ -186,6 +184,7 @@ class Run:
             scheduler.work()
             values = self._returned_values()
         except BaseException as error:
+            unread = isinstance(error, OSError) and self._jobs.decisions is None
             try:
                 scheduler.cancel()
             except Exception as second:  # noqa: BLE001  # the first error is more important
@@ -207,7 +206,7 @@ class Run:
             progress.last_look()
             workflow.report = self._written(self._events.report(run), self._past.began)
             if self._results:
-                if prepared:
+                if not unread:
                     self._record(run, failure)
                 self._results.remember()
 
@@ -238,7 +237,7 @@ class Run:
             given = events, decisions, self._stored, self._past
             return head, columns_of(*given, grows=self._grows)
 
-        results.record(run, record, quiet=not did)
+        results.record(run, record)
 
     def _check(self, indexes: Sequence[int]) -> None:
         """Raise OptionsError if nodes can't run here: for their resources, or their timeouts.

@@ -1,8 +1,7 @@
 """Compute the nodes of a run: submit their jobs, and take over the outcomes.
 
 Jobs go to the backend in the order of `Order`. `_take` takes over an outcome, unblocks the
-children, and releases values that no other node uses. If a stored result can't be read when a node
-needs it, it is computed after all.
+children, and releases values that nobody needs. A result that can't be read is computed after all.
 
 If the backend keeps values and there is no storage, a node is submitted as soon as its parents are
 submitted (`ahead`): the backend orders them. A node's error then waits until its parents are done,
@@ -92,7 +91,8 @@ class Scheduler:
             held.clear()
 
     def activate(self, indexes: Collection[int]) -> None:
-        """Let nodes be computed, by `work`."""
+        """Let nodes be computed, by `work`. Raises the error of a storage that can't be written."""
+        self.jobs.check_writing(indexes)
         if self.resources:
             self.resources.check(indexes)
         self.order.activate(indexes)

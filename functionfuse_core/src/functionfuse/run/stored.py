@@ -6,17 +6,19 @@ import gc
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from itertools import repeat
 from math import inf
 from typing import Any
 
-from ..errors import DamagedResultError, NewerFormatError
+from ..errors import DamagedResultError, NewerFormatError, OriginalResultError
+from ..graph.settings import ALWAYS
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
 from ..reuse.plan import NO_USE, REUSE, Decisions
-from ..reuse.results import Done, Info, created_at
+from ..reuse.results import Done, Info, created_at, whole
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
 from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore
@@ -67,14 +69,34 @@ class StoredResults:
         self._of_no_use: set[int] = set()  # nodes whose stored results can't be used
         self._lost = Counter[int]()  # by node: how often its saved result was gone
         self._unrestored: dict[str, Exception] = {}  # by task
+        self._asked = False  # whether `new_workflow` was called
+        self._refusal: Exception | None = None  # the error that it raised
         self._workflow_name = workflow_name
         self._names = names
         save = self.storage.save
         self._taken = _taken_by(getattr(save, "__func__", save))
 
-    def prepare(self) -> None:
-        """Raise now if saving can't work."""
-        self.storage.new_workflow(self._workflow_name)
+    def prepare(self, count: int) -> None:
+        """Raise now if saving can't work, before the first of so many nodes is computed."""
+        if refusal := self._refused():
+            self._unrestored.clear()  # the run ends with this error
+            refusal.add_note(
+                f"up to {count} node(s) of workflow {self._workflow_name!r} must be computed"
+            )
+            raise refusal
+
+    def _refused(self) -> Exception | None:
+        """Return why the storage can't be written; None if it can.
+
+        A run asks once, when it is about to compute or to restore. Reading needs no right to write.
+        """
+        if not self._asked:
+            self._asked = True
+            try:
+                self.storage.new_workflow(self._workflow_name)
+            except Exception as error:  # noqa: BLE001  # raised when a node must be computed
+                self._refusal = error
+        return self._refusal
 
     def decide(
         self,
@@ -99,6 +121,8 @@ class StoredResults:
         if done:
             nodes, found = range(len(self._names)), infos
             infos = iter([done[n].stored if n in done else next(found) for n in nodes])
+        if ALWAYS in (settings._policy, *settings._policies.values()):
+            infos = self._with_originals(headers, graph, settings, infos)
         decisions = self.decisions = Decisions(
             graph,
             identities,
@@ -116,12 +140,22 @@ class StoredResults:
             self.stored[index] = done[index].stored is not None
         return decisions
 
+    def _with_originals(
+        self, headers: HeaderStore, graph: Graph, settings: BaseWorkflow, infos: Iterable[Info]
+    ) -> Iterator[Info]:
+        """Iterate over headers; read the original's results of nodes that always reuse theirs."""
+        policies = map(settings._policies.get, graph.nodes, repeat(settings._policy))
+        for name, info, policy in zip(self._names, infos, policies, strict=True):
+            if policy == ALWAYS and isinstance(info, OriginalResultError):
+                yield from headers.task_infos(self._workflow_name, [name], originals=[name])
+            else:
+                yield info
+
     def load(self, index: int) -> Load:
         """Return the record by which a stored value is read, here or in another process."""
         decisions, own = self.decisions, ()
         if decisions:
-            header: Any = decisions.stored[index]
-            header = getattr(header, "info", header)
+            header = whole(decisions.stored[index])
             own = header.own if getattr(header, "by_value", False) else ()
         names = self._workflow_name, self._names[index]
         return Load(self.storage, *names, *self._wanted(index), borrowed(own) if own else {})
@@ -152,10 +186,10 @@ class StoredResults:
         """Return another copy of a value that this run has had; () if that is slow."""
         if self.headers is None or self.decisions is None or not self.stored[index]:
             return ()
-        header: Any = self.decisions.stored[index]
+        header = whole(self.decisions.stored[index])
         names = self._workflow_name, self._names[index]
         try:
-            return (self.headers.read_again(*names, getattr(header, "info", header)),)
+            return (self.headers.read_again(*names, header),) if header else ()
         except OF_NO_USE:
             return ()
 
@@ -198,7 +232,10 @@ class StoredResults:
             if decisions and index in decisions.restored
         }
         if headers and tasks:
-            self._unrestored |= headers.restore(self._workflow_name, tasks)
+            if refusal := self._refused():
+                self._unrestored |= dict.fromkeys(tasks, refusal)
+            else:
+                self._unrestored |= headers.restore(self._workflow_name, tasks)
 
     def remember(self) -> None:
         """End the run: let later plans know what it saved, and remove what is too old."""
@@ -211,6 +248,8 @@ class StoredResults:
                 " read_task reads those of another run: task %r: %r",
                 *(len(self._unrestored), self._workflow_name, task, error),
             )
+        if self._refusal:
+            return
         try:
             self.headers.remember(self._workflow_name, set_aside=self._set_aside())
         except Exception as error:  # noqa: BLE001  # the run's values are right anyway
@@ -223,23 +262,24 @@ class StoredResults:
         """Whether the storage wants records of runs; see `functionfuse.run.record`."""
         return bool(getattr(self.headers, "run_records", False))
 
-    def record(self, run: str, made: Callable[[], Fields], *, quiet: bool) -> None:
+    def record(self, run: str, made: Callable[[], Fields]) -> None:
         """Store the record of the run, or log a line if that fails.
+
+        Nothing is tried if the run knows already that the storage can't be written.
 
         Args:
             made: makes its fields.
-            quiet: whether it is left without a line, if the storage can't be written: the run has
-                written nothing else either.
         """
         storage: Any = self.headers
+        if self._refusal:
+            return
         try:
             storage.record_run(self._workflow_name, *_uncollected(made))
         except Exception as error:  # noqa: BLE001  # the run's values are right anyway
-            if not (quiet and isinstance(error, OSError)):
-                logger.warning(
-                    "the record of run %r of workflow %r can't be stored: %r",
-                    *(run, self._workflow_name, error),
-                )
+            logger.warning(
+                "the record of run %r of workflow %r can't be stored: %r",
+                *(run, self._workflow_name, error),
+            )
 
     def _set_aside(self) -> int:
         """Return the size of the results that this run has set aside, in bytes."""
@@ -277,19 +317,26 @@ class StoredResults:
         return True
 
     def warn(self, index: int, error: Exception) -> None:
-        """Warn that a stored result can't be used; keep a copy of a damaged one until gc."""
+        """Warn that a stored result can't be used; try to keep a copy of a damaged one until gc."""
         if self.headers is None:
             return  # reading is the only way to find out that nothing is stored
         names = self._workflow_name, self._names[index]
-        broken = isinstance(error, (DamagedResultError, NewerFormatError))
-        kept = broken and self.headers.keep_damaged(*names)
+        kept = ""
+        if isinstance(error, OriginalResultError):
+            kept = "; it moves to '.original' then, or to '.damaged' if its SHA-1 is wrong"
+        elif isinstance(error, (DamagedResultError, NewerFormatError)):
+            try:
+                if self.headers.keep_damaged(*names):
+                    kept = "; a copy of its bytes is in '.damaged'"
+            except OSError as second:  # a reader may have no right to write
+                kept = f"; its bytes can't be kept: {second}"
         logger.warning(
             "the stored result of task %r of workflow %r can't be used, and is computed when it is"
             " needed: %s%s",
             names[1],
             names[0],
             error,
-            "; its bytes are kept until the next gc" if kept else "",
+            kept,
         )
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from os import PathLike
 from typing import Any, NamedTuple
 
-from ..errors import GraphError
+from ..errors import GraphError, without_locals
 from ..graph.nodes import Node
 from ..graph.workflow import BaseWorkflow
 from .calling import current_node
@@ -65,6 +65,7 @@ class ComputingWorkflow(BaseWorkflow):
         """What holds for a run that begins now."""
         return Overrides() if current_node() else self.overrides
 
+    @without_locals
     def set_storage(self, storage: MinimalStorage | None) -> None:
         """Store every node's result in `storage`, and reuse results from it; None to stop.
 

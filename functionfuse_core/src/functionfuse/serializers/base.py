@@ -23,7 +23,11 @@ class Serializer(Protocol):
     one is made without arguments. A serializer gets each object of its type, at any depth inside a
     result. An object met twice is written once and comes back as one object.
 
-    Three members are optional:
+    In a storage with a key, `unpickle` gets checked bytes only: a file that it opens is a copy in
+    memory and has no path, and a folder is a copy. So a file is read as a whole when it is opened.
+    `pickle` writes in memory and in a temporary folder there, and digests are of these bytes.
+
+    Four members are optional:
 
     - `always_read = True`: later nodes of a run get the object that was read back, and not the one
       that was written. Use it for lazy objects, so that they aren't computed again.
@@ -31,6 +35,11 @@ class Serializer(Protocol):
       and a list of the protocols for each, so that shared parts are computed once. It returns a
       list of (name, pid).
     - `check(obj)`, beside `pickle_many`, raises if an object can't be stored, before any write.
+    - `checks_itself = True`: for lazy objects. `unpickle` reads through `files.unchecked`, where
+      `files` is the file protocol, and checks each part when it reads it. If `files.signed`, then
+      `pickle` puts digests into the pid, or into something whose digest is there, by
+      `files.digest`: 32 bytes of SHA-256, which are signed with the result. `storage.sign` reads
+      such objects and writes them again.
 
     Attributes:
         name: identifies this serializer in stored results, for ever.

@@ -19,6 +19,7 @@ from .earlier import keys_of
 from .header import TaskInfo
 from .keys import EARLIER, earlier_name, folder_of
 from .lineage import Key, Lineage, LineageNode
+from .signing import Key as SigningKey
 from .summary import Summary
 
 __all__ = ["ancestors", "descendants", "node_of"]
@@ -62,7 +63,8 @@ def _refs(info: TaskInfo) -> list[_Ref]:
 class _Headers:
     """The headers that were read, by task and call, and by task and value; and reads more."""
 
-    def __init__(self, store: BlobStore, workflow: str) -> None:
+    def __init__(self, store: BlobStore, workflow: str, signed_by: SigningKey | None) -> None:
+        self._signed_by = signed_by
         self.notes: dict[str, str] = {}  # by task: what is wrong with its latest result
         self._store, self._workflow = store, workflow
         self._by_call: dict[tuple[str, str], TaskInfo] = {}
@@ -74,7 +76,7 @@ class _Headers:
     def add(self, infos: Iterable[TaskInfo]) -> None:
         """Take headers; the first one of a task and call, or of a task and value, counts."""
         for info in infos:
-            self._by_call.setdefault((info.task, _call(info)), info)
+            self._by_call.setdefault((info.task, info.call), info)
             self._by_value.setdefault((info.task, info.value or info.digest), info)
 
     def find(self, ref: _Ref) -> TaskInfo | None:
@@ -97,7 +99,8 @@ class _Headers:
         if self._levels > _STEPS and self._store.concurrency > 1:
             self._read_all()
         names = [name for name in dict.fromkeys(ref.task for ref in refs) if self._is_new(name)]
-        found = infos_of_tasks(self._store, self._workflow, names)
+        where, by = (self._store, self._workflow), self._signed_by
+        found = infos_of_tasks(*where, names, originals=names, signed_by=by)
         for name, info in zip(names, found, strict=True):
             self._take(name, info)
         self._read_earlier([ref for ref in refs if not self._has(ref) and self._is_new(ref)])
@@ -129,7 +132,8 @@ class _Headers:
         if self._names is None:
             self._names = list(segments(self._store, folder))
         if self._names and self._levels > len(self._names) / self._store.concurrency:
-            headers = headers_of(self._store, [folder + name for name in self._names])
+            keys = [folder + name for name in self._names]
+            headers = headers_of(self._store, keys, signed_by=self._signed_by)
             self.add(info for info in headers.values() if info.task not in self._read)
             self._read.update(info.task for info in headers.values())
             self._names = []
@@ -139,22 +143,25 @@ class _Headers:
         folder = folder_of(self._workflow) + EARLIER
         called = [ref for ref in refs if ref.call]
         names = [earlier_name(ref.task, ref.call) for ref in called]
-        found = infos_at(self._store, self._workflow, folder, names, [ref.task for ref in called])
+        tasks, where = [ref.task for ref in called], (self._store, self._workflow, folder)
+        found = infos_at(*where, names, tasks, signed_by=self._signed_by)
         for ref, info in zip(called, found, strict=True):
             if isinstance(info, Summary) and info.call == ref.call:
                 self._take(ref.task, info)
         if tasks_ := [ref.task for ref in refs if not ref.call]:
             keys = keys_of(self._store, self._workflow, tasks_)
-            self.add(headers_of(self._store, keys).values())
+            self.add(headers_of(self._store, keys, signed_by=self._signed_by).values())
 
 
-def ancestors(store: BlobStore, workflow: str, task: str, call: str) -> Lineage:
+def ancestors(
+    store: BlobStore, workflow: str, task: str, call: str, *, signed_by: SigningKey | None
+) -> Lineage:
     """Return the lineage of a result; see `Storage.lineage`.
 
-    Raises ResultNotFoundError, DamagedResultError and NewerFormatError for the result itself.
+    Raises as `catalog.info_of` for the result itself.
     """
-    headers = _Headers(store, workflow)
-    start = _start(store, workflow, task, call)
+    headers = _Headers(store, workflow, signed_by)
+    start = _start(store, workflow, task, call, signed_by)
     headers.add([start])
     found: dict[Key, TaskInfo | None] = {_key(start): start}
     level = [start]
@@ -172,21 +179,23 @@ def ancestors(store: BlobStore, workflow: str, task: str, call: str) -> Lineage:
     return Lineage(_nodes(found, headers), down=False)
 
 
-def descendants(store: BlobStore, workflow: str, task: str, call: str) -> Lineage:
+def descendants(
+    store: BlobStore, workflow: str, task: str, call: str, *, signed_by: SigningKey | None
+) -> Lineage:
     """Return the results computed from a result, and from those; reads all headers. As `ancestors`.
 
     Results whose headers can't be read are left out, and logged.
     """
-    start = _start(store, workflow, task, call)
+    start = _start(store, workflow, task, call, signed_by)
     folder = folder_of(workflow)
     keys = [folder + name for name in sorted(segments(store, folder))]
     keys += [f"{folder}{EARLIER}{name}" for name in sorted(store.names(folder + EARLIER))]
-    infos = headers_of(store, keys)
+    infos = headers_of(store, keys, signed_by=signed_by)
     if lost := [key for key in keys if key not in infos]:
         logger.warning(
             "lineage: the headers of %d result(s) can't be used: %s", len(lost), ", ".join(lost[:5])
         )
-    headers = _Headers(store, workflow)
+    headers = _Headers(store, workflow, signed_by)
     headers.add([start, *infos.values()])
     children: dict[_Ref, list[TaskInfo]] = {}
     for info in infos.values():
@@ -206,20 +215,23 @@ def descendants(store: BlobStore, workflow: str, task: str, call: str) -> Lineag
 
 def _children(info: TaskInfo, children: Mapping[_Ref, Sequence[TaskInfo]]) -> Iterator[TaskInfo]:
     """Iterate over the results whose records name a result, with or without its call and value."""
-    value, call = info.value or info.digest, _call(info)
+    value, call = info.value or info.digest, info.call
     for known in ((call, value), ("", value), (call, "")):
         yield from children.get(_Ref(info.task, *known), ())
 
 
-def _start(store: BlobStore, workflow: str, task: str, call: str) -> TaskInfo:
+def _start(
+    store: BlobStore, workflow: str, task: str, call: str, signed_by: SigningKey | None
+) -> TaskInfo:
     """Return the header of the latest result, or of the one with a call."""
-    [latest] = infos_of_tasks(store, workflow, [task])
+    [latest] = infos_of_tasks(store, workflow, [task], originals=[task], signed_by=signed_by)
     if isinstance(latest, Summary) and call in ("", latest.call):
         return latest.info
     if not call:
         raise latest if isinstance(latest, FunctionFuseError) else ResultNotFoundError(task)
     folder = folder_of(workflow) + EARLIER
-    [found] = infos_at(store, workflow, folder, [earlier_name(task, call)], [task])
+    names = [earlier_name(task, call)]
+    [found] = infos_at(store, workflow, folder, names, [task], signed_by=signed_by)
     if isinstance(found, Summary) and found.call == call:
         return found.info
     raise found if isinstance(found, FunctionFuseError) else ResultNotFoundError(task)
@@ -271,11 +283,7 @@ def node_of(info: TaskInfo) -> LineageNode:
 
 
 def _key(info: TaskInfo) -> Key:
-    return info.task, _call(info), info.digest
-
-
-def _call(info: TaskInfo) -> str:
-    return _text(info.call)
+    return info.task, info.call, info.digest
 
 
 def _text(value: Any) -> str:

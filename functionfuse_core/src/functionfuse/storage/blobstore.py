@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -12,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar, overload
 
-from xxhash import xxh3_128_hexdigest
+from xxhash import xxh3_128_digest
 
 from ..errors import DamagedResultError, ResultNotFoundError
 from ..serializers import FILE_PROTOCOL
+from ..serializers.refused import Private
 
 __all__ = [
     "BlobInfo",
@@ -25,10 +27,15 @@ __all__ = [
     "StagedFiles",
     "Streamed",
     "at_once",
+    "has_uuid",
+    "in_threads",
+    "name_is_taken",
 ]
 
+_PORTION = 1024  # calls
 
 Buffer = bytes | bytearray | memoryview
+has_uuid = re.compile("[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}").search
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -111,7 +118,7 @@ class Streamed(Sequence[Buffer]):
         raise TypeError("streamed parts come one after the other")
 
 
-class BlobStore(ABC):
+class BlobStore(Private, ABC):
     """Blobs under keys. Implement `put`, `get`, `list` and `delete`; the rest has defaults.
 
     A key is one or more segments, joined by "/". A segment has ASCII letters, digits and
@@ -240,7 +247,11 @@ class BlobStore(ABC):
                 yield f"{name}/"
 
     def prepare(self, folder: str) -> None:
-        """Check that blobs can be put under `folder` later; raise StoragePathError if not."""
+        """Check that blobs can be put under `folder` later; raise an OSError if not.
+
+        A run calls this before it computes anything, so name the option or the right that helps.
+        Where a request is slow, check once for each process and place, with the blob `keys.PROBE`.
+        """
         del folder
 
     def protocols(self, folder: str) -> dict[str, Any]:
@@ -250,7 +261,7 @@ class BlobStore(ABC):
         `remove(filename)`. By default a file is staged locally, and put when it is closed. A store
         of plain local files opens them directly: the `name` of an opened file is its path. Its
         object also has `folder(filename, mode="r")`: it returns the path of a folder, and makes it
-        for "w".
+        for "w". Another protocol that opens files has `use_files(files)`; see `SafeFiles.offer`.
         """
         return {FILE_PROTOCOL: StagedFiles(self, folder)}
 
@@ -264,6 +275,9 @@ class BlobStore(ABC):
 
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
         """Remove the leftovers of killed writers from the store, and iterate over them.
+
+        Others may use the same place. Remove only what has a name that nobody else gives, or is in
+        a workflow's folder: one with the blob `keys.MARKER`.
 
         Args:
             older_than: in seconds, on the store's own clock; a younger blob may be in use.
@@ -280,8 +294,24 @@ def at_once(
     workers = min(store.concurrency, len(items))
     if workers <= 1:
         return map(function, items)
+    return in_threads(workers, function, items)
+
+
+def in_threads(
+    workers: int, function: Callable[[Item], Found], items: Sequence[Item]
+) -> Iterator[Found]:
+    """Return what a function returns for each item, in order; the calls run in threads.
+
+    The calls are made in portions: one that waits takes much more memory than its item.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix="functionfuse") as pool:
-        return iter(list(pool.map(function, items)))
+        for start in range(0, len(items), _PORTION):
+            yield from pool.map(function, items[start : start + _PORTION])
+
+
+def name_is_taken(name: str) -> FileExistsError:
+    """Return the error for a file of a serializer, if another object's file has the name."""
+    return FileExistsError(f"the file name {name!r} is taken: use generate_name() for each file")
 
 
 class StagedFiles:
@@ -291,16 +321,23 @@ class StagedFiles:
         folder: the key prefix of the files; it ends in "/". File names are key segments.
 
     Attributes:
-        digests: size and XXH3-128 digest of each file that was put.
+        digest: returns the digest of bytes: XXH3-128; SHA-256 for a result that is signed.
+        digests: size and digest of each file that was put, in hexadecimal digits.
+        others: names of files that are not put yet, or never: others may have files of these names.
     """
 
     def __init__(self, store: BlobStore, folder: str) -> None:
         self.store = store
         self.prefix = folder
+        self.digest: Callable[[Any], bytes] = xxh3_128_digest
         self.digests: dict[str, tuple[int, str]] = {}
+        self.others: set[str] = set()
 
     def open(self, filename: str, mode: str = "rb") -> IO[Any]:
         """Open a file for reading or for writing a new one, as the builtin `open` does.
+
+        With mode "x", closing it raises FileExistsError if there is such a file. A name with a
+        UUID, such as those of `generate_name`, is not looked for.
 
         Raises:
             ResultNotFoundError: there is no such file to read.
@@ -309,12 +346,15 @@ class StagedFiles:
         key = self.prefix + filename
         if mode.replace("t", "b") in ("r", "rb"):
             file: IO[bytes] = io.BytesIO(self.store.get(key))
-        elif mode.replace("t", "b") in ("w", "wb", "x", "xb", "w+b", "wb+"):
+        elif "".join(sorted(mode.replace("t", ""))) in ("w", "bw", "x", "bx", "+bw", "+bx"):
             self.digests.pop(filename, None)
-            file = _Staged(self, filename)
+            new = "x" in mode and not has_uuid(filename)
+            if new:
+                self.others.add(filename)
+            file = _Staged(self, filename, new=new)
         else:
             raise ValueError(f"files beside results are read, or written anew, not {mode!r}")
-        return file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8")
+        return file if "b" in mode else _Text(file, encoding="utf-8")
 
     def remove(self, filename: str) -> None:
         """Remove a file; a missing one is no error."""
@@ -324,10 +364,10 @@ class StagedFiles:
 class _Staged(io.BufferedRandom):
     """A local temporary file that becomes a blob when it is closed without an error."""
 
-    def __init__(self, files: StagedFiles, filename: str) -> None:
+    def __init__(self, files: StagedFiles, filename: str, *, new: bool) -> None:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed by close
         super().__init__(self._file)
-        self._files, self._filename = files, filename
+        self._files, self._filename, self._new = files, filename, new
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
@@ -341,7 +381,20 @@ class _Staged(io.BufferedRandom):
         size = self.seek(0, io.SEEK_END)
         try:
             data = mmap.mmap(self.fileno(), size, access=mmap.ACCESS_READ) if size else b""
-            self._files.store.put(self._files.prefix + self._filename, [memoryview(data)])
-            self._files.digests[self._filename] = size, xxh3_128_hexdigest(data)
+            key = self._files.prefix + self._filename
+            self._files.store.put(key, [memoryview(data)], if_absent=self._new)
+            self._files.digests[self._filename] = size, self._files.digest(data).hex()
+            self._files.others.discard(self._filename)
+        except FileExistsError:
+            raise name_is_taken(self._filename) from None
         finally:
             super().close()
+
+
+class _Text(io.TextIOWrapper):
+    """Text in a file that an error closes without storing it; `TextIOWrapper` would store half."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self.buffer.__exit__(kind, *rest)  # type: ignore[attr-defined]
+        self.close()

@@ -13,13 +13,21 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
-from ..errors import ResultNotFoundError, StorageError, UntrustedResultError
+from ..errors import (
+    DamagedResultError,
+    ResultNotFoundError,
+    StorageError,
+    StoragePathError,
+    UntrustedResultError,
+)
 from .blobstore import BlobInfo, BlobStore, Buffer, Streamed, at_once
 from .catalog import side_data_in
 from .earlier import is_held
 from .header import TaskInfo
 from .listed import planted
-from .sidecheck import BLOCK, Blocks, Measured
+from .sidecheck import BLOCK, Blocks, Check, Measured, measured
+from .sidedata import leave
+from .signing import Key, hasher
 
 __all__ = ["Carried", "slower"]
 
@@ -37,26 +45,36 @@ class Carried(Blocks):
         store, to: where it is, and where it is put.
         folder: the key prefix of the workflow.
         info: the fields of the result's header.
+        signed_by: the key of the storage where it is put; see `catalog`.
 
     Attributes:
         made: keys of the files that were put.
         kept: keys of the files that were there already, and stay.
     """
 
-    def __init__(self, store: BlobStore, to: BlobStore, folder: str, info: TaskInfo) -> None:
-        super().__init__(store)
+    def __init__(
+        self,
+        store: BlobStore,
+        to: BlobStore,
+        folder: str,
+        info: TaskInfo,
+        *,
+        signed_by: Key | None,
+    ) -> None:
+        super().__init__(store, signs=signed_by is not None and not info.strong)
         self.made: list[str] = []
         self.kept: list[str] = []
         self._to = to
         self._folder = folder
         self._info = info
+        self._signed_by = signed_by
         self._listed: dict[str, bool] = {}  # for files in folders: whether they are in the target
         self._left_over: list[str] = []
         self._was_held = False  # while the folder of a file that was put was listed
 
     @cached_property
     def _is_held(self) -> bool:
-        return is_held(self._to, self._info)
+        return is_held(self._to, self._info, signed_by=self._signed_by)
 
     @cached_property
     def _used(self) -> frozenset[str]:
@@ -89,22 +107,19 @@ class Carried(Blocks):
             some = blobs[start : start + count]
             yield from at_once(slower(self.store, self._to), function, some)
 
-    def through(
-        self,
-        key: str,
-        size: int,
-        update: Callable[[Buffer], object],
-        ended: Callable[[], object],
-    ) -> None:
+    def through(self, key: str, size: int, check: Check) -> None:
         """Copy a blob, or read that of the target; see `Blocks.through`.
 
-        If `ended` raises an error, nothing is put.
+        If the check raises an error, nothing is put.
         """
         _refuse_outside(key)
         if self._is_there(key):
             if self._stays(key):
                 self.kept.append(key)
-                Blocks(self._to).through(key, size, update, ended)
+                if self.strong is None:
+                    Blocks(self._to).through(key, size, check)
+                else:
+                    self._compare(key, size, check)
                 return
             self._left_over.append(key)
         of_source: list[Exception] = []
@@ -112,9 +127,9 @@ class Carried(Blocks):
         def parts() -> Iterator[Buffer]:
             try:
                 for block in self.store.blocks(key, BLOCK):
-                    update(block)
+                    check.update(block)
                     yield bytes(block)  # the next block may overwrite it, and a store may keep it
-                ended()
+                check.ended()
             except Exception as error:
                 of_source.append(error)
                 raise
@@ -126,9 +141,23 @@ class Carried(Blocks):
             if error in of_source:
                 raise
             raise StorageError(f"{key!r} can't be put in {self._to!r}: {error}") from error
-        except IsADirectoryError as error:
+        except StoragePathError as error:
+            if not isinstance(error.__cause__, IsADirectoryError):
+                raise
             where = f"{self._to!r} has a folder in the place of {key!r}"
             raise UntrustedResultError(where) from error
+
+    def _compare(self, key: str, size: int, check: Check) -> None:
+        """Check a file of the source, which is signed; then compare that of the target with it."""
+        ours = hasher(strong=True)
+
+        def both(block: Buffer) -> None:
+            ours.update(block)
+            check.update(block)
+
+        super().through(key, size, check._replace(update=both))
+        if measured(Blocks(self._to), key, strong=True)[1] != ours.hexdigest():
+            raise DamagedResultError(f"{key!r} in {self._to!r} is not what was written")
 
     def is_whole(self) -> bool:
         """Return whether the files that were in the target before the copy are still there.
@@ -144,8 +173,14 @@ class Carried(Blocks):
         Single files are sound. But those of a folder are not, and if the result was in the target
         before, without them, it must not get them.
         """
-        if self.made and (self._was_held or not is_held(self._to, self._info)):
-            self._to.delete(self.made)
+        if not self.made:
+            return
+        if self._was_held or not is_held(self._to, self._info, signed_by=self._signed_by):
+            try:
+                self._to.delete(self.made)
+            except PermissionError as error:
+                of = f"task {self._info.task!r} of workflow {self._info.workflow!r}"
+                leave(self._to, "side data of a copy that failed", of, error)
 
     def _is_there(self, key: str) -> bool:
         listed = self._listed.get(key)

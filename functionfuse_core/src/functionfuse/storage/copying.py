@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from os.path import realpath
 from typing import Protocol
@@ -26,6 +27,7 @@ from ..errors import (
     StorageError,
     UntrustedResultError,
 )
+from ..serializers import Serializer
 from .blobstore import BlobInfo, BlobStore, Buffer, Streamed, at_once
 from .carrying import Carried, slower
 from .catalog import belongs, head_of, is_result, matching, may_hold
@@ -34,13 +36,17 @@ from .filestore import FileStore
 from .header import DIGEST_AT, FIRST_READ, HEADER_AT, TaskInfo, sealed
 from .keys import RUNS, folder_of
 from .listed import Item, earlier_of, is_own, is_segment, latest_of, planted
-from .resultfile import Passing, trusted
+from .ours import has_result
+from .passing import Passing, strengthened
+from .resultfile import trusted
 from .results import Saver
 from .runrecord import decoded, fields_of, nodes_of
 from .runs import prune
-from .sidecheck import BLOCK, check_side_data
+from .sidecheck import BLOCK, Blocks, check_side_data, strengthened_files
+from .sidedata import refuse_self_checked
+from .signing import Key
 
-__all__ = ["Copied", "Target", "copy"]
+__all__ = ["Copied", "Copier", "Target", "copy"]
 
 _ATTEMPTS = 10  # to read a result that is replaced again and again
 
@@ -73,7 +79,8 @@ class Source(Protocol):
     """The part of a `Storage` that results are copied from."""
 
     store: BlobStore
-    _key: bytes | None
+    _key: Key | None
+    _serializers: dict[str, Serializer]
 
 
 class Target(Source, Protocol):
@@ -105,7 +112,9 @@ def copy(
         )
     folder = folder_of(workflow)
     blobs = list(source.store.list(folder))
-    results = [blob for blob in blobs if is_result(blob.key)]
+    inside = (blob.key.removeprefix(folder) for blob in blobs)
+    is_ours = has_result(source.store, folder, (name for name in inside if "/" not in name))
+    results = [blob for blob in blobs if is_ours and is_result(blob.key)]
     items = [item for blob in results for item in latest_of(source.store, workflow, blob)]
     names = matching(sorted({item.task for item in items}), pattern)
     records = [blob for blob in blobs if runs and blob.key.startswith(folder + RUNS)]
@@ -113,7 +122,7 @@ def copy(
         raise ResultNotFoundError(
             f"workflow {workflow!r} has no stored task that matches {pattern!r} in {source!r}"
         )
-    copier = _Copier(source, to, workflow, dry_run=dry_run)
+    copier = Copier(source, to, workflow, dry_run=dry_run)
     if not dry_run:
         to.new_workflow(workflow)
     wanted = frozenset(names)
@@ -137,14 +146,17 @@ def _fills(report: Copied) -> bool:
     return report.action == "replaced" or bool(report.call and report.action == "copied")
 
 
-class _Copier:
+class Copier:
     """Copies the results of one workflow."""
+
+    doing = "copying"
 
     def __init__(self, source: Source, to: Target, workflow: str, *, dry_run: bool) -> None:
         self._names = f"from {source!r} to {to!r}"
         self._source, self._to = source.store, to.store
         self._slower = slower(source.store, to.store)
         self._key, self._new_key = source._key, to._key
+        self._serializers = {**source._serializers, **to._serializers}
         self._saver = to._saver
         self._workflow = workflow
         self._folder = folder_of(workflow)
@@ -157,7 +169,8 @@ class _Copier:
         try:
             yield
         except Exception as error:
-            error.add_note(f"while copying {what} of workflow {self._workflow!r} {self._names}")
+            names = f"{what} of workflow {self._workflow!r} {self._names}"
+            error.add_note(f"while {self.doing} {names}")
             raise
 
     def results(self, items: Sequence[Item]) -> list[Copied]:
@@ -229,16 +242,24 @@ class _Copier:
         self, item: Item, info: TaskInfo, head: bytes, there: bytes | FunctionFuseError | None
     ) -> bool:
         """Return whether the target has a result already, or another earlier one of its call."""
-        if item.call and info.token in self._latest:
+        if self._is_second(item, info):
             return True
         if not isinstance(there, bytes):
             return False
-        if not item.call:
+        if not (item.call or self._is_weak(info)):
             return self._signed(head) == there
         with suppress(FunctionFuseError):
-            self._own(trusted(there, self._new_key), item)
-            return True
+            found = self._own(trusted(there, self._new_key), item)
+            return bool(item.call) or (found.strong and found.token == info.token)
         return False
+
+    def _is_second(self, item: Item, info: TaskInfo) -> bool:
+        """Return whether an earlier result is a copy of the latest, which the target has."""
+        return bool(item.call) and info.token in self._latest
+
+    def _is_weak(self, info: TaskInfo) -> bool:
+        """Return whether a result must get other digests, because the target signs it."""
+        return self._new_key is not None and not info.strong
 
     def _copied(self, item: Item, *, replaces: bool, alone: bool) -> Copied | None:
         """Copy a result; return None for one with side data, unless it is copied alone."""
@@ -248,14 +269,16 @@ class _Copier:
                 blocks = self._source.blocks(item.key, min(BLOCK, max(item.size, HEADER_AT)))
                 passing = Passing(blocks, self._key)
                 info = self._own(passing.info, item)
-                if item.call and info.token in self._latest:
+                if self._is_second(item, info):
                     return self._report(item, "there already", info)
                 if info.side_data and not alone:
                     return None
-                side_data = Carried(self._source, self._to, self._folder, info)
+                side_data = Carried(
+                    self._source, self._to, self._folder, info, signed_by=self._new_key
+                )
                 self._put(item, passing, side_data, looks=replaces or not self._to.remote)
             except FunctionFuseError as error:
-                gone = info is not None and not may_hold(self._source, item.key, info.token)
+                gone = info is not None and not self._may_be_there(item, info)
                 lacks = isinstance(error, ResultNotFoundError) and info is not None  # the target
                 if (isinstance(error, StorageError) or lacks) and not gone:
                     raise
@@ -274,17 +297,38 @@ class _Copier:
     def _put(self, item: Item, passing: Passing, side_data: Carried, *, looks: bool) -> None:
         """Put the side data of a result in the target, and then its own blob."""
         info = passing.info
+        if self._is_weak(info):
+            refuse_self_checked(info.side_data, self._serializers)
         if info.side_data:
             check_side_data(side_data, self._folder, info.side_data)
             self._to.flush([*side_data.made, *side_data.kept])
-        parts: Iterable[Buffer] = chain([self._signed(passing.head)], map(bytes, passing.rest()))
-        whole = [b"".join(parts)] if info.size <= BLOCK else Streamed(info.size, parts)
+        whole = self._parts(item, passing, side_data)
         if not item.call:
             self._saver.adopt(info, whole, looks=looks)
             return
         if info.side_data:
             refuse_older_gc(self._to, self._folder)
         self._to.put(item.key, whole, durable=self._saver.is_durable(info.seconds))
+
+    def _may_be_there(self, item: Item, info: TaskInfo) -> bool:
+        """Return whether the source may still have a result."""
+        return may_hold(self._source, item.key, info.token, signed_by=self._key)
+
+    def _parts(self, item: Item, passing: Passing, checked: Blocks) -> Sequence[Buffer]:
+        """Return the bytes of a result, whose side data is in the target already.
+
+        Args:
+            checked: has let the side data pass.
+        """
+        info = passing.info
+        size: int = info.size
+        parts: Iterable[Buffer] = chain([self._signed(passing.head)], passing.rest())
+        if self._is_weak(info):
+            side_data = strengthened_files(checked, self._folder, info.side_data)
+            blocks = partial(self._source.blocks, item.key, BLOCK)
+            size, parts = strengthened(passing, blocks, side_data, self._new_key)
+        whole = map(bytes, parts)  # the next block may overwrite it
+        return [b"".join(whole)] if size <= BLOCK else Streamed(size, whole)
 
     def _own(self, info: TaskInfo, item: Item) -> TaskInfo:
         """Return the fields of a header; raise an error if it belongs to another key."""

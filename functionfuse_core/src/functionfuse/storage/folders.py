@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from ..errors import ResultNotFoundError, StoragePathError
-from .disk import FOLDER, SAFELY, flush_and_close, flush_folder, make_folder, open_safely, unlink
+from ..errors import InvalidNameError, ResultNotFoundError, StoragePathError
+from ..serializers.refused import Private
+from .disk import (
+    FOLDER,
+    NO_FILE,
+    SAFELY,
+    flush_folder,
+    identity,
+    make_folder,
+    open_safely,
+    unlink,
+)
+from .keys import ORIGINAL, OWN
 
-__all__ = ["Folders", "PlainFiles"]
+__all__ = ["NEW", "TEMPORARY", "Folders", "PlainFiles"]
+
+TEMPORARY = ".tmp-"  # the beginning of the names of temporary files
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY
 
 _ATTEMPTS = 100  # at a folder that another process removes, while it is empty, again and again
-_CLOCK_TICK = 100_000_000  # nanoseconds; the clocks of file systems have coarser ticks than ours
+_NO_RIGHT = errno.EACCES, errno.EPERM, errno.EROFS
 
 
-class Folders:
+class Folders(Private):
     """The folders below `root`, which are made when they are needed.
 
     A folder's name is its path below root; "" is root. With `private`, only the user can access
     new files and folders.
+
+    Attributes:
+        folds: whether upper and lower case are the same to the file system; None until the first
+            call of `refuse_folded`.
     """
 
     def __init__(self, root: str, *, private: bool = False) -> None:
         self.root = root
         self.file_mode, self._folder_mode = (0o600, 0o700) if private else (0o666, 0o777)
-        self._flushed: tuple[int, int] | None = None  # inode and mtime of root
+        self.folds: bool | None = None
+        # By folder: the identity of one whose name, and the names above it, are flushed.
+        self._flushed: dict[str, tuple[int, int, bytes]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_flushed": {}}  # another process may have other folders
 
     def enter(self, folder: str) -> int:
         """Open a folder below root, and make missing ones; follow no symbolic link below root."""
@@ -42,20 +65,45 @@ class Folders:
 
     def _descend(self, folder: str, *, make: bool = False) -> int:
         """Open a folder below root; follow no symbolic link below root."""
-        directory = os.open(self.root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
-        for segment in folder.split("/") if folder else []:
-            outer = directory
-            try:
-                if make:
-                    try:
-                        directory = os.open(segment, FOLDER, dir_fd=outer)
-                        continue
-                    except FileNotFoundError:
-                        make_folder(segment, self._folder_mode, outer)
-                directory = os.open(segment, FOLDER, dir_fd=outer)
-            finally:
-                os.close(outer)
-        return directory
+        opened = [os.open(self.root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))]
+        try:
+            for segment in folder.split("/") if folder else []:
+                try:
+                    opened.append(os.open(segment, FOLDER, dir_fd=opened[-1]))
+                except FileNotFoundError:
+                    if not make:
+                        raise
+                    make_folder(segment, self._folder_mode, opened[-1])
+                    opened.append(os.open(segment, FOLDER, dir_fd=opened[-1]))
+            return opened.pop()
+        finally:
+            for directory in opened:
+                os.close(directory)
+
+    def open(self, key: str) -> int:
+        """Open a regular file for reading; in a folder of a workflow, no link leads to it.
+
+        Raises FileNotFoundError for anything else, at once.
+        """
+        folder, _, name = key.rpartition("/")
+        if "/" not in folder:
+            return open_safely(f"{self.root}/{key}", os.O_RDONLY)
+        try:
+            directory = self._descend(folder)
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
+            raise FileNotFoundError(errno.ENOENT, "no regular file", key) from None
+        try:
+            return open_safely(name, os.O_RDONLY, directory)
+        finally:
+            os.close(directory)
+
+    def open_unchecked(self, key: str) -> int:
+        """Open as `open` does, but what is no regular file may first show when it is read."""
+        if key.count("/") > 1:
+            return self.open(key)
+        return os.open(f"{self.root}/{key}", os.O_RDONLY | SAFELY)
 
     def create(self, folder: str, name: str, flags: int) -> tuple[int, int]:
         """Open a file in a folder, which is made if it is missing; return both descriptors."""
@@ -73,6 +121,8 @@ class Folders:
                 return directory, os.open(name, flags | SAFELY, self.file_mode, dir_fd=directory)
             except BaseException as error:
                 os.close(directory)
+                if isinstance(error, OSError) and error.errno in _NO_RIGHT and flags & os.O_EXCL:
+                    raise self._no_folder(folder, error, "written") from error
                 # Another process may have removed the folder.
                 if not isinstance(error, FileNotFoundError) or attempts == _ATTEMPTS:
                     raise
@@ -86,9 +136,11 @@ class Folders:
             try:
                 first = os.open(f"{self.root}/{outer}", FOLDER)  # quick; see `create`
                 second = os.open(inner[len(outer) + 1 :], FOLDER, dir_fd=first)
-            except OSError:
+            except BaseException as error:
                 if first >= 0:
                     os.close(first)
+                if not isinstance(error, OSError):
+                    raise
             else:
                 return (first, second) if folder == outer else (second, first)
         source = self._descend(folder)
@@ -127,64 +179,106 @@ class Folders:
             os.close(directory)
         return True
 
-    def flush_above(self, folder: str) -> None:
-        """Make the names of a folder and of the folders above it survive a loss of power.
+    def flush_above(self, folder: str, directory: int) -> None:
+        """Make the names of an open folder and of the folders above it survive a loss of power.
 
-        Root is flushed again only if something was made in it since its last flush here. The
-        folders above root are flushed once.
+        They are flushed once: by their first call here, whichever process has made the folder. If
+        the file system doesn't tell a folder from one that took its place, by each call.
         """
-        above = folder.rpartition("/")[0]
-        while above:
-            flush_and_close(os.open(f"{self.root}/{above}", FOLDER))
-            above = above.rpartition("/")[0]
-        status = os.stat(self.root)
-        if self._flushed == (status.st_ino, status.st_mtime_ns):
+        found = identity(directory)
+        if found is not None and self._flushed.get(folder) == found:
             return
-        path = self.root
-        flush_folder(path)
-        if self._flushed is None or self._flushed[0] != status.st_ino:
+        if folder:
+            above = folder.rpartition("/")[0]
+            outer = self._descend(above)
+            try:
+                os.fsync(outer)
+                self.flush_above(above, outer)
+            finally:
+                os.close(outer)
+        else:
+            path = self.root
             while path != os.path.dirname(path):
                 path = os.path.dirname(path)
                 flush_folder(path)
-        settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK
-        self._flushed = status.st_ino, status.st_mtime_ns if settled else 0
+        if found is not None:
+            self._flushed[folder] = found
 
-    def _no_folder(self, folder: str, error: OSError) -> StoragePathError:
+    def refuse_folded(self, folder: str, name: str) -> None:
+        """Refuse a second name that differs only in case, if the file system folds case.
+
+        Raises:
+            InvalidNameError: there is such a name.
+            StoragePathError: the folder can't be made, or root can't be written.
+        """
+        os.close(self.enter(folder))
+        if self.folds is None:
+            probe = f"{TEMPORARY}{os.urandom(8).hex()}-"
+            directory, file = self.create("", f"{probe}probe", NEW)
+            try:
+                os.close(file)
+                self.folds = os.path.lexists(f"{self.root}/{probe}PROBE")
+            finally:
+                unlink(f"{probe}probe", directory)
+                os.close(directory)
+        if self.folds:
+            workflow, _, rest = folder.partition("/")
+            for where, segment in (("", workflow), (workflow if not rest else folder, name)):
+                for entry in self.scan(where):
+                    if entry.name != segment and entry.name.casefold() == segment.casefold():
+                        raise InvalidNameError(
+                            f"{segment!r} can't be stored beside {entry.name!r}: the file system"
+                            f" of {self.root!r} does not tell upper from lower case"
+                        )
+
+    def _no_folder(self, folder: str, error: OSError, done: str = "opened") -> StoragePathError:
         path = f"{self.root}/{folder}"
         problem = (
-            "is a symbolic link" if os.path.islink(path) else f"can't be opened: {error.strerror}"
+            "is a symbolic link" if os.path.islink(path) else f"can't be {done}: {error.strerror}"
         )
         return StoragePathError(
             f"the storage at {self.root!r} can't be used: {path!r} {problem}."
             " Its option 'path' must be a folder that you can write, with folders in it"
         )
 
-    def scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
-        """Return the entries of a folder; none if its path has a symbolic link below root."""
-        try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                found = list(entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        path = folder.rstrip("/")
-        while path:
-            if os.path.islink(f"{self.root}/{path}"):
-                return []
-            path = path.rpartition("/")[0]
-        return found
+    def scan(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Iterate over the entries of a folder; none if its path has a symbolic link below root.
 
-    def walk(self, folder: str, beginning: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Iterate over (key, file) below a folder, in the order of the keys."""
-        found = [
-            (entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}/", entry)
-            for entry in self.scan(folder)
-            if entry.name.startswith(beginning)
-        ]
-        for name, entry in sorted(found, key=lambda pair: pair[0]):
-            if not name.endswith("/"):
-                yield folder + name, entry
-            elif entry.is_dir(follow_symlinks=False):
-                yield from self.walk(folder + name)
+        An entry takes much more memory than its name: of many, keep the names.
+        """
+        try:
+            directory = self._descend(folder.rstrip("/"))
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
+            return
+        try:
+            with os.scandir(directory) as entries:
+                yield from entries
+        finally:
+            os.close(directory)
+
+    def walk(self, folder: str, beginning: str = "") -> Iterator[str]:
+        """Iterate over the keys of files below a folder, in order. One folder is read at a time.
+
+        A folder that isn't ours, and that this user may not read, has none.
+        """
+        names = []
+        for entry in self.scan(folder):
+            if entry.name.startswith(beginning):
+                if entry.is_file(follow_symlinks=False):
+                    names.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    names.append(f"{entry.name}/")
+        for name in sorted(names):
+            if name.endswith("/"):
+                try:
+                    yield from self.walk(folder + name)
+                except PermissionError:
+                    if (folder + name).partition("/")[2].startswith((*OWN, ORIGINAL)):
+                        raise
+            else:
+                yield folder + name
 
 
 class PlainFiles:
@@ -200,16 +294,28 @@ class PlainFiles:
         encoding = None if "b" in mode else "utf-8"
         if mode.strip("bt") == "r":
             try:
-                return open(path, mode, encoding=encoding, opener=open_safely)
+                return open(path, mode, encoding=encoding, opener=self._opened)
             except FileNotFoundError:
                 raise ResultNotFoundError(f"no file {path!r}") from None
 
+        made = False
+
         def create(_: str, flags: int) -> int:
-            directory, file = self._folders.create(self._folder.rstrip("/"), filename, flags)
+            nonlocal made
+            folder, is_new = self._folder.rstrip("/"), bool(flags & os.O_EXCL)
+            (directory, file), made = self._folders.create(folder, filename, flags), is_new
             os.close(directory)
             return file
 
-        return open(path, mode, encoding=encoding, opener=create)
+        try:
+            return open(path, mode, encoding=encoding, opener=create)
+        except BaseException:
+            if made:  # only here: nobody else knows of it
+                self.remove(filename)
+            raise
+
+    def _opened(self, path: str, _: int) -> int:
+        return self._folders.open(path[len(self._folders.root) + 1 :])
 
     def remove(self, filename: str) -> None:
         """Remove a file; a missing one is no error."""

@@ -6,7 +6,6 @@ The bytes are specified in `docs/format.md`. `encoded` writes the fields in a fi
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 import struct
@@ -15,9 +14,10 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from ..errors import DamagedResultError, NewerFormatError
+from ..errors import DamagedResultError, NewerFormatError, OriginalResultError
 from ..show import texts
 from .blobstore import Buffer
+from .signing import Key
 
 __all__ = [
     "DIGEST_AT",
@@ -33,16 +33,17 @@ __all__ = [
     "TaskInfo",
     "encoded",
     "header_end",
+    "is_original",
+    "is_strong",
     "parsed",
     "quoted",
     "read_info",
     "sealed",
     "sections_of",
-    "signature_of",
 ]
 
 MAGIC = b"\x93FUSE\r\n\x1a"
-VERSION = 1
+VERSION = 2  # the highest that is read; only results with SHA-256 digests have it
 START = struct.Struct("<8sII")  # magic, version, length of the header
 DIGEST_AT = START.size
 SIGNATURE_AT = DIGEST_AT + 16
@@ -52,10 +53,15 @@ ALIGNMENT = 64
 FIRST_READ = 4096  # bytes that hold the header of nearly every result
 IN_PIECES = "pieces"  # instead of a digest: a second file has the digests of the file's pieces
 
+_PROTOCOL = 0x80  # the opcode that a pickle begins with; the number of the protocol follows
+_PICKLES = range(2, 6)
+
 _BRIEF = ("type", "size", "time", "computed")  # in a repr
 quoted = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
+_is_digest = re.compile("[0-9a-f]{32}").fullmatch
+_is_strong = re.compile("[0-9a-f]{64}").fullmatch
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
 
 
@@ -65,8 +71,9 @@ class SideData(NamedTuple):
     Attributes:
         serializer: the serializer's name.
         distribution: the distribution that provides it, as "name version"; "" if unknown.
-        files: (name, size in bytes, XXH3-128 digest) of each file. A name that ends in "/" is a
-            folder. With `IN_PIECES` instead of a digest, the digests are in `<name>.pieces`.
+        files: (name, size in bytes, digest) of each file: XXH3-128, or SHA-256 in format version 2.
+            A name that ends in "/" is a folder. With `IN_PIECES` instead of a digest, the digests
+            are in `<name>.pieces`.
         type: module and qualified name of the type that the serializer claims, by which plugins
             are found; "" if it wasn't recorded.
     """
@@ -87,7 +94,7 @@ class TaskInfo(NamedTuple):
         seconds: the run time of the function; None for a result saved by hand.
         type: module and qualified name of the value's type.
         digest: XXH3-128 of the value's bytes: pickle, buffers and side data.
-        pickle: (size in bytes, digest) of the pickle.
+        pickle: (size in bytes, digest) of the pickle; SHA-256 in format version 2, else XXH3-128.
         buffers: (size in bytes, digest) of each out-of-band buffer.
         side_data: the files of each serializer beside the result.
         by_value: whether code is stored by value, which only the same Python minor version reads.
@@ -102,6 +109,7 @@ class TaskInfo(NamedTuple):
         key: digest of `own` and the fingerprint's "packages"; "" if both are empty.
         size: bytes of the whole blob, without side data.
         signed: whether it has a signature; `read_info` doesn't check the signature.
+        read: whether lazy parts of the value were read to store it; only in what `save` returns.
     """
 
     workflow: str
@@ -126,12 +134,18 @@ class TaskInfo(NamedTuple):
     key: str = ""
     size: int = 0
     signed: bool = False
+    read: bool = False
+
+    @property
+    def strong(self) -> bool:
+        """Whether all bytes have digests of SHA-256: format version 2."""
+        return is_strong(self.pickle[1])
 
     @property
     def call(self) -> str:
         """The digest of the call that computed it: code and inputs; "" if it isn't known."""
-        call: str = self.fingerprint.get("call", "")
-        return call
+        call = self.fingerprint.get("call")
+        return call if isinstance(call, str) else ""
 
     @property
     def side_size(self) -> int:
@@ -165,6 +179,9 @@ class TaskInfo(NamedTuple):
             f"result of task {self.task!r} of workflow {self.workflow!r}", facts(self._facts())
         )
 
+    def _wrote(self) -> str:
+        return f"Python {self.python}" if self.python else "the original Function Fuse"
+
     def _facts(self) -> list[tuple[str, str]]:
         """Return names and texts for people."""
         versions = (f"{name} {version}" for name, version in self.packages.items())
@@ -178,10 +195,10 @@ class TaskInfo(NamedTuple):
             ("function", self.function),
             ("parents", ", ".join(map(repr, self.parents))),
             ("run", self.run),
-            ("call", str(self.call)),
+            ("call", self.call),
             ("digest", self.digest),
             ("side data", ", ".join(side.serializer for side in self.side_data)),
-            ("with", ", ".join((f"Python {self.python}", *versions))),
+            ("with", ", ".join((self._wrote(), *versions))),
             ("on", self.host),
         ]
 
@@ -207,7 +224,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
+def encoded(fields: tuple[Any, ...], key: Key | None = None) -> bytes:
     """Return prefix and header; all digests have one length, so its length is known before them.
 
     The JSON is built by hand, in a third of the time that encoding a dictionary takes.
@@ -236,10 +253,10 @@ def encoded(fields: tuple[Any, ...], key: bytes | None = None) -> bytes:
         f'"own":{_encode(own) if own else "[]"},"value":"{value}",'
         f'"key":"{own_key}"}}\n'
     ).encode()
-    return sealed(START.pack(MAGIC, VERSION, len(header)), header, key)
+    return sealed(START.pack(MAGIC, 2 if is_strong(pickle[1]) else 1, len(header)), header, key)
 
 
-def sealed(start: bytes, body: bytes, key: bytes | None) -> bytes:
+def sealed(start: bytes, body: bytes, key: Key | None) -> bytes:
     """Return a prefix with digest and signature, and the body that it describes.
 
     Args:
@@ -247,13 +264,8 @@ def sealed(start: bytes, body: bytes, key: bytes | None) -> bytes:
         body: the header of a result, or the body of a record.
         key: signs it.
     """
-    signature = UNSIGNED if key is None else signature_of(key, start, body)
+    signature = UNSIGNED if key is None else key.sign(start, body)
     return start + xxh3_128_digest(start + signature + body) + signature + body
-
-
-def signature_of(key: bytes, start: Buffer, header: Buffer) -> bytes:
-    """Return the signature of a header and the start of its prefix: HMAC-SHA256 (RFC 2104)."""
-    return hmac.digest(key, b"".join((start, header)), "sha256")
 
 
 def read_info(data: Buffer, size: int | None = None) -> TaskInfo | int:
@@ -282,6 +294,8 @@ def parsed(head: bytes, size: int | None) -> TaskInfo:
         header["buffers"] = [(length, digest) for length, digest in header["buffers"]]
         header["side_data"] = tuple(map(_side_data, header["side_data"]))
         header["own"] = tuple(map(_text, header.get("own", ())))
+        if START.unpack_from(head)[1] > 1:
+            _refuse_weak(header)
         if size is None:
             size = sections_of(header["pickle"], header["buffers"], len(head))[-1][2]
         return _info(header, size, signature != UNSIGNED)
@@ -292,6 +306,10 @@ def parsed(head: bytes, size: int | None) -> TaskInfo:
 def header_end(data: Buffer) -> int:
     """Return the end of the header; or `HEADER_AT`, if `data` is too short to have its length."""
     if not MAGIC.startswith(bytes(data[: len(MAGIC)])):
+        if is_original(data):
+            raise OriginalResultError(
+                "it is a result of the original Function Fuse; set_reuse('always') reuses it"
+            )
         raise DamagedResultError("the blob is not a result of Function Fuse")
     if len(data) < HEADER_AT:
         return HEADER_AT
@@ -304,6 +322,11 @@ def header_end(data: Buffer) -> int:
     return HEADER_AT + int(length)
 
 
+def is_original(data: Buffer) -> bool:
+    """Return whether a blob begins as a result of the original Function Fuse does: a pickle."""
+    return len(data) > 1 and data[0] == _PROTOCOL and data[1] in _PICKLES
+
+
 def sections_of(
     pickled: tuple[int, str], buffers: Sequence[tuple[int, str]], position: int
 ) -> list[tuple[str, int, int, str]]:
@@ -314,7 +337,7 @@ def sections_of(
         if number:
             name = f"buffer {number - 1}"
             position += -position % ALIGNMENT
-        if type(length) is not int or length < 0 or type(digest) is not str:
+        if not _is_size(length) or type(digest) is not str:
             raise TypeError(f"size or digest of {name}")
         sections.append((name, position, position + length, digest))
         position += length
@@ -328,11 +351,30 @@ def _side_data(entry: Sequence[Any]) -> SideData:
     files = tuple((file, size, digest) for file, size, digest in entries)
     for file, size, digest in files:
         segment = file.removesuffix("/") if type(file) is str else file
-        if not (_is_segment(segment) and type(size) is int and size >= 0 and type(digest) is str):
+        if not (_is_segment(segment) and _is_size(size) and type(digest) is str):
             raise TypeError(f"side data {file!r}")
     if not (type(name) is str and type(distribution) is str and type(kind) is str):
         raise TypeError(f"side data of serializer {name!r}")
     return SideData(name, distribution, files, kind)
+
+
+def is_strong(digest: str) -> bool:
+    """Return whether a digest is of SHA-256, by its length; others are of XXH3-128."""
+    return len(digest) == 64
+
+
+def _refuse_weak(header: Mapping[str, Any]) -> None:
+    """Raise ValueError if a header of format version 2 has another digest than of SHA-256."""
+    sections = [header["pickle"], *header["buffers"]]
+    files = [entry for side in header["side_data"] for entry in side.files]
+    digests = [section[1] for section in sections]
+    digests += [digest for *_, digest in files if digest != IN_PIECES]
+    if not all(map(_is_strong, digests)):
+        raise ValueError("a digest is not of SHA-256")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63  # as file systems count bytes
 
 
 def _text(value: Any) -> str:
@@ -347,4 +389,9 @@ def _info(header: Mapping[str, Any], size: int, signed: bool) -> TaskInfo:
     wrong = [name for name, kind in _TYPES.items() if not isinstance(fields[name], kind)]
     if wrong:
         raise TypeError(f"the type of {', '.join(wrong)}")
+    if not (_is_digest(fields["digest"]) and _is_digest(fields["value"] or fields["digest"])):
+        raise ValueError("digest or value is no digest")
+    seconds = fields["seconds"]
+    if seconds is not None and not abs(seconds) < 1e18:
+        fields["seconds"] = None  # no function ran so long; JSON also has infinity and NaN
     return TaskInfo(**fields, size=size, signed=signed)

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING
-
-from xxhash import xxh3_128_hexdigest
+from typing import TYPE_CHECKING, cast
 
 from ..errors import (
     DamagedResultError,
     FunctionFuseError,
     NewerFormatError,
     ResultNotFoundError,
-    StorageError,
 )
 from ..plugins.hooks import event_hooks
 from . import earlier
 from .blobstore import BlobStore
 from .catalog import (
-    ABANDONED_AFTER,
-    everything,
-    headers_of,
     infos_of_tasks,
-    is_result,
     matching,
     own_info,
-    side_data_in,
-    task_of,
     tasks,
     workflows,
 )
-from .earlier import EarlierResults, Info, Limits, limits_of
+from .earlier import EarlierResults, Info
 from .header import TaskInfo
-from .keys import DAMAGED, EARLIER, LEASES, SIDE_DATA, folder_of, key_of, segment_of
+from .keys import EARLIER, LEASES, folder_of, segment_of
 from .lease import Lease
-from .resultfile import check
+from .pruning import Limits, Pruned, limits_of, prune
+from .removing import ABANDONED_AFTER, keep_damaged, remove_tasks, remove_workflow
+from .signing import Key
 from .summary import Summary
 from .upkeep import (
     Leftover,
@@ -53,6 +47,7 @@ from .upkeep import (
 
 if TYPE_CHECKING:
     from .copying import Copied, Target
+    from .signanew import Signable, Signed
 
 __all__ = ["Inventory"]
 
@@ -68,10 +63,11 @@ class Inventory:
         limits: for the earlier results of a workflow; None keeps none.
     """
 
-    def __init__(self, store: BlobStore, key: bytes | None, limits: Limits | None) -> None:
+    def __init__(self, store: BlobStore, key: Key | None, limits: Limits | None) -> None:
         self.store = store
         self._key = key
         self._limits = limits
+        self._marked: set[str] = set()  # folders: see `ours.mark`
         self._room: dict[str, tuple[float, float]] = {}  # by workflow: see `Pruned`
 
     def _repr_html_(self) -> str:
@@ -80,40 +76,43 @@ class Inventory:
     def task_info(self, workflow_name: str, task_name: str) -> TaskInfo:
         """Return a stored result's header; nothing is unpickled. Raises as `read_task`."""
         try:
-            return own_info(self.store, workflow_name, task_name)
+            return own_info(self.store, workflow_name, task_name, signed_by=self._key)
         except FunctionFuseError as error:
             explained = self._explained(error, workflow_name, task_name)
             raise explained from explained.__cause__
 
     def task_infos(
-        self, workflow_name: str, task_names: Iterable[str]
+        self, workflow_name: str, task_names: Iterable[str], *, originals: Collection[str] = ()
     ) -> Iterator[Summary | FunctionFuseError | None]:
         """Iterate over the headers of tasks, in order, for a plan; see `BlobStore.heads`.
 
         An item is None if nothing is stored, and the error if a result is of no use.
+
+        Args:
+            originals: names of tasks. If the original Function Fuse wrote their results, these are
+                read as a whole and checked; for others, the item is an `OriginalResultError`.
         """
-        return infos_of_tasks(self.store, workflow_name, task_names)
+        where = self.store, workflow_name
+        return infos_of_tasks(*where, task_names, originals, signed_by=self._key)
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Return whether a result is stored under these names; its bytes are not checked."""
-        try:
-            self.task_info(workflow_name, task_name)
-        except ResultNotFoundError:
-            return False
-        except StorageError:
-            raise  # the answer is unknown
-        except FunctionFuseError:
-            return True  # a damaged result is stored, too
-        return True
+        [found] = self.task_infos(workflow_name, [task_name])
+        return found is not None
 
     def list_workflows(self) -> list[str]:
-        """Return the sorted names of the workflows that have results."""
+        """Return the sorted names of the workflows: those made here, and those with a result.
+
+        A workflow stays until `remove_workflow`. Other folders and files are not shown: see
+        docs/reliability.md. Asks once for each workflow; if that is a request, many at once.
+        """
         return workflows(self.store)
 
     def list_tasks(self, workflow_name: str, pattern: str = "*") -> list[str]:
         """Return the sorted names of stored results that match a glob pattern, or are equal to it.
 
-        The list is empty for a workflow without stored results.
+        The list is empty for a workflow without stored results. No file is read, so another
+        file in the workflow's folder is in the list, too.
         """
         return matching(tasks(self.store, folder_of(workflow_name)), pattern)
 
@@ -125,17 +124,19 @@ class Inventory:
         Their calls (code or inputs) differ from that of the latest result. `read_task` reads one
         by the `call` in its header. A run reuses one when it needs its call again.
         """
-        return earlier.of_tasks(self.store, workflow_name, task_name)
+        return earlier.of_tasks(self.store, workflow_name, task_name, signed_by=self._key)
 
     def remove_task(
         self, workflow_name: str, task_name: str | None = None, pattern: str | None = None
     ) -> None:
         """Remove the results of a task; or of all tasks whose names match a glob pattern.
 
-        Earlier results are removed, too. Side data is removed after them, without serializers.
+        Earlier results are removed, too. Side data is removed after them, without serializers. A
+        file that doesn't begin as a result is left, and a warning says how many.
 
         Raises:
             ResultNotFoundError: no result has that name, or none matches.
+            DamagedResultError: no file of these names begins as a result, nor has earlier ones.
             ValueError: neither a name nor a pattern is given.
         """
         if pattern is not None:
@@ -149,42 +150,29 @@ class Inventory:
             raise ValueError("remove_task takes a task_name or a pattern")
         else:
             names = [task_name]
-        if not self._remove(workflow_name, names):
-            raise self._not_found(workflow_name, names[0])
-
-    def _remove(self, workflow_name: str, names: Sequence[str]) -> bool:
-        """Remove all results of tasks; return False if nothing is stored for a single one."""
-        folder, latest = folder_of(workflow_name), [key_of(workflow_name, name) for name in names]
-        keys = [*latest, *earlier.keys_of(self.store, workflow_name, names)]
-        headers = headers_of(self.store, keys)
-        if len(keys) == 1 and not headers:  # a damaged result can be removed, too
-            [found] = self.task_infos(workflow_name, names)
-            if found is None:
-                return False
-        removed = partial(self._call_removed_hooks, workflow_name, names)
-        earlier.remove(self.store, folder, keys, headers, between=removed)
-        return True
+        tell = partial(self._call_removed_hooks, workflow_name)
+        try:
+            remove_tasks(self.store, workflow_name, names, tell, signed_by=self._key)
+        except ResultNotFoundError:
+            raise self._not_found(workflow_name, names[0]) from None
 
     def remove_workflow(self, workflow_name: str) -> None:
-        """Remove all blobs of a workflow: the results first, then the others.
+        """Remove all blobs of a workflow: the results first, then the others, the marker last.
+
+        Files in its folder that are not ours are left, and a warning says how many.
 
         Raises:
-            ResultNotFoundError: it has none.
+            ResultNotFoundError: there is no such workflow; perhaps a folder with other files.
             InvalidNameError: the name is no string, or empty.
         """
-        folder = folder_of(workflow_name)
-        # Compare names: on a file system that folds case, a read would find another workflow.
-        if folder not in self.store.names(""):
-            raise ResultNotFoundError(f"no workflow {workflow_name!r} is stored in {self!r}")
-        results, others = everything(self.store, folder)
-        latest = filter(is_result, results) if event_hooks() else ()
-        names = [task_of(self.store, key) for key in latest]
-        self.store.delete(results)
-        self._call_removed_hooks(workflow_name, names)
-        # What a run has stored or set aside meanwhile keeps its side data.
-        has_side_data = any(key.startswith(folder + SIDE_DATA) for key in others)
-        kept = set(side_data_in(self.store, folder)) if has_side_data else ()
-        self.store.delete([*(key for key in others if key not in kept), folder])
+        tell = partial(self._call_removed_hooks, workflow_name) if event_hooks() else None
+        try:
+            remove_workflow(self.store, workflow_name, tell)
+        except ResultNotFoundError as error:
+            raise ResultNotFoundError(
+                f"no workflow {workflow_name!r} is stored in {self!r}{error}"
+            ) from None
+        self._marked.discard(folder_of(workflow_name))
 
     def prune(
         self,
@@ -198,8 +186,8 @@ class Inventory:
     ) -> list[Leftover]:
         """Remove earlier results of a workflow, with their side data, and return them.
 
-        Without arguments, the limits of the option `earlier` are used. The latest results stay.
-        Workflows can go on meanwhile: if a result is gone, a run computes it again.
+        Without arguments, the limits of the option `earlier` are used. Latest results stay, and all
+        that are not signed with the key. A run computes a result again if it is gone.
 
         Args:
             days: remove results that were set aside more than this many days ago.
@@ -216,9 +204,12 @@ class Inventory:
         limits = limits_of(days, bytes, keep)
         if unused_by is None and limits == Limits():
             limits = self._limits or Limits(size=0)
-        removed, unused = pruned(self.store, workflow_name, limits, unused_by, dry_run=dry_run)
+        where, by = (self.store, workflow_name), self._key
+        removed, unused = pruned(*where, limits, unused_by, dry_run=dry_run, signed_by=by)
         if unused:
-            self._remove(workflow_name, unused)
+            with suppress(ResultNotFoundError):  # removed meanwhile
+                tell = partial(self._call_removed_hooks, workflow_name)
+                remove_tasks(*where, unused, tell, signed_by=by)
         return removed
 
     def copy(
@@ -255,7 +246,21 @@ class Inventory:
         """
         from .copying import copy  # most processes copy nothing
 
-        return copy(self, to, workflow_name, pattern, earlier=earlier, runs=runs, dry_run=dry_run)
+        own = cast("Signable", self)  # always a `Storage`
+        return copy(own, to, workflow_name, pattern, earlier=earlier, runs=runs, dry_run=dry_run)
+
+    def sign(self, workflow_name: str | None = None, *, dry_run: bool = False) -> list[Signed]:
+        """Sign results and run records that this key has not signed, and return what was done.
+
+        **Who calls it trusts every byte that is there.** Headers keep their other fields, so runs
+        reuse the results. It can be called again after an error. Let no workflow run meanwhile.
+        Without a name, it signs all. A dry run reads headers. Raises OptionsError, and as `copy`.
+        """
+        from .signanew import sign
+
+        own = cast("Signable", self)  # always a `Storage`
+        names = self.list_workflows() if workflow_name is None else [workflow_name]
+        return [each for name in names for each in sign(own, name, dry_run=dry_run)]
 
     def verify(self, workflow_name: str | None = None) -> list[Verified]:
         """Check every byte of all results, or of one workflow's, and of their side data.
@@ -270,7 +275,8 @@ class Inventory:
         """Remove leftovers, and return them.
 
         Leftovers are temporaries of killed writers, side data that no result refers to, copies of
-        damaged results, and leases of runs that died. Safe beside running workflows as long as no
+        damaged results, and leases of runs that died, in workflows only; see `list_workflows`. A
+        copy that doesn't begin as a result is left. Safe beside running workflows as long as no
         save takes longer than `older_than`.
 
         Args:
@@ -285,11 +291,13 @@ class Inventory:
         Headers of earlier results are read if the workflow has side data.
         """
         names = self.list_workflows() if workflow_name is None else [workflow_name]
-        return [usage(self.store, folder_of(name), name) for name in names]
+        return [usage(self.store, folder_of(name), name, signed_by=self._key) for name in names]
 
     def earlier_results(self, workflow_name: str) -> EarlierResults | None:
         """Return the earlier results of a workflow, for a plan; None if none are kept."""
-        return EarlierResults(self.store, workflow_name) if self._limits else None
+        if not self._limits:
+            return None
+        return EarlierResults(self.store, workflow_name, signed_by=self._key)
 
     def _makes_room(self, workflow_name: str, share: float) -> bool:
         """Remove the earlier results that were set aside first; return whether there were any.
@@ -300,7 +308,7 @@ class Inventory:
         try:
             blobs = list(self.store.list(folder_of(workflow_name) + EARLIER))
             limits = Limits(size=int(share * sum(blob.size for blob in blobs)))
-            removed = earlier.prune(self.store, workflow_name, limits, dry_run=False).blobs
+            removed = self._pruned(workflow_name, limits).blobs
         except OSError:
             return False  # the save raises its own error
         if removed:
@@ -309,6 +317,9 @@ class Inventory:
                 *(len(removed), workflow_name),
             )
         return bool(removed)
+
+    def _pruned(self, workflow_name: str, limits: Limits) -> Pruned:
+        return prune(self.store, workflow_name, limits, dry_run=False, signed_by=self._key)
 
     def restore(
         self, workflow_name: str, tasks: Mapping[str, tuple[str, Info]]
@@ -321,7 +332,7 @@ class Inventory:
         Args:
             tasks: for each task the call of the earlier result, and the header of the latest one.
         """
-        return earlier.restore(self.store, workflow_name, tasks)
+        return earlier.restore(self.store, workflow_name, tasks, signed_by=self._key)
 
     def remember(self, workflow_name: str, *, set_aside: int = 0) -> None:
         """End a run: let the store keep what makes later plans quicker; see `BlobStore.finish`.
@@ -340,7 +351,7 @@ class Inventory:
             room, until = self._room.get(workflow_name, (0.0, 0.0))
             room -= set_aside
             if room < 0 or time() > until:
-                done = earlier.prune(self.store, workflow_name, self._limits, dry_run=False)
+                done = self._pruned(workflow_name, self._limits)
                 room, until = done.room, time() + done.seconds
             self._room[workflow_name] = room, until
 
@@ -351,17 +362,7 @@ class Inventory:
         sound result that another writer has stored meanwhile is safe. Returns whether it was
         copied.
         """
-        key, folder = key_of(workflow_name, task_name), folder_of(workflow_name)
-        try:
-            data = self.store.get(key)
-            check(data)
-        except ResultNotFoundError:
-            return False
-        except (DamagedResultError, NewerFormatError):
-            aside = f"{folder}{DAMAGED}{segment_of(task_name)}/{xxh3_128_hexdigest(data)}"
-            self.store.put(aside, [data])
-            return True
-        return False
+        return keep_damaged(self.store, workflow_name, task_name)
 
     def lease(self, workflow_name: str, task_name: str) -> Lease:
         """Return the lease on computing a task's result: see `Lease`. Nothing is written yet."""
@@ -375,8 +376,8 @@ class Inventory:
         if isinstance(error, ResultNotFoundError):
             return self._not_found(workflow_name, task_name)
         note = f"while reading {self._where(workflow_name, task_name)}"
-        if not isinstance(error, StorageError):
-            note += "; remove it, or run the workflow again, to be rid of it"
+        if isinstance(error, (DamagedResultError, NewerFormatError)):
+            note += "; run the workflow again, or save another result, to be rid of it"
         error.add_note(note)
         return error
 

@@ -21,9 +21,14 @@ from ..names import check_name
 __all__ = [
     "DAMAGED",
     "EARLIER",
+    "HEADERS",
     "LEASES",
     "LONGEST",
+    "MARKER",
     "NEWER",
+    "ORIGINAL",
+    "OWN",
+    "PROBE",
     "RUNS",
     "SIDE_DATA",
     "earlier_key",
@@ -44,6 +49,16 @@ DAMAGED = ".damaged/"
 LEASES = ".lease/"
 EARLIER = ".earlier/"
 RUNS = ".runs/"
+ORIGINAL = ".original/"
+HEADERS = ".headers/"  # of stores where a read is a request
+OWN = (SIDE_DATA, DAMAGED, LEASES, EARLIER, RUNS, HEADERS)
+
+# An empty blob that says that a folder is a workflow's; see `ours`.
+MARKER = ".functionfuse"
+
+# A blob at the top of a store that is in no listing. It is put and read back before a run computes,
+# and removed if that is allowed: see `BlobStore.prepare`.
+PROBE = ".tmp-probe"
 
 # A blob in a workflow's folder that is no result: see `earlier.refuse_older_gc`. No name has this
 # segment, because letters are never percent-encoded.
@@ -67,12 +82,19 @@ def segment_of(name: str) -> str:
 
 
 def name_of(segment: str) -> str | None:
-    """Return the name of a segment; None if the segment has only the digest of a long name."""
+    """Return the name of a segment; None if the segment has only the digest of a long name.
+
+    A segment that no name has is that of another program's file, and is returned as it is.
+    """
     if "%" not in segment:
         return segment
     if "%-" in segment:
         return None
-    return unquote_to_bytes(segment).decode("utf-8", "surrogatepass")
+    try:
+        name = unquote_to_bytes(segment).decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        return segment
+    return name if segment_of(name) == segment else segment
 
 
 @lru_cache(maxsize=256)

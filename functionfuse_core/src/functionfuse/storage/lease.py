@@ -3,7 +3,8 @@
 A lease is a blob with a random token, put with `if_absent`. While its holder works, a thread puts
 it again every `HEARTBEAT` seconds. If the blob is older than `LOST_AFTER` seconds, the holder has
 died or can't reach the store, and another process may take the lease. So two may compute a result
-at the same time: a result is never wrong for that, only computed twice.
+at the same time: a result is never wrong for that, only computed twice. Who may not remove the blob
+empties it: an empty one is free.
 """
 
 from __future__ import annotations
@@ -43,19 +44,22 @@ class Lease:
             try:
                 self.store.put(self.key, [token], if_absent=True)
             except FileExistsError:
-                if not self._is_lost():
+                if not self._is_free():
                     return False
-                self.store.delete([self.key])
-            else:
-                self.token, self._ended = token, threading.Event()
-                self._beating = threading.Thread(
-                    target=self._beat,
-                    args=(token, self._ended),
-                    name=f"lease {self.key}",
-                    daemon=True,
-                )
-                self._beating.start()
-                return True
+                try:
+                    self.store.delete([self.key])
+                    continue
+                except PermissionError:
+                    self.store.put(self.key, [token])  # another process may do so, too
+            self.token, self._ended = token, threading.Event()
+            self._beating = threading.Thread(
+                target=self._beat,
+                args=(token, self._ended),
+                name=f"lease {self.key}",
+                daemon=True,
+            )
+            self._beating.start()
+            return True
         return False
 
     def release(self) -> None:
@@ -70,7 +74,10 @@ class Lease:
         self._beating = None
         try:
             if self._is_mine(self.token):
-                self.store.delete([self.key])
+                try:
+                    self.store.delete([self.key])
+                except PermissionError:
+                    self.store.put(self.key, [b""])
         except Exception as error:  # noqa: BLE001  # the result is stored, whatever this is
             logger.warning(
                 "the lease %r can't be given back, so others wait for %g s: %r",
@@ -79,10 +86,10 @@ class Lease:
                 error,
             )
 
-    def _is_lost(self) -> bool:
+    def _is_free(self) -> bool:
         for blob in self.store.list(self.key):
             if blob.key == self.key:
-                return self.store.now() - blob.modified > LOST_AFTER
+                return not blob.size or self.store.now() - blob.modified > LOST_AFTER
         return False
 
     def _is_mine(self, token: bytes) -> bool:

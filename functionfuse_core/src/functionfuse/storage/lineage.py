@@ -14,6 +14,7 @@ from .catalog import infos_of_tasks, tasks
 from .header import TaskInfo
 from .keys import folder_of
 from .runtable import frame_of
+from .signing import Key as SigningKey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,11 +142,12 @@ def _beside(node: LineageNode) -> str:
     return "  ".join(filter(None, (duration(node.seconds), note)))
 
 
-def frame(store: BlobStore, workflow: str) -> pd.DataFrame:
+def frame(store: BlobStore, workflow: str, *, signed_by: SigningKey | None) -> pd.DataFrame:
     """Return the headers of a workflow's latest results as a table; see `Storage.to_frame`."""
     names = tasks(store, folder_of(workflow))
     rows = []
-    for name, info in zip(names, infos_of_tasks(store, workflow, names), strict=True):
+    infos = infos_of_tasks(store, workflow, names, signed_by=signed_by)
+    for name, info in zip(names, infos, strict=True):
         try:
             if isinstance(info, FunctionFuseError):
                 raise info
@@ -161,7 +163,6 @@ def frame(store: BlobStore, workflow: str) -> pd.DataFrame:
 
 
 def _row(info: TaskInfo) -> tuple[object, ...]:
-    call = info.call if isinstance(info.call, str) else ""
     size = info.size + info.side_size
     about = info.function, info.created, info.seconds, size, info.type, info.digest
-    return info.task, *about, call, info.run
+    return info.task, *about, info.call, info.run

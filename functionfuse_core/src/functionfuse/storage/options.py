@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ..facade import resolver
 
 if TYPE_CHECKING:
-    from ..config.options import Allow, StorageOptions, check_options
+    from ..config.options import Allow, Secret, StorageOptions, check_options
 
-__all__ = ["Allow", "StorageOptions", "check_options"]
+__all__ = ["Allow", "Secret", "StorageOptions", "check_options"]
 
 __getattr__ = resolver(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -10,7 +11,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FunctionFuseError, NoMatchError, ResultNotFoundError
+from ..errors import DamagedResultError, FunctionFuseError, NoMatchError, ResultNotFoundError
 from ..names import close_to
 from ..show.page import save
 from ..show.pagedata import Page, PageChanges, PageNode, item_text, stopped
@@ -21,6 +22,7 @@ from .keys import RUNS, folder_of
 from .runchanges import Change, changes_of, results_of
 from .runrecord import RecordedNode
 from .runs import RunRecord, Values, read
+from .signing import Key
 from .summary import Summary
 
 __all__ = ["StoredReport", "report"]
@@ -122,7 +124,8 @@ class StoredReport:
         found = {}
         for task, info in zip(tasks, storage.task_infos(name, tasks), strict=True):
             if isinstance(info, Summary) and (wanted is None or wanted[task] == info.digest):
-                found[task] = info.info
+                with suppress(DamagedResultError):
+                    found[task] = info.info
         return found
 
     def _from_record(self, run: RunRecord, before: RunRecord | None) -> Iterator[PageNode]:
@@ -184,7 +187,7 @@ def report(
     run: str | None,
     compare: str | None,
     *,
-    key: bytes | None,
+    key: Key | None,
 ) -> StoredReport:
     """Return a run of a workflow; see `Storage.report`.
 

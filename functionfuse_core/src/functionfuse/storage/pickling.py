@@ -1,9 +1,9 @@
-"""Convert a value to a pickle and out-of-band buffers, and back.
+"""Convert a value to a pickle and out-of-band buffers.
 
 Pickle 5 (PEP 574) is tried first. If it fails, or if its bytes name `__main__`, which another
 process would not find, cloudpickle writes the value. An object of a registered serializer becomes a
-call of `restore` with the serializer's name and the object's persistent id (`pid`). The unpickler
-calls the function that it was passed as `restore` instead, so the bytes can't choose another one.
+call of `restore` with the serializer's name and the object's persistent id (`pid`); see
+`unpickling`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,27 @@ import copyreg
 import io
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from ..errors import PluginError, UnpicklableResultError, UntrustedResultError
+from ..errors import (
+    OptionsError,
+    PluginError,
+    SerializerError,
+    UnpicklableResultError,
+    UntrustedResultError,
+)
+from ..serializers.installed import type_name
 from ..serializers.portable import PortablePickler
-from ..serializers.script import moved, own_object, script_object, script_state
+from ..serializers.refused import RefusedError, asleep, reader_of, refusal_of, thread
+from ..serializers.script import script_object, script_state
+from .culprit import culprit
 from .named import NOTHING, Named, names_in
 
-__all__ = ["Pickled", "dumps", "loads", "restore"]
+__all__ = ["Pickled", "dumps", "restore"]
 
 # Stored pickles name these functions by this module, so they must stay importable from here.
 for _function in (script_object, script_state):
@@ -32,8 +41,8 @@ for _function in (script_object, script_state):
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
 _PROTOCOL = 5
-
-Restore = Callable[[str, Any], Any]
+# Not the value's fault, so cloudpickle is not tried.
+_RAISED = MemoryError, OSError, OptionsError, PluginError
 
 
 class Extractor(Protocol):
@@ -45,6 +54,10 @@ class Extractor(Protocol):
     def extract(self, obj: Any) -> tuple[str, Any]:
         """Store an object; return its serializer's name and its persistent id."""
 
+    @property
+    def failed(self) -> Sequence[Any]:
+        """The objects that the last call of a serializer was for."""
+
 
 class Pickled(NamedTuple):
     """A value as bytes.
@@ -55,6 +68,7 @@ class Pickled(NamedTuple):
         by_value: whether cloudpickle wrote it, so that code may be in it.
         named: the names in the pickle.
         code: the classes and functions whose code is in it, and the modules that values hold.
+        read: whether a lazy part was read, so that the value is not the object that was pickled.
     """
 
     data: bytes
@@ -62,6 +76,7 @@ class Pickled(NamedTuple):
     by_value: bool
     named: Named = NOTHING
     code: tuple[Any, ...] = ()
+    read: bool = False
 
 
 def restore(name: str, pid: Any) -> Any:
@@ -82,11 +97,22 @@ def dumps(value: Any, extractor: Extractor | None = None) -> Pickled:
             same object again if cloudpickle is tried.
 
     Raises:
-        UnpicklableResultError: neither pickle nor cloudpickle can; the message has the expression
-            of the part that fails.
+        UnpicklableResultError: neither pickle nor cloudpickle can, or a part is a recipe or a
+            reference (see `refused`); the message has the expression of that part.
+        SerializerError: a serializer raised another error.
         OSError: a serializer could not write.
     """
+    before = thread.pickling
+    try:
+        thread.pickling = True
+        return _dumps(value, extractor)
+    finally:
+        thread.pickling = before
+
+
+def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
     views: list[memoryview] = []
+    reducers: _Reducers | None = None
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
@@ -96,99 +122,108 @@ def dumps(value: Any, extractor: Extractor | None = None) -> Pickled:
         return False
 
     try:
-        if extractor is None:
+        if extractor is None and asleep():
             data = pickle.dumps(value, _PROTOCOL, buffer_callback=in_band)
         else:
             file = io.BytesIO()
             pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=in_band)
-            pickler.dispatch_table = _Reducers(extractor)
+            reducers = pickler.dispatch_table = _Reducers(extractor)
             pickler.dump(value)
             data = file.getvalue()
         # "__main__" or "__mp_main__". A forward search takes twice as long.
         by_name = data.rfind(b"_main__") < 0
-    except (MemoryError, OSError, PluginError):
-        raise  # it is not the value's fault
+    except SerializerError as error:
+        raise _placed(error, value, in_band, extractor) from error.__cause__
+    except _RAISED:
+        raise
     except Exception:  # noqa: BLE001  # any; cloudpickle's error, if it fails, is clearer
         by_name = False
     if by_name:
-        by_value = False
-        return Pickled(data, views, by_value, names_in(data))  # keywords take longer
+        by_value, read = False, reducers is not None and reducers.read
+        return Pickled(data, views, by_value, names_in(data), (), read)  # keywords take longer
     views.clear()
     try:
-        data, code = _pickled_by_value(value, in_band, extractor)
-    except (MemoryError, OSError, PluginError):
+        data, code, read = _pickled_by_value(value, in_band, extractor)
+    except SerializerError as error:
+        raise _placed(error, value, in_band, extractor) from error.__cause__
+    except _RAISED:
         raise
     except Exception as error:
-        path, culprit = _culprit(value, lambda part: _fails(part, in_band, extractor))
+        kind = error.kind if isinstance(error, RefusedError) else None
+        path, part = culprit(value, lambda part: _fails(part, in_band, extractor), kind)
+        if isinstance(error, RefusedError):
+            verb = "is" if type(part) is kind else "holds"
+            raise UnpicklableResultError(
+                f"{path} {verb} a {error}, or name the node in log_nodes"
+            ) from error
         raise UnpicklableResultError(
-            f"{path} is a {_type_name(culprit)} and can't be pickled: {type(error).__name__}:"
+            f"{path} is a {type_name(type(part))} and can't be pickled: {type(error).__name__}:"
             f" {error}. Leave it out of the result, give its class a __reduce__ or __getstate__, or"
             " name the node in log_nodes, so that its result is not stored"
         ) from error
-    return Pickled(data, views, by_value=True, named=names_in(data), code=code)
-
-
-def loads(
-    data: memoryview,
-    buffers: Sequence[memoryview],
-    *,
-    allow: Sequence[str] | None = None,
-    restore: Restore | None = None,
-    scripts: bool = False,
-    planned: bool = False,
-) -> Any:
-    """Unpickle a value; its arrays are views of `buffers`.
-
-    Args:
-        allow: the modules, or `module.name`s, whose globals the pickle may name; None: all.
-        restore: returns the objects that serializers have stored.
-        scripts: whether classes and functions of a script may be in the pickle.
-        planned: see `own_object`.
-
-    Raises:
-        UntrustedResultError: the pickle names a global that `allow` doesn't allow.
-    """
-    if allow is None and restore is None and not scripts:
-        try:
-            return pickle.loads(data, buffers=buffers)
-        except (ImportError, AttributeError):
-            pass  # once more below, for an error that names module and name
-    return _Unpickler(data, buffers, allow, restore, planned=planned).load()
+    return Pickled(data, views, True, names_in(data), code, read)
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
     """A pickler's dispatch table, which looks up the reducer of each type once.
 
     A `reducer_override` would be called for each object, which takes longer than pickling it.
+
+    Attributes:
+        read: whether an object was read into a copy, and the copy was reduced.
     """
 
-    def __init__(self, extractor: Extractor) -> None:
+    def __init__(self, extractor: Extractor | None) -> None:
         super().__init__()
         self.extractor = extractor
+        self.read = False
 
     def __missing__(self, kind: type) -> Callable[[Any], Any]:
-        if self.extractor.claims(kind):
-            reducer: Callable[[Any], Any] = self.replaced
-        elif issubclass(kind, type):
-            raise KeyError(kind)  # classes are pickled by name
-        else:
+        reducer = self.special(kind)
+        if reducer is None:
+            if issubclass(kind, type):
+                raise KeyError(kind)  # classes are pickled by name
             reducer = copyreg.dispatch_table.get(kind, _reduce)  # as pickle does itself
         self[kind] = reducer
         return reducer
 
+    def special(self, kind: type) -> Callable[[Any], Any] | None:
+        """Return the reducer of a type that is not pickled as usual; None for other types."""
+        if self.extractor is not None and self.extractor.claims(kind):
+            return self.replaced
+        reason, reader = refusal_of(kind), reader_of(kind)
+        if reason:
+            return partial(_refuse, reason)
+        return None if reader is None else partial(self.read_by, reader)
+
     def replaced(self, obj: Any) -> tuple[Any, ...]:
-        return restore, self.extractor.extract(obj)
+        assert self.extractor is not None
+        before, thread.pickling = thread.pickling, False  # a serializer can send it to workers
+        try:
+            return restore, self.extractor.extract(obj)
+        finally:
+            thread.pickling = before
+
+    def read_by(self, reader: Callable[[Any], tuple[Any, bool]], obj: Any) -> Any:
+        reduced, read = reader(obj)
+        self.read = self.read or read
+        return reduced
+
+
+def _refuse(reason: str, obj: Any) -> NoReturn:
+    raise RefusedError(type(obj), reason)
 
 
 _reduce = methodcaller("__reduce_ex__", _PROTOCOL)
 
 
 class _ByValuePickler(PortablePickler):
-    extractor: Extractor | None = None
     stored = True
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, extractor: Extractor | None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.reducers = _Reducers(extractor)
+        self.special: dict[type, Callable[[Any], Any] | None] = {}
         self.code: list[Any] = []
         self.read: dict[str, _Read] = {}
 
@@ -196,8 +231,12 @@ class _ByValuePickler(PortablePickler):
         """Reduce an object that pickle doesn't write natively; pickle calls this for each."""
         if type(obj) is _Read:
             return self.dispatch_table[ModuleType](obj.module)
-        if self.extractor is not None and self.extractor.claims(type(obj)):
-            return restore, self.extractor.extract(obj)
+        kind = type(obj)
+        if kind not in self.special:
+            self.special[kind] = self.reducers.special(kind)
+        reducer = self.special[kind]
+        if reducer is not None:
+            return reducer(obj)
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make a StringIO of it
             raise TypeError(f"cannot pickle the open file {obj.name!r}")
         reduced = super().reducer_override(obj)
@@ -231,61 +270,11 @@ class _Read:
 
 def _pickled_by_value(
     value: Any, in_band: Callable[[pickle.PickleBuffer], bool], extractor: Extractor | None
-) -> tuple[bytes, tuple[Any, ...]]:
+) -> tuple[bytes, tuple[Any, ...], bool]:
     file = io.BytesIO()
-    pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=in_band)
-    pickler.extractor = extractor
+    pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=in_band, extractor=extractor)
     pickler.dump(value)
-    return file.getvalue(), tuple(pickler.code)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self,
-        data: memoryview,
-        buffers: Sequence[memoryview],
-        allow: Sequence[str] | None,
-        restore: Restore | None,
-        *,
-        planned: bool,
-    ) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
-        self.allow = allow
-        self.restore = restore
-        self.own_object = partial(own_object, planned=planned)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == __name__:
-            if name == "restore" and self.restore is not None:
-                return self.restore
-            if name == "script_object":
-                return self.own_object
-            if name == "script_state":
-                return script_state
-        if self.allow is not None:
-            self.check(module, name)
-        try:
-            found = moved(module, name) or super().find_class(module, name)
-        except (ImportError, AttributeError) as error:
-            raise ImportError(f"{name!r} of module {module!r}: {error}") from error
-        if self.allow is not None:
-            # A name can lead elsewhere: numpy has attributes os.system and __builtins__.get.
-            origin = getattr(found, "__module__", None)
-            if isinstance(found, ModuleType) or not isinstance(origin, str):
-                self.refuse(f"{module}.{name}")
-            self.check(origin, getattr(found, "__qualname__", name))
-        return found
-
-    def check(self, module: str, name: str) -> None:
-        path = f"{module}.{name}"
-        if not any(path == entry or path.startswith(f"{entry}.") for entry in self.allow or ()):
-            self.refuse(path)
-
-    def refuse(self, path: str) -> NoReturn:
-        raise UntrustedResultError(
-            f"the result names {path!r}, which the storage's option 'trust' does not allow;"
-            f" allowed: {', '.join(self.allow or ()) or 'nothing'}"
-        )
+    return file.getvalue(), tuple(pickler.code), pickler.reducers.read
 
 
 def _fails(
@@ -298,40 +287,27 @@ def _fails(
     return False
 
 
-def _culprit(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
-    """Return the innermost part that can't be pickled, after the expression that leads to it.
+class _Finder:
+    """Fails at an object that a serializer couldn't store, and calls no serializer."""
 
-    Halves the list of a value's parts until one is left, and goes on with its parts.
-    """
-    path, seen = "result", {id(value)}
-    for _ in range(50):
-        parts = [(suffix, part) for suffix, part in _parts(value) if id(part) not in seen]
-        while len(parts) > 1:
-            half = parts[: len(parts) // 2]
-            parts = half if fails([part for _, part in half]) else parts[len(half) :]
-        if not parts or not fails(parts[0][1]):
-            break
-        path, value = path + parts[0][0], parts[0][1]
-        seen.add(id(value))
-    return path, value
+    def __init__(self, extractor: Extractor) -> None:
+        self.claims = extractor.claims
+        self.failed = extractor.failed
+
+    def extract(self, obj: Any) -> tuple[str, Any]:
+        if any(obj is one for one in self.failed):
+            raise LookupError
+        return "", None
 
 
-def _parts(value: Any) -> list[tuple[str, Any]]:
-    """Return the parts of a value that pickle would write, each after the expression for it."""
-    if isinstance(value, Mapping):
-        return [(f"[{key!r}]", part) for key, part in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
-    if isinstance(value, (set, frozenset)):
-        return [(" (an item)", part) for part in value]
-    try:
-        state = value.__getstate__()
-    except Exception:  # noqa: BLE001  # then the value itself is the culprit
-        return []
-    states = state if isinstance(state, tuple) else (state,)  # (attributes, slots)
-    attributes = [item for state in states if isinstance(state, dict) for item in state.items()]
-    return [(f".{name}", part) for name, part in attributes]
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+def _placed(
+    error: SerializerError,
+    value: Any,
+    in_band: Callable[[pickle.PickleBuffer], bool],
+    extractor: Extractor | None,
+) -> SerializerError:
+    """Return an error with the expression of the part that a serializer couldn't store."""
+    assert extractor is not None
+    finder = _Finder(extractor)
+    path, part = culprit(value, lambda part: _fails(part, in_band, finder), None)
+    return SerializerError(f"{path} is a {type_name(type(part))} and can't be stored: {error}")

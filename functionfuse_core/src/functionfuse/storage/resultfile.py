@@ -9,16 +9,15 @@ buffers are computed in a thread while the store writes the buffers; then the he
 from __future__ import annotations
 
 import functools
-import hmac
 import json
 import platform
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_hexdigest
+from xxhash import xxh3_64_hexdigest, xxh3_128_hexdigest
 
 from ..errors import (
     DamagedResultError,
@@ -35,21 +34,22 @@ from .header import (
     TaskInfo,
     encoded,
     header_end,
+    is_strong,
     parsed,
     sections_of,
-    signature_of,
 )
 from .keys import unique
 from .named import versions_of
 from .pickling import Pickled
+from .signing import Key, section_hexdigest
 
 __all__ = [
+    "PADDING",
     "VERSION",
     "DigestedAside",
     "Origin",
-    "Passing",
+    "aligned",
     "check",
-    "check_blocks",
     "pack",
     "packed",
     "trusted",
@@ -64,7 +64,9 @@ _DIGESTED_ASIDE_FROM = 16 << 20  # bytes of buffers; below, a thread costs more 
 _is_fresh = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").match  # from generate_name
 _NO_NAME = bytes(36)
 _TO_COME = "0" * 32  # instead of a digest that is not computed yet
-_padding = [bytes(count) for count in range(ALIGNMENT)]
+_STRONG_TO_COME = "0" * 64
+_CURE = "`storage.sign()` or `functionfuse sign` signs what is there"
+PADDING = [bytes(count) for count in range(ALIGNMENT)]
 
 
 class Origin(NamedTuple):
@@ -85,7 +87,7 @@ def pack(
     task: str,
     *,
     side_data: Sequence[SideData] = (),
-    key: bytes | None = None,
+    key: Key | None = None,
     **known: Any,
 ) -> tuple[list[Buffer] | DigestedAside, TaskInfo]:
     """Return the same as `packed`; the other fields of the `Origin` are arguments."""
@@ -98,7 +100,7 @@ def packed(
     *,
     side_data: Sequence[SideData] = (),
     described: tuple[Sequence[str], str] = ((), ""),
-    key: bytes | None = None,
+    key: Key | None = None,
 ) -> tuple[list[Buffer] | DigestedAside, TaskInfo]:
     """Return a result's bytes as parts to be written in order, and the fields of its header.
 
@@ -109,18 +111,19 @@ def packed(
         described: `own` and `value` of `TaskInfo`.
         key: signs the header, and through its digests all bytes.
     """
-    data, views, by_value, named, _ = pickled
+    data, views, by_value, named, _, read = pickled
     workflow, task, function, kind, seconds, fingerprint, run = origin
-    digest = pickle = _TO_COME
+    digest = _TO_COME
+    pickle = to_come = _TO_COME if key is None else _STRONG_TO_COME
     aside = bool(views) and sum(map(len, views)) >= _DIGESTED_ASIDE_FROM
-    buffers = [(len(view), _TO_COME) for view in views] if views else []
+    buffers = [(len(view), to_come) for view in views] if views else []
     if not aside:
-        pickle = digest = xxh3_128_hexdigest(data)
-        if views or side_data:
-            buffers = [(len(view), xxh3_128_hexdigest(view)) for view in views]
-            digest = _combined(data, pickle, buffers, side_data)
+        digest, [pickle, *others] = _digests([data, *views], side_data, strong=key is not None)
+        if views:
+            buffers = [(len(view), other) for view, other in zip(views, others, strict=True)]
     own, value = tuple(described[0]), described[1]
-    packages = tuple(fingerprint.get("packages", {}).items()) if fingerprint else ()
+    packages: Any = fingerprint.get("packages") if fingerprint else None
+    packages = tuple(packages.items()) if type(packages) is dict else ()
     now = time.time_ns() // 1000
     fields = (
         workflow,
@@ -146,13 +149,9 @@ def packed(
     )
     first = encoded(fields, key)
     size = len(first) + len(data)
-    rest: list[Buffer] = []
-    for view in views:
-        if gap := -size % ALIGNMENT:
-            rest.append(_padding[gap])
-        rest.append(view)
-        size += gap + len(view)
-    info = TaskInfo._make((*fields, size, key is not None))
+    rest = aligned(size, views)
+    size += sum(map(len, rest))
+    info = TaskInfo._make((*fields, size, key is not None, read))
     if aside:
         return DigestedAside(info, len(first), [data, *rest], [data, *views], key), info
     if len(data) <= _JOINED_UP_TO:
@@ -177,11 +176,11 @@ class DigestedAside(FirstPartLast):
         first_size: int,
         rest: Sequence[Buffer],
         contents: Sequence[Buffer],
-        key: bytes | None,
+        key: Key | None,
     ) -> None:
         super().__init__(first_size, rest)
         self._info, self._key = info, key
-        self._digests: list[str] = []
+        self._digests: list[tuple[str, list[str]]] = []
         self._first = b""
         self._thread = threading.Thread(target=self._digest, args=(contents,))
         try:
@@ -190,20 +189,20 @@ class DigestedAside(FirstPartLast):
             self._thread.run()
 
     def _digest(self, contents: Sequence[Buffer]) -> None:
-        self._digests += map(xxh3_128_hexdigest, contents)
+        strong = self._key is not None
+        self._digests.append(_digests(contents, self._info.side_data, strong=strong))
 
     def first(self) -> bytes:
         """Wait for the digests, and return prefix and header."""
         if not self._first:
             if self._thread.is_alive():
                 self._thread.join()
-            own, *others = self._digests
+            [(digest, [own, *others])] = self._digests
             before = self._info
             buffers = [(size, new) for (size, _), new in zip(before.buffers, others, strict=True)]
-            digest = _combined(bytes(self.rest[0]), own, buffers, before.side_data)
             pickle = before.pickle[0], own
             self._info = before._replace(digest=digest, pickle=pickle, buffers=buffers)
-            self._first = encoded(self._info[:-2], self._key)
+            self._first = encoded(self._info[:-3], self._key)
         return self._first
 
     def info(self) -> TaskInfo:
@@ -212,7 +211,7 @@ class DigestedAside(FirstPartLast):
         return self._info
 
 
-def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memoryview]]:
+def check(data: Buffer, key: Key | None = None) -> tuple[TaskInfo, list[memoryview]]:
     """Check all digests of a result; return the fields of its header, and pickle and buffers.
 
     Raises:
@@ -230,7 +229,8 @@ def check(data: Buffer, key: bytes | None = None) -> tuple[TaskInfo, list[memory
     contents = []
     for name, start, end, digest in sections_of(info.pickle, info.buffers, position):
         content, gap = view[start:end], view[position:start]
-        if xxh3_128_hexdigest(content) != digest or (gap and any(gap)):
+        found = section_hexdigest(content, strong=is_strong(digest))
+        if found != digest or (gap and any(gap)):
             raise DamagedResultError(f"{name} (bytes {start} to {end}) is not what was written")
         contents.append(content)
         position = end
@@ -248,32 +248,68 @@ def unchecked(data: Buffer) -> tuple[TaskInfo, list[memoryview]]:
     return info, [view[start:end] for _, start, end, _ in sections]
 
 
-def trusted(head: bytes, key: bytes | None) -> TaskInfo:
+def aligned(position: int, views: Sequence[memoryview]) -> list[Buffer]:
+    """Return buffers with the gaps before them; they follow the byte at a position."""
+    parts: list[Buffer] = []
+    for view in views:
+        if gap := -position % ALIGNMENT:
+            parts.append(PADDING[gap])
+        parts.append(view)
+        position += gap + len(view)
+    return parts
+
+
+def trusted(head: bytes, key: Key | None) -> TaskInfo:
     """Return the fields of a whole prefix and header; if there is a key, check the signature.
 
     Raises as `check`.
     """
     info = parsed(head, None)
-    if key is not None:
-        signature = signature_of(key, head[:DIGEST_AT], head[HEADER_AT:])
-        if not hmac.compare_digest(signature, head[SIGNATURE_AT:HEADER_AT]):
-            state = "signed with another key, or changed" if info.signed else "not signed"
+    signature, signed = head[SIGNATURE_AT:HEADER_AT], (head[:DIGEST_AT], head[HEADER_AT:])
+    if key is not None and not key.has_signed(signature, *signed):
+        if info.signed:
             raise UntrustedResultError(
-                f"the result is {state}, but the storage's option 'key' demands its signature"
+                "the result is signed with another key, or changed: compare the storage's option"
+                f" 'key' with that of its writer. To take over the results of another key, {_CURE}"
             )
+        raise UntrustedResultError(
+            "the result is not signed, but the storage's option 'key' demands its signature. If you"
+            f" trust every byte in the storage, {_CURE}"
+        )
+    if key is not None and info.side_data and not info.strong:
+        raise UntrustedResultError(
+            "the result was signed by an older release, whose digests don't protect side data, but"
+            f" the storage has a key. If you trust every byte in the storage, {_CURE}"
+        )
     return info
 
 
-def _combined(
-    data: bytes, own: str, buffers: Sequence[tuple[int, str]], side_data: Sequence[SideData]
-) -> str:
+def _digests(
+    contents: Sequence[Buffer], side_data: Sequence[SideData], *, strong: bool
+) -> tuple[str, list[str]]:
+    """Return the digest of a value, and those of pickle and buffers in its header.
+
+    Args:
+        strong: those in the header are of SHA-256. That of the value never is, so it doesn't depend
+            on the key.
+    """
+    quick = list(map(xxh3_128_hexdigest, contents))
+    digest = quick[0]
+    if side_data or quick[1:]:
+        digest = _combined(bytes(contents[0]), quick[0], quick[1:], side_data)
+    if not strong:
+        return digest, quick
+    return digest, [section_hexdigest(content, strong=True) for content in contents]
+
+
+def _combined(data: bytes, own: str, buffers: Sequence[str], side_data: Sequence[SideData]) -> str:
     """Return the digest of a value; equal for equal values, despite the fresh side data names."""
     for side in side_data:
         for name, *_ in side.files:
             if _is_fresh(name):
                 data = data.replace(name[:36].encode(), _NO_NAME)
     first = xxh3_128_hexdigest(data) if side_data else own
-    digests = [first, *(digest for _, digest in buffers)]
+    digests = [first, *buffers]
     digests += [digest for side in side_data for _, _, digest in side.files]
     return xxh3_128_hexdigest("".join(digests).encode())
 
@@ -288,83 +324,3 @@ def _key_of(own: tuple[str, ...], packages: tuple[tuple[str, str], ...]) -> str:
 @functools.lru_cache(maxsize=2)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-class _Stream:
-    """Blocks as one sequence of bytes.
-
-    Attributes:
-        position: the number of bytes that were taken.
-    """
-
-    def __init__(self, blocks: Iterable[Buffer]) -> None:
-        self.blocks = iter(blocks)
-        self.rest = memoryview(b"")
-        self.position = 0
-
-    def take(self, end: int | None) -> Iterator[memoryview]:
-        """Take the bytes up to a position, as pieces; None: up to the last byte."""
-        while end is None or self.position < end:
-            if not self.rest:
-                block = next(self.blocks, None)
-                if block is None:
-                    return
-                self.rest = memoryview(block)
-            size = len(self.rest) if end is None else end - self.position
-            piece, self.rest = self.rest[:size], self.rest[size:]
-            self.position += len(piece)
-            yield piece
-
-
-class Passing:
-    """A result that is checked while its bytes pass, in blocks. Raises as `check`.
-
-    Args:
-        blocks: the result, in order; the next block may overwrite a block.
-        key: checks the signature.
-
-    Attributes:
-        head: prefix and header, which are checked already.
-        info: the fields of the header.
-    """
-
-    def __init__(self, blocks: Iterable[Buffer], key: bytes | None = None) -> None:
-        self._stream = _Stream(blocks)
-        head = b"".join(map(bytes, self._stream.take(HEADER_AT)))
-        end = header_end(head)
-        head += b"".join(map(bytes, self._stream.take(end)))
-        if len(head) < end:
-            raise DamagedResultError(f"the blob is cut within its header, at byte {len(head)}")
-        self.head = head
-        self.info = trusted(head, key)
-
-    def rest(self) -> Iterator[memoryview]:
-        """Iterate once over the bytes after the header; after the last, raise what is wrong."""
-        stream, position, problem = self._stream, len(self.head), ""
-        sections = sections_of(self.info.pickle, self.info.buffers, position)
-        for name, start, stop, expected in sections:
-            has_gap = False
-            for piece in stream.take(start):
-                has_gap = has_gap or any(piece)
-                yield piece
-            digest = xxh3_128()
-            for piece in stream.take(stop):
-                digest.update(piece)
-                yield piece
-            if not problem and (has_gap or digest.hexdigest() != expected):
-                problem = f"{name} (bytes {start} to {stop}) is not what was written"
-            position = stop
-        for _ in stream.take(None):
-            pass  # the bytes after the last section are only counted
-        if stream.position != position:
-            problem = f"the blob has {stream.position} bytes and not {position}"
-        if problem:
-            raise DamagedResultError(problem)
-
-
-def check_blocks(blocks: Iterable[Buffer], key: bytes | None = None) -> TaskInfo:
-    """Check all digests of a result, and return the fields of its header; see `Passing`."""
-    passing = Passing(blocks, key)
-    for _ in passing.rest():
-        pass
-    return passing.info

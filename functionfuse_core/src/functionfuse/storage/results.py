@@ -13,39 +13,48 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
 from ..errors import (
     DamagedResultError,
     FunctionFuseError,
+    NewerFormatError,
+    OriginalResultError,
     ResultNotFoundError,
     UnreadableResultError,
+    UntrustedResultError,
 )
 from ..serializers import Serializer
 from ..serializers.installed import awake
 from ..serializers.script import may_name_script, module_name
 from .blobstore import BlobStore, Buffer
 from .catalog import beside, headers_of, infos_of_tasks, may_hold, refuse_other
-from .earlier import is_held, remove, set_aside
-from .header import SideData, TaskInfo
-from .keys import earlier_key, folder_of, key_of
-from .pickling import Pickled, Restore, dumps, loads
+from .disk import BIG, owned
+from .earlier import is_held, keep_unsigned, remove, set_aside
+from .header import FIRST_READ, SideData, TaskInfo
+from .keys import SIDE_DATA, earlier_key, folder_of, key_of
+from .original import check_original, contents_of, keep_original, refuse_unsigned, restorer
+from .passing import Passing
+from .pickling import Pickled, dumps
+from .removing import keep_damaged
 from .resultfile import PYTHON, Origin, check, packed, unchecked
-from .sidecheck import Blocks, check_side_data
-from .sidedata import SideReader, SideWriter
+from .sidecheck import BLOCK
+from .sidedata import SideReader, SideWriter, leave
+from .signing import Key
 from .summary import Summary, plain_pickle
+from .unpickling import Restore, loads
 
 __all__ = ["Describe", "Reader", "Saver"]
-
 
 logger = logging.getLogger(__name__)
 
 # Given a value and its pickle, returns `own` and `value` of `TaskInfo`.
 Describe = Callable[[Any, Pickled], tuple[Sequence[str], str]]
+_Replaced = Summary | PermissionError | None  # see `Saver._make_room`
 
 _is_digest = re.compile("[0-9a-f]{32}").fullmatch
+_OF_NO_USE = ResultNotFoundError, DamagedResultError, UntrustedResultError
 _DURABLE_FROM = 0.05  # seconds; a quicker result is cheaper to compute again than to flush
 _NOT_DESCRIBED = (
     "what the result of task %r of workflow %r in %r refers to can't be told, so it is stored"
@@ -68,7 +77,7 @@ class Saver:
         store: BlobStore,
         serializers: Mapping[str, Serializer],
         durability: str,
-        key: bytes | None,
+        key: Key | None,
         *,
         earlier: bool,
     ) -> None:
@@ -97,7 +106,8 @@ class Saver:
         store, key = self._store, key_of(origin.workflow, origin.task)
         writer, token = None, ""
         if self._serializers or awake():
-            writer = SideWriter(store, folder_of(origin.workflow), self._serializers.values())
+            serializers, signed = self._serializers.values(), self._key is not None
+            writer = SideWriter(store, folder_of(origin.workflow), serializers, signed=signed)
         try:
             pickled = dumps(obj, writer)
             if writer and writer.write_noted():
@@ -117,14 +127,17 @@ class Saver:
             if side_data and writer:
                 # Whatever the durability: a read doesn't check side data, so it must be whole.
                 store.flush(writer.keys())
-            replaced, looks = None, not (replaces is None or if_absent)
-            if looks:
-                replaced = self._make_room(info)
+            looks = not (replaces is None or if_absent)
+            replaced = self._make_room(info) if looks else None
             token = info.token  # from here on, an error may come after the commit
             durable = self.is_durable(origin.seconds, asked=durable)
             store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
-            if writer and writer.files and not (token and may_hold(store, key, token)):
+            if (
+                writer
+                and writer.files
+                and not (token and may_hold(store, key, token, signed_by=self._key))
+            ):
                 try:
                     store.delete(writer.keys())
                 except OSError as second:
@@ -155,17 +168,23 @@ class Saver:
             return self._durability == "fsync"
         return asked or (seconds is not None and seconds >= _DURABLE_FROM)
 
-    def _make_room(self, info: TaskInfo) -> Summary | None:
+    def _make_room(self, info: TaskInfo) -> _Replaced:
         """Set the result aside that will be replaced, if it is of another call.
 
-        Returns the header of a result that is not set aside; None if there is none that is of use.
+        Returns the header of a result that is not set aside; None if there is none that is of use;
+        or the error, if nobody may look: who may only write can save.
         """
         workflow, task = info.workflow, info.task
         try:
-            [found] = infos_of_tasks(self._store, workflow, [task])
-        except PermissionError as error:  # who may only write can save
-            self._warn_of_leftovers(info, error)
-            return None
+            [found] = infos_of_tasks(self._store, workflow, [task], signed_by=self._key)
+        except PermissionError as error:
+            return error
+        if isinstance(found, OriginalResultError):
+            keep_original(self._store, workflow, task)
+        elif isinstance(found, (DamagedResultError, NewerFormatError)):
+            keep_damaged(self._store, workflow, task)  # it can be a file of somebody else
+        elif isinstance(found, UntrustedResultError):
+            keep_unsigned(self._store, workflow, task)
         if not isinstance(found, Summary):
             return None
         if not self.earlier or found.call in ("", info.call):
@@ -182,28 +201,30 @@ class Saver:
                 )
         return None
 
-    def _remove_side_data(self, info: TaskInfo, replaced: Summary | None) -> None:
+    def _remove_side_data(self, info: TaskInfo, replaced: _Replaced) -> None:
         """Remove side data of a replaced result, and an earlier result of the same call with its.
 
         Otherwise nothing would refer to that side data when this result is set aside.
         """
+        if isinstance(replaced, PermissionError):
+            self._warn_of_leftovers(info, replaced, ", if there is any,")
+            return
         store, folder = self._store, folder_of(info.workflow)
         try:
             had = replaced is not None and bool(replaced.side_data)
             if self.earlier and info.call and (had or info.side_data):
                 copy = earlier_key(info.workflow, info.task, info.call)
-                headers = headers_of(store, [copy])
-                remove(store, folder, list(headers), headers)
-            if replaced is not None and had and not is_held(store, replaced.info):
-                store.delete(beside(store, folder, replaced))
+                headers = headers_of(store, [copy], signed_by=self._key)
+                remove(store, folder, list(headers), headers, signed_by=self._key)
+            old = replaced if had else None
+            if old is not None and not is_held(store, old.info, signed_by=self._key):
+                store.delete(beside(store, folder, old))
         except (OSError, DamagedResultError) as error:
             self._warn_of_leftovers(info, error)
 
-    def _warn_of_leftovers(self, info: TaskInfo, error: Exception) -> None:
-        logger.warning(
-            "side data that is replaced is left for gc: task %r of workflow %r in %r: %s",
-            *(info.task, info.workflow, self._store, error),
-        )
+    def _warn_of_leftovers(self, info: TaskInfo, error: Exception, whether: str = "") -> None:
+        of = f"task {info.task!r} of workflow {info.workflow!r}"
+        leave(self._store, f"side data that is replaced{whether}", of, error)
 
 
 def _described(
@@ -213,12 +234,9 @@ def _described(
     own, value = describe(obj, pickled)
     if value and not _is_digest(value):
         raise ValueError(f"{value!r} is no digest")
-    if side_data:
-        value = ""  # `digest` includes side data, which the object may only name
+    if side_data or pickled.read:
+        value = ""  # `digest` includes side data and what was read; the object may only name them
     return sorted(set(own)) if own else own, value
-
-
-_MAPPED_FROM = 16 << 20  # bytes; a copy of a smaller result in memory is as fast
 
 
 class Reader:
@@ -235,12 +253,16 @@ class Reader:
         store: BlobStore,
         serializers: Mapping[str, Serializer],
         allow: Sequence[str] | None,
-        key: bytes | None,
+        key: Key | None,
     ) -> None:
         self._store = store
         self._serializers = serializers
         self._allow = allow
         self._key = key
+
+    def without_key(self) -> Reader:
+        """Return a reader that trusts every byte in the store."""
+        return Reader(self._store, self._serializers, self._allow, None)
 
     def read(self, workflow: str, task: str, digest: str, call: str) -> Any:
         """Return a stored result; see `Storage.read_unchanged`.
@@ -250,19 +272,24 @@ class Reader:
         """
         key, names = key_of(workflow, task), (workflow, task)
         try:
-            return self._read(key, *names, digest, call)
-        except (ResultNotFoundError, DamagedResultError):
+            return self.read_at(key, *names, digest, call)
+        except _OF_NO_USE as error:
             if not call:
                 raise
-            for other in (earlier_key(workflow, task, call), key):  # it may be restored meanwhile
-                with suppress(ResultNotFoundError, DamagedResultError):
-                    return self._read(other, *names, digest, call)
-            raise
+            problem = error
+        for other in (earlier_key(workflow, task, call), key):  # it may be restored meanwhile
+            try:
+                return self.read_at(other, *names, digest, call)
+            except _OF_NO_USE as error:
+                if not isinstance(error, ResultNotFoundError):
+                    problem = error  # one that is there tells more than one that is missing
+        raise problem
 
-    def _read(self, key: str, workflow: str, task: str, digest: str, call: str) -> Any:
+    def read_at(self, key: str, workflow: str, task: str, digest: str, call: str) -> Any:
+        """Return the result under a key. Raises as `read`."""
         info = None
         try:
-            data = self._store.get(key)
+            data = self._own_copy(key) if self._key is not None else self._store.get(key)
             if self._key is None and (digest or not call):
                 pickled = plain_pickle(data, workflow, task, digest)
                 if pickled is not None and not may_name_script(bytes(data[: -len(pickled)])):
@@ -270,7 +297,10 @@ class Reader:
                         return loads(pickled, (), allow=self._allow)
                     except Exception as error:  # noqa: BLE001  # explained below
                         logger.debug("%r can't be unpickled: %r", task, error)
-            info, contents = check(data, self._key)
+            try:
+                info, contents = check(data, self._key)
+            except OriginalResultError:
+                return self._read_original(data, workflow, task, digest, call)
             refuse_other(info, workflow, task)
             if digest not in ("", info.digest) or not (digest or call in ("", info.call)):
                 raise ResultNotFoundError(f"{task!r} is another value")
@@ -278,13 +308,37 @@ class Reader:
             planned = bool(digest)
             return _unpack(info, contents, allow=self._allow, restore=restore, planned=planned)
         except FunctionFuseError:
-            if info and info.side_data and not may_hold(self._store, key, info.token):
-                return self._read(key, workflow, task, digest, call)  # it was replaced meanwhile
+            if not (info and info.side_data):
+                raise
+            if not may_hold(self._store, key, info.token, signed_by=self._key):
+                return self.read_at(key, workflow, task, digest, call)  # it was replaced meanwhile
             raise
+
+    def _own_copy(self, key: str) -> Buffer:
+        """Return a result that nobody can change from its check to its use; see `get_at_most`."""
+        if self._store.remote:
+            return owned(self._store.get(key))
+        head = self._store.head(key, FIRST_READ)
+        if len(head) < FIRST_READ:  # it is the whole blob
+            return bytearray(head)
+        try:
+            return Passing(self._store.blocks(key, BLOCK), self._key).whole()
+        except OriginalResultError:
+            refuse_unsigned(self._key)
+            raise
+
+    def _read_original(self, data: Buffer, workflow: str, task: str, digest: str, call: str) -> Any:
+        """Return a result of the original Function Fuse, which has neither call nor signature."""
+        info = check_original(workflow, task, [data])
+        refuse_unsigned(self._key)
+        if digest not in ("", info.digest) or (call and not digest):
+            raise ResultNotFoundError(f"{task!r} is another value")
+        restore = restorer(self._store, workflow, self._serializers, self._allow)
+        return _unpack(info, contents_of(data), allow=self._allow, restore=restore)
 
     def again(self, workflow: str, task: str, info: TaskInfo) -> Any:
         """Return another copy of a result; see `Storage.read_again`."""
-        cheap = info.size >= _MAPPED_FROM and not self._store.remote and not info.side_data
+        cheap = info.size >= BIG and not self._store.remote and not info.side_data
         if cheap and self._key is None:
             data = self._store.get(key_of(workflow, task))
             found, contents = unchecked(data)
@@ -295,10 +349,9 @@ class Reader:
     def _restore(self, workflow: str, info: TaskInfo) -> Restore:
         """Return the function that reads the objects that serializers have stored."""
         folder, serializers = folder_of(workflow), self._serializers.values()
-        if self._key is not None:
-            check_side_data(Blocks(self._store), folder, info.side_data)
-        reader = SideReader(self._store, folder, serializers, info.side_data, allow=self._allow)
-        return reader.restore
+        options: dict[str, Any] = {"allow": self._allow, "signed": self._key is not None}
+        where = folder + SIDE_DATA
+        return SideReader(self._store, where, serializers, info.side_data, **options).restore
 
 
 def _unpack(
@@ -309,7 +362,7 @@ def _unpack(
     restore: Callable[[str, Any], Any] | None = None,
     planned: bool = False,
 ) -> Any:
-    """Return the value of a result that `check` has found sound; see `pickling.loads`.
+    """Return the value of a result that `check` has found sound; see `unpickling.loads`.
 
     Arrays in it are views of `contents`, and as writable as those.
 
@@ -334,10 +387,11 @@ def _unpack(
         raise
     except Exception as error:
         written = [f"{name} {version}" for name, version in info.packages.items()]
+        python = f"Python {info.python}" if info.python else "the original Function Fuse"
         raise UnreadableResultError(
             "its bytes are sound, but no value can be made of them here:"
             f" {type(error).__name__}: {error}. It was written by"
-            f" {', '.join([f'Python {info.python}', *written])}; install that, or put the class or"
+            f" {', '.join([python, *written])}; install that, or put the class or"
             " module back as it was"
         ) from error
 

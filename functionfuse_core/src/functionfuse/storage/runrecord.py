@@ -7,7 +7,6 @@ are read for the first alone.
 
 from __future__ import annotations
 
-import hmac
 import json
 import struct
 import zlib
@@ -19,7 +18,8 @@ from xxhash import xxh3_128_digest
 
 from ..errors import DamagedResultError, NewerFormatError, UntrustedResultError
 from .blobstore import Buffer
-from .header import DIGEST_AT, HEADER_AT, SIGNATURE_AT, START, sealed, signature_of
+from .header import DIGEST_AT, HEADER_AT, SIGNATURE_AT, START, sealed
+from .signing import Key
 
 __all__ = ["SHORT", "RecordedNode", "actions_of", "decoded", "encoded", "fields_of", "nodes_of"]
 
@@ -29,6 +29,7 @@ _COMPRESSED_FROM = 4096  # bytes; below, compressing takes longer than it saves
 SHORT = 100_000  # bytes, packed: some thousand nodes, which are parsed in milliseconds
 _LARGEST = 1 << 30  # bytes, unpacked; a million nodes have less
 _LARGEST_HEAD = 1 << 20  # bytes of the first object
+_MUCH = 1e18  # seconds or bytes; no run has so many
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decoder = json.JSONDecoder()
 _ACTIONS = '"action":['
@@ -80,9 +81,7 @@ class RecordedNode(NamedTuple):
     plugins: tuple[tuple[str, str], ...] = ()
 
 
-def encoded(
-    head: Mapping[str, Any], nodes: Mapping[str, Sequence[Any]], key: bytes | None
-) -> bytes:
+def encoded(head: Mapping[str, Any], nodes: Mapping[str, Sequence[Any]], key: Key | None) -> bytes:
     """Return the bytes of a record.
 
     Args:
@@ -97,7 +96,7 @@ def encoded(
     return sealed(START.pack(MAGIC, VERSION, len(body)), body, key)
 
 
-def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:
+def decoded(data: Buffer, key: Key | None) -> tuple[dict[str, Any], bytes]:
     """Return the fields about the run, and the body, for `nodes_of`.
 
     Only the beginning of the body is unpacked here.
@@ -120,7 +119,7 @@ def decoded(data: Buffer, key: bytes | None) -> tuple[dict[str, Any], bytes]:
     digest, signature = data[DIGEST_AT:SIGNATURE_AT], data[SIGNATURE_AT:HEADER_AT]
     if len(body) != length or xxh3_128_digest(start + signature + body) != digest:
         raise DamagedResultError("the record is not what was written")
-    if key is not None and not hmac.compare_digest(signature, signature_of(key, start, body)):
+    if key is not None and not key.has_signed(signature, start, body):
         raise UntrustedResultError("it is not signed with the storage's key")
     try:
         first, end, _ = _unpacked(body, _LARGEST_HEAD).partition(b"\n")
@@ -144,7 +143,7 @@ def fields_of(head: Mapping[str, Any], run: str, workflow: str) -> dict[str, Any
     told: dict[str, Any] = error if isinstance(error, dict) else {}
     error = {field: told.get(field) for field in _ERROR} if told else error
     every = [*texts.values(), *(error.values() if told else ())]
-    usual = type(seconds) in (int, float) and abs(seconds) < 1e18  # nor NaN
+    usual = type(seconds) in (int, float) and abs(seconds) < _MUCH  # nor NaN
     if not (usual and (told or error is None) and all(isinstance(text, str) for text in every)):
         raise DamagedResultError("a field about the run is missing, or has another type")
     if (texts["id"], texts["workflow"]) != (run, workflow):
@@ -161,6 +160,8 @@ def _unpacked(body: bytes, largest: int) -> bytes:
 def nodes_of(body: bytes) -> list[RecordedNode]:
     """Return the nodes of a record, in the order of the run, parents first.
 
+    NaN, infinity, and numbers that no run can have are 0.
+
     Args:
         body: as from `decoded`.
 
@@ -176,6 +177,8 @@ def nodes_of(body: bytes) -> list[RecordedNode]:
         }
         for field, column in given.items():
             _check(field, column)
+        for field in _COUNTED:
+            given[field] = [number if abs(number) < _MUCH else 0 for number in given[field]]
         # A `value` of "" stands for the same as `digest`; JSON has lists for tuples.
         both = zip(given["value"], given["digest"], strict=True)
         given["value"] = [value or digest for value, digest in both]
@@ -210,9 +213,10 @@ _NOT_AS_SPECIFIED = (
     *(AttributeError, LookupError, RecursionError, TypeError, ValueError),
     zlib.error,
 )
+_COUNTED = "seconds", "begun", "bytes", "attempts"
 _NUMBERS: set[type] = {int, float}
 _TYPES: dict[str, set[type]] = {
-    **dict.fromkeys(("seconds", "begun", "bytes", "attempts"), _NUMBERS),
+    **dict.fromkeys(_COUNTED, _NUMBERS),
     "parents": {list, tuple},
     "plugins": {list, tuple},
     "arguments": {dict},

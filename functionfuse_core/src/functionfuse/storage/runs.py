@@ -24,6 +24,7 @@ from .keys import RUNS, folder_of
 from .runchanges import Changes, changes_of
 from .runrecord import RecordedNode, actions_of, decoded, encoded, fields_of, nodes_of
 from .runtable import ROWS, columns_of, frame_of, record_html, runs_html
+from .signing import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ def put(
     workflow: str,
     head: Mapping[str, Any],
     nodes: Mapping[str, Sequence[Any]],
-    key: bytes | None,
+    key: Key | None,
 ) -> int:
     """Store a record, and return its size in bytes. Raises OSError.
 
@@ -80,21 +81,24 @@ def prune(store: BlobStore, workflow: str, newest: int = _MOST_BYTES) -> None:
     """
     folder = folder_of(workflow) + RUNS
     if newest * _MOST < _MOST_BYTES:
-        names = sorted(store.names(folder))
-        store.delete([folder + name for name in names[:-_MOST]])
-        return
-    blobs = list(store.list(folder))
-    kept = size = 0
-    for blob in reversed(blobs[-_MOST:]):
-        size += blob.size
-        if kept and size > _MOST_BYTES:
-            break
-        kept += 1
-    store.delete([blob.key for blob in blobs[: len(blobs) - kept]])
+        old = [folder + name for name in sorted(store.names(folder))[:-_MOST]]
+    else:
+        blobs = list(store.list(folder))
+        kept = size = 0
+        for blob in reversed(blobs[-_MOST:]):
+            size += blob.size
+            if kept and size > _MOST_BYTES:
+                break
+            kept += 1
+        old = [blob.key for blob in blobs[: len(blobs) - kept]]
+    try:
+        store.delete(old)
+    except PermissionError as error:  # the record of the run is stored
+        logger.warning("old records of runs of workflow %r are left: %s", workflow, error)
 
 
 def read(
-    storage: Values, workflow: str, last: int | None, key: bytes | None, only: Sequence[str] = ()
+    storage: Values, workflow: str, last: int | None, key: Key | None, only: Sequence[str] = ()
 ) -> Runs:
     """Return the records of a workflow's runs, or only those with some ids; see `Storage.runs`.
 

@@ -60,7 +60,18 @@ def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "pandas"
         cure = "pip install pandas" if missing else "it can't be imported"
         raise PluginError(f"a data frame needs pandas: {cure} ({error})") from error
-    return pd.DataFrame.from_records(rows, columns=list(columns)).set_index(columns[0])
+    if rows and isinstance(rows[0], Mapping):
+        rows = [[row.get(name) for name in columns] for row in rows]
+    cells = [[_encodable(cell) for cell in row] for row in rows]
+    names = list(map(_encodable, columns))
+    return pd.DataFrame.from_records(cells, columns=names).set_index(names[0])
+
+
+def _encodable(cell: Any) -> Any:
+    """Return a text as pandas can keep it: without half characters; others as they are."""
+    if not isinstance(cell, str) or cell.isascii():
+        return cell
+    return cell.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def record_html(title: str, about: Sequence[tuple[str, str]], body: bytes) -> str:

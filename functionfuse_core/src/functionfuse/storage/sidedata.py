@@ -1,39 +1,67 @@
 """Side data: the files that serializers store beside a result.
 
 While a result is pickled, `SideWriter` gives each object of a claimed type to its serializer, which
-writes files through `SafeFiles`. A serializer with `pickle_many` writes all its objects together:
+writes files through `safefiles`. A serializer with `pickle_many` writes all its objects together:
 the first pickling only notes them, `write_noted` writes them, and the result is pickled again. The
 header lists the files with sizes and digests. `SideReader` lets the serializers read the objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from ..errors import (
     DamagedResultError,
+    FunctionFuseError,
     OptionsError,
+    PluginError,
+    SerializerError,
     SerializerMissingError,
     UnknownKindError,
+    UnreadableResultError,
     UntrustedResultError,
 )
 from ..plugins.entrypoints import SERIALIZERS, entries
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.installed import serializer_for, serializer_of, type_name
+from .allowed import allows
 from .blobstore import BlobStore
-from .header import IN_PIECES, SideData
-from .keys import LONGEST, SIDE_DATA, segment_of
-from .sidecheck import PIECES, Blocks, measured, of_folder
+from .header import IN_PIECES, SideData, is_strong
+from .keys import SIDE_DATA
+from .safefiles import SafeFiles
+from .sidecheck import Blocks, measured
 
-__all__ = ["SafeFiles", "SideReader", "SideWriter", "side_keys"]
+__all__ = [
+    "SideReader",
+    "SideWriter",
+    "is_of_serializer",
+    "known_serializer",
+    "leave",
+    "refuse_self_checked",
+    "side_keys",
+]
+
+logger = logging.getLogger(__name__)
+
+_RAISED_BY = "raised by"
 
 
 class SideWriter:
     """Lets serializers write the objects of one result: registered ones first, then plugins."""
 
-    def __init__(self, store: BlobStore, folder: str, serializers: Iterable[Serializer]) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        folder: str,
+        serializers: Iterable[Serializer],
+        *,
+        signed: bool = False,
+    ) -> None:
         self.store = store
+        self.signed = signed
         self.workflow = folder
         self.folder = folder + SIDE_DATA
         self.registered = {serializer.serializer_class: serializer for serializer in serializers}
@@ -43,6 +71,8 @@ class SideWriter:
         # By the serializer's name; None: write at once.
         self.noted: dict[str, tuple[Serializer, list[Any]]] | None = {}
         self.files: list[tuple[Serializer, SafeFiles]] = []
+        self.taken: set[str] = set()  # the names of all these files
+        self.failed: list[Any] = []  # the objects that a serializer couldn't store
 
     def claims(self, kind: type) -> bool:
         """Return whether a serializer claims a type; see `pickling.dumps`."""
@@ -78,18 +108,28 @@ class SideWriter:
         return self.by_type[kind]
 
     def _write(self, serializer: Serializer, objs: list[Any]) -> None:
-        offered = []
+        offered, self.failed = [], objs
         for _ in objs:
             protocols = self.store.protocols(self.folder)
-            files = SafeFiles(protocols[FILE_PROTOCOL])
+            kind = SafeFiles
+            if self.signed and not getattr(serializer, "checks_itself", False):
+                from .digestedfiles import DigestedFiles  # only with a key
+
+                kind = DigestedFiles
+            place = self.store, self.folder
+            files = kind(protocols[FILE_PROTOCOL], *place, self.taken, signed=self.signed)
             self.files.append((serializer, files))
-            offered.append({**protocols, FILE_PROTOCOL: files})
-        if hasattr(serializer, "pickle_many"):
-            found = serializer.pickle_many(objs, offered)
-        else:
-            found = [serializer.pickle(*both) for both in zip(objs, offered, strict=True)]
-        for obj, (_, pid) in zip(objs, found, strict=True):
-            self.done[id(obj)] = serializer.name, pid
+            offered.append(files.offer(protocols))
+        with _named(serializer):
+            if hasattr(serializer, "pickle_many"):
+                found = serializer.pickle_many(objs, offered)
+            else:
+                found = [serializer.pickle(*both) for both in zip(objs, offered, strict=True)]
+            for _, files in self.files[-len(objs) :]:
+                files.refuse_open()
+                files.finish()
+            for obj, (_, pid) in zip(objs, found, strict=True):
+                self.done[id(obj)] = serializer.name, pid
 
     def side_data(self) -> list[SideData]:
         """Return the written files for the header; files without a digest are read for it."""
@@ -98,7 +138,9 @@ class SideWriter:
             put = getattr(files.files, "digests", {})
             written = []
             for name, known in files.written.items():
-                size, digest = known or put.get(name) or measured(blocks, self.folder + name)
+                size, digest = known or put.get(name) or (0, "")
+                if digest != IN_PIECES and (not digest or is_strong(digest) != self.signed):
+                    size, digest = measured(blocks, self.folder + name, strong=self.signed)
                 written.append((name, size, digest))
             claimed = type_name(serializer.serializer_class)
             provider = _distribution(serializer)
@@ -107,7 +149,7 @@ class SideWriter:
 
     def keys(self) -> list[str]:
         """Return the keys of all files that were written."""
-        names = [name for _, files in self.files for name in files.written]
+        names = [name for _, files in self.files for name in files.made()]
         return side_keys(self.store, self.workflow, names)
 
 
@@ -115,8 +157,10 @@ class SideReader:
     """Lets serializers read the side data of a result: registered ones first, then plugins.
 
     Args:
+        folder: the key prefix of the files.
         allow: the types, or modules of types, that plugins may restore; None: all. Registered
             serializers are always trusted.
+        signed: whether the result is signed: then serializers get checked files only.
     """
 
     def __init__(
@@ -127,21 +171,31 @@ class SideReader:
         side_data: Iterable[SideData],
         *,
         allow: Sequence[str] | None = None,
+        signed: bool = False,
     ) -> None:
-        self.protocols = store.protocols(folder + SIDE_DATA)
-        self.protocols[FILE_PROTOCOL] = SafeFiles(self.protocols[FILE_PROTOCOL])
         self.by_name = {serializer.name: serializer for serializer in serializers}
+        side_data = tuple(side_data)
         self.side_data = {side.serializer: side for side in side_data}
+        protocols = store.protocols(folder)
+        files = protocols[FILE_PROTOCOL]
+        if signed:
+            from .checkedfiles import CheckedFiles  # only with a key
+
+            found: SafeFiles = CheckedFiles(files, store, folder, side_data)
+        else:
+            found = SafeFiles(files, store, folder)
+        self.protocols = found.offer(protocols)
         self.allow = allow
 
     def restore(self, name: str, pid: Any) -> Any:
-        """Return an object that a serializer has stored; see `pickling.loads`.
+        """Return an object that a serializer has stored; see `unpickling.loads`.
 
         Raises:
             SerializerMissingError: the serializer is neither registered nor installed.
             PluginError: it is installed, but can't be used.
             UntrustedResultError: it is not registered, and its type is not allowed.
             DamagedResultError: one of its files is missing.
+            UnreadableResultError: it raised another error, which is the cause.
         """
         if name not in self.by_name:
             self.by_name[name] = self._installed(name)
@@ -151,12 +205,16 @@ class SideReader:
             raise DamagedResultError(
                 f"side data of serializer {name!r} is missing: {error}"
             ) from error
+        except (FunctionFuseError, MemoryError, OSError):
+            raise
+        except Exception as error:
+            raise UnreadableResultError(
+                f"the serializer {name!r} can't read its part: {type(error).__name__}: {error}"
+            ) from error
 
     def _installed(self, name: str) -> Serializer:
         side = self.side_data.get(name, SideData(name, "", ()))
-        if self.allow is not None and not any(
-            f"{side.type}.".startswith(f"{entry}.") for entry in self.allow
-        ):
+        if self.allow is not None and not allows(self.allow, side.type):
             raise UntrustedResultError(
                 f"a part of it, of type {side.type!r}, is kept by the serializer {name!r}, which"
                 " is not registered, and the storage's option 'trust' does not allow the type"
@@ -194,86 +252,39 @@ def _distribution(serializer: Serializer) -> str:
         return ""
 
 
-class SafeFiles:
-    """A file protocol that accepts any string as a file name, and records the written files.
+def is_of_serializer(error: Exception) -> bool:
+    """Return whether a serializer raised an error of a save."""
+    return any(note.startswith(_RAISED_BY) for note in getattr(error, "__notes__", ()))
 
-    Attributes:
-        written: size and digest by name, or None if they are not measured yet. The name of a
-            folder ends in "/".
+
+@contextmanager
+def _named(serializer: Serializer) -> Iterator[None]:
+    """Have an error of a serializer name it."""
+    told = f"the serializer {serializer.name!r}"
+    try:
+        yield
+    except Exception as error:
+        known = MemoryError, OSError, OptionsError, PluginError
+        if isinstance(error, known) and not isinstance(error, FileExistsError):
+            error.add_note(f"{_RAISED_BY} {told}")
+            raise
+        raise SerializerError(f"{told} raised {type(error).__name__}: {error}") from error
+
+
+_denied = set[str]()  # what `leave` has warned of
+
+
+def leave(store: BlobStore, what: str, of: str, error: Exception) -> None:
+    """Warn that leftovers can't be removed; for missing rights, once for a store and kind.
+
+    Args:
+        what, of: the kind of leftovers, and the result that left them.
     """
-
-    def __init__(self, files: Any) -> None:
-        self.files = files
-        self.written: dict[str, tuple[int, str] | None] = {}
-
-    def open(self, filename: str, mode: str = "rb") -> IO[Any]:
-        """Open a file beside the result, as the builtin `open` does.
-
-        If the file is a plain local one, the opened file's `name` is its path.
-        """
-        name = segment_of(filename)
-        if mode.strip("bt") != "r":
-            self.written[name] = None
-        file: IO[Any] = self.files.open(name, mode)
-        return file
-
-    def remove(self, filename: str) -> None:
-        """Remove a file beside the result, or the record of a folder that is removed already."""
-        name = segment_of(filename)
-        self.files.remove(name)
-        self.written.pop(name, None)
-        self.written.pop(f"{name}/", None)
-
-    def folder(self, filename: str, mode: str = "r") -> str:
-        """Return the path of a folder beside the result; "w" makes it.
-
-        Raises:
-            OptionsError: this storage does not store side data in plain local files.
-        """
-        name = segment_of(filename)
-        if not hasattr(self.files, "folder"):
-            raise OptionsError(
-                f"{self.files!r} can't keep a folder beside a result: it has no plain local files"
-            )
-        if mode == "w":
-            self.written[f"{name}/"] = None
-        path: str = self.files.folder(name, mode)
-        return path
-
-    def claim(self, filename: str) -> None:
-        """Record a folder beside the result, before it is written by other means.
-
-        So it is removed if the save fails, and with the result.
-        """
-        self.written[f"{segment_of(filename)}/"] = None
-
-    def digested(self, filename: str, pieces: Iterable[tuple[int, int, str]]) -> None:
-        """Record the digests of a file that `open` has made, so that it isn't read for them.
-
-        Args:
-            pieces: (first byte, size, XXH3-128 digest) of each; together they are the whole file.
-
-        Raises:
-            ValueError: the pieces have a gap or an overlap.
-        """
-        name, size, lines = segment_of(filename), 0, []
-        for start, length, digest in sorted(pieces):
-            if start != size:
-                raise ValueError(f"no piece of {filename!r} begins at byte {size}")
-            if not length:
-                continue
-            size += length
-            lines.append(f"{start} {length} {digest}\n")
-        beside = name + PIECES
-        if len(beside) <= LONGEST:
-            self.written[beside] = None
-            with self.files.open(beside, "wb") as file:
-                file.write("".join(lines).encode())
-            self.written[name] = size, IN_PIECES
-
-    def digested_folder(self, filename: str, files: Mapping[str, tuple[int, str]]) -> None:
-        """Record the sizes and digests of all files in a folder, by their names in it."""
-        self.written[f"{segment_of(filename)}/"] = of_folder(files)
+    if isinstance(error, PermissionError):
+        if f"{what} in {store!r}" in _denied:
+            return
+        _denied.add(f"{what} in {store!r}")
+    logger.warning("%s is left for gc: %s in %r: %s", what, of, store, error)
 
 
 def side_keys(store: BlobStore, folder: str, names: Iterable[str]) -> list[str]:
@@ -285,3 +296,25 @@ def side_keys(store: BlobStore, folder: str, names: Iterable[str]) -> list[str]:
             keys += [blob.key for blob in store.list(key)]
         keys.append(key)
     return keys
+
+
+def known_serializer(registered: Mapping[str, Serializer], side: SideData) -> Serializer | None:
+    """Return the serializer of side data, if it is registered or installed here."""
+    if side.serializer in registered or not side.type:
+        return registered.get(side.serializer)
+    try:
+        return serializer_for(side.type)
+    except (PluginError, UnknownKindError):
+        return None
+
+
+def refuse_self_checked(
+    side_data: Iterable[SideData], registered: Mapping[str, Serializer]
+) -> None:
+    """Raise UntrustedResultError if a serializer must write its objects again: see `Serializer`."""
+    for side in side_data:
+        if getattr(known_serializer(registered, side), "checks_itself", False):
+            raise UntrustedResultError(
+                f"the serializer {side.serializer!r} must write its part again, so that it can be"
+                " signed: call `sign` of the storage that it is in, with this key"
+            )

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import (
     FunctionFuseError,
-    PluginError,
     ResultExistsError,
     ResultNotFoundError,
-    UnknownKindError,
 )
 from ..plugins.hooks import event_hooks
 from ..serializers import FILE_PROTOCOL, Serializer
 from ..serializers.base import checked
-from ..serializers.installed import serializer_for
+from ..serializers.refused import Private
 from .blobstore import BlobStore, at_once
-from .earlier import Limits
-from .header import SideData, TaskInfo
+from .header import TaskInfo
 from .inventory import Inventory
 from .keys import folder_of
+from .ours import mark, mark_saved
+from .pruning import Limits
 from .resultfile import Origin
 from .results import Describe, Reader, Saver
-from .sidedata import SafeFiles
+from .safefiles import SafeFiles
+from .sidedata import is_of_serializer, known_serializer
+from .signing import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ class Options(Protocol):
     def run_records(self) -> bool: ...
 
 
-class Storage(Inventory):
+class Storage(Private, Inventory):
     """Results of workflows. Several threads and processes may use it at once, without locks.
 
     A result is replaced as a whole: readers see the old one or the new one. A storage can be
@@ -70,7 +71,7 @@ class Storage(Inventory):
     Attributes:
         always_read: whether the nodes after a saved node get the stored result, read back, instead
             of the object that the node returned. A result with a part whose serializer has
-            `always_read` is read back in any case.
+            `always_read`, or with lazy parts that were read to store it, is read back in any case.
         run_records: whether each run leaves a record; see `runs`.
     """
 
@@ -80,15 +81,13 @@ class Storage(Inventory):
         if options is not None:
             durability, earlier = options.durability, options.earlier
             allow = None if options.trust == "pickle" else tuple(options.trust.allow)
-            key = options.key.get_secret_value().encode() if options.key else None
+            key = Key(options.key.get_secret_value()) if options.key else None
             limits = Limits(days=earlier.days, size=earlier.bytes) if earlier else None
         super().__init__(store, key, limits)
-        self.always_read = False
-        self.run_records = options is None or options.run_records
+        self.always_read, self.run_records = False, options is None or options.run_records
         self._records: dict[str, int] = {}  # by workflow: a count, see `record_run`
         self._serializers: dict[str, Serializer] = {}
-        keeps = limits is not None
-        self._saver = Saver(store, self._serializers, durability, key, earlier=keeps)
+        self._saver = Saver(store, self._serializers, durability, key, earlier=limits is not None)
         self._reader = Reader(store, self._serializers, allow, key)
 
     def __repr__(self) -> str:
@@ -97,8 +96,9 @@ class Storage(Inventory):
     @property
     def protocols(self) -> dict[str, Any]:
         """The protocols that the storage offers; serializers get those of the workflow's folder."""
-        protocols = self.store.protocols("")
-        return {**protocols, FILE_PROTOCOL: SafeFiles(protocols[FILE_PROTOCOL])}
+        found, signed = self.store.protocols(""), self._key is not None
+        files = SafeFiles(found[FILE_PROTOCOL], self.store, "", signed=signed)
+        return files.offer(found)
 
     def register_persistent_serializers(self, *serializers: Serializer) -> None:
         """Register serializers, which then store the values of their types beside the results.
@@ -112,11 +112,16 @@ class Storage(Inventory):
     def new_workflow(self, workflow_name: str) -> None:
         """Make sure that results of the workflow can be saved; stored results stay.
 
+        The workflow gets a marker, so it is listed from now on.
+
         Raises:
             InvalidNameError: the name is no string, or empty.
-            StoragePathError: the location in the options can't be written.
+            StorageError: nothing can be stored at the location in the options; it says why.
         """
         self.store.prepare(folder_of(workflow_name))
+        if not self.store.remote:  # a look is cheap, and another process may have removed it
+            self._marked.discard(folder_of(workflow_name))
+        mark(self.store, folder_of(workflow_name), self._marked)
 
     def save(
         self,
@@ -157,7 +162,7 @@ class Storage(Inventory):
             ResultExistsError: a result exists, and `if_absent` was given.
             OSError: the blob store failed. The previous result is still there. If only the flush
                 failed, the new one is there. If the disk is full, earlier results of the workflow
-                are removed first, and the save is tried again.
+                are removed first, and the save is tried again, unless a serializer raised it.
         """
         try:
             kind = type(obj)
@@ -185,6 +190,8 @@ class Storage(Inventory):
                 note += f"; {prune} removes the earlier results of the workflow"
             error.add_note(note)
             raise
+        if not run:  # a run has called `new_workflow`
+            mark_saved(self.store, folder_of(workflow_name), self._marked)
         hooks = event_hooks()
         if hooks:
             about = {"workflow": workflow_name, "task": task_name, "info": info}
@@ -196,7 +203,10 @@ class Storage(Inventory):
     ) -> TaskInfo:
         """Save again, with fewer and fewer earlier results, if the disk was full."""
         for share in (0.5, 0.25, 0.0):
-            if error.errno not in _FULL or not self._makes_room(workflow_name, share):
+            # A serializer is called once, and it may be another disk that is full.
+            if error.errno not in _FULL or is_of_serializer(error):
+                break
+            if not self._makes_room(workflow_name, share):
                 break
             try:
                 return save()
@@ -364,8 +374,9 @@ class Storage(Inventory):
 
         if not isinstance(call, str):
             raise TypeError(f"call is a text, as in `TaskInfo.call`, and not {call!r}")
+        start = self.store, workflow_name, task_name, call
         try:
-            return (descendants if down else ancestors)(self.store, workflow_name, task_name, call)
+            return (descendants if down else ancestors)(*start, signed_by=self._key)
         except ResultNotFoundError:
             raise self._not_found(workflow_name, task_name, call) from None
         except FunctionFuseError as error:
@@ -379,21 +390,11 @@ class Storage(Inventory):
         """
         from .lineage import frame
 
-        return frame(self.store, workflow_name)
+        return frame(self.store, workflow_name, signed_by=self._key)
 
     def reads_back(self, info: TaskInfo) -> bool:
         """Return whether the next nodes in a run must get this saved result, read back."""
-        if self.always_read or not info.side_data:
-            return self.always_read
-        serializers = map(self._serializer_of, info.side_data)
+        if self.always_read or info.read or not info.side_data:
+            return self.always_read or info.read
+        serializers = (known_serializer(self._serializers, side) for side in info.side_data)
         return any(getattr(serializer, "always_read", False) for serializer in serializers)
-
-    def _serializer_of(self, side: SideData) -> Serializer | None:
-        """Return the serializer of side data, if it is registered or installed here."""
-        registered = self._serializers.get(side.serializer)
-        if registered is not None or not side.type:
-            return registered
-        try:
-            return serializer_for(side.type)
-        except (PluginError, UnknownKindError):
-            return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
-from xxhash import xxh3_128_digest, xxh3_128_hexdigest
+from xxhash import xxh3_128_digest
 
+from ..errors import DamagedResultError
 from .blobstore import Buffer
 from .header import (
     DIGEST_AT,
@@ -21,17 +22,21 @@ from .header import (
     VERSION,
     SideData,
     TaskInfo,
+    is_strong,
     quoted,
     read_info,
 )
+from .signing import Key, section_hexdigest
 
 __all__ = ["Summary", "plain_pickle", "read_stored"]
+
+_VERSIONS = range(1, VERSION + 1)
 
 # The fields are in the order of `encoded`; a string with an escape doesn't match.
 _FUNCTION = b'"function":"'
 _plain = re.compile(
     _FUNCTION + rb'[^"\\]*","created":"[^"\\]*","seconds":[^",]*,"type":"[^"\\]*",'
-    rb'"digest":"[0-9a-f]{32}","pickle":\[(\d{1,18}),"([0-9a-f]{32})"\],'
+    rb'"digest":"([0-9a-f]{32})","pickle":\[(\d{1,18}),"([0-9a-f]{32}|[0-9a-f]{64})"\],'
     rb'"buffers":\[\],"side_data":\[\],"by_value":false,"python":"'
 ).match
 
@@ -39,9 +44,10 @@ _plain = re.compile(
 # group if the list is empty.
 _side_data = re.compile(rb',"side_data":\[(\],)?').search
 
+_digest = re.compile(rb'[0-9a-f]{32}"').match
 _seconds = re.compile(rb'","seconds":(-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?),"type":"').search
 
-_without_buffers = re.compile(rb'"pickle":\[(\d{1,18}),"[0-9a-f]{32}"\],"buffers":\[\],').search
+_without_buffers = re.compile(rb'"pickle":\[(\d{1,18}),"[0-9a-f]{32,64}"\],"buffers":\[\],').search
 
 # The last fields have a fixed form. A quotation mark inside a JSON string is escaped, and one brace
 # ends the header, so no part of the earlier fields can look like them.
@@ -90,13 +96,19 @@ class Summary:
         if self._info is not None:
             return self._info.seconds
         found = _seconds(self._data, HEADER_AT)
-        return None if found is None else float(found[1])
+        seconds = None if found is None else float(found[1])
+        return None if seconds is None or not abs(seconds) < 1e18 else seconds
 
     @property
     def blob_size(self) -> int:
-        """Bytes of the blob, without side data."""
+        """Bytes of the blob, without side data; 0 if its header is not as specified."""
         found = None if self._info is not None else _without_buffers(self._data, HEADER_AT)
-        return self.info.size if found is None else len(self._data) + int(found[1])
+        if found is not None:
+            return len(self._data) + int(found[1])
+        try:
+            return self.info.size
+        except DamagedResultError:
+            return 0
 
     @property
     def size(self) -> int:
@@ -104,12 +116,12 @@ class Summary:
         data = bytes(self._data)
         plain = _plain(data, data.find(_FUNCTION, HEADER_AT)) if data else None
         if plain is not None:
-            return len(data) + int(plain[1])
+            return len(data) + int(plain[2])
         return self.info.size + self.info.side_size
 
     @property
     def info(self) -> TaskInfo:
-        """All fields of the header."""
+        """All fields of the header. Raises DamagedResultError if they are not as specified."""
         if self._info is None:
             info = read_info(self._data)
             assert isinstance(info, TaskInfo)
@@ -122,18 +134,28 @@ class Summary:
         return cls(info.digest, info.call, info.value, info.key, info=info)
 
 
-def read_stored(data: Buffer, workflow: str, task: str) -> Summary | None:
+def read_stored(data: Buffer, workflow: str, task: str, signed_by: Key | None) -> Summary | None:
     """Return the summary of a task's sound header as `encoded` writes it; None for others.
 
-    `read_info` parses those.
+    `resultfile.trusted` parses those, and tells if one is not signed with the key.
     """
     head = _sound(data, workflow, task)
+    if signed_by is not None and head:
+        signature, signed = head[SIGNATURE_AT:HEADER_AT], (head[:DIGEST_AT], head[HEADER_AT:])
+        field = _side_data(head)
+        weak = START.unpack_from(head)[1] < VERSION and not (field and field[1])
+        if weak or not signed_by.has_signed(signature, *signed):
+            return None
     # A quotation mark inside a JSON string is escaped, so no string can contain these.
     digest = head.find(b',"digest":"', HEADER_AT) + 11
     call = head.find(b',"fingerprint":{"call":"', HEADER_AT) + 24
-    if digest < HEADER_AT or head[digest + 32 : digest + 33] != b'"':
+    if digest < HEADER_AT or not _digest(head, digest):
         return None
-    found = head[call : call + 32].decode("latin-1") if call > HEADER_AT else ""
+    found = ""
+    if call > HEADER_AT + 24:
+        if not _digest(head, call):
+            return None  # no run wrote it
+        found = head[call : call + 32].decode("ascii")
     value, key = "", ""
     if not head.endswith(_NOT_DESCRIBED):
         described = _described(head, max(HEADER_AT, len(head) - _DESCRIBED_UP_TO))
@@ -141,7 +163,7 @@ def read_stored(data: Buffer, workflow: str, task: str) -> Summary | None:
             value, key = described[1].decode("ascii"), described[2].decode("ascii")
         elif b'"value":' in head or b'"key":' in head:
             return None  # they may be elsewhere in the header
-    own = head[digest : digest + 32].decode("latin-1")
+    own = head[digest : digest + 32].decode("ascii")
     return Summary(own, found, value, key, head)
 
 
@@ -159,10 +181,11 @@ def plain_pickle(data: Buffer, workflow: str, task: str, wanted: str = "") -> me
     found = _plain(head, head.find(_FUNCTION, HEADER_AT)) if head else None
     if found is None:
         return None
-    size, digest = found.groups()
+    value, size, digest = (each.decode("ascii") for each in found.groups())
     view = memoryview(data)[len(head) :]
-    own = digest.decode("ascii")
-    if wanted not in ("", own) or len(view) != int(size) or xxh3_128_hexdigest(view) != own:
+    if wanted not in ("", value) or len(view) != int(size):
+        return None
+    if section_hexdigest(view, strong=is_strong(digest)) != digest:
         return None
     return view
 
@@ -173,7 +196,7 @@ def _sound(data: Buffer, workflow: str, task: str) -> bytes:
         return b""
     magic, version, length = START.unpack_from(data)
     end = HEADER_AT + length
-    if magic != MAGIC or version != VERSION or end > len(data):
+    if magic != MAGIC or version not in _VERSIONS or end > len(data):
         return b""
     head = bytes(memoryview(data)[:end])
     if xxh3_128_digest(head[:DIGEST_AT] + head[SIGNATURE_AT:]) != head[DIGEST_AT:SIGNATURE_AT]:

@@ -11,6 +11,7 @@ import pytest
 
 from ..errors import ResultNotFoundError
 from ..storage.blobstore import BlobStore
+from ..storage.keys import MARKER
 from .blobbase import Blobs
 from .jobs import (
     Blob,
@@ -343,8 +344,10 @@ class BlobSharing(Blobs):
         """Use a store after a writer was killed, and sweep the files that it left."""
         store.put("w/t", [b"after"])
         store.put("w/u", [b"after"], if_absent=True)
+        store.put(f"w/{MARKER}", [b""])  # what is in there is ours
         for _ in store.sweep(-60.0):
             pass
+        store.delete([f"w/{MARKER}"])
         assert ["w/t", "w/u"] == self.raw_keys(store)
         assert b"after" == self.raw_get(store, "w/t")
         assert [] == self.leftovers(store)

@@ -17,6 +17,7 @@ from ..errors import ResultNotFoundError
 from ..graph.decorator import workflow
 from ..storage import Storage
 from ..storage.filestore import FileStore
+from ..storage.header import TaskInfo
 from ..storage.keys import EARLIER, NEWER, earlier_key
 from .resultbase import Grid, Grids, Results
 from .results import NAMES
@@ -323,7 +324,7 @@ class GoingBack(Results):
         assert ["w/" + NEWER] == self.keys(grids)
         with pytest.raises(ResultNotFoundError):
             grids.remove_task("w", "t")
-        assert [[], []] == [grids.list_tasks("w"), grids.list_workflows()]
+        assert [[], ["w"]] == [grids.list_tasks("w"), grids.list_workflows()]
 
     def test_a_workflow_is_copied(self, grids: Storage, tmp_path: Path) -> None:
         """There and back, with side data, earlier results and records; nothing is unpickled."""
@@ -339,11 +340,10 @@ class GoingBack(Results):
             assert 9 == len(reports)
             assert [] == [report.problem for report in reports if report.problem]
             for name in ("big", *TASKS):
-                info = to.task_info("w", name)._replace(signed=False)
-                assert source.task_info("w", name)._replace(signed=False) == info
-                assert source.earlier("w", name) == [
-                    info._replace(signed=False) for info in to.earlier("w", name)
-                ]
+                before, after = source.task_info("w", name), to.task_info("w", name)
+                assert _unsigned(before) == _unsigned(after)
+                before_it, after_it = source.earlier("w", name), to.earlier("w", name)
+                assert list(map(_unsigned, before_it)) == list(map(_unsigned, after_it))
             assert not any(record.problem for record in to.verify())
             assert 2 == len(to.runs("w"))
             if source is grids:
@@ -368,3 +368,11 @@ class GoingBack(Results):
         assert [] == without.earlier("w", "grid")
         self.save(without, [1, 2])
         assert [] == self.set_aside(without)
+
+
+def _unsigned(info: TaskInfo) -> TaskInfo:
+    """Return a header without what differs where there is a key: see docs/format.md."""
+    pickle, *buffers = (size for size, _ in (info.pickle, *info.buffers))
+    sections: list[tuple[int, str]] = [(size, "") for size in buffers]
+    bare = info._replace(pickle=(pickle, ""), buffers=sections, side_data=())
+    return bare._replace(size=0, signed=False)

@@ -10,7 +10,7 @@ import pytest
 from ..config.options import StorageOptions
 from ..serializers import FILE_PROTOCOL, generate_name
 from ..storage import Storage
-from ..storage.keys import folder_of, key_of
+from ..storage.keys import MARKER, folder_of, key_of
 from .suite import Suite
 
 __all__ = ["Grid", "Grids", "Results", "Trap", "Unpicklable", "grids_and_bytes", "sprung"]
@@ -110,8 +110,9 @@ class Results(Suite):
         return Storage(storage.store, StorageOptions.model_validate(options))
 
     def keys(self, storage: Storage) -> list[str]:
-        """Return the keys of all blobs."""
-        return [blob.key for blob in self.reopen(storage).store.list("")]
+        """Return the keys of all blobs, without the markers of workflows."""
+        keys = (blob.key for blob in self.reopen(storage).store.list(""))
+        return [key for key in keys if not key.endswith(f"/{MARKER}")]
 
     def side_data(self, storage: Storage, workflow_name: str = "w") -> list[str]:
         """Return the keys of all side data of a workflow."""

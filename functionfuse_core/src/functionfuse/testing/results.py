@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 
 from ..errors import (
+    DamagedResultError,
     InvalidNameError,
     OptionsError,
     ResultExistsError,
@@ -86,6 +88,8 @@ class ResultsByName(Results):
         assert storage.file_exists(name, name)
         storage.remove_task(name, name)
         assert not storage.file_exists(name, name)
+        assert [] == storage.list_tasks(name)
+        storage.remove_workflow(name)
         assert ["other"] == storage.list_workflows()
 
     def test_all_names_stand_side_by_side(self, storage: Storage) -> None:
@@ -218,12 +222,47 @@ class ResultsByName(Results):
         assert ["t"] == storage.list_tasks("w")
 
     def test_a_new_workflow(self, storage: Storage) -> None:
-        """A new workflow has no tasks and isn't listed; making it again removes no results."""
+        """A new workflow is listed, without tasks; making it again removes no results."""
         storage.new_workflow("w")
-        assert [[], []] == [storage.list_tasks("w"), storage.list_workflows()]
+        assert [[], ["w"]] == [storage.list_tasks("w"), self.reopen(storage).list_workflows()]
         storage.save("w", "t", 1)
         storage.new_workflow("w")
         assert 1 == storage.read_task("w", "t")
+
+    def test_what_is_not_ours_is_left(
+        self, storage: Storage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Blobs of others survive every removal; a folder that has only such is no workflow."""
+        storage.save("w", "t", 1)
+        others = ["photos/.data/c", "photos/2020/b.jpg", "photos/a.jpg", "w/notes.txt", "w/sub/d"]
+        for key in others:
+            storage.store.put(key, [b"of somebody else"])
+        assert ["w"] == storage.list_workflows() == [usage.workflow for usage in storage.du()]
+        assert [[], ["notes.txt", "t"]] == [storage.list_tasks(name) for name in ("photos", "w")]
+        assert {"notes.txt", "t"} == {record.task for record in storage.verify()}
+        assert [] == storage.gc(-60.0)
+        for workflow, task in (("photos", "a.jpg"), ("w", "notes.txt")):
+            with pytest.raises(DamagedResultError, match="is not a result of Function Fuse"):
+                storage.remove_task(workflow, task)
+        for remove in (storage.remove_workflow, partial(storage.remove_task, pattern="*")):
+            with pytest.raises(ResultNotFoundError):
+                remove("photos")
+        storage.remove_task("w", pattern="*")
+        assert "1 file(s) or folder(s)" in caplog.text
+        storage.remove_workflow("w")
+        assert "2 file(s) or folder(s)" in caplog.text
+        assert [[], others] == [storage.list_workflows(), self.keys(storage)]
+
+    def test_a_store_of_an_earlier_release(self, storage: Storage) -> None:
+        """A workflow without a marker is listed if it has a result; the next save marks it."""
+        storage.save("w", "t", 1)
+        storage.store.delete(["w/.functionfuse"])
+        other = Storage(storage.store)  # it doesn't know that the workflow had a marker
+        assert [["w"], ["t"]] == [other.list_workflows(), other.list_tasks("w")]
+        other.save("w", "u", 2)
+        other.remove_task("w", pattern="*")
+        assert ["w"] == other.list_workflows()
+        assert ["w/.functionfuse"] == [blob.key for blob in other.store.list("")]
 
     def test_what_a_header_tells(self, storage: Storage) -> None:
         """`task_info` and `save` return the same header, without the value."""

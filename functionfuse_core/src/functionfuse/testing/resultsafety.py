@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ..errors import (
 )
 from ..storage import Storage
 from ..storage.filestore import FileStore
+from ..storage.header import MAGIC
 from ..storage.keys import key_of
 from .jobs import read_results, save_results
 from .resultbase import Grid, Grids, Results, Trap, grids_and_bytes, sprung
@@ -60,7 +62,10 @@ class ResultSafety(Results):
     def test_damage_is_detected(
         self, storage: Storage, damage: Callable[[bytearray], bytearray]
     ) -> None:
-        """Damage is detected before unpickling; the result can still be listed and removed."""
+        """Damage is detected before unpickling; the result can still be listed and removed.
+
+        A blob that doesn't begin as a result is not removed: it may be of somebody else.
+        """
         sprung.clear()
         for task in ("t", "sound"):
             storage.save("w", task, [Trap(), bytes(range(256)) * 100])
@@ -72,8 +77,12 @@ class ResultSafety(Results):
         assert {"t": True, "sound": False} == problems
         assert ["sound", "t"] == storage.list_tasks("w")
         assert storage.file_exists("w", "t")
-        storage.remove_task("w", "t")
-        assert ["sound"] == storage.list_tasks("w")
+        if MAGIC.startswith(self.bytes_of(storage, "t")[: len(MAGIC)]):
+            storage.remove_task("w", "t")
+            assert ["sound"] == storage.list_tasks("w")
+        else:
+            with pytest.raises(DamagedResultError):
+                storage.remove_task("w", "t")
         storage.save("w", "t", "again")
         assert "again" == storage.read_task("w", "t")
 
@@ -100,12 +109,25 @@ class ResultSafety(Results):
         storage.save("w", "t", "x")
         assert not storage.keep_damaged("w", "t")
         assert not storage.keep_damaged("w", "none")
-        self.overwrite(storage, "t", b"no result")
+        self.overwrite(storage, "t", self.bytes_of(storage, "t")[:20])
         assert storage.keep_damaged("w", "t")
         assert ["damaged"] == [leftover.kind for leftover in storage.gc(-60.0, dry_run=True)]
         assert [] == storage.gc(3600.0)
         assert ["damaged"] == [leftover.kind for leftover in storage.gc(-60.0)]
         assert ["w/t"] == self.keys(storage)
+
+    def test_a_result_of_the_original_function_fuse(self, storage: Storage) -> None:
+        """It is sound and can be read; `save` keeps it, and `gc` leaves it."""
+        data = pickle.dumps([1, "two"], 4)
+        data += sha1(data, usedforsecurity=False).digest()
+        self.overwrite(storage, "t", data)
+        assert [1, "two"] == storage.read_task("w", "t")
+        assert [""] == [record.problem for record in storage.verify()]
+        assert not storage.keep_damaged("w", "t")
+        storage.save("w", "t", "new")
+        assert "new" == storage.read_task("w", "t")
+        assert [] == storage.gc(-60.0)
+        assert data == bytes(storage.store.get("w/.original/t"))
 
     @pytest.mark.parametrize("change", ["missing", "changed", "cut"])
     def test_damaged_side_data(self, storage: Storage, change: str) -> None:

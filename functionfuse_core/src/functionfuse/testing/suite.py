@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from .workers import Workers
 
 __all__ = ["Suite"]
 
+WORKERS = pytest.StashKey[Workers]()
+
 
 class Suite:
     """The base of the suites. Class attributes declare capabilities; a missing one skips tests."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="session")
     @classmethod
-    def workers(cls) -> Iterator[Workers]:
-        """Yield Python processes, which start when a test first needs them."""
-        workers = Workers()
-        yield workers
-        workers.close()
+    def workers(cls, pytestconfig: pytest.Config) -> Workers:
+        """Return Python processes, which start when a test first needs them.
+
+        All suites share them, as each takes time to start; they end with pytest.
+        """
+        if WORKERS not in pytestconfig.stash:
+            pytestconfig.stash[WORKERS] = workers = Workers()
+            pytestconfig.add_cleanup(workers.close)
+        return pytestconfig.stash[WORKERS]
 
     def needs(self, capability: str) -> None:
         """Skip the test if the class declares that a capability is missing."""

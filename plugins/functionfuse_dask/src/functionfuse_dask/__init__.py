@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .daskarray import DaskArraySerializer, read_original
+    from .daskarray import DaskArraySerializer
+    from .original import read_original
 
 __all__ = ["DaskArraySerializer", "read_original"]
 
@@ -14,8 +15,12 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import dask on first use."""
-    if name in __all__:
-        from . import daskarray
+    if name == "DaskArraySerializer":
+        from .daskarray import DaskArraySerializer
 
-        return getattr(daskarray, name)
+        return DaskArraySerializer
+    if name == "read_original":
+        from .original import read_original
+
+        return read_original
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,18 +2,19 @@
 
 `compute` makes one graph in which each block of each array is written to a target, and runs it with
 the active scheduler. An array with unknown chunk sizes first goes to a `Spool`: its blocks are
-pickled, which makes their shapes known, and the spooled array is computed again into its target.
+written to temporary files, which makes their shapes known. The spooled array is then computed into
+its target.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-import os
-import pickle
+import math
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import dask.array as da
@@ -21,15 +22,21 @@ import numpy as np
 from dask.base import compute_as_if_collection
 from dask.highlevelgraph import HighLevelGraph
 
-from .elements import Block
+from functionfuse.serializers import generate_name
+
+from .elements import Block, bytes_of
+from .sources import BlockFiles, remove_all
 
 __all__ = [
     "Spool",
     "Target",
     "compute",
+    "fill_of",
     "is_known",
     "lazily",
+    "part_in",
     "part_of",
+    "parts_of",
     "place_of",
     "regions",
     "sound",
@@ -89,6 +96,8 @@ def sound(block: Any, shape: Sequence[int] | None, dtype: np.dtype[Any], masked:
     """
     if not isinstance(block, (np.ndarray, np.generic, int, float, complex, bool, str, bytes)):
         raise TypeError(f"a block is a {type(block)} and no numpy array")
+    if block is np.ma.masked and masked:  # numpy's masked number, which has no type of its own
+        block = np.ma.array(np.zeros((), dtype), mask=True)
     if np.ma.isMaskedArray(block) and not masked:
         if np.ma.getmaskarray(block).any():
             raise TypeError("a block is masked, and the array's meta is not: give it the meta")
@@ -159,6 +168,11 @@ def _moved(wanted: range | int, start: int) -> slice | int:
     return slice(wanted[0] - start, stop if stop >= 0 else None, wanted.step)
 
 
+def part_in(block: Block, inner: tuple[Any, ...]) -> Any:
+    """Return a part of a block; a masked block of no axes stays an array, with its type."""
+    return block[inner if inner or not np.ma.isMaskedArray(block) else ...]
+
+
 def lazily(stored: Any, chunks: Chunks, name: str, meta: Any) -> da.Array:
     """Return a lazy array over an object whose blocks are read by slices."""
     array: da.Array = da.from_array(
@@ -168,30 +182,33 @@ def lazily(stored: Any, chunks: Chunks, name: str, meta: Any) -> da.Array:
 
 
 class Spool:
-    """A folder for blocks whose sizes are unknown until they are computed."""
+    """Temporary files for the blocks of an array whose sizes are unknown until they are computed.
 
-    def __init__(self, folder: str, number: int, array: da.Array) -> None:
-        self.folder = os.path.join(folder, str(number))
-        os.mkdir(self.folder)
+    A file has the bytes of a block and, for a masked array, those of its mask. The client knows
+    their type, and the worker's record has their shape and digest: so nothing is unpickled.
+    """
+
+    def __init__(self, array: da.Array, files: Any) -> None:
+        self.blocks = BlockFiles.beside(files, f"{generate_name()}.blocks")
+        self.count = math.prod(array.numblocks)
         self.dtype = array.dtype
         self.masked = isinstance(array._meta, np.ma.MaskedArray)
 
     def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Pickle a block into the folder; return its shape."""
+        """Write a block; return its shape, the digest of its file, and its fill value."""
         del coordinates
         array = sound(block, None, self.dtype, self.masked)
-        with open(self._path(number), "wb") as file:
-            pickle.dump(array, file, 5)
-        return array.shape
+        parts = [bytes_of(np.ascontiguousarray(part)) for part in parts_of(array, self.masked)]
+        return array.shape, self.blocks.write(number, parts), fill_of(array, self.masked)
 
-    def known(self, array: da.Array, shapes: list[tuple[int, ...]]) -> da.Array:
+    def known(self, array: da.Array, records: list[Any]) -> da.Array:
         """Return the array of the spooled blocks, whose sizes are all known.
 
         Raises:
             ValueError: the shape of a block doesn't fit its neighbours.
         """
         by_coordinates = np.empty(array.numblocks, dtype=object)
-        for number, shape in enumerate(shapes):
+        for number, (shape, *_) in enumerate(records):
             by_coordinates[place_of(number, array.numblocks)] = shape
         chunks = tuple(
             tuple(
@@ -205,22 +222,35 @@ class Spool:
             if by_coordinates[coordinates] != expected:
                 found = by_coordinates[coordinates]
                 raise ValueError(f"block {coordinates} has shape {found} and not {expected}")
-        known: da.Array = da.map_blocks(
-            self._load,
-            counts=array.numblocks,
-            chunks=chunks,
-            name=f"spooled-{uuid.uuid4().hex}",
-            dtype=array.dtype,
-            meta=array._meta,
-        )
-        return known
+        name = f"spooled-{uuid.uuid4().hex}"
+        graph = {
+            (name, *place_of(number, array.numblocks)): (partial(self._load, number, *record),)
+            for number, record in enumerate(records)
+        }
+        return da.Array(graph, name, chunks, dtype=array.dtype, meta=array._meta)
 
-    def _load(self, counts: tuple[int, ...], block_id: tuple[int, ...]) -> Any:
-        with open(self._path(_number(block_id, counts)), "rb") as file:
-            return pickle.load(file)  # trusted: written by `write` a moment ago
+    def clean(self) -> None:
+        """Remove the files, also those that workers have left."""
+        self.blocks.remove(range(self.count))
+        remove_all(self.blocks.files, [self.blocks.name])
 
-    def _path(self, number: int) -> str:
-        return os.path.join(self.folder, str(number))
+    def _load(self, number: int, shape: tuple[int, ...], digest: bytes, fill: bytes) -> Block:
+        data = self.blocks.read(number, digest)
+        array: Block = np.ndarray(shape, self.dtype, data)
+        if self.masked:
+            array = np.ma.array(array, mask=np.ndarray(shape, bool, data, array.nbytes))
+            array.fill_value = np.frombuffer(fill, self.dtype)[0]
+        return array
+
+
+def parts_of(block: Block, masked: bool) -> list[Block]:
+    """Return the data of a block and, of a masked one, its mask."""
+    return [np.ma.getdata(block), np.ma.getmaskarray(block)] if masked else [block]
+
+
+def fill_of(block: Any, masked: bool) -> bytes:
+    """Return the bytes of the fill value of a masked block."""
+    return np.asarray(block.fill_value, block.dtype).tobytes() if masked else b""
 
 
 class _Going:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import pickle
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -16,10 +13,10 @@ from functionfuse.serializers import FILE_PROTOCOL, S3_PROTOCOL
 
 from .blocks import Spool, compute, is_known, lazily
 from .elements import refuse
-from .hdf5 import Hdf5Array, Hdf5File
-from .sources import Room
+from .hdf5 import Hdf5File
+from .stored import Hdf5Array
 
-__all__ = ["DaskArraySerializer", "read_original"]
+__all__ = ["DaskArraySerializer"]
 
 
 class DaskArraySerializer:
@@ -40,6 +37,7 @@ class DaskArraySerializer:
     name = "dask.array"
     serializer_class: type = da.Array
     always_read = True
+    checks_itself = True
 
     def __init__(
         self,
@@ -56,7 +54,7 @@ class DaskArraySerializer:
 
     def check(self, obj: da.Array) -> None:
         """Raise TypeError for an array that can't be stored in a file."""
-        refuse(obj)
+        refuse(obj, hdf5=self.format == "hdf5")
 
     def pickle(self, obj: da.Array, protocols: dict[str, Any]) -> tuple[str, Any]:
         """Compute and write an array; see `Serializer.pickle`."""
@@ -66,15 +64,17 @@ class DaskArraySerializer:
         self, objs: list[da.Array], protocols: list[dict[str, Any]]
     ) -> list[tuple[str, Any]]:
         """Compute and write arrays together, so that shared parts are computed once."""
-        for obj in objs:
-            refuse(obj)
+        for obj, offered in zip(objs, protocols, strict=True):
+            refuse(obj, hdf5=not self._in_zarr(offered))
         pids: list[Any] = [None] * len(objs)
-        with Room(protocols[0][FILE_PROTOCOL]) as room:
+        with ExitStack() as stack:
             waiting = dict(enumerate(objs))
             while waiting:
                 arrays, targets = [], []
                 for number, array in waiting.items():
-                    target = self._target(number, array, protocols[number], room)
+                    target = self._target(array, protocols[number])
+                    if hasattr(target, "clean"):
+                        stack.callback(target.clean)
                     targets.append(target)
                     arrays.append(getattr(target, "array", array))
                 found = compute(arrays, targets)
@@ -91,19 +91,23 @@ class DaskArraySerializer:
 
     def unpickle(self, pid: Any, protocols: dict[str, Any]) -> da.Array:
         """Return the lazy array. Checks that its file is there, and reads no data."""
-        if not isinstance(pid, dict):
-            raise DamagedResultError(f"{pid!r} names no array")
+        # Each block is checked when it is read.
+        protocols = {**protocols, FILE_PROTOCOL: protocols[FILE_PROTOCOL].unchecked}
+        if isinstance(pid, tuple):
+            from .original import original_array
+
+            return original_array(pid, protocols)
+        if type(pid) is not dict or type(pid.get("version")) is not int:
+            raise DamagedResultError(f"{str(pid)[:100]} names no array")
         if pid["version"] > 1:
             raise NewerFormatError(
                 "the array was written by a later version: upgrade functionfuse-dask"
             )
-        stored: Any
-        if pid["format"] == "hdf5":
-            stored = Hdf5Array(pid, protocols[FILE_PROTOCOL], check=self.check_digests)
-        else:
-            from .zarr import ZarrArray
+        if pid.get("format") != "hdf5":
+            from .zarr import stored_array
 
-            stored = ZarrArray(pid, protocols)
+            return stored_array(pid, protocols)
+        stored = Hdf5Array(pid, protocols[FILE_PROTOCOL], check=self.check_digests)
         return lazily(stored, stored.chunks, pid["name"], stored.meta)
 
     def remove(self, pid: Any, protocols: dict[str, Any]) -> None:
@@ -116,41 +120,16 @@ class DaskArraySerializer:
 
             remove(pid["name"], protocols)
 
-    def _target(self, number: int, array: da.Array, protocols: dict[str, Any], room: Room) -> Any:
+    def _in_zarr(self, protocols: dict[str, Any]) -> bool:
+        return self.format == "zarr" or (self.format == "auto" and S3_PROTOCOL in protocols)
+
+    def _target(self, array: da.Array, protocols: dict[str, Any]) -> Any:
         if not is_known(array):
-            return Spool(room.path, number, array)
-        if self.format == "zarr" or (self.format == "auto" and S3_PROTOCOL in protocols):
+            return Spool(array, protocols[FILE_PROTOCOL])
+        if self._in_zarr(protocols):
             if find_spec("zarr") is None:
                 raise OptionsError("zarr is not installed: pip install functionfuse-dask[zarr]")
             from .zarr import ZarrGroup
 
             return ZarrGroup(array, protocols, self.compression)
-        return Hdf5File(array, protocols[FILE_PROTOCOL], room, self.compression)
-
-
-def read_original(path: str) -> Any:
-    """Return a result that the original Function Fuse wrote to a file, with its dask arrays.
-
-    The file is a pickle and its SHA-1 digest. Arrays are HDF5 files in the folder `bigdata` beside
-    it, each with a dataset "dask_arrays". The pickle can run code: read only files that you trust.
-
-    Raises:
-        DamagedResultError: the file was changed, or names another kind of object.
-    """
-    with open(path, "rb") as file:
-        data = file.read()
-    if hashlib.sha1(data[:-20], usedforsecurity=False).digest() != data[-20:]:
-        raise DamagedResultError(f"{path!r} is not what was written")
-    folder = os.path.join(os.path.dirname(os.path.abspath(path)), "bigdata")
-
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, pid: Any) -> Any:
-            import h5py
-
-            tag, (version, name) = pid
-            if (tag, version) != ("HDFSerializer", "0.0.0"):
-                raise DamagedResultError(f"{path!r} names {pid!r}, which is no dask array")
-            dataset = h5py.File(os.path.join(folder, name), "r")["dask_arrays"]
-            return da.from_array(dataset, chunks=dataset.chunks or dataset.shape)
-
-    return Unpickler(io.BytesIO(data[:-20])).load()
+        return Hdf5File(array, protocols[FILE_PROTOCOL], self.compression)

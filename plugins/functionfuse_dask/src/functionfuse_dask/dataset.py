@@ -8,34 +8,41 @@ layout "grid", HDF5's chunks are the blocks, padded to the size of the first. In
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from xxhash import xxh3_128_digest
 
-from functionfuse.errors import OptionsError, UnreadableResultError
+from functionfuse.errors import (
+    DamagedResultError,
+    FunctionFuseError,
+    OptionsError,
+    UnreadableResultError,
+)
+from functionfuse.serializers import generate_name
 
 from .blocks import Chunks, regions
-from .elements import Block, Elements
+from .elements import Block, Elements, bytes_of
 from .sources import LocalFile, StagedFile, write_at
 
 __all__ = [
     "LARGEST_CHUNK",
     "Dataset",
     "Filter",
-    "bytes_of",
     "chunk_offsets",
     "create",
     "filter_of",
+    "hdf5_in",
     "hdf5_type",
     "is_grid",
     "is_regular",
+    "open_dataset",
     "padded",
 ]
 
@@ -90,11 +97,10 @@ class Dataset:
         for index in np.ndindex(*sizes[:axis]):
             yield start + sum(map(int.__mul__, index, strides)), size
 
-    def write(self, path: str, block: Block, number: int, coordinates: tuple[int, ...]) -> Any:
-        """Write an encoded block into the file; return its digest and its pieces of the file.
-
-        A piece is (offset, size, digest). The list is empty if the block has several runs.
-        """
+    def write(
+        self, file: IO[bytes], block: Block, number: int, coordinates: tuple[int, ...]
+    ) -> tuple[memoryview, list[tuple[int, int]]]:
+        """Write an encoded block into the file; return the bytes for its digest, and its runs."""
         if self.layout == "grid":
             block = padded(block, [sizes[0] for sizes in self.chunks])
         data, runs, position = bytes_of(block), list(self.runs(number, coordinates)), 0
@@ -102,9 +108,8 @@ class Dataset:
         for offset, size in runs:
             parts.append((offset, data[position : position + size]))
             position += size
-        write_at(path, parts)
-        digest = xxh3_128_digest(data)
-        return digest, [(*runs[0], digest.hex())] if len(runs) == 1 else []
+        write_at(file, parts)
+        return data, runs
 
     def read(
         self, source: LocalFile | StagedFile, number: int, coordinates: tuple[int, ...]
@@ -115,7 +120,7 @@ class Dataset:
         if not math.prod(shape):
             return np.empty(shape, stored), np.empty(0, np.uint8)
         if self.layout == "filtered":
-            block = _through_h5py(source, self.name, self.region(coordinates), stored)
+            block = self._through_h5py(source, self.region(coordinates))
             return block, block
         runs = list(self.runs(number, coordinates))
         data = source.bytes_at(*runs[0]) if len(runs) == 1 else source.gathered(runs)
@@ -124,6 +129,96 @@ class Dataset:
             return block.reshape(shape), data
         full = block.reshape([sizes[0] for sizes in self.chunks])
         return full[tuple(slice(0, size) for size in shape)], data
+
+    def _through_h5py(self, source: LocalFile | StagedFile, region: tuple[slice, ...]) -> Block:
+        stored = self.elements.stored
+        largest = max(stored.itemsize * math.prod(map(max, self.chunks)), _SMALL_CHUNK)
+        with open_dataset(source, self.name) as found:
+            if found.shape != self.shape or found.dtype != stored:
+                raise DamagedResultError(
+                    f"dataset {self.name!r} in {source.name!r} has another shape or type than"
+                    " was written: remove the result, or compute it again"
+                )
+            if not found.chunks or stored.itemsize * math.prod(found.chunks) > largest:
+                raise DamagedResultError(
+                    f"dataset {self.name!r} in {source.name!r} has chunks of another size than"
+                    " was written: remove the result, or compute it again"
+                )
+            block: Block = found[region]
+        return np.ascontiguousarray(block.astype(stored, copy=False))
+
+
+def hdf5_in(opened: IO[bytes], mode: str) -> Any:
+    """Let HDF5 open a file that is open already: one with a name, or one in memory to be read.
+
+    No name of the file is used, so no planted link is followed. Nothing is locked: nobody else
+    knows a file that is written, and none that can be read is ever changed. (h5py can also call the
+    file's methods. But if one of them fails when HDF5 closes the file, the process crashes.)
+    """
+    import h5py
+
+    if isinstance(opened, io.BytesIO):
+        return h5py.File(opened, mode)
+    return h5py.File(f"/dev/fd/{opened.fileno()}", mode, locking=False)
+
+
+@contextmanager
+def open_dataset(source: LocalFile | StagedFile, name: str) -> Iterator[Any]:
+    """Open a dataset of an HDF5 file, if it is of a kind that we write.
+
+    It is in the file itself, and not behind a link, in other files, or a view of other datasets. Of
+    the filters, only those run that `Filter` knows.
+
+    Raises:
+        DamagedResultError: it is of another kind.
+        UnreadableResultError: HDF5 can't read it.
+    """
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  # registers its filters with HDF5
+    with source.opened() as opened:
+        try:
+            with hdf5_in(opened, "r") as file:
+                yield _plain_dataset(file, name, source.name)
+        except (FunctionFuseError, MemoryError):
+            raise
+        except OSError as error:
+            raise UnreadableResultError(
+                f"HDF5 can't read it: {error}. If its filter is missing here: pip install"
+                " functionfuse-dask[hdf5plugin]"
+            ) from error
+        except Exception as error:  # whatever a file of others can lead to
+            raise DamagedResultError(
+                f"HDF5 can't read dataset {name!r} in {source.name!r}: {error}. Remove the result,"
+                " or compute it again"
+            ) from error
+
+
+def _plain_dataset(file: Any, name: str, where: str) -> Any:
+    """Return a dataset. All is looked at before HDF5 could open anything else for it."""
+    import h5py
+    from h5py import h5d, h5l, h5o
+
+    def refused(problem: str) -> DamagedResultError:
+        return DamagedResultError(
+            f"dataset {name!r} in {where!r} {problem}, which is never written: remove the result,"
+            " or compute it again"
+        )
+
+    if file.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+        raise refused("is a link")
+    found = h5o.open(file.id, name.encode())
+    if not isinstance(found, h5d.DatasetID):
+        raise refused("is no dataset")
+    made = found.get_create_plist()
+    if made.get_layout() not in (h5d.CHUNKED, h5d.CONTIGUOUS) or made.get_external_count():
+        raise refused("is kept elsewhere")
+    filters = {made.get_filter(index)[0] for index in range(made.get_nfilters())}
+    if not filters <= _FILTERS:
+        raise refused(f"has the filters {sorted(filters)}")
+    dataset = h5py.Dataset(found)
+    if dataset.dtype.hasobject:
+        raise refused("has Python objects")
+    return dataset
 
 
 def is_grid(dataset: Dataset) -> bool:
@@ -167,30 +262,6 @@ def chunk_offsets(made: Any, dataset: Dataset) -> list[int]:
     return offsets
 
 
-def _through_h5py(
-    source: LocalFile | StagedFile, name: str, region: tuple[slice, ...], stored: np.dtype[Any]
-) -> Block:
-    import h5py
-
-    with suppress(ImportError):
-        import hdf5plugin  # noqa: F401  # registers its filters with HDF5
-    opened = source.opened()
-    try:
-        with h5py.File(opened, "r") as file:
-            block: Block = file[name][region]
-    except OSError as error:
-        raise UnreadableResultError(
-            f"HDF5 can't read it: {error}. If its filter is missing here: pip install"
-            " functionfuse-dask[hdf5plugin]"
-        ) from error
-    return np.ascontiguousarray(block.astype(stored, copy=False))
-
-
-def bytes_of(block: Block) -> memoryview:
-    """Return the bytes of a block, in C order."""
-    return block.reshape(-1).view(np.uint8).data
-
-
 LARGEST_CHUNK = (4 << 30) - 1  # bytes; HDF5's own limit
 BUILT_IN = ("gzip", "lzf")
 PLUGINS = {  # the lossless filters of hdf5plugin
@@ -201,6 +272,10 @@ PLUGINS = {  # the lossless filters of hdf5plugin
     "lz4": "LZ4",
     "zstd": "Zstd",
 }
+
+# The numbers of gzip, shuffle, and lzf; and of the plugins, in their order.
+_FILTERS = {1, 2, 32000} | {32008, 32001, 32026, 307, 32004, 32015}
+_SMALL_CHUNK = 1 << 20  # bytes; if h5py chooses the chunks, they are not bigger
 
 _mask = struct.Struct("<I")
 
@@ -218,21 +293,25 @@ class Filter:
     options: tuple[tuple[str, Any], ...]
     direct: bool
 
-    def write(self, path: str, block: Block, chunk: list[int]) -> None:
-        """Write an encoded block into its own file, for `move`."""
+    def packed(self, block: Block, chunk: list[int]) -> list[Any]:
+        """Return the parts of the file of an encoded block, for `move`.
+
+        Raises:
+            OptionsError: the package with the filter is not installed here.
+        """
         if not self.direct:
-            with open(path, "wb") as file:
-                file.write(block.reshape(-1).view(np.uint8).data)
-            return
+            return [bytes_of(block)]
         import h5py
 
+        name = dict(self.options)["compression"]
+        if name not in BUILT_IN:
+            _plugin(f"filter {name} of HDF5")
         full = padded(block, chunk)
-        with h5py.File(path, "w", driver="core", backing_store=False) as memory:
+        name = generate_name()  # HDF5 looks for such a file
+        with h5py.File(name, "w", driver="core", backing_store=False) as memory:
             made = memory.create_dataset("x", data=full, chunks=full.shape, **dict(self.options))
             skipped, data = made.id.read_direct_chunk((0,) * full.ndim)
-        with open(path, "wb") as file:
-            file.write(_mask.pack(skipped))
-            file.write(data)
+        return [_mask.pack(skipped), data]
 
     def create(
         self, file: Any, name: str, stored: np.dtype[Any], chunks: Chunks, text: bool
@@ -245,17 +324,23 @@ class Filter:
         kind = hdf5_type(stored, text)
         return file.create_dataset(name, shape, kind, chunks=chunk, **dict(self.options))
 
-    def move(self, path: str, made: Any, region: tuple[slice, ...], stored: np.dtype[Any]) -> None:
-        """Move a block from its own file into the dataset."""
-        with open(path, "rb") as file:
-            data = file.read()
+    def move(
+        self, data: bytes, made: Any, region: tuple[slice, ...], stored: np.dtype[Any]
+    ) -> None:
+        """Move a block from the bytes of its own file into the dataset."""
         if self.direct:
             (skipped,) = _mask.unpack_from(data)
             start = tuple(part.start for part in region)
             made.id.write_direct_chunk(start, data[_mask.size :], skipped)
         else:
-            shape = [part.stop - part.start for part in region]
-            made[region] = np.frombuffer(data, stored).reshape(shape)
+            from h5py import h5s
+
+            start = tuple(part.start for part in region)
+            shape = tuple(part.stop - part.start for part in region)
+            space, block = made.id.get_space(), np.frombuffer(data, stored).reshape(shape)
+            space.select_hyperslab(start, shape)
+            # In the file's own type: HDF5 converts no ASCII to UTF-8, and copies no padding.
+            made.id.write(h5s.create_simple(shape), space, block, made.id.get_type())
 
 
 def filter_of(name: str, chunks: Chunks, stored: np.dtype[Any]) -> Filter:
@@ -271,13 +356,20 @@ def filter_of(name: str, chunks: Chunks, stored: np.dtype[Any]) -> Filter:
     if name not in PLUGINS:
         known = ", ".join([*BUILT_IN, *PLUGINS])
         raise OptionsError(f"HDF5 has no compression {name!r} here; known: {known}")
+    hdf5plugin = _plugin(f"compression {name!r}")
+    return Filter(tuple(dict(getattr(hdf5plugin, PLUGINS[name])()).items()), direct)
+
+
+def _plugin(needed: str) -> Any:
+    """Import the package that registers more filters with HDF5."""
     try:
         import hdf5plugin
     except ImportError as error:
         raise OptionsError(
-            f"compression {name!r} needs hdf5plugin: pip install functionfuse-dask[hdf5plugin]"
+            f"{needed} needs hdf5plugin, also on each worker of dask:"
+            " pip install functionfuse-dask[hdf5plugin]"
         ) from error
-    return Filter(tuple(dict(getattr(hdf5plugin, PLUGINS[name])()).items()), direct)
+    return hdf5plugin
 
 
 def is_regular(chunks: Chunks) -> bool:
@@ -288,7 +380,11 @@ def is_regular(chunks: Chunks) -> bool:
 
 
 def padded(block: Block, shape: list[int]) -> Block:
-    """Return a block padded with zeros to the shape of a chunk."""
+    """Return the bytes of a block's elements, padded with zero elements to the shape of a chunk.
+
+    They are opaque: numpy copies structures field by field, and not the bytes between the fields.
+    """
+    block = block.view(f"V{block.dtype.itemsize}")
     if list(block.shape) == list(shape):
         return block
     full = np.zeros(shape, block.dtype)

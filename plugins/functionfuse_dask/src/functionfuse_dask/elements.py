@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Elements", "in_hdf5", "in_zarr", "refuse"]
+__all__ = ["MOST_AXES", "Elements", "bytes_of", "in_hdf5", "in_zarr", "refuse"]
 
 Block = np.ndarray[Any, Any]
+
+MOST_AXES = 32  # HDF5's limit
 
 _UNITS = {  # numpy's units, and their names in the CF conventions, which xarray reads
     "D": "days",
@@ -57,7 +59,7 @@ class Elements:
             return np.ascontiguousarray(stored).view(self.dtype)[..., 0]
         if self.is_text:
             return np.char.decode(stored, "utf-8", "surrogatepass").astype(self.dtype)
-        return stored if self.stored == self.dtype else stored.view(self.dtype)
+        return stored.view(self.dtype)  # also for an equal type: zarr's ones look different
 
     def attributes(self) -> dict[str, Any]:
         """Return attributes that describe the type to readers of the file."""
@@ -73,21 +75,58 @@ class Elements:
         return found
 
 
-def refuse(array: Any) -> None:
+def bytes_of(block: Block) -> memoryview:
+    """Return the bytes of a block that is in C order."""
+    return block.reshape(-1).view(np.uint8).data if block.nbytes else memoryview(b"")
+
+
+def refuse(array: Any, *, hdf5: bool) -> None:
     """Raise TypeError if, by its meta, an array has blocks that can't be stored in a file."""
-    kind = type(array._meta)
+    kind, dtype = type(array._meta), array.dtype
     if kind not in (np.ndarray, np.ma.MaskedArray):
         raise TypeError(
             f"its blocks are {kind.__module__}.{kind.__qualname__}, and only numpy arrays are kept"
             " in files; convert it, for instance with array.map_blocks(numpy.asarray)"
         )
-    if array.dtype.hasobject or array.dtype.kind == "T":
+    if dtype.hasobject or dtype.kind == "T":
         raise TypeError(
-            f"its elements are of type {array.dtype!r}, which have no fixed size; convert them, for"
+            f"its elements are of type {dtype!r}, which have no fixed size; convert them, for"
             " instance with array.astype('U20')"
         )
-    if kind is np.ma.MaskedArray and array.dtype.names:
-        raise TypeError("it is masked and structured; keep its fields as arrays of their own")
+    if not dtype.itemsize:
+        raise TypeError(
+            f"its elements are of type {dtype!r}, which takes no bytes; convert them, for instance"
+            " with array.astype('U1'), or return array.shape"
+        )
+    if dtype.names and not _is_described(dtype):
+        raise TypeError(
+            f"its elements are of type {dtype!r}, which no .npy file can describe: its fields"
+            " overlap, or are out of order; convert them, for instance with"
+            " array.map_blocks(numpy.lib.recfunctions.repack_fields)"
+        )
+    if hdf5 and array.ndim > MOST_AXES:
+        raise TypeError(
+            f"it has {array.ndim} axes, and HDF5 has at most {MOST_AXES}; reshape it, for instance"
+            " with array.reshape(-1), or use DaskArraySerializer(format='zarr')"
+        )
+    if kind is np.ma.MaskedArray:
+        if dtype.names:
+            raise TypeError("it is masked and structured; keep its fields as arrays of their own")
+        try:
+            np.asarray(array._meta.fill_value, dtype)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"it is masked, and numpy has no fill value for its type {dtype!r}; convert the"
+                f" data before it is masked, for instance with data.astype('{dtype.kind}8[s]')"
+            ) from error
+
+
+def _is_described(dtype: np.dtype[Any]) -> bool:
+    """Return whether the description of a type in the header of a `.npy` file gives the type."""
+    try:
+        return np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype)) == dtype
+    except ValueError:
+        return False
 
 
 def in_hdf5(dtype: np.dtype[Any]) -> Elements:

@@ -1,4 +1,7 @@
-"""Sources of bytes: local or staged files beside results; and a folder for temporary files."""
+"""Files beside results, through the file protocol: read, written in place, and for a short time.
+
+No file is opened by its path: the protocol follows no planted link, and workers get it pickled.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,36 @@ import io
 import logging
 import mmap
 import os
-import shutil
-import tempfile
+import stat
 import threading
 from collections import deque
-from contextlib import ExitStack
-from typing import IO, Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
 from weakref import WeakValueDictionary, ref
 
 import numpy as np
 
-from functionfuse.errors import DamagedResultError, OptionsError, ResultNotFoundError
-from functionfuse.serializers import generate_name
-from functionfuse.storage.disk import HUGE_PAGE, lay_out, on_device, open_safely
+from functionfuse.errors import DamagedResultError, ResultNotFoundError, StoragePathError
+from functionfuse.storage.blobstore import Buffer, StagedFiles
+from functionfuse.storage.disk import BIG, HUGE_PAGE, lay_out, map_file, on_device
 
 from .elements import Block
 
-__all__ = ["LocalFile", "Room", "StagedFile", "find_room", "source_of", "write_at"]
+__all__ = [
+    "BlockFiles",
+    "LocalFile",
+    "StagedFile",
+    "find_room",
+    "is_local",
+    "open_to_write",
+    "remove_all",
+    "source_of",
+    "write_at",
+]
 
 logger = logging.getLogger(__name__)
 
-_LAID_OUT_FROM = 16 << 20  # bytes
 _MAPPED_FROM = 64 << 10  # bytes; below, a plain read is quicker than page faults
 
 _MOST_MAPS = 16  # each takes a file descriptor
@@ -41,24 +53,32 @@ class LocalFile:
 
     Its map is held as long as this object, so that a second read finds the pages in memory. At most
     `_MOST_MAPS` maps are held: those of the files mapped last.
+
+    Args:
+        files: the file protocol.
+        private: whether bytes are always copied: whoever can write a file can change a map of it.
     """
 
-    def __init__(self, path: str, size: int) -> None:
-        self.path = path
+    def __init__(self, files: Any, name: str, size: int, *, private: bool = False) -> None:
+        self.files = files
+        self.name = name
         self.size = size
+        self.private = private
         self._mapped: mmap.mmap | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return LocalFile, (self.path, self.size)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mapped": None}
 
     def bytes_at(self, offset: int, size: int) -> Block:
         """Return bytes as a part of a read-only map, which all reads of this process share.
 
-        The bytes are read into memory instead if they are few, or if the file can't be mapped as a
-        whole (too little address space, too many maps).
+        The bytes are read into memory instead if they are few, or the file is small and so can be
+        written by others, or it can't be mapped: see `map_file`.
         """
         with self._open() as file:
-            mapped = self._map(file.fileno()) if size >= _MAPPED_FROM else None
+            mapped = None
+            if size >= _MAPPED_FROM and self.size >= BIG and not self.private:
+                mapped = self._map(file.fileno())
             if mapped is None:
                 data = np.empty(size, np.uint8)
                 _read_into(file, offset, data.data)
@@ -74,20 +94,19 @@ class LocalFile:
                 position += size
         return data
 
-    def opened(self) -> IO[bytes] | str:
-        """Return the path, for h5py. Checks the file's size first."""
-        self._open().close()
-        return self.path
+    def opened(self) -> IO[bytes]:
+        """Open the file, for `hdf5_in`. Checks its size first."""
+        return self._open()
 
     def _open(self) -> io.FileIO:
         try:
-            file = io.FileIO(self.path, "r", opener=open_safely)
+            file = _raw(self.files.open(self.name, "rb"))
         except FileNotFoundError:
-            raise _gone(self.path) from None
+            raise _gone(self.name) from None
         size = os.fstat(file.fileno()).st_size
         if size != self.size:
             file.close()
-            raise DamagedResultError(f"{self.path!r} has {size} bytes and not {self.size}")
+            raise DamagedResultError(f"{self.name!r} has {size} bytes and not {self.size}")
         return file
 
     def _map(self, file: int) -> mmap.mmap | None:
@@ -95,9 +114,8 @@ class LocalFile:
         key = status.st_dev, status.st_ino
         found = _maps.get(key)
         if found is None:
-            try:
-                found = mmap.mmap(file, self.size, access=mmap.ACCESS_READ)
-            except OSError:
+            found = map_file(file, self.size, mmap.ACCESS_READ)
+            if found is None:
                 return None
             _maps[key] = found
         if self._mapped is not found:
@@ -131,8 +149,8 @@ class StagedFile:
         """Return several runs of bytes, joined."""
         return np.concatenate([self.bytes_at(*run) for run in runs])
 
-    def opened(self) -> IO[bytes] | str:
-        """Return a file in memory, for h5py."""
+    def opened(self) -> IO[bytes]:
+        """Return a file in memory, for `hdf5_in`."""
         return io.BytesIO(self._whole())
 
     def _whole(self) -> bytes:
@@ -158,76 +176,163 @@ def source_of(files: Any, name: str, size: int) -> LocalFile | StagedFile:
         FileNotFoundError: the file is missing.
     """
     with files.open(name, "rb") as file:
-        path = getattr(file, "name", None)
-    if isinstance(path, str):
-        return LocalFile(os.path.abspath(path), size)
+        local = is_local(file)
+    if local:
+        return LocalFile(files, name, size, private=files.signed)
     return StagedFile(files, name, size)
 
 
-def find_room(path: str) -> None:
+def is_local(file: IO[Any]) -> bool:
+    """Return whether an opened file is a plain local one."""
+    return isinstance(getattr(file, "name", None), str)
+
+
+def open_to_write(files: Any, name: str) -> io.FileIO:
+    """Open an existing plain file to change it, unbuffered.
+
+    Raises:
+        StoragePathError: it is not there, or is another kind of file, or has another name, too: so
+            nobody can plant a hard link that leads the bytes to another file.
+    """
+    refuse_unseen(files, name)
+    file = _raw(files.open(name, "r+b"))
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        file.close()
+        raise StoragePathError(
+            f"the file {name!r} was replaced by another while a result is saved: look who else"
+            " writes to the folder of the storage"
+        )
+    return file
+
+
+def refuse_unseen(files: Any, name: str) -> None:
+    """Raise StoragePathError if a plain file that the client has made is not there."""
+    try:
+        files.open(name, "rb").close()
+    except FileNotFoundError as error:
+        raise _unseen(f"A worker of dask does not see the file {name!r}") from error
+
+
+def _unseen(problem: str) -> StoragePathError:
+    return StoragePathError(
+        f"{problem}: mount the folder of the storage at the same path for all workers, or store"
+        " in S3, or compute in this process: with dask.config.set(scheduler='threads')"
+    )
+
+
+def _raw(file: Any) -> io.FileIO:
+    """Return an opened file without its buffer."""
+    found: io.FileIO = file.detach() if hasattr(file, "detach") else file
+    return found
+
+
+def find_room(file: int) -> None:
     """Allocate a big file on disk in one piece, which fails at once if the disk is full.
 
     A file in memory is allocated by `write_at`: each writer allocates its own bytes.
     """
-    with io.FileIO(path, "r+", opener=open_safely) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size >= _LAID_OUT_FROM and on_device(file.fileno()):
-            lay_out(file.fileno(), 0, size)
+    size = os.fstat(file).st_size
+    if size >= BIG and on_device(file):
+        lay_out(file, 0, size)
 
 
-def write_at(path: str, pieces: list[tuple[int, memoryview]]) -> None:
-    """Write pieces into an existing file, each at its offset."""
-    with io.FileIO(path, "r+", opener=open_safely) as file:
-        for start, data in pieces:
-            if len(data) >= HUGE_PAGE and not on_device(file.fileno()):
-                lay_out(file.fileno(), start, len(data))
-            file.seek(start)
-            view = data
-            while view:
-                view = view[file.write(view) :]
+def write_at(file: IO[bytes], pieces: list[tuple[int, memoryview]]) -> None:
+    """Write pieces into a file that is open to be changed, each at its offset."""
+    local = isinstance(file, io.FileIO)
+    for start, data in pieces:
+        if local and len(data) >= HUGE_PAGE and not on_device(file.fileno()):
+            lay_out(file.fileno(), start, len(data))
+        file.seek(start)
+        view = data
+        while view:
+            view = view[file.write(view) :]
 
 
-class Room:
-    """A folder for temporary files, made on first use, beside the results if possible.
+@dataclass(frozen=True)
+class BlockFiles:
+    """Temporary files beside a result, in which workers leave blocks for the client and others.
 
-    The workers share the folder of the result's files, and it has enough space.
+    Whoever can write to the store can change them. So the digest of a file goes with the record
+    that the worker returns to the client, and is compared before the bytes are used.
+
+    Attributes:
+        files: the file protocol, which does not note these files for the result.
+        name: of a file that the client has made; the names of the others begin with it.
+        local: whether the files are plain local ones.
+        digest: that of `files`; it pickles.
     """
 
-    def __init__(self, files: Any) -> None:
-        self.files = files
-        self._path = ""
-        self._stack = ExitStack()
+    files: Any
+    name: str
+    local: bool
+    digest: Callable[[Buffer], bytes]
 
-    def __enter__(self) -> Self:
-        return self
+    @classmethod
+    def beside(cls, files: Any, name: str, local: bool | None = None) -> BlockFiles:
+        """Return those of the file protocol of a save; make the file `name` if local is None."""
+        plain = files.files
+        if local is None:
+            with plain.open(name, "xb") as file:
+                local = is_local(file)
+        return cls(plain, name, local, files.digest)
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    @property
-    def path(self) -> str:
-        """The folder."""
-        if not self._path:
-            name = generate_name()
-            try:
-                self._path = os.path.abspath(self.files.folder(name, "w"))
-            except (AttributeError, OptionsError):
-                folder = tempfile.TemporaryDirectory(prefix="functionfuse-")
-                self._path = self._stack.enter_context(folder)
-            else:
-                self._stack.callback(self._remove, name)
-        return self._path
-
-    def _remove(self, name: str) -> None:
+    def write(self, number: object, parts: Sequence[Buffer]) -> bytes:
+        """Write a file, also after another worker began it and died; return its digest."""
+        name, data = self._name(number), parts[0] if len(parts) == 1 else b"".join(parts)
+        if self.local:
+            refuse_unseen(self.files, self.name)
         try:
-            shutil.rmtree(self._path)
-        except OSError as error:  # after a failure, another process may still write into it
-            logger.warning("temporary files are left for gc: %s", error)
+            file = self.files.open(name, "xb")
+        except FileExistsError:
+            self.files.remove(name)  # never to be written in place: it may be a link
+            file = self.files.open(name, "xb")
+        with file:
+            file.write(data)
+        return self.digest(data)
+
+    def read(self, number: object, expected: bytes) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            StoragePathError: the file is not there.
+            DamagedResultError: its bytes are not those that were written.
+        """
+        name = self._name(number)
+        try:
+            with self.files.open(name, "rb") as file:
+                data: bytes = file.read()
+        except FileNotFoundError as error:
+            raise _unseen(f"The file {name!r} of a worker of dask is not seen here") from error
+        if self.digest(data) != expected:
+            raise DamagedResultError(
+                f"the temporary file {name!r} is not what a worker of dask has written: look who"
+                " else writes to the storage, and save again"
+            )
+        return data
+
+    def remove(self, numbers: Iterable[object]) -> None:
+        """Remove files; see `remove_all`."""
+        remove_all(self.files, map(self._name, numbers))
+
+    def _name(self, number: object) -> str:
+        return f"{self.name}.{number}"
+
+
+def remove_all(files: Any, names: Iterable[str]) -> None:
+    """Remove files; missing ones are no error. What can't be removed is left for `gc`."""
+    try:
+        if isinstance(files, StagedFiles):  # with few requests
+            files.store.delete([files.prefix + name for name in names])
         else:
-            self.files.remove(name)
+            for name in names:
+                files.remove(name)
+    except OSError as error:
+        logger.warning("temporary files are left for gc: %s", error)
 
 
 def _read_into(file: io.FileIO, offset: int, view: memoryview) -> None:
+    """Read bytes at an offset; raise DamagedResultError if the file ends before."""
     file.seek(offset)
     while view:
         count = file.readinto(view)

@@ -1,38 +1,42 @@
-"""Dask arrays as zarr groups of format 3: natively in S3, and in plain folders.
+"""Dask arrays as zarr groups of format 3: in S3, in plain folders, and in every other storage.
 
 A group has an array "data" and, for a masked array, "mask": see `docs/arrays.md`. Each chunk ends
 with its CRC32C, which every read checks. Blocks are first rechunked to whole objects of the store
-(chunks, or shards of many small chunks), so that no two workers write the same object.
+(chunks, or shards of many small chunks), so that no two workers write the same object. Objects are
+also read whole, and split into the chunks of the array.
+
+zarr encodes and decodes in memory. Its stores are not used: a `SideFolder` reads and writes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import zarr
-from xxhash import xxh3_128_hexdigest
-from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, StorePath, WrapperStore
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore, StorePath
 
-from functionfuse.errors import DamagedResultError, OptionsError, ResultNotFoundError
-from functionfuse.serializers import FILE_PROTOCOL, S3_PROTOCOL, generate_name
+from functionfuse.errors import (
+    DamagedResultError,
+    OptionsError,
+    ResultNotFoundError,
+    StoragePathError,
+)
+from functionfuse.serializers import FILE_PROTOCOL, generate_name
 
-from .blocks import Chunks, part_of, regions, sound
-from .elements import Elements, in_zarr
+from .blocks import fill_of, lazily, part_in, part_of, parts_of, regions, sound
+from .zarrform import MOST_BLOCKS, Form, checked_form, digests_of
 
-__all__ = ["ZarrArray", "ZarrGroup", "remove"]
+__all__ = ["ZarrArray", "ZarrGroup", "remove", "stored_array"]
 
 COMPRESSORS = {"blosc": BloscCodec, "gzip": GzipCodec, "zstd": ZstdCodec}
 
-_SMALL = 1 << 20  # bytes of a chunk; many smaller chunks are stored in shards
-_MANY = 16
-_SHARD = 16 << 20
+Written = dict[str, tuple[int, str]]  # by name of an object: its size and digest
 
 
 class ZarrGroup:
@@ -48,29 +52,30 @@ class ZarrGroup:
         if compression and compression not in COMPRESSORS:
             known = ", ".join(COMPRESSORS)
             raise OptionsError(f"zarr has no compression {compression!r} here; known: {known}")
+        if math.prod(array.numblocks) > MOST_BLOCKS:
+            raise TypeError(f"it has {array.npartitions} chunks, which is too many: rechunk it")
+        files = protocols[FILE_PROTOCOL]
         self.name = f"{generate_name()}.zarr"
-        self.dtype, self.chunks = array.dtype, array.chunks
-        self.masked = isinstance(array._meta, np.ma.MaskedArray)
-        chunk, shard = _shapes(self.chunks, self.dtype.itemsize)
-        whole = shard or chunk
-        self.array = array if _agree(self.chunks, whole) else array.rechunk(whole)
+        self.chunks = array.chunks
+        masked = isinstance(array._meta, np.ma.MaskedArray)
+        self.form = form = Form(array.dtype, array.chunks, masked, compression)
+        self.array = array if _agree(form) else array.rechunk(form.shard or form.chunk)
         self.begins = regions(self.array.chunks)
-        self.elements = {"data": in_zarr(self.dtype)}
-        if self.masked:
-            self.elements["mask"] = Elements(np.dtype(bool), np.dtype(bool))
-        self.store = _made(self.name, protocols)
-        noting = _Noting(self.store)
-        zarr.create_group(noting)
+        self.folder = files.side_folder(self.name, "w")
+        self.digest: Callable[[Any], bytes] = files.digest
+        made: dict[str, Buffer] = {}
+        store = MemoryStore(made)
+        zarr.create_group(store)
         codecs: list[Any] = [COMPRESSORS[compression]()] if compression else []
         self.metadata: dict[str, Any] = {}
-        for name, elements in self.elements.items():
-            more = (self.dtype.itemsize,) if elements.spread else ()
-            made = zarr.create_array(
-                noting,
+        for name, elements in form.elements.items():
+            more = form.more(name)
+            array_made = zarr.create_array(
+                store,
                 name=name,
                 shape=(*array.shape, *more),
-                chunks=(*chunk, *more),
-                shards=(*shard, *more) if shard else None,
+                chunks=(*form.chunk, *more),
+                shards=(*form.shard, *more) if form.shard else None,
                 dtype=elements.stored,
                 compressors=[*codecs, Crc32cCodec()],
                 filters=None,
@@ -80,8 +85,8 @@ class ZarrGroup:
                     *(["bytes"] if more else []),
                 ],
             )
-            self.metadata[name] = made.metadata.to_dict()
-        self.files = noting.files
+            self.metadata[name] = array_made.metadata.to_dict()
+        self.files = self._put(made)
 
     def write(self, block: Any, number: int, coordinates: tuple[int, ...]) -> Any:
         """Write a block; return its objects, with sizes and digests, and its fill value."""
@@ -91,50 +96,79 @@ class ZarrGroup:
             for begins, index in zip(self.begins, coordinates, strict=True)
         )
         shape = [part.stop - part.start for part in region]
-        block = sound(block, shape, self.dtype, self.masked)
-        if not block.size:
-            return {}, b""
-        noting = _Noting(self.store)
-        parts, fill = {"data": np.ma.getdata(block)}, b""
-        if self.masked:
-            parts["mask"] = np.ma.getmaskarray(block)
-            fill = np.asarray(np.ma.asarray(block).fill_value, self.dtype).tobytes()
-        for name, part in parts.items():
-            array = _opened(noting, name, self.metadata[name])
-            array[(*region, ...)] = self.elements[name].encode(part)
-        return noting.files, fill
+        block = sound(block, shape, self.form.dtype, self.form.masked)
+        made: dict[str, Buffer] = {}
+        if block.size:
+            parts = parts_of(block, self.form.masked)
+            for (name, elements), part in zip(self.form.elements.items(), parts, strict=True):
+                array = _opened(made, name, self.metadata[name])
+                array[(*region, ...)] = elements.encode(part)
+        return self._put(made), fill_of(block, self.form.masked)
 
     def finish(self, records: list[Any], files: Any) -> dict[str, Any]:
-        """Report the digests of all objects, and return the pid."""
+        """Report the digests of all objects, and return the pid.
+
+        Raises StoragePathError if an object is not where the storage looks for it.
+        """
         for written, _ in records:
             self.files.update(written)
+        there = self.folder.sizes()
+        missing = [name for name, (size, _) in self.files.items() if there.get(name) != size]
+        if missing:
+            raise StoragePathError(
+                f"{len(missing)} of the {len(self.files)} objects of a dask array are not in the"
+                f" storage, such as {missing[0]!r} in {self.folder!r}: workers have written them"
+                " elsewhere. All workers must see the storage's folder under the same path. Use a"
+                " file system that they share, or a storage in S3"
+            )
         files.digested_folder(self.name, self.files)
-        return {
+        pid = {
             "format": "zarr",
             "version": 1,
             "name": self.name,
-            "dtype": np.lib.format.dtype_to_descr(self.dtype),
+            "dtype": np.lib.format.dtype_to_descr(self.form.dtype),
             "chunks": self.chunks,
             "arrays": self.metadata,
             "fill_value": next((fill for _, fill in records if fill), b""),
         }
+        if files.signed:
+            pid["digests"] = {
+                name: b"".join(bytes.fromhex(self.files[key][1]) for key in self.form.keys(name))
+                for name in self.form.elements
+            }
+        return pid
+
+    def _put(self, made: dict[str, Buffer]) -> Written:
+        """Write objects; return their sizes and digests."""
+        written = {}
+        for key, value in made.items():
+            data = np.ascontiguousarray(value.as_numpy_array()).view(np.uint8).data
+            written[key] = len(data), self.digest(data).hex()
+            self.folder.write(key, data)
+        return written
 
 
 class ZarrArray:
-    """A stored array that reads one block at a time by slices, for `dask.array.from_array`."""
+    """A stored array that reads one object of the store at a time, for `dask.array.from_array`.
+
+    Attributes:
+        chunks: those of the objects; those of the stored array if it is empty.
+        digests: of the objects, by name of the zarr array; none if results are not signed.
+    """
 
     def __init__(self, pid: dict[str, Any], protocols: dict[str, Any]) -> None:
+        files = protocols[FILE_PROTOCOL]
+        self.form = form = checked_form(pid)
         self.name: str = pid["name"]
-        self.store = _there(self.name, protocols)
-        if not sync(self.store.exists("zarr.json")):
-            raise ResultNotFoundError(f"no zarr group {self.name!r} in {self.store}")
-        self.dtype = np.lib.format.descr_to_dtype(pid["dtype"])
-        self.chunks: Chunks = pid["chunks"]
+        self.fill_value: bytes = pid["fill_value"]
+        self.digests = digests_of(pid, form) if files.signed else {}
+        self.digest: Callable[[Any], bytes] = files.digest
+        self.folder = files.side_folder(self.name)
+        if not self.folder.has("zarr.json"):
+            raise ResultNotFoundError(f"no zarr group {self.name!r} in {self.folder!r}")
+        self.shape, self.dtype, self.ndim = form.shape, form.dtype, len(form.shape)
+        self.chunks = form.objects if math.prod(self.shape) else form.chunks
         self.ends = regions(self.chunks)
-        self.shape = tuple(ends[-1] for ends in self.ends)
-        self.ndim = len(self.shape)
-        self.metadata = pid["arrays"]
-        self.fill_value = pid["fill_value"]
 
     def __dask_tokenize__(self) -> Any:
         return self.name
@@ -143,12 +177,13 @@ class ZarrArray:
     def meta(self) -> Any:
         """An empty array of the type of the blocks."""
         empty = np.empty((0,) * self.ndim, self.dtype)
-        return np.ma.array(empty) if "mask" in self.metadata else empty
+        # dask takes an array of no axes for masked if its value is.
+        return np.ma.array(empty, mask=True) if self.form.masked else empty
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
         """Return a part of one block; dask never reads from several."""
         coordinates, inner = part_of(index, self.ends, self.name)
-        return self.block(coordinates)[inner]
+        return part_in(self.block(coordinates), inner)
 
     def block(self, coordinates: tuple[int, ...]) -> Any:
         """Return a block.
@@ -162,110 +197,80 @@ class ZarrArray:
             for ends, index in zip(self.ends, coordinates, strict=True)
         )
         shape = tuple(part.stop - part.start for part in region)
-        if not math.prod(shape):
-            return np.empty(shape, self.dtype)
-        data = in_zarr(self.dtype).decode(self._read("data", region)).reshape(shape)
-        if "mask" not in self.metadata:
-            return data
+        parts = [
+            self._read(name, coordinates, region).reshape(shape) for name in self.form.elements
+        ]
+        if not self.form.masked:
+            return parts[0]
         fill = np.frombuffer(self.fill_value, self.dtype)[0] if self.fill_value else None
-        return np.ma.array(data, mask=self._read("mask", region), fill_value=fill)
+        return np.ma.array(parts[0], mask=parts[1], fill_value=fill)
 
-    def _read(self, name: str, region: tuple[slice, ...]) -> Any:
-        array = _opened(_Whole(self.store), name, self.metadata[name])
+    def _read(self, name: str, coordinates: tuple[int, ...], region: tuple[slice, ...]) -> Any:
+        if not math.prod(self.shape):
+            return np.empty(0, self.form.elements[name].dtype)
+        key, elements = self.form.key(name, coordinates), self.form.elements[name]
         try:
-            found = np.asarray(array[(*region, ...)])
+            data = self.folder.read(key)
         except FileNotFoundError as error:
             raise ResultNotFoundError(
                 f"{self.name!r} is gone: the result was removed or replaced since this array was"
                 f" read from the storage. Read the task again ({error})"
             ) from error
-        except ValueError as error:
+        try:
+            self._check(name, coordinates, region, data)
+            loaded = {key: default_buffer_prototype().buffer.from_bytes(data)}
+            found = np.asarray(_opened(loaded, name, self.form.metadata(name))[(*region, ...)])
+            # zarr returns this machine's byte order
+            return elements.decode(found.astype(elements.stored, copy=False))
+        except MemoryError:
+            raise
+        except Exception as error:  # zarr and its codecs raise any error for other bytes
             raise DamagedResultError(
-                f"{region} of array {name!r} in {self.name!r} is not what was written ({error}):"
-                " remove the result, or compute it again"
+                f"block {coordinates} of array {name!r} in {self.name!r} is not what was written"
+                f" ({error}): remove the result, or compute it again"
             ) from error
-        stored = in_zarr(self.dtype).stored if name == "data" else np.dtype(bool)
-        return found.astype(stored, copy=False)  # zarr returns this machine's byte order
+
+    def _check(
+        self, name: str, coordinates: tuple[int, ...], region: tuple[slice, ...], data: Any
+    ) -> None:
+        """Raise ValueError for bytes that no codec should see."""
+        if self.digests:
+            counts = tuple(map(len, self.chunks))
+            number = int(np.ravel_multi_index(coordinates, counts)) if counts else 0
+            expected = self.digests[name][32 * number : 32 * (number + 1)]
+            if self.digest(data) != expected:
+                raise ValueError("its digest differs from the signed one")
+        if not self.form.compression:
+            item = self.form.elements[name].stored.itemsize * math.prod(self.form.more(name))
+            least = item * math.prod(part.stop - part.start for part in region)
+            if len(data) < least:  # before the memory for it is asked for
+                raise ValueError(f"it has {len(data)} bytes, and at least {least} are needed")
+
+
+def stored_array(pid: dict[str, Any], protocols: dict[str, Any]) -> da.Array:
+    """Return the lazy array of a pid, with the chunks that were stored; reads no data."""
+    stored = ZarrArray(pid, protocols)
+    array = lazily(stored, stored.chunks, stored.name, stored.meta)
+    # Not by the workers' disks: whoever computes it may have no cluster.
+    rechunked: da.Array = array.rechunk(stored.form.chunks, method="tasks")
+    return rechunked
 
 
 def remove(name: str, protocols: dict[str, Any]) -> None:
     """Remove a group; a missing one is no error."""
-    sync(_there(name, protocols, read_only=False).clear())
+    protocols[FILE_PROTOCOL].side_folder(name).clear()
 
 
-class _Noting(WrapperStore[Any]):
-    """A store that notes sizes and digests of the objects put into it."""
-
-    def __init__(self, store: Any) -> None:
-        super().__init__(store)
-        self.files: dict[str, tuple[int, str]] = {}
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await self._store.set(key, value)
-        data = np.ascontiguousarray(value.as_numpy_array()).view(np.uint8).data
-        self.files[key] = len(data), xxh3_128_hexdigest(data)
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await self.set(key, value)
-
-
-class _Whole(WrapperStore[Any]):
-    """A store that raises on a missing chunk: we write all chunks; zarr would read it as zeros."""
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        found: Buffer | None = await self._store.get(key, prototype, byte_range)
-        if found is None:
-            raise FileNotFoundError(key)
-        return found
-
-
-def _made(name: str, protocols: dict[str, Any]) -> Store:
-    """Return the store for a new group."""
-    files = protocols[FILE_PROTOCOL]
-    if S3_PROTOCOL in protocols:
-        files.claim(name)
-        made: Store = protocols[S3_PROTOCOL]["zarr_store"](name)
-        return made
-    return LocalStore(files.folder(name, "w"))
-
-
-def _there(name: str, protocols: dict[str, Any], *, read_only: bool = True) -> Store:
-    """Return the store of an existing group."""
-    if S3_PROTOCOL in protocols:
-        found: Store = protocols[S3_PROTOCOL]["zarr_store"](name)
-        return found
-    return LocalStore(protocols[FILE_PROTOCOL].folder(name), read_only=read_only)
-
-
-def _opened(store: Store, name: str, metadata: Any) -> Any:
-    """Return an array without reading its metadata; it also writes chunks of zeros."""
-    path = StorePath(store, name)
+def _opened(objects: dict[str, Buffer], name: str, metadata: Any) -> Any:
+    """Return an array over objects in memory; it also writes chunks of zeros."""
+    path = StorePath(MemoryStore(objects), name)
     inner = zarr.AsyncArray(metadata, path, config={"write_empty_chunks": True})
     return zarr.Array(inner)
 
 
-def _shapes(chunks: Chunks, item: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Return the shape of zarr's chunks, and that of shards, or None if there are no shards.
-
-    Shards are used for many small chunks.
-    """
-    chunk = tuple(max(1, *sizes) for sizes in chunks)
-    count = math.prod(map(len, chunks))
-    if item * math.prod(chunk) >= _SMALL or count <= _MANY:
-        return chunk, None
-    shard = list(chunk)
-    for axis in reversed(range(len(chunk))):
-        room = _SHARD // max(1, item * math.prod(shard))
-        needed = math.ceil(sum(chunks[axis]) / chunk[axis])
-        shard[axis] *= max(1, min(room, needed))
-    return chunk, tuple(shard)
-
-
-def _agree(chunks: Chunks, whole: tuple[int, ...]) -> bool:
+def _agree(form: Form) -> bool:
     """Return whether each block is a whole object of the store."""
     return all(
         set(sizes[:-1]) <= {size} and sizes[-1] <= size
-        for sizes, size in zip(chunks, whole, strict=True)
+        for sizes, size in zip(form.chunks, form.shard or form.chunk, strict=True)
     )

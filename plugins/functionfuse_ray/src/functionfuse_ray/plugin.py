@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from functionfuse.errors import OptionsError
+from functionfuse.errors import OptionsError, without_locals
 from functionfuse.hookspecs import BackendKind, StorageKind, hookimpl
 from functionfuse.storage import Storage
 from functionfuse.storage.options import StorageOptions, check_options
@@ -51,6 +51,7 @@ class FileStorage(Storage):
             folder, or to the folder of the config file; "~" is the home on the node.
     """
 
+    @without_locals
     def __init__(self, opt: Mapping[str, Any]) -> None:
         checked = check_options(RayOptions, kind="ray", options=opt)
         ours = [name for name in _OURS if name in checked.remote_args]

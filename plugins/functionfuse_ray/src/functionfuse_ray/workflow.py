@@ -123,7 +123,7 @@ class RayWorkflow(ComputingWorkflow):
                 resources that a node needs; or FUNCTIONFUSE_PROGRESS is neither 0 nor 1. Nothing
                 was run yet.
             DuplicateNameError: two nodes have the same name.
-            StoragePathError: the storage can't be written. Nothing was run yet.
+            StoragePathError: results must be stored, and can't be. Nothing was run yet.
             WorkerDiedError: the worker of a node died more often than Ray tries again.
             Exception: the error of the first failing node in the graph, from its function or from
                 saving, with a note that names node, function and workflow.

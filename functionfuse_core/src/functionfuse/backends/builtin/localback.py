@@ -87,7 +87,7 @@ class LocalWorkflow(ComputingWorkflow):
             OptionsError: a node needs more of a resource than there is, or has a timeout and would
                 run in a thread; or FUNCTIONFUSE_PROGRESS is neither 0 nor 1. Nothing was run yet.
             DuplicateNameError: two nodes have the same name.
-            StoragePathError: the storage can't be written. Nothing was run yet.
+            StoragePathError: results must be stored, and can't be. Nothing was run yet.
             WorkerDiedError: a worker of the executor died; names the nodes it may have run.
             Exception: the error of a node's function, with a note that names node, function and
                 workflow. With `keep_going`, that of the first in the graph, with notes that count

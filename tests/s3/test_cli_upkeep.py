@@ -84,12 +84,30 @@ def test_doctor(stored: S3FileStorage, do: Do) -> None:
     before = [*stored.store.list("")]
     said = do("doctor")
     assert (0, "") == (said.status, said.err)
-    assert re.search("ok +storage +.*: 1 workflow; whether you can write is not tried\n", said.out)
+    assert re.search(
+        r"ok +storage +.*: 1 workflow; whether you can write is not tried \(--write", said.out
+    )
     assert re.search("ok +disk +not on this machine\n", said.out)
     assert before == [*stored.store.list("")]
     shown = do("config", "check").out
     assert "  secret_access_key  **********\n" in shown
     assert SECRET_KEY not in shown + said.out
+
+
+def test_doctor_tries_to_write(stored: S3FileStorage, do: Do) -> None:
+    """As a run does, with the same error; and it leaves nothing."""
+    before = [*stored.store.list("")]
+    said = do("doctor", "--write")
+    assert 0 == said.status
+    assert "; it passes the check that a run makes before it computes\n" in said.out
+    assert before == [*stored.store.list("")]
+    config = json.loads(Path("functionfuse.json").read_text())
+    config["options"]["storage_class"] = "no-such-class"
+    Path("functionfuse.json").write_text(json.dumps(config))
+    assert 0 == do("doctor").status
+    failed = do("doctor", "--write")
+    assert 1 == failed.status
+    assert re.search("FAILED +storage +.*'storage_class'", failed.out)
 
 
 def test_a_bucket_that_is_not_there(stored: S3FileStorage, do: Do) -> None:

@@ -100,9 +100,10 @@ def test_requests(moto_server: Server, tmp_path: Path, here: str, there: str) ->
     if here == "S3":
         expected.update({"ListObjectsV2": 1, "GetObject": MANY})
     if there == "S3":
-        tried = {"CreateMultipartUpload": 1, "AbortMultipartUpload": 1}
-        # One read and one write remember the headers for later plans.
-        expected.update({"ListObjectsV2": 1, "PutObject": MANY + 1, "GetObject": 1, **tried})
+        # The place is tried, and the marker is put. One read and one write remember the headers for
+        # later plans.
+        expected.update({"ListObjectsV2": 1, "PutObject": 1 + MANY + 2, "GetObject": 1 + 1})
+        expected.update({"DeleteObject": 1})
     assert expected == sent
     with asked(source, target) as sent:
         assert ["there already"] * MANY == actions(source.copy("w", target))
@@ -135,13 +136,14 @@ def test_side_data_and_big_results(server: Server, tmp_path: Path, here: str, th
     target = made(there, server, tmp_path / "target", **options)
     with asked(source, target) as sent:
         assert ["copied"] * 2 == actions(source.copy("w", target))
-    if there == "S3":  # two big blobs; the tree's files, and its result
-        expected = {"UploadPart": 2 * 4, "PutObject": MANY + 1}
+    if there == "S3":  # two big blobs; the tree's files, its result, the marker, and the probe
+        expected = {"UploadPart": 2 * 4, "PutObject": MANY + 3}
         assert expected == {name: sent[name] for name in expected}
     if here == "S3":
         # The small result once more, because it has side data; what shows that none is replaced. In
-        # S3, it is also asked whether a file, and the result with the folder, are there.
-        asks = 3 if there == "S3" else 0
+        # S3, it is also asked whether a file, and the result with the folder, are there; and the
+        # probe is read.
+        asks = 4 if there == "S3" else 0
         assert 2 * 4 + MANY + 2 + asks == sent["GetObject"]
     assert [] == problems(target)
     back = opened(tmp_path / "back")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pickle
 import socket
-import ssl
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -170,9 +168,10 @@ def test_no_credentials(
     error = failing(S3FileStorage(**options | {"read_timeout": 59}), USES["read"])
     assert isinstance(error, StorageAccessError)
     assert "'access_key_id'" in str(error)
-    error = failing(S3FileStorage(**options, profile="nobody"), USES["read"])
-    assert isinstance(error, StorageAccessError)
-    assert "nobody" in str(error)
+    for use in USES.values():
+        error = failing(S3FileStorage(**options, profile="nobody"), use)
+        assert isinstance(error, StorageAccessError)
+        assert "nobody" in str(error)
 
 
 LATE = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
@@ -217,95 +216,3 @@ def test_an_error_names_the_key_and_the_task(storage: S3FileStorage, proxy: Prox
     notes = "".join(error.__notes__)
     assert "task 't' of workflow 'w'" in notes
     assert "remove" not in notes
-
-
-def test_a_certificate_that_nobody_has_signed(
-    moto_server: Server, path: str, tmp_path: Path, own_certificate: tuple[Path, Path]
-) -> None:
-    """The error names the option that trusts it; with that option it works."""
-    certificate, key = own_certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    S3FileStorage(**moto_server.options(path)).save("w", "t", 1)
-    with tunnel(context, moto_server.url) as url:
-        options = moto_server.behind(url).options(path, **ONCE)
-        error = failing(S3FileStorage(**options), USES["read"])
-        assert isinstance(error, StorageConnectionError)
-        assert "'verify'" in str(error)
-        assert 1 == S3FileStorage(**options, verify=str(certificate)).read_task("w", "t")
-
-
-@pytest.fixture(scope="session")
-def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that signs itself, and its key."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("certificate")
-    pem = serialization.Encoding.PEM
-    (folder / "own.pem").write_bytes(made.public_bytes(pem))
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "own.key").write_bytes(private)
-    return folder / "own.pem", folder / "own.key"
-
-
-class tunnel:
-    """TLS in front of a server that doesn't speak it."""
-
-    def __init__(self, context: ssl.SSLContext, upstream: str) -> None:
-        self.context = context
-        host, _, port = upstream.removeprefix("http://").partition(":")
-        self.upstream = host, int(port)
-
-    def __enter__(self) -> str:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._accept, daemon=True).start()
-        return f"https://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                plain, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        try:
-            with (
-                self.context.wrap_socket(plain, server_side=True) as client,
-                socket.create_connection(self.upstream) as server,
-            ):
-                pump = threading.Thread(target=_pump, args=(server, client), daemon=True)
-                pump.start()
-                _pump(client, server)
-                pump.join(5)
-        except OSError:
-            plain.close()  # the client doesn't trust us
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)

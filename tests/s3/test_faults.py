@@ -244,7 +244,7 @@ def test_a_value_replaced_while_it_is_verified(
         return ""
 
     proxy.fault = replace
-    (found,) = storage.verify()
+    (found,) = storage.verify("w")
     assert "" == found.problem
     assert directly.task_info("w", "t").size == found.size
 
@@ -257,9 +257,9 @@ def test_a_fault_that_happens_once_to_verify(
     directly.save("w", "t", LARGE)
     for place in range(4):
         proxy.fault = at(place, fault, proxy)
-        assert [""] == [found.problem for found in storage.verify()]
+        assert [""] == [found.problem for found in storage.verify("w")]
     proxy.fault = at(2, "corrupt", proxy)
-    assert "buffer 0" in storage.verify()[0].problem
+    assert "buffer 0" in storage.verify("w")[0].problem
 
 
 @workflow

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import tracemalloc
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import md5
+from hashlib import blake2b, md5
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,11 @@ from s3_servers import Server
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.errors import DamagedResultError, StorageConnectionError
+from functionfuse.config.options import StorageOptions
+from functionfuse.errors import DamagedResultError, StorageConnectionError, UntrustedResultError
 from functionfuse.storage import BlobInfo, BlobStore, Storage
 from functionfuse.storage.blobstore import Buffer
+from functionfuse.storage.summary import Summary
 from functionfuse_s3 import S3FileStorage, heads
 from functionfuse_s3.heads import HEADERS, Heads
 
@@ -96,6 +101,20 @@ def test_what_values_refer_to_is_remembered(store: Remembering) -> None:
         assert asked == store.asked
         assert [f"{number:032x}" for number in range(MANY)] == [each.value for each in stored]  # type: ignore[union-attr]
         assert MANY == len({each.key for each in stored})  # type: ignore[union-attr]
+        store.asked.clear()
+
+
+def test_what_is_remembered_is_believed_only_if_it_is_signed(store: Remembering) -> None:
+    """Whoever can write there can write the memory, too. The check costs no request."""
+    signed = Storage(store, StorageOptions(key="secret"))
+    for name in NAMES[1:]:
+        signed.save("w", name, 0)
+    store.asked.clear()
+    for asked in ({"list": 2, "head": MANY, "get": 1, "put": 1}, {"list": 1, "get": 1}):
+        first, *others = signed.task_infos("w", NAMES)
+        assert asked == store.asked
+        assert UntrustedResultError is type(first)
+        assert {Summary} == set(map(type, others))
         store.asked.clear()
 
 
@@ -275,8 +294,8 @@ def test_what_a_run_has_saved_is_remembered(tells: bool) -> None:
     store = Remembering()
     store.tells = tells
     flow_over(store, range(MANY)).run()
-    record = 1
-    assert (MANY + record + tells, tells) == (store.asked["put"], store.asked["get"])
+    record = marker = 1
+    assert (MANY + record + marker + tells, tells) == (store.asked["put"], store.asked["get"])
     expected = true_tokens(store)
     assert expected == tokens(store)
     assert ({"list": 1, "get": 1} if tells else {"list": 2, "head": MANY, "get": 1, "put": 1}) == (
@@ -354,3 +373,26 @@ def test_a_process_that_saves_for_ever_holds_a_bounded_number(
     store = Remembering()
     fill(store)
     assert NAMES[:10] == list(store.kept.written["w/"])
+
+
+@pytest.mark.parametrize("kind", ["nested", "bomb", "text", "empty", "short", "long", "forms"])
+def test_damage_of_what_is_remembered(store: Remembering, kind: str) -> None:
+    """Whatever somebody has written there, headers are read again."""
+    expected = true_tokens(store)
+    etags = {blob.key[2:]: blob.etag for blob in store.blobs("w/")}
+    head = bytes(store.get(f"w/{NAMES[0]}")).decode("latin-1")
+    heads_of = {"text": "garbage", "empty": "", "short": head[:70], "long": head + "more"}
+    packed = {
+        "nested": zlib.compress(b"[" * 200_000),
+        "bomb": zlib.compress(b"[" + b" " * (64 << 20)),
+        "forms": zlib.compress(b'{"a":1}'),
+    }
+    if kind in heads_of:
+        entries = {name: (etag, heads_of[kind]) for name, etag in etags.items()}
+        packed[kind] = zlib.compress(json.dumps(entries).encode())
+    data = packed[kind]
+    store.put(REMEMBERED, [blake2b(data, digest_size=16).digest(), data])
+    tracemalloc.start()
+    assert expected == tokens(store)
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()

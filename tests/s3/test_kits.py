@@ -1,4 +1,4 @@
-"""The conformance kits, on both servers."""
+"""The conformance kits, on both servers, and over https."""
 
 from __future__ import annotations
 
@@ -20,12 +20,36 @@ THRESHOLD = 5 << 20  # the smallest that S3 allows
 # On moto in the battery, and where the real server isn't installed.
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 BOTH = FULL or weed() is None
-MOTO = [pytest.param("moto", marks=pytest.mark.battery)] if BOTH else []
+MOTO = ["moto"] if BOTH else []
+# What is another way over https: bodies are followed by their checksum. All of it in the battery.
+OVER_HTTPS = {
+    "test_a_blob_around_the_multipart_threshold_comes_back",
+    "test_thousands_of_parts",
+    "test_every_way_to_put",
+    "test_if_absent_of_a_big_blob",
+    "test_if_absent_leaves_what_is_there",
+    "test_a_put_that_fails_changes_nothing",
+    "test_streamed_parts",
+    "test_a_file_is_written_in_any_order",
+    "test_delete_removes",
+    "test_values_come_back",
+    "test_side_data",
+    "test_a_lease",
+    "test_signed_results",
+}
 
 
-@pytest.fixture(params=["seaweedfs", *MOTO])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have each server in turn."""
+    https = FULL or metafunc.function.__name__ in OVER_HTTPS
+    names = ["seaweedfs", *(["seaweedfs_https"] if https else []), *MOTO]
+    marks = {"moto": [pytest.mark.battery]}
+    given = [pytest.param(name, marks=marks.get(name, [])) for name in names]
+    metafunc.parametrize("server", given, indirect=True)
+
+
+@pytest.fixture
 def server(request: pytest.FixtureRequest) -> Server:
-    """Each server in turn."""
     found: Server = request.getfixturevalue(f"{request.param}_server")
     return found
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from s3_servers import BUCKET, Server
 
-from functionfuse.errors import OptionsError
+from functionfuse.errors import OptionsError, StorageError
 from functionfuse.storage import storage_factory
 from functionfuse_s3 import S3FileStorage
 from functionfuse_s3.options import S3Options, checked, place_of
@@ -31,11 +33,29 @@ def test_a_path_in_every_spelling(path: str) -> None:
     assert ("bucket", "") == place_of(path.partition("/a")[0])
 
 
+@pytest.mark.parametrize("spelling", ["{}", "{}/a/b", "/{}/a/b/", "s3://{}/a/b"])
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "arn:aws:s3:eu-west-1:123456789012:accesspoint/name",
+        "arn:aws-cn:s3:cn-north-1:123456789012:accesspoint:name",
+        "arn:aws:s3::123456789012:accesspoint/abc.mrap",
+    ],
+)
+def test_a_path_with_an_arn(arn: str, spelling: str) -> None:
+    """The slash and the colons in it belong to the name of the access point."""
+    prefix = "a/b/" if "a/b" in spelling else ""
+    assert (arn, prefix) == place_of(spelling.format(arn))
+
+
 @pytest.mark.parametrize(
     "path",
     [
         *("", "/", "s3://", "gs://b/p", "bu cket/p", "bucket//p", "bucket/../p", "bucket/a\n"),
         *("b" * 300, "bucket/" + "p" * 301, "https://host/bucket"),
+        *("arn:aws:s3:::bucket/p", "arn:aws:s3:eu-west-1:1:accesspoint/name"),
+        "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/name",
+        *(f"arn:aws:s3:eu-west-1:123456789012:accesspoint/name/{end}" for end in ("..", "a//b")),
     ],
 )
 def test_a_path_that_can_not_be_stored_at_is_refused(path: str) -> None:
@@ -114,6 +134,10 @@ def test_the_older_spelling_has_newer_names() -> None:
         ({"anonymous": True, "access_key_id": "a", "secret_access_key": "b"}, "'anonymous'"),
         ({"profile": "p", "access_key_id": "a", "secret_access_key": "b"}, "'profile'"),
         ({"kms_key_id": "a"}, "'kms_key_id'"),
+        ({"role_arn": "arn:aws:iam::123456789012:role/a", "anonymous": True}, "'role_arn'"),
+        ({"role_arn": "writer, of our account"}, "'role_arn'"),
+        ({"external_id": "ab"}, "'role_arn'"),
+        ({"role_session_name": "ab"}, "'role_arn'"),
         ({"addressing_style": "host"}, "'addressing_style'"),
         ({"multipart_chunk": 1000}, "'multipart_chunk'"),
         ({"concurrency": 0}, "'concurrency'"),
@@ -132,9 +156,104 @@ def test_what_is_wrong_is_refused_by_name(options: dict[str, Any], named: str) -
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pth": 1},
+        {"anonymous": True},
+        {"s3fs": {"kay": 1}},
+        {"s3fs": {"secret": "canary-4"}},
+        {"profile": "none"},
+        {"session_token": ["canary-5"]},
+        {"endpoint_url": "https://canary:canary@example.org"},
+    ],
+    ids=str,
+)
+def test_no_frame_of_ours_shows_a_secret(wrong: dict[str, Any]) -> None:
+    """Also with the local variables of an error."""
+    options = {"path": "bucket", "key": "canary-6", **SECRETS, **wrong}
+    for make in (
+        lambda: S3FileStorage(**options),
+        lambda: storage_factory({"kind": "S3", "options": options}),
+        lambda: checked(options),
+    ):
+        with pytest.raises(OptionsError) as caught:
+            make()
+        _assert_hidden(caught.value)
+
+
+def test_no_client_shows_a_secret_of_ours() -> None:
+    """Where boto3 can't make one: its own frames are not ours."""
+    storage = S3FileStorage("bucket", endpoint_url="https://[canary", **SECRETS)
+    with pytest.raises(ValueError, match="Invalid") as caught:
+        storage.list_workflows()
+    _assert_hidden(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "profile"),
+    [({}, ""), ({}, "missing"), ({"proxies": {"http": "http://a:canary-7@127.0.0.1:PORT"}}, "")],
+    ids=["nobody answers", "no profile", "no proxy"],
+)
+def test_no_frame_of_boto3_shows_a_secret(
+    more: dict[str, Any], profile: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one of what the error came from, whose headers have the token."""
+    if profile:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    more = json.loads(json.dumps(more).replace("PORT", port))
+    options = {"endpoint_url": f"http://127.0.0.1:{port}", "max_attempts": 1, **SECRETS, **more}
+    storage = S3FileStorage("bucket", **options)
+    del options, more
+    with pytest.raises(StorageError) as caught:
+        storage.list_workflows()
+    found = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    text = "".join(found.format())
+    assert "botocore" in text
+    assert "canary" not in text
+
+
+def test_no_password_in_an_endpoint_of_the_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3's errors have it in their texts: so no request is sent."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://someone:canary@127.0.0.1:9")
+    with pytest.raises(OptionsError, match="AWS_ENDPOINT_URL_S3: no user or pass") as caught:
+        S3FileStorage("bucket").list_workflows()
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("path", ["s3a://KEY:canary@b/p", "KEY:can/ary@b", "s3://canary@bucket"])
+def test_no_keys_in_the_path(path: str) -> None:
+    """As Hadoop writes them: the error doesn't repeat them."""
+    with pytest.raises(OptionsError, match=r"'path': .*no keys belong into it") as caught:
+        S3FileStorage(path)
+    assert [] == [part for part in ("can", "KEY") if part in str(caught.value)]
+
+
+def _assert_hidden(error: BaseException) -> None:
+    found = traceback.TracebackException.from_exception(error, capture_locals=True)
+    ours = [frame for frame in found.stack if "/src/functionfuse" in frame.filename]
+    assert ours
+    assert "canary-" not in str(error)
+    assert [] == [frame.name for frame in ours if "canary-" in str(frame.locals)]
+
+
+def test_secrets_are_no_attributes() -> None:
+    storage = S3FileStorage("bucket/p", **SECRETS)
+    options = storage.store.bucket.options  # type: ignore[attr-defined]
+    for name, value in SECRETS.items():
+        secret = getattr(options, name)
+        assert value == secret.get_secret_value()
+        assert "canary" not in str(vars(secret))
+
+
 def test_secrets_show_nowhere() -> None:
     """Neither in what is printed of a storage, nor of its options."""
-    storage = S3FileStorage("bucket/p", **SECRETS)
+    proxies = {"https": "http://someone:canary-4@proxy.example.org:3128"}
+    storage = S3FileStorage("bucket/p", **SECRETS, proxies=proxies)
     for thing in (storage, storage.store, storage.store.bucket, storage.store.bucket.options):
         assert "canary" not in repr(thing) + str(thing)
     assert "canary" not in json.dumps(storage.store.bucket.options.model_dump(mode="json"))

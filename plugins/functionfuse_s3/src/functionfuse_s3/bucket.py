@@ -2,123 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from email.utils import parsedate_to_datetime
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, urlencode
 
-import boto3
-import botocore.session
-from botocore import UNSIGNED
-from botocore import __version__ as botocore_version
-from botocore.config import Config
-from botocore.utils import parse_timestamp
-
-from functionfuse.errors import ResultNotFoundError
-
-from .errors import FAILURES, explained
-from .options import S3Options, place_of
-
-__all__ = ["Bucket", "client_for", "etag_of"]
-
-
-# boto3 builds a longer one for each request, which takes 1/14 of the time of the request.
-_USER_AGENT = f"functionfuse-s3 Boto3/{boto3.__version__} Botocore/{botocore_version}"
-
-# The client depends on these options; storages with equal ones share a client.
-_FIELDS = (
-    "endpoint_url",
-    "region",
-    "profile",
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "anonymous",
-    "addressing_style",
-    "checksums",
-    "concurrency",
-    "connect_timeout",
-    "read_timeout",
-    "max_attempts",
-    "verify",
+from functionfuse.errors import (
+    ResultNotFoundError,
+    StorageAccessError,
+    StorageError,
+    without_locals,
 )
 
-# By process id and options. After a fork, two processes on one connection would mix requests.
-_clients: dict[tuple[Any, ...], Any] = {}
+from .clients import Client, client_for, endpoint_for, forget
+from .errors import FAILURES, about_credentials, explained
+from .options import S3Options, place_of
+from .rights import Request
 
+__all__ = ["Bucket", "etag_of"]
 
-def client_for(options: S3Options) -> Any:
-    """Return this process's client for the options.
-
-    Making a client sends nothing. If several threads make the first one, all use the same one.
-    """
-    key = (os.getpid(), *(getattr(options, name) for name in _FIELDS))
-    client = _clients.get(key)
-    return client if client is not None else _clients.setdefault(key, _made(options))
-
-
-def _made(options: S3Options) -> Any:
-    secrets = options.access_key_id, options.secret_access_key, options.session_token
-    key, secret, token = (value and value.get_secret_value() for value in secrets)
-    core = botocore.session.Session()
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time_of)
-    session = boto3.session.Session(
-        botocore_session=core,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        aws_session_token=token,
-        profile_name=options.profile,
-    )
-    style = options.addressing_style or ("path" if options.endpoint_url else "auto")
-    config = Config(
-        user_agent=_USER_AGENT,
-        signature_version=UNSIGNED if options.anonymous else None,
-        connect_timeout=options.connect_timeout,
-        read_timeout=options.read_timeout,
-        retries={"mode": "standard", "total_max_attempts": options.max_attempts},
-        # Many results are read at once; one of them can be read in as many pieces.
-        max_pool_connections=2 * options.concurrency,
-        request_checksum_calculation=options.checksums,
-        response_checksum_validation=options.checksums,
-        s3={"addressing_style": style},
-    )
-    client = session.client(
-        "s3",
-        endpoint_url=options.endpoint_url,
-        region_name=options.region,
-        verify=_verify(options.verify),
-        config=config,
-    )
-    client.meta.events.register("before-call.s3.HeadBucket", _stay)
-    return client
-
-
-def _stay(context: dict[str, Any], **_: Any) -> None:
-    """Don't follow the redirect of a HeadBucket.
-
-    boto3 sends a HeadBucket to find a redirected bucket. If that is redirected too, boto3 would
-    send the next, until the stack overflows.
-    """
-    context["s3_redirect"]["redirected"] = True
-
-
-def _verify(verify: bool | Path) -> bool | str | None:
-    if verify is True:
-        return None  # then boto3 uses AWS_CA_BUNDLE
-    return str(verify) if verify else False
-
-
-def _time_of(value: str | float) -> datetime:
-    """Return the time in an answer; faster than botocore, which guesses the format."""
-    if isinstance(value, str):
-        if value.endswith("GMT"):
-            return parsedate_to_datetime(value)
-        if value.endswith("Z"):
-            return datetime.fromisoformat(value)
-    found: datetime = parse_timestamp(value)
-    return found
+# What answers must have, by operation; and how the next page of a listing is asked for.
+_NEEDED = {
+    "create_multipart_upload": ("UploadId",),
+    "get_object": ("ContentLength",),
+    "upload_part": ("ETag",),
+    "upload_part_copy": ("ETag",),
+}
+_FOLLOWING = {
+    "list_multipart_uploads": {
+        "KeyMarker": "NextKeyMarker",
+        "UploadIdMarker": "NextUploadIdMarker",
+    },
+    "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+}
 
 
 class Bucket:
@@ -127,34 +44,67 @@ class Bucket:
     Attributes:
         name: the bucket's.
         prefix: the beginning of all keys; empty, or it ends in "/".
-        writing: the options for new blobs, as arguments of boto3.
+        always: the options that go with every request, as arguments of boto3.
+        writing: the options for new blobs, in the same form.
+        source: the options of a blob that is copied.
+        copying: the options for a copy made by one request.
+        endpoint: the server; one that only a config file names is known after the first request.
+        attempts, checksums: how often a request is sent at most, and whether uploads carry
+            checksums, by the option, or else by boto3's settings, known after the first request.
     """
 
     def __init__(self, options: S3Options) -> None:
         self.options = options
         self.name, self.prefix = place_of(options.path)
-        self.paying: dict[str, str] = {}
-        if options.request_payer:
-            self.paying["RequestPayer"] = options.request_payer
-        writing = {
-            "ServerSideEncryption": options.server_side_encryption,
-            "SSEKMSKeyId": options.kms_key_id,
-            "StorageClass": options.storage_class,
-        }
-        self.writing = {name: value for name, value in writing.items() if value}
+        self.endpoint = endpoint_for(options)
+        self.attempts = options.max_attempts or 1
+        self.checksums = options.checksums
+        self._held: tuple[int, Client] | None = None  # the client, and its process
+        owner, tags = options.expected_bucket_owner, options.tags
+        self.always = _given(RequestPayer=options.request_payer, ExpectedBucketOwner=owner)
+        self.writing = _given(
+            ServerSideEncryption=options.server_side_encryption,
+            SSEKMSKeyId=options.kms_key_id,
+            BucketKeyEnabled=options.bucket_key,
+            StorageClass=options.storage_class,
+            ACL=options.acl,
+            Tagging=urlencode(tags, quote_via=quote, safe="") if tags else None,
+        )
+        self.source = _given(ExpectedSourceBucketOwner=owner)
+        replacing = _given(TaggingDirective="REPLACE" if tags else None)
+        self.copying = {**self.writing, **self.source, **replacing}
 
     def __reduce__(self) -> tuple[type[Bucket], tuple[S3Options]]:
         return type(self), (self.options,)
 
     def __repr__(self) -> str:
-        endpoint = self.options.endpoint_url
-        server = f", endpoint_url={endpoint!r}" if endpoint else ""
+        url, origin = self.endpoint
+        server = f", {origin}={url!r}" if url else ""
         return f"{f'{self.name}/{self.prefix}'.rstrip('/')!r}{server}"
 
     @property
     def client(self) -> Any:
-        """This process's boto3 client."""
-        return client_for(self.options)
+        """This process's boto3 client; after an error of access it can be another one.
+
+        Raises:
+            StorageError: none can be made; there is no such profile, for instance.
+        """
+        held = self._held
+        if held is None or held[0] != os.getpid():
+            try:
+                client = client_for(self.options)
+            except FAILURES as error:
+                raise self.failed(error, "make_client", "") from error
+            self.endpoint = client.endpoint
+            config = client.boto.meta.config
+            self.attempts = int(config.retries["total_max_attempts"])
+            self.checksums = config.request_checksum_calculation
+            held = self._held = os.getpid(), client
+        return held[1].boto
+
+    def look_again(self) -> None:
+        """Have the next request look whether there are new credentials."""
+        self._held = None
 
     def call(self, operation: str, key: str = "", **arguments: Any) -> Any:
         """Send a request, with a key if one is given. Raises the error that `failed` returns."""
@@ -166,16 +116,40 @@ class Bucket:
             problem = self.failed(error, operation, key)
             raise problem from problem.__cause__
 
+    @without_locals
     def send(self, operation: str, **arguments: Any) -> Any:
-        """Send a request, and return the answer. Raises boto3's errors."""
-        return getattr(self.client, operation)(Bucket=self.name, **self.paying, **arguments)
+        """Send a request, and return the answer. Raises boto3's errors.
+
+        If the credentials are refused, and there are other ones now, it is sent once more.
+        """
+        arguments = {"Bucket": self.name, **self.always, **arguments}
+        for again in (True, False):
+            client = self.client
+            try:
+                answer = getattr(client, operation)(**arguments)
+                self.check(answer, operation, arguments.get("Key", ""))
+            except FAILURES as error:
+                if not about_credentials(error):
+                    raise
+                self.look_again()
+                if not again or self.client is client:
+                    forget(client)
+                    raise
+            else:
+                return answer
+            if isinstance(body := arguments.get("Body"), io.IOBase):
+                body.seek(0)
+        raise AssertionError("the second attempt returns or raises")
 
     def failed(self, error: BaseException, operation: str, key: str) -> Exception:
         """Return our error for an error of boto3; it names operation, key, bucket and endpoint."""
-        endpoint = self.options.endpoint_url or "AWS"
-        which = f"key {self.prefix + key!r} of " if key else ""
-        action = operation.replace("_", " ")
-        problem = explained(error, f"S3: {action} of {which}bucket {self.name!r} at {endpoint}")
+        if isinstance(error, StorageError):
+            return error  # no client could be made
+        doing = self._doing(operation, self.prefix + key if key else "")
+        request = Request(doing, operation, self.options, self.writing, self.checksums)
+        problem = explained(error, request)
+        if isinstance(problem, StorageAccessError):
+            self.look_again()
         if not isinstance(problem, ResultNotFoundError):
             problem.__cause__ = error  # boto3's message about a missing blob adds nothing
         return problem
@@ -192,11 +166,35 @@ class Bucket:
             yield page
             if not page.get("IsTruncated"):
                 return
-            if operation == "list_objects_v2":
-                arguments["ContinuationToken"] = page["NextContinuationToken"]
-            else:
-                arguments["KeyMarker"] = page["NextKeyMarker"]
-                arguments["UploadIdMarker"] = page["NextUploadIdMarker"]
+            for name, following in _FOLLOWING[operation].items():
+                self.check(page, operation, arguments["Prefix"], (following,))
+                arguments[name] = page[following]
+
+    def check(
+        self, answer: Mapping[str, Any], operation: str, key: str, needed: Sequence[str] = ()
+    ) -> None:
+        """Raise StorageError if an answer lacks what is needed of it.
+
+        Args:
+            key: with the prefix.
+            needed: names; by default, those that the operation always needs.
+        """
+        result = answer.get("CopyPartResult", answer)
+        for name in needed or _NEEDED.get(operation, ()):
+            if result.get(name) is None:
+                raise StorageError(
+                    f"{self._doing(operation, key)}: the answer has no {name!r}; the server isn't"
+                    " compatible with S3, or a proxy on the way changes answers"
+                )
+
+    def _doing(self, operation: str, key: str) -> str:
+        which = f"key {key!r} of " if key else ""
+        action = operation.replace("_", " ")
+        return f"S3: {action} of {which}bucket {self.name!r} at {self.endpoint}"
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def etag_of(answer: Mapping[str, Any]) -> str:

@@ -15,8 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
-from functionfuse.errors import DamagedResultError, NewerFormatError, ResultNotFoundError
-from functionfuse.storage import BlobInfo, BlobStore
+from functionfuse.errors import (
+    DamagedResultError,
+    NewerFormatError,
+    OriginalResultError,
+    ResultNotFoundError,
+)
+from functionfuse.storage import BlobInfo, BlobStore, keys
 from functionfuse.storage.blobstore import Buffer
 from functionfuse.storage.catalog import head_of
 from functionfuse.storage.header import header_end
@@ -25,9 +30,12 @@ __all__ = ["HEADERS", "Heads"]
 
 logger = logging.getLogger(__name__)
 
-HEADERS = ".headers/remembered"  # in a workflow's folder; no name of a result begins with a dot
+HEADERS = f"{keys.HEADERS}remembered"  # in a workflow's folder
+_NO_HEADER = DamagedResultError, NewerFormatError, OriginalResultError
 _DIGEST = 16  # bytes
 _MOST_WRITTEN = 20_000  # headers of one workflow: a limit for a process that saves for ever
+_MOST_UNPACKED = 1 << 20  # bytes
+_MOST_RATIO = 64  # of unpacked bytes to packed ones; digests in headers can't be packed
 _ALWAYS_READ = 3  # so few new headers are not worth writing the blob again
 
 
@@ -111,7 +119,7 @@ class Heads:
             data = self.store.head(key, size)
             try:
                 return head_of(self.store, key, data)
-            except (DamagedResultError, NewerFormatError):
+            except _NO_HEADER:
                 return data
         except ResultNotFoundError:
             return None
@@ -125,10 +133,14 @@ class Heads:
         if blake2b(data[_DIGEST:], digest_size=_DIGEST).digest() != data[:_DIGEST]:
             return {}
         try:
-            entries: Mapping[str, tuple[str, str]] = json.loads(zlib.decompress(data[_DIGEST:]))
-            return {name: (etag, head.encode("latin-1")) for name, (etag, head) in entries.items()}
-        except (AttributeError, TypeError, ValueError, zlib.error):  # another version wrote it
+            unpacker = zlib.decompressobj()
+            text = unpacker.decompress(data[_DIGEST:], _MOST_UNPACKED + _MOST_RATIO * len(data))
+            entries: Mapping[str, tuple[str, str]] = json.loads(text)
+            found = {name: (etag, head.encode("latin-1")) for name, (etag, head) in entries.items()}
+        # Another version wrote it, or somebody who wants to disturb.
+        except (AttributeError, RecursionError, TypeError, ValueError, zlib.error):
             return {}
+        return {name: held for name, held in found.items() if _header(held[1]) == held[1] != b""}
 
     def _remember(self, folder: str, entries: Mapping[str, tuple[str, bytes]]) -> None:
         held = {name: (etag, head.decode("latin-1")) for name, (etag, head) in entries.items()}
@@ -144,6 +156,6 @@ def _header(data: Buffer) -> bytes:
     """Return prefix and header of a result; b"" if `data` doesn't have them."""
     try:
         end = header_end(data)
-    except (DamagedResultError, NewerFormatError):
+    except _NO_HEADER:
         return b""
     return bytes(memoryview(data)[:end]) if end <= len(data) else b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from functionfuse.errors import without_locals
 from functionfuse.hookspecs import StorageKind, hookimpl
 from functionfuse.storage import Storage
 
@@ -27,6 +28,7 @@ class S3FileStorage(Storage):
         OptionsError: an option is unknown or wrong.
     """
 
+    @without_locals
     def __init__(
         self, path: str | S3Options, s3fs: Mapping[str, Any] | None = None, **options: Any
     ) -> None:

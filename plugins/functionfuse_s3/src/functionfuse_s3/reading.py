@@ -7,7 +7,6 @@ blob was replaced: reading starts again. If a connection breaks, the missing byt
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from botocore.exceptions import ClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
 from functionfuse.errors import StorageConnectionError, StorageError
+from functionfuse.storage.disk import own_memory
 
 from .bucket import Bucket
 from .errors import FAILURES, code_of
@@ -53,9 +53,9 @@ def read(bucket: Bucket, key: str) -> bytearray | memoryview:
     """Return a whole blob. Raises ResultNotFoundError if it is missing."""
     for _ in range(_TIMES):
         answer = _ask(bucket, key, f"bytes=0-{bucket.options.multipart_threshold - 1}")
-        # mmap: the system fills its pages with zeros on first use, in the thread that uses them.
+        # The system fills its pages with zeros on first use, in the thread that uses them.
         large = answer.total > answer.size
-        data = memoryview(mmap.mmap(-1, answer.total)) if large else bytearray(answer.total)
+        data = own_memory(answer.total) if large else bytearray(answer.total)
         try:
             _receive(bucket, key, memoryview(data), answer)
         except _ReplacedError:
@@ -68,7 +68,7 @@ def read_range(bucket: Bucket, key: str, wanted: str) -> bytearray:
     """Return a range of a blob, given in HTTP notation; b"" if the blob ends before it."""
     for _ in range(_TIMES):
         try:
-            answer = _ask(bucket, key, wanted)
+            answer = _ask(bucket, key, wanted, part=True)
         except _ReplacedError:
             return bytearray()
         data = bytearray(answer.size)
@@ -155,7 +155,7 @@ def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
                 done += count
         except FAILURES as error:
             answer.body.close()
-            if attempts == bucket.options.max_attempts:
+            if attempts == bucket.attempts:
                 problem = bucket.failed(error, "get_object", key)
                 raise problem from problem.__cause__
             attempts += 1
@@ -167,8 +167,12 @@ def _fill(bucket: Bucket, key: str, view: memoryview, answer: _Answer) -> None:
             return
 
 
-def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
-    """Request a range of a blob. Raises _ReplacedError if the blob ends before it."""
+def _ask(bucket: Bucket, key: str, wanted: str, *, part: bool = False) -> _Answer:
+    """Request a range of a blob. Raises _ReplacedError if the blob ends before it.
+
+    A range from the start never ends before it, unless `part` says so: then an empty blob is one
+    request and not two.
+    """
     arguments, attempts = {"Key": bucket.prefix + key, "Range": wanted}, 1
     while True:
         try:
@@ -176,10 +180,10 @@ def _ask(bucket: Bucket, key: str, wanted: str) -> _Answer:
             break
         except FAILURES as error:
             if _status(error) == 416:
-                if not wanted.startswith("bytes=0-"):
+                if part or not wanted.startswith("bytes=0-"):
                     raise _ReplacedError from None
                 del arguments["Range"]  # the blob is empty
-            elif attempts < bucket.options.max_attempts and _is_cut(error):
+            elif attempts < bucket.attempts and _is_cut(error):
                 attempts += 1
             else:
                 problem = bucket.failed(error, "get_object", key)

@@ -5,24 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from functionfuse.errors import PluginError
 from functionfuse.serializers import FILE_PROTOCOL, S3_PROTOCOL
 from functionfuse.storage import BlobInfo, BlobStore
 from functionfuse.storage.blobstore import Buffer, FirstPartLast, StagedFiles
-from functionfuse.storage.keys import segment_of
+from functionfuse.storage.keys import PROBE
+from functionfuse.storage.ours import is_marked
 
 from .bucket import Bucket, etag_of
 from .heads import Heads
 from .options import S3Options
+from .probing import probe
+from .protocol import S3Protocol
 from .reading import read, read_blocks, read_range
 from .writing import TEMPORARY, copy, write, write_if_absent
-
-if TYPE_CHECKING:
-    from .zarrstore import ZarrStore
 
 __all__ = ["S3Store"]
 
@@ -43,7 +42,6 @@ class S3Store(BlobStore):
         self.bucket = Bucket(options)
         self.concurrency = options.concurrency
         self._heads = Heads(self, self.blobs)
-        self._is_prepared = False
         self._clock: float | None = None  # the server's time minus time.monotonic
 
     def __reduce__(self) -> tuple[type[S3Store], tuple[S3Options]]:
@@ -87,6 +85,15 @@ class S3Store(BlobStore):
         if "/." in folder:
             return super().heads(folder, names, size)
         return self._heads.read(folder, names, size)
+
+    def prepare(self, folder: str) -> None:
+        """Put an object, read it back, and remove it, once for each process; see `probing`.
+
+        Each time, the next request looks whether there are new credentials.
+        """
+        del folder
+        self.bucket.look_again()
+        probe(self.bucket)
 
     def finish(self, folder: str) -> None:
         """Remember the headers of the results that were put; see `BlobStore.finish`."""
@@ -137,30 +144,10 @@ class S3Store(BlobStore):
             for start in range(0, len(above), _AT_ONCE):
                 self._delete(above[start : start + _AT_ONCE])
 
-    def prepare(self, folder: str) -> None:
-        """Begin an upload and abort it: if that is forbidden, every save would be.
-
-        Each process does this once.
-        """
-        if not self._is_prepared:
-            key = f"{folder}{TEMPORARY}probe"
-            upload = self.bucket.call("create_multipart_upload", key, **self.bucket.writing)
-            self.bucket.call("abort_multipart_upload", key, UploadId=upload["UploadId"])
-            self._is_prepared = True
-
     def protocols(self, folder: str) -> dict[str, Any]:
         """Offer staged files, and boto3's client with a zarr store; see `BlobStore.protocols`."""
-        where = f"{self.bucket.name}/{self.bucket.prefix}{folder}".rstrip("/")
-
-        def zarr_store(name: str) -> ZarrStore:
-            """Return the zarr store of a name, any text, in the folder."""
-            return _zarr_store(self, f"{folder}{segment_of(name)}/")
-
-        s3: dict[str, Any] = {"folder": where, "zarr_store": zarr_store}
-        return {
-            FILE_PROTOCOL: StagedFiles(self, folder),
-            S3_PROTOCOL: {"client": self.bucket.client, **s3},
-        }
+        files = StagedFiles(self, folder)
+        return {FILE_PROTOCOL: files, S3_PROTOCOL: S3Protocol(self, self.bucket, folder, files)}
 
     def now(self) -> float:
         """Return the time on the server's clock, which is read once."""
@@ -171,18 +158,24 @@ class S3Store(BlobStore):
         return self._clock + time.monotonic()
 
     def sweep(self, older_than: float, *, dry_run: bool = False) -> Iterator[BlobInfo]:
-        """Abort uploads of killed writers, and remove their probes; see `BlobStore.sweep`."""
-        before = self.now() - older_than
+        """Abort uploads of killed writers, and remove their probes; see `BlobStore.sweep`.
+
+        Any upload in a folder with a marker is aborted: an upload doesn't tell who began it.
+        """
+        before, marked = self.now() - older_than, dict[str, bool]()
         for page in self.bucket.pages("list_multipart_uploads", ""):
             for upload in page.get("Uploads", ()):
                 begun = upload["Initiated"].timestamp()
-                if begun < before:
-                    key = upload["Key"][len(self.bucket.prefix) :]
+                key = upload["Key"][len(self.bucket.prefix) :]
+                folder = key.partition("/")[0] + "/"
+                if begun < before and folder not in marked:
+                    marked[folder] = is_marked(self, folder)
+                if begun < before and marked[folder]:
                     size = self._size_of_upload(key, upload["UploadId"])
                     if not dry_run:
                         self.bucket.call("abort_multipart_upload", key, UploadId=upload["UploadId"])
                     yield BlobInfo(key, size, begun)
-        for page in self.bucket.pages("list_objects_v2", TEMPORARY):
+        for page in self.bucket.pages("list_objects_v2", f"{PROBE}-"):
             for entry in page.get("Contents", ()):
                 key, modified = entry["Key"][len(self.bucket.prefix) :], entry["LastModified"]
                 if modified.timestamp() < before:
@@ -200,17 +193,20 @@ class S3Store(BlobStore):
 
         Returns the server's name for itself.
         """
-        for attempt in range(1, self.bucket.options.max_attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             objects = [{"Key": self.bucket.prefix + key} for key in keys]
             answer = self.bucket.call("delete_objects", Delete={"Objects": objects, "Quiet": True})
             errors = [entry for entry in answer.get("Errors", ()) if entry["Code"] != "NoSuchKey"]
             if not errors:
                 return str(answer["ResponseMetadata"]["HTTPHeaders"].get("server", ""))
             keys = [entry["Key"][len(self.bucket.prefix) :] for entry in errors]
-            if not {entry["Code"] for entry in errors} <= _BUSY:
-                break
+            busy = {entry["Code"] for entry in errors} <= _BUSY
+            if not busy or attempt >= self.bucket.attempts:
+                error = ClientError({"Error": errors[0]}, "")
+                raise self.bucket.failed(error, "delete_objects", keys[0])
             time.sleep(0.1 * attempt)
-        raise self.bucket.failed(ClientError({"Error": errors[0]}, ""), "delete_objects", keys[0])
 
 
 def _above(key: str) -> Iterator[str]:
@@ -218,16 +214,6 @@ def _above(key: str) -> Iterator[str]:
     while folder := key.rpartition("/")[0]:
         yield f"{folder}/"
         key = folder
-
-
-def _zarr_store(store: S3Store, folder: str) -> ZarrStore:
-    try:
-        from .zarrstore import ZarrStore
-    except ImportError as error:
-        raise PluginError(
-            f"zarr can't be imported: {error}. Install it: pip install functionfuse-s3[zarr]"
-        ) from error
-    return ZarrStore(store, store.bucket, folder)
 
 
 def _described(key: str, entry: dict[str, Any]) -> BlobInfo:

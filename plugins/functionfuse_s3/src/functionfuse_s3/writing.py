@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from functionfuse.errors import StorageError
 from functionfuse.storage.blobstore import Buffer, Streamed
-from functionfuse.storage.keys import unique
+from functionfuse.storage.keys import PROBE, unique
 
 from .bucket import Bucket, etag_of
 from .errors import FAILURES, code_of
@@ -31,6 +31,7 @@ __all__ = [
     "body_of",
     "copy",
     "piece_of",
+    "remove_probe",
     "views_of",
     "write",
     "write_if_absent",
@@ -40,6 +41,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
+_CONDITION = f"{PROBE}-condition"
 _MOST_PIECES = 10_000
 _LARGEST_PUT = 5 << 30  # bytes
 _STREAMED_AT_ONCE = 48 << 20  # bytes of a streamed blob in memory, in pieces
@@ -47,7 +49,7 @@ _CONFLICTS = 5
 _TOO_LARGE = ("EntityTooLarge", "InvalidRequest")  # AWS says the second, and also for other reasons
 _MARK = "functionfuse-write"  # metadata: identifies the write that made a blob
 
-_keeps_conditions: dict[tuple[str | None, str], bool] = {}  # by endpoint and bucket
+_keeps_conditions: dict[tuple[str, str], bool] = {}  # by endpoint and bucket
 
 
 def write(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
@@ -84,7 +86,7 @@ def copy(bucket: Bucket, key: str, to: str) -> None:
     """
     source = {"Bucket": bucket.name, "Key": bucket.prefix + key}
     try:
-        bucket.send("copy_object", Key=bucket.prefix + to, CopySource=source, **bucket.writing)
+        bucket.send("copy_object", Key=bucket.prefix + to, CopySource=source, **bucket.copying)
     except FAILURES as error:
         found = _head(bucket, key) if code_of(error) in _TOO_LARGE else {}
         size: int = found.get("ContentLength", 0)
@@ -95,7 +97,8 @@ def copy(bucket: Bucket, key: str, to: str) -> None:
         return
 
     def send(start: int, end: int, **piece: Any) -> Mapping[str, Any]:
-        which = {"CopySource": source, "CopySourceIfMatch": found["ETag"], **piece}
+        bucket.check(found, "head_object", source["Key"], ["ETag"])
+        which = {"CopySource": source, "CopySourceIfMatch": found["ETag"], **bucket.source, **piece}
         chosen = f"bytes={start}-{end - 1}"
         answer = bucket.call("upload_part_copy", to, CopySourceRange=chosen, **which)
         result: Mapping[str, Any] = answer["CopyPartResult"]
@@ -142,28 +145,40 @@ def write_if_absent(bucket: Bucket, key: str, parts: Sequence[Buffer]) -> str:
 
 
 def _check_conditions(bucket: Bucket) -> None:
-    """Raise StorageError if the server ignores `If-None-Match`; tried once per bucket."""
-    where = bucket.options.endpoint_url, bucket.name
+    """Raise StorageError if the server ignores `If-None-Match`; tried once per bucket.
+
+    All processes put the same key. Who has made the object removes it, and nobody else does.
+    """
+    where = bucket.client.meta.endpoint_url, bucket.name
     if where not in _keeps_conditions:
-        key = f"{TEMPORARY}probe-{unique()}"
-        arguments = {"IfNoneMatch": "*", "Body": b"", **bucket.writing}
-        known = False
+        key, arguments = _CONDITION, {"IfNoneMatch": "*", "Body": b"", **bucket.writing}
+        known = made = False
         try:
             for _ in range(2):
                 bucket.send("put_object", Key=bucket.prefix + key, **arguments)
+                made = True
         except FAILURES as error:
             known = _is_refused(error)
             if not known and code_of(error) not in ("NotImplemented", "InvalidArgument"):
                 problem = bucket.failed(error, "put_object", key)
                 raise problem from problem.__cause__  # gc finds the probe, if it is there
-        bucket.call("delete_object", key)
+        if made:
+            remove_probe(bucket, key)
         _keeps_conditions[where] = known
     if not _keeps_conditions[where]:
         raise StorageError(
-            f"S3: the server at {bucket.options.endpoint_url or 'AWS'} ignores the condition"
+            f"S3: the server at {bucket.endpoint} ignores the condition"
             " 'If-None-Match', so nothing can be written there with if_absent, and single_flight"
             " can't be used"
         )
+
+
+def remove_probe(bucket: Bucket, key: str) -> None:
+    """Remove an object that has tried the server, or leave it: nothing else needs this right."""
+    try:
+        bucket.call("delete_object", key)
+    except StorageError as error:
+        logger.info("an object that has tried the server stays: %s", error)
 
 
 def _upload(
@@ -189,9 +204,14 @@ def _upload(
             answer = bucket.call(
                 "complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done}
             )
-        except OSError:
+        except OSError as error:
             # If the answer to an earlier attempt was lost, the upload is completed and gone.
-            if not _is_marked(bucket, key, mark):
+            try:
+                marked = _is_marked(bucket, key, mark)
+            except OSError as second:
+                error.add_note(f"whether it is stored is unknown: {second}")
+                marked = False
+            if not marked:
                 raise
             return ""
     except BaseException as error:

@@ -213,7 +213,8 @@ def check(names: Sequence[str]) -> int:
 
 def battery(arguments: Sequence[str]) -> int:
     """Run the long fault tests in full."""
-    command = [PYTHON, "-m", "pytest", "-m", "battery", "-s", *arguments]
+    unlimited = ["-o", "faulthandler_timeout=0"]
+    command = [PYTHON, "-m", "pytest", "-m", "battery", "-s", *unlimited, *arguments]
     return call(command, FUNCTIONFUSE_BATTERY="full")
 
 

@@ -78,6 +78,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             return next((folder for folder in folders if file.startswith(folder)), file)
 
+        def remove_node(self, node: Any) -> Any:
+            """Give the other tests of a process that ended to the next one, and not its last again.
+
+            It would end that process as well, after it hung for ten minutes, say.
+            """
+            for unit in self.assigned_work[node].values():
+                for nodeid, ended in unit.items():
+                    if not ended:
+                        unit[nodeid] = True
+                        super().remove_node(node)
+                        return nodeid
+            return super().remove_node(node)
+
     return Together(config, log)
 
 

@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def test_names_come_back(full: bool, folder: Path, counts: Any) -> None:
     """Random names, as task and as workflow: each is its own result, and in the list."""
-    total, batch = (200_000, 10_000) if full else (2_000, 1_000)
+    total, batch = (200_000, 10_000) if full else (1_000, 500)
     canary = folder / "canary"
     canary.write_bytes(b"untouched")
     for _ in range(total // batch):
@@ -129,7 +129,7 @@ def test_chosen_names_come_back(full: bool, folder: Path, counts: Any) -> None:
     """Names that hypothesis chooses, several in one store, overwritten and removed again."""
     (folder / "canary").write_bytes(b"untouched")
     (folder / "a" / "b" / "store").mkdir(parents=True)
-    examples = 3000 if full else 200
+    examples = 3000 if full else 60
 
     @seed(counts.seed)
     @settings(max_examples=examples, deadline=None, database=None)

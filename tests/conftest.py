@@ -49,6 +49,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+PROCESS = os.getpid()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport() -> None:
+    """End a fork in which a test has failed: it would go on with the next test."""
+    if os.getpid() != PROCESS:
+        os._exit(1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_lot() -> None:
     """Prune no records of runs, which happens at a record drawn by lot: it costs a request.

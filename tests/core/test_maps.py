@@ -112,7 +112,10 @@ def test_so_many_maps_are_alive(storage: FileStorage, monkeypatch: pytest.Monkey
     assert [True, True, False] == [mapped for _, mapped in (first, second, third)]
     child = os.fork()
     if not child:
-        os._exit(read()[1])
+        try:
+            os._exit(read()[1])
+        finally:
+            os._exit(2)
     assert (child, 0) == os.waitpid(child, 0)
     del second
     assert read()[1]

@@ -383,9 +383,12 @@ def test_a_folder_that_can_t_be_entered_is_no_workflow(tmp_path: Path) -> None:
             path.chmod(path.stat().st_mode | 0o755)
     child = os.fork()
     if not child:
-        if os.getuid() == 0:
-            os.setuid(65534)
-        os._exit(0 if storage.list_workflows() == ["w"] else 1)
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            os._exit(0 if storage.list_workflows() == ["w"] else 1)
+        finally:
+            os._exit(2)
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

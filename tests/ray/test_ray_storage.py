@@ -299,7 +299,8 @@ def test_a_forked_process_is_told(store) -> None:
             store.get("w/t")
         except OSError as error:
             os.write(writing, str(error).encode())
-        os._exit(0)
+        finally:
+            os._exit(0)
     os.waitpid(process, 0)
     assert b"can't be used in a forked process" in os.read(reading, 1000)
 

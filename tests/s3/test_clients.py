@@ -389,9 +389,12 @@ def test_a_fork_while_a_client_is_made(
         child = os.fork()
         if not child:
             signal.alarm(60)
-            monkeypatch.setattr(clients, "_made", original)
-            make().store.bucket.client  # type: ignore[attr-defined]  # noqa: B018
-            os._exit(7)
+            try:
+                monkeypatch.setattr(clients, "_made", original)
+                make().store.bucket.client  # type: ignore[attr-defined]  # noqa: B018
+                os._exit(7)
+            finally:
+                os._exit(1)
         assert 7 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return original(options)
 

@@ -117,7 +117,7 @@ def test_a_run_on_two_nodes(cluster, each_storage, notes) -> None:
 
 @pytest.mark.parametrize("tries", [3, 0])
 def test_a_worker_that_is_killed(cluster, storage, notes, tries) -> None:
-    """Ray repeats its node alone; or the error names it, and the next run goes on from there."""
+    """Ray repeats its node; or the error names it, and the next run goes on from there."""
 
     def flow():
         held = functions.outlive(notes, 1).set_name("held")

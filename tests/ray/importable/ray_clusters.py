@@ -33,16 +33,17 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": IMPORTABLE,
         # A head takes a token that is there; what joins it does so only if it is told.
         "RAY_AUTH_MODE": kept.get("RAY_AUTH_MODE", "token"),
+        # Else, some servers of Ray's client die when they are forked.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
         # A raylet that is lost is found in seconds; one that is only slow has half a minute.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "3",
-        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": str(WITHIN),  # for a server to start
     }
     return {**kept, **ours}
 
 
 def free_port() -> int:
-    """Return a port that is free, and that no system gives away by itself."""
+    """Return a port that is free, below those that the system gives away by itself."""
     while True:
         port = random.randrange(24_001, 32_000)  # Ray's client has those before
         with socket.socket() as probe:

@@ -78,13 +78,13 @@ def _place(nodeid: str) -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a file together, for its fixtures, and those that share what starts slowly.
 
-    That is Ray, and the process that forks for each job of the battery.
+    That is Ray, a cluster of it, and the process that forks for each job of the battery.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            folders = "tests/ray/", "tests/core/battery/"
+            folders = "tests/ray/cluster/", "tests/ray/", "tests/core/battery/"
             file = nodeid.partition("::")[0]
             return next((folder for folder in folders if file.startswith(folder)), file)
 

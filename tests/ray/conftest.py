@@ -125,7 +125,7 @@ def notes(tmp_path):
 
 # Out of the battery, these run on every kind of storage, and the other tests on files.
 ON_EACH = {"test_every_result_is_stored", "test_backends_reuse_each_others_results"}
-ON_EACH |= {"test_a_damaged_result"}
+ON_EACH |= {"test_a_damaged_result", "test_a_run_on_two_nodes"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import ray
 import ray_functions as functions
-import run_slowly
 
-from functionfuse.storage import storage_factory
 from functionfuse_ray import RayWorkflow
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
 IMPORTABLE = Path(__file__).parent / "importable"
-
-
-@pytest.mark.usefixtures("ray_up")
-def test_a_driver_that_is_killed(tmp_path) -> None:
-    """What its workers had stored is whole, and the next run goes on from there."""
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    config = {"kind": "file", "options": {"path": str(tmp_path / "store")}}
-    storage = storage_factory(config)
-    address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen(
-        [sys.executable, IMPORTABLE / "run_slowly.py", address, str(tmp_path / "store"), notes],
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while len(storage.list_tasks("w")) < 2:
-            assert driver.poll() is None
-            time.sleep(0.05)
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    flow = RayWorkflow(run_slowly.graph(str(notes)), workflow_name="w")
-    flow.set_storage(storage)
-    functions.remember(notes, "go")
-    assert 15 == flow.run(return_results=True)
-    actions = [record.action for record in flow.report.nodes]
-    assert 2 <= actions.count("reused") < 6
-    assert {""} == {verified.problem for verified in storage.verify()}
 
 
 @pytest.mark.battery

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import ray
+from ray_runs import eventually
 
 from functionfuse import NodeFilter, current_node, workflow
 
@@ -235,6 +236,34 @@ def is_noted(folder, what):
     """Wait until something is noted."""
     while what not in noted(folder):
         time.sleep(0.02)
+
+
+def _node():
+    return ray.get_runtime_context().get_node_id()
+
+
+@workflow
+def meet(folder, value):
+    """Note the node of the cluster, and wait for another one; return a megabyte."""
+    remember(folder, _node())
+    assert eventually(lambda: len({*noted(folder)}) > 1)
+    return np.full(1 << 17, value, dtype=float)
+
+
+@workflow
+def hold(held, notes, value):
+    """Note the node of the cluster; return the value when "go" is noted."""
+    remember(held, _node())
+    assert eventually(lambda: "go" in noted(notes))
+    return value
+
+
+@workflow
+def outlive(folder, value):
+    """Note the process; return the value when another one is noted."""
+    remember(folder, os.getpid())
+    assert eventually(lambda: len({*noted(folder)}) > 1)
+    return value
 
 
 @workflow

@@ -38,6 +38,7 @@ __all__ = [
     "Packed",
     "Packer",
     "Portable",
+    "compare",
     "compute",
     "end_run",
     "here",
@@ -247,6 +248,16 @@ def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = 
         outcome = Outcome.of_error(0, error)
     outcome.value, outcome.worker = value, here()
     return outcome
+
+
+def compare(packed: Sequence[Any]) -> None:
+    """Unpack a job on a worker, and compare its code with that of the driver; call nothing of it.
+
+    Raises:
+        CodeDiffersError: the worker has other code, or another constant.
+        Exception: what unpickling the function raises.
+    """
+    _unpacked(packed, ()).compare()
 
 
 def _unpacked(packed: Sequence[Any], values: Sequence[Packed]) -> Job:

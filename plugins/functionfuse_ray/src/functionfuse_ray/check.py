@@ -15,7 +15,6 @@ import logging
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from os import urandom
 from typing import Any
 
@@ -85,25 +84,19 @@ class Check:
         heads: dict[tuple[int, ...], Any] = {}
         asked: dict[Any, Any] = {}
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        try:
-            for node in nodes:
-                alive = node["Alive"]
-                fitting = tuple(at for at, job in enumerate(jobs) if alive and _fits(job, node))
-                if fitting:
-                    head = heads.get(fitting)
-                    if head is None:
-                        code = [each for at in fitting if (each := packed[at])]
-                        head = pickle.dumps((self._run, opens, token, code), 5)
-                        head = heads[fitting] = ray.put(head) if len(head) > _BIG else head
-                    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                    task = _look.options(num_cpus=0, scheduling_strategy=there)
-                    asked[task.remote(expected, modules, head)] = node
-            self._take(dict(asked))
-        except BaseException:
-            for task in asked:
-                with suppress(RayError):
-                    ray.cancel(task)
-            raise
+        for node in nodes:
+            alive = node["Alive"]
+            fitting = tuple(at for at, job in enumerate(jobs) if alive and _fits(job, node))
+            if fitting:
+                head = heads.get(fitting)
+                if head is None:
+                    code = [each for at in fitting if (each := packed[at])]
+                    head = pickle.dumps((self._run, opens, token, code), 5)
+                    head = heads[fitting] = ray.put(head) if len(head) > _BIG else head
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = _look.options(num_cpus=0, scheduling_strategy=there)
+                asked[task.remote(expected, modules, head)] = node
+        self._take(asked)
 
     def end(self) -> None:
         """Remove the token. An error of the store is logged: the results are right anyway."""
@@ -132,7 +125,10 @@ class Check:
         return token
 
     def _take(self, asked: dict[Any, Any]) -> None:
-        """Wait for the answers of all nodes, and raise the first error that is in one."""
+        """Wait for the answers of all nodes, and raise the first error that is in one.
+
+        The others are not cancelled: if a task ends just then, Ray aborts this process.
+        """
         timeout: float | None = _PATIENCE
         while asked:
             ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=timeout)

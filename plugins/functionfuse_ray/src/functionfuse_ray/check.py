@@ -156,13 +156,13 @@ def _name(node: Any) -> str:
 def _packed(job: Job, packer: Packer) -> list[Any]:
     """Return a packed job; [] if it can't be packed, which will be the error of its node.
 
-    Also [] if it has much data with it. It is compared before its first call.
+    Also [] if its function carries much data. That is compared before its first call.
     """
     try:
         packed = packer.pack(job)
     except Exception:  # noqa: BLE001
         return []
-    return [] if sum(memoryview(part).nbytes for part in packed) > _MOST else packed
+    return [] if sum(map(len, packed[:2])) > _MOST else packed
 
 
 def _fits(job: Job, node: Any) -> bool:

@@ -31,6 +31,7 @@ PATHS: dict[str, dict[str, str]] = {
         "Outcome": "functionfuse.run.job:Outcome",
         "Packer": "functionfuse.run.crossing:Packer",
         "Started": "functionfuse.run.contract:Started",
+        "compare": "functionfuse.run.crossing:compare",
         "compute": "functionfuse.run.crossing:compute",
         "outcome_of": "functionfuse.run.crossing:outcome_of",
         "rest_of": "functionfuse.run.crossing:rest_of",

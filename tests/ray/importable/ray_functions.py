@@ -103,6 +103,14 @@ def fail(text, *after):
 
 
 @workflow
+def dies_then_fails(folder):
+    if not noted(folder):
+        remember(folder, "died")
+        os._exit(1)
+    raise LookupError("it is gone")
+
+
+@workflow
 def exists(file):
     """Wait until a file is there."""
     while not Path(file).exists():

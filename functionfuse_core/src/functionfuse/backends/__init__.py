@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..run.contract import Backend as Backend
     from ..run.contract import Started as Started
     from ..run.crossing import Packer as Packer
+    from ..run.crossing import compare as compare
     from ..run.crossing import compute as compute
     from ..run.crossing import outcome_of as outcome_of
     from ..run.crossing import rest_of as rest_of
@@ -27,6 +28,7 @@ __all__ = [
     "Outcome",
     "Packer",
     "Started",
+    "compare",
     "compute",
     "outcome_of",
     "rest_of",

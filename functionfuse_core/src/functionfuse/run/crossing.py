@@ -16,6 +16,7 @@ import io
 import os
 import pickle
 import platform
+import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,10 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from ..errors import FunctionFuseError
 from ..graph.arguments import Reference, resolve
 from ..graph.nodes import Node
+from ..reuse.project import top_level
 from ..reuse.recorded import packages_in
 from ..reuse.workers import look_around
 from ..serializers.portable import PortablePickler, dumps
@@ -38,6 +41,7 @@ __all__ = [
     "Packed",
     "Packer",
     "Portable",
+    "compare",
     "compute",
     "end_run",
     "here",
@@ -50,6 +54,8 @@ __all__ = [
 Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
 
 _ended: set[str] = set()  # `ends` of the runs that have ended, as far as this process knows
+
+_LIBRARIES = {"cloudpickle", *sys.stdlib_module_names}
 
 _STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
 _APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
@@ -249,6 +255,16 @@ def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = 
     return outcome
 
 
+def compare(packed: Sequence[Any]) -> None:
+    """Unpack a job on a worker, and compare its code with that of the driver; call nothing of it.
+
+    Raises:
+        CodeDiffersError: the worker has other code, or another constant.
+        Exception: what unpickling the function raises.
+    """
+    _unpacked(packed, ()).compare()
+
+
 def _unpacked(packed: Sequence[Any], values: Sequence[Packed]) -> Job:
     pickled, function, storage, *buffers = packed
     fields = pickle.loads(pickled, buffers=buffers)
@@ -317,9 +333,10 @@ def outcome_of(key: int, rest: bytes) -> Outcome:
 
 
 def _arrived(outcome: Outcome) -> None:
-    """Add the worker's traceback to the error of an outcome that has crossed."""
+    """Add the worker, or its traceback, to the error of an outcome that has crossed."""
     if outcome.error is not None:
-        outcome.error.add_note(f"in the worker:\n{outcome.traceback}")
+        told = f":\n{outcome.traceback}" if outcome.traceback else f" {outcome.worker}"
+        outcome.error.add_note(f"in the worker{told}")
 
 
 class _ErrorParts:
@@ -341,12 +358,27 @@ def _error_of(
     return error
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Return whether this is an error of Function Fuse, and no code of the user took part in it.
+
+    Then its message tells all, and not its traceback: a storage can't be written, for instance.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            top = top_level(str(frame.f_globals.get("__name__")))
+            if not (top.startswith("functionfuse") or top in _LIBRARIES):
+                return False
+        each = each.__cause__ or each.__context__
+    return isinstance(error, FunctionFuseError)
+
+
 def _portable(error: BaseException) -> dict[str, Any]:
     """Return the fields `error` and `traceback` of an outcome that crosses.
 
     The error is an object that unpickles as the error, or as a RuntimeError if none does.
     """
-    text = "".join(traceback.format_exception(error))
+    text = "" if _is_ours(error) else "".join(traceback.format_exception(error))
     for form in (error, _ErrorParts(error)):
         try:
             if type(cloudpickle.loads(dumps(form))) is type(error):

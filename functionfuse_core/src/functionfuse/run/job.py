@@ -250,7 +250,7 @@ class Job:
     @runs_nodes
     def _computed(self) -> Outcome:
         """Compute and save, whether or not others do the same."""
-        changed = self._changed() if self.expected else ""
+        changed = self.compare() if self.expected else ""
         for prepare in self.prepare:
             prepare()
         function = self.function
@@ -327,7 +327,7 @@ class Job:
                     outcome.value = storage.read_unchanged(save.workflow, save.task, *wanted)
                     outcome.returned = True
 
-    def _changed(self) -> str:
+    def compare(self) -> str:
         """Return the variable that differs from the driver's, as text. Raises CodeDiffersError."""
         called: object = self.function
         holder = getattr(called, "__self__", None)

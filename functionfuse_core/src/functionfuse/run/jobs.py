@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..graph.nodes import Call, ConstructorCall, MethodCall, Node
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 Describe = Callable[..., Any]
 
 _NONE = pack(None)
+_SAMPLES = 100  # functions that are looked at before anything runs, and not just before a call
 
 
 class JobMaker:
@@ -58,6 +59,8 @@ class JobMaker:
         self._workflow = workflow
         self._functions: Mapping[Node, Callable[..., Any]] = workflow._functions
         self._graph = graph
+        self._backend = backend
+        self._begun = False
         self._remote = backend.remote
         self._keeps = backend.keeps
         self._results = results
@@ -81,20 +84,55 @@ class JobMaker:
         """Return the plugins that results depend on, by node."""
         return {node: list(counting(found)) for node, found in self._plugins.items()}
 
-    def check_writing(self, indexes: Collection[int]) -> None:
-        """Raise the storage's error if it can't be written, and results of these nodes are saved.
+    def begin(self, indexes: Collection[int]) -> None:
+        """Raise what hinders these nodes, before the first of them is computed.
+
+        That is the storage's error if it can't be written, and results of them are saved. The first
+        time, it is also what the backend's `begin` finds.
 
         Args:
             indexes: all nodes that may be computed, also those that are judged again before.
         """
         results, stored, nodes = self._results, self._values.stored, self._graph.nodes
-        if results and any(
+        saves = results is not None and any(
             not stored[index]
             and index not in results.unsaved
             and type(nodes[index]) is not ConstructorCall
             for index in indexes
-        ):
+        )
+        storage = None
+        if results and saves:
             results.prepare(len(indexes))
+            storage = results.storage
+        begin = getattr(self._backend, "begin", None)
+        if begin and indexes and not self._begun:
+            self._begun = True
+            begin(storage, self._workflow.workflow_name, self._samples(indexes))
+
+    def _samples(self, indexes: Iterable[int]) -> list[Job]:
+        """Return a job for each function and its settings, for `begin` of a backend."""
+        found: dict[object, Job] = {}
+        options, decisions, graph = self._workflow.options, self.decisions, self._graph
+        for index in indexes:
+            node = graph.nodes[index]
+            if type(node) is MethodCall or len(found) >= _SAMPLES:
+                continue
+            function, needs = self._function(node), self.resources.get(index, {})
+            key = id(node.called), id(self._functions.get(node)), id(options.get(node))
+            settings = *key, *sorted(needs.items())
+            if settings in found:
+                continue
+            job = found[settings] = Job(index, graph.names[index], function, (), {})
+            job.constructs = type(node) is ConstructorCall
+            job.options, job.resources = options.get(node), needs
+            if decisions and not (self._results and index in self._results.unsaved):
+                job.expected = decisions.identities.expected(node, ())
+        return list(found.values())
+
+    def _function(self, node: Node) -> Callable[..., Any]:
+        """Return what is called for a node that isn't a method's."""
+        function: Callable[..., Any] = node.called.compute if self._remote else node.called.func
+        return self._functions.get(node, function) if self._functions else function
 
     @property
     def prepares(self) -> bool:
@@ -123,11 +161,7 @@ class JobMaker:
             if keeps
             else values.arguments(index, node, fresh=index in self.retries)
         )
-        function: Any = node.called.compute if self._remote else node.called.func
-        if type(node) is MethodCall:
-            function = node.method
-        elif self._functions:
-            function = self._functions.get(node, function)
+        function: Any = node.method if type(node) is MethodCall else self._function(node)
         job = Job(index, graph.names[index], function, args, kwargs)
         job.wanted = values.users[index] > 0 or index in values.needed
         if keeps:

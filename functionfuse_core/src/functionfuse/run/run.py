@@ -127,13 +127,9 @@ class Run:
             single_flight=single_flight,
             grows=self._grows,
         )
-        # A backend that places nodes by their resources has its own limits: these are checked only.
-        needs, there = self._jobs.resources, resources
-        if there is None and needs:
-            there = getattr(backend, "resources", None)
         self._resources = None
-        if there is not None and needs:
-            self._resources = Resources(there, needs, graph.names)
+        if resources is not None and self._jobs.resources:
+            self._resources = Resources(resources, self._jobs.resources, graph.names)
         self._scheduler = Scheduler(
             graph,
             backend,
@@ -142,7 +138,7 @@ class Run:
             jobs=self._jobs,
             events=self._events,
             keep_going=keep_going,
-            resources=None if resources is None else self._resources,
+            resources=self._resources,
             objects=Objects(past.objects, keeps=backend.keeps, grows=self._grows),
         )
 
@@ -203,6 +199,8 @@ class Run:
                 self._keep_past()
                 workflow._past = self._past
             scheduler.clear()
+            if end := getattr(self._backend, "end", None):
+                end()
             progress.last_look()
             workflow.report = self._written(self._events.report(run), self._past.began)
             if self._results:
@@ -244,12 +242,19 @@ class Run:
 
         The backend runs a job that finds out whether it can interrupt functions.
         """
-        if self._resources:
-            self._resources.check(indexes)
+        resources, needs = self._resources, self._jobs.resources
+        if resources is None and not needs.keys().isdisjoint(indexes):
+            # A backend that places nodes by their resources has its own limits.
+            there = getattr(self._backend, "resources", None)
+            if there is not None:
+                resources = Resources(there, needs, self._graph.names)
+        if resources:
+            resources.check(indexes)
         timeouts = self._jobs.timeouts
         timed = [index for index in indexes if index in timeouts] if timeouts else ()
         if not timed:
             return
+        self._jobs.begin(indexes)
         job = Job(len(self._graph.nodes), "the check of timeouts", check_interruptible, (), {})
         job.wanted = False
         self._backend.submit(job)

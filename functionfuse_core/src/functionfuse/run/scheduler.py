@@ -91,8 +91,8 @@ class Scheduler:
             held.clear()
 
     def activate(self, indexes: Collection[int]) -> None:
-        """Let nodes be computed, by `work`. Raises the error of a storage that can't be written."""
-        self.jobs.check_writing(indexes)
+        """Let nodes be computed, by `work`. Raises what hinders it; see `JobMaker.begin`."""
+        self.jobs.begin(indexes)
         if self.resources:
             self.resources.check(indexes)
         self.order.activate(indexes)

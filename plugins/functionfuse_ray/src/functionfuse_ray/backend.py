@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import monotonic
@@ -26,6 +26,7 @@ from functionfuse.errors import WorkerDiedError
 from functionfuse.run.crossing import NotBegunError
 from functionfuse.serializers.portable import dumps
 
+from .check import Check
 from .tasks import OBJECT, PLAIN, FailedJobError, Remote
 
 __all__ = ["Handed", "OnRay"]
@@ -46,15 +47,18 @@ class OnRay:
 
     Args:
         limit: how many jobs may be submitted at once; 0: any number.
+        start: starts Ray, or sees that it is up; called before Ray is used.
     """
 
     name = "Ray"
     remote = True
     keeps = True
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int = 0, start: Callable[[], None] | None = None) -> None:
         self.limit = limit
+        self._start = start
         self._run = b"functionfuse-" + os.urandom(16)
+        self._check = Check(self._run)
         self._packer = Packer()
         self._handed = Handed()
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
@@ -64,6 +68,7 @@ class OnRay:
     @property
     def resources(self) -> dict[str, float]:
         """The most that one node of the cluster has of each resource."""
+        self._have_ray()
         found: dict[str, float] = {}
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         for node in nodes:
@@ -73,11 +78,27 @@ class OnRay:
         found.pop("object_store_memory", None)  # Ray gives it to no task
         return dict(sorted(found.items()))
 
+    def _have_ray(self) -> None:
+        start, self._start = self._start, None
+        if start is not None:
+            start()
+
+    def begin(self, storage: Any, workflow_name: str, jobs: Sequence[Job]) -> None:
+        """Start Ray, and check the cluster; see `Check.begin`."""
+        self._have_ray()
+        self._check.begin(storage, workflow_name, jobs, self._packer)
+
+    def end(self) -> None:
+        """Remove what the check has left."""
+        self._check.end()
+
     def submit(self, job: Job) -> Any:
         """Submit a job; return the reference of its packed value, or the actor that it makes.
 
         None if nobody needs the value.
         """
+        if self._start is not None:
+            self._have_ray()
         remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
         if job.resources and job.target is None:
             key = id(remote), *job.resources.items()
@@ -103,6 +124,8 @@ class OnRay:
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the tasks, kill the actors that have a call; wait for the end, for seconds."""
+        if not ray.is_initialized():
+            return []
         internal_kv._internal_kv_put(self._run, b"ended")  # so that no worker begins a job
         self._handed.cancel()
         internal_kv._internal_kv_del(self._run)

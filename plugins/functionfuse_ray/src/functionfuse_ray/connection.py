@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from functionfuse.errors import OptionsError, StorageConnectionError, StoragePathError
 from functionfuse.storage.blobstore import Buffer
 
-__all__ = ["PATIENCE", "Connection", "explained", "submit"]
+__all__ = ["PATIENCE", "Connection", "explained", "start", "submit", "was_started_with"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Connection:
             if not ray.is_initialized():
                 args = self._init_args()
                 _refuse_client(str(args.get("address")).startswith("ray://"))
-                ray.init(**args)
+                start(args)
             _refuse_client(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
             _process.watch()
             here = _here()
@@ -146,6 +146,17 @@ class Connection:
         return {"address": self.address, **known}
 
 
+def start(args: Mapping[str, Any]) -> None:
+    """Start Ray in this process, or join a cluster, with these arguments of `ray.init`."""
+    ray.init(**args)
+    _process.started = _here(), dict(args)
+
+
+def was_started_with(args: Mapping[str, Any]) -> bool:
+    """Return whether it was `start` that started the Ray of this process, and with these."""
+    return _process.started == (_here(), args)
+
+
 def _refuse_client(connected: bool) -> None:
     if connected:
         raise OptionsError(
@@ -189,11 +200,12 @@ def explained(path: str) -> Iterator[None]:
 
 
 class _Process:
-    """Notes whether this process was forked from one in which Ray was up."""
+    """Notes how Ray was started here, and whether this process was forked from one with Ray."""
 
     def __init__(self) -> None:
         self.forked = False
         self.watched = False
+        self.started: tuple[tuple[int, str], dict[str, Any]] | None = None
 
     def watch(self) -> None:
         """Notice forks from now on."""

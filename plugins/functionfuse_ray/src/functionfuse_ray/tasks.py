@@ -14,7 +14,10 @@ from ray.experimental import internal_kv
 from functionfuse.backends import Job, Outcome, rest_of
 from functionfuse.backends import compute as compute_job
 from functionfuse.errors import OptionsError
-from functionfuse.run.crossing import NotBegunError, Packed
+from functionfuse.run.crossing import NotBegunError, Packed, here
+from functionfuse.run.job import text_of
+
+from .examining import SHIP, refusal_of, where
 
 __all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
 
@@ -28,13 +31,25 @@ _ended: set[bytes] = set()  # runs that have ended
 class FailedJobError(Exception):
     """A job failed. Ray passes this error on to submitted jobs that need the job's value.
 
+    Ray prints its text, which is that of the error.
+
     Attributes:
         rest: for `outcome_of`.
     """
 
-    def __init__(self, rest: bytes) -> None:
-        super().__init__(rest)
+    def __init__(self, text: str, rest: bytes) -> None:
+        super().__init__(text, rest)
+        self.text = text
         self.rest = rest
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> FailedJobError:
+        """Return the error for an outcome with an error."""
+        assert outcome.error is not None
+        return cls(text_of(outcome.error), rest_of(outcome))
 
 
 class RetriedJobError(FailedJobError):
@@ -51,15 +66,22 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
     """
     packed, retried, run = pickle.loads(head)
     if _has_ended(run):
-        outcome = Outcome.of_error(0, NotBegunError("the run ended before the job began"))
-        raise FailedJobError(rest_of(outcome))
+        ended = NotBegunError("the run ended before the job began")
+        raise FailedJobError.of(Outcome.of_error(0, ended))
     count = packed.count(None)
     big = iter(rest[:count])
     whole = [next(big) if part is None else part for part in packed]
+    refusal = refusal_of(run, whole[2])
+    if refusal is not None:
+        outcome = Outcome.of_error(0, refusal)
+        outcome.unsaved, outcome.worker = True, here()  # it ends the run
+        raise FailedJobError.of(outcome) from None
     outcome = compute_job(whole, rest[count:], target)
     if outcome.error is not None:
+        if isinstance(outcome.error, ModuleNotFoundError) and not outcome.begun:
+            outcome.error.add_note(f"{where()} lacks it. {SHIP}")
         kind = RetriedJobError if isinstance(outcome.error, tuple(retried)) else FailedJobError
-        raise kind(rest_of(outcome)) from None
+        raise kind.of(outcome) from None
     return outcome.value, rest_of(outcome), outcome.target
 
 

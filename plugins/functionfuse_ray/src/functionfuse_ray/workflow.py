@@ -11,10 +11,13 @@ from functionfuse.errors import OptionsError
 from functionfuse.graph.nodes import ConstructorCall, MethodCall, Pick, as_node
 from functionfuse.graph.query import Query
 from functionfuse.run.report import Report
+from functionfuse.run.resultstore import MinimalStorage
 from functionfuse.run.run import Run
 from functionfuse.run.workflow import ComputingWorkflow
 
 from .backend import OnRay
+from .connection import start, was_started_with
+from .store import RayStore
 from .tasks import Remote
 
 __all__ = ["RayQuery", "RayWorkflow"]
@@ -57,7 +60,8 @@ class RayWorkflow(ComputingWorkflow):
     """Runs a graph on Ray; see `BaseWorkflow` for the nodes and the name.
 
     Args:
-        ray_init_args: arguments for `ray.init`, unless Ray is up already.
+        ray_init_args: arguments for `ray.init`. It is called when the first node must run. They
+            don't count if Ray is up when the workflow is made.
 
     Attributes:
         return_results, max_pending_tasks, keep_going: defaults for `run`.
@@ -71,8 +75,25 @@ class RayWorkflow(ComputingWorkflow):
         self, *nodes: object, workflow_name: str, ray_init_args: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(*nodes, workflow_name=workflow_name)
+        self._init_args = dict(ray_init_args or {})
+        self._was_up = ray.is_initialized()
+
+    def set_storage(self, storage: MinimalStorage | None) -> None:
+        """See `ComputingWorkflow.set_storage`. Ray starts for one of the kind "ray"."""
+        super().set_storage(storage)
+        if isinstance(getattr(storage, "store", None), RayStore):
+            self._start()
+
+    def _start(self) -> None:
+        """Start Ray, unless it is up. Raises OptionsError if it came up with other arguments."""
         if not ray.is_initialized():
-            ray.init(**(ray_init_args or {}))
+            start(self._init_args)
+        elif self._init_args and not self._was_up and not was_started_with(self._init_args):
+            raise OptionsError(
+                f"workflow {self.workflow_name!r}: Ray was started in this process after the"
+                " workflow was made, and not with its 'ray_init_args'. Call ray.init before you"
+                " make the workflow, or leave one of the two out"
+            )
 
     def query(self, pattern: str | None = None) -> RayQuery:
         """Return the nodes whose whole name matches, to set options on; see `RayQuery`.
@@ -134,7 +155,7 @@ class RayWorkflow(ComputingWorkflow):
             max_pending_tasks = self.max_pending_tasks
         if max_pending_tasks < 0:
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
-        backend = OnRay(max_pending_tasks)
+        backend = OnRay(max_pending_tasks, self._start)
         keep_going = self.keep_going if keep_going is None else keep_going
         run = Run(self, backend, returns=return_results, keep_going=keep_going, progress=progress)
         results = run.run()
@@ -159,5 +180,5 @@ class RayWorkflow(ComputingWorkflow):
             Exception: as `run`.
         """
         only = as_node(node), node if isinstance(node, Pick) else None
-        backend = OnRay(self.max_pending_tasks)
+        backend = OnRay(self.max_pending_tasks, self._start)
         return Run(self, backend, only=only, progress=progress).run()[0]

@@ -1,0 +1,216 @@
+"""The check of one worker: its versions, the storage as it sees it, the code that it imports."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import platform
+import socket
+from collections.abc import Sequence
+from time import sleep
+from typing import Any, NamedTuple
+
+from ray.experimental import internal_kv
+from ray.util import get_node_ip_address
+
+import functionfuse
+from functionfuse.backends import Outcome, compare, rest_of, unpack
+from functionfuse.errors import (
+    CodeDiffersError,
+    PluginError,
+    ResultNotFoundError,
+    StorageAccessError,
+    StorageError,
+    StoragePathError,
+)
+from functionfuse.run.job import text_of
+from functionfuse.storage.blobstore import BlobStore
+
+from . import __version__
+
+__all__ = ["SHIP", "Token", "examine", "kept_at", "look", "refusal_of", "versions", "where"]
+
+logger = logging.getLogger(__name__)
+
+SHIP = (
+    "Install the same on all nodes of the cluster, or ship it with the run:"
+    ' ray_init_args={"runtime_env": {"pip": [...], "py_modules": [...]}}'
+)
+_SHARE = (
+    "Use a folder that the driver and all nodes share under the same path, or a storage of kind"
+    " 'S3' or 'ray'"
+)
+_ALLOW = (
+    "Workers need the rights of the driver. Credentials are in the storage's options, or in the"
+    ' environment of the workers: ray_init_args={"runtime_env": {"env_vars": {...}}}'
+)
+
+_untried: dict[bytes, Token | None] = {}  # by run: the token that this process has not yet read
+
+
+class Token(NamedTuple):
+    """What the driver has put into the storage.
+
+    Attributes:
+        folder: of the workflow, in the store.
+        key, content: of the blob; `key` is "" for a storage without a `BlobStore`.
+    """
+
+    folder: str
+    key: str
+    content: bytes
+
+
+def kept_at(run: bytes) -> bytes:
+    """Return the key of a run's token in Ray's key-value store."""
+    return run + b"-token"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be the same on workers."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {
+        "Python": python,
+        "functionfuse": functionfuse.__version__,
+        "functionfuse_ray": __version__,
+    }
+
+
+def look(expected: dict[str, str], modules: dict[str, str], head: bytes) -> tuple[Any, ...]:
+    """Check a worker; return what differs, what lacks, packed errors, and hints.
+
+    It goes to workers by value, so it imports what it needs.
+    """
+    import importlib
+    import platform
+    import sys
+
+    different, lacking = {}, ""
+    for name, version in expected.items():
+        found = ".".join(platform.python_version_tuple()[:2])
+        if name != "Python":
+            try:
+                found = importlib.import_module(name).__version__
+            except ImportError as error:
+                found, lacking = "", f"{type(error).__name__}: {error}"
+        if found != version:
+            different[name] = version, found
+    rest: list[bytes] = []
+    if not different and not lacking:
+        rest = importlib.import_module("functionfuse_ray.examining").examine(head)
+    hints = {}
+    for name, version in modules.items():
+        there = getattr(sys.modules.get(name), "__dict__", {}).get("__version__", version)
+        if there != version and name not in different:
+            hints[name] = version, there
+    return different, lacking, rest, hints
+
+
+look.__module__ = "__main__"  # so it goes by value
+
+
+def examine(head: bytes) -> list[bytes]:
+    """Check this worker; return the error that it has found, and its cause, packed."""
+    run, opens, token, code = pickle.loads(head)
+    try:
+        if token is not None:
+            _try(opens, Token(*token))
+        for job in code:
+            _compare(job)
+    except Exception as error:  # noqa: BLE001  # raised again in the driver
+        cause = error.__cause__ or error
+        return [rest_of(Outcome.of_error(0, each)) for each in (error, cause)]
+    _untried[run] = None
+    return []
+
+
+def refusal_of(run: bytes, opens: bytes) -> Exception | None:
+    """Return why this process can't do jobs of a run; None if it can. It is checked once.
+
+    Args:
+        opens: the pickle of the storage; b"" if the job needs none.
+    """
+    try:
+        if run not in _untried:
+            kept = internal_kv._internal_kv_get(kept_at(run))
+            expected, token = pickle.loads(kept) if kept else (versions(), None)
+            if expected != versions():
+                text = f"{versions()}, and the driver {expected}"
+                raise CodeDiffersError(f"{where()} has other versions: {text}. {SHIP}")
+            _untried[run] = token
+        token = _untried[run]
+        if token is not None and opens:
+            _try(opens, token)
+            _untried[run] = None
+    except Exception as error:  # noqa: BLE001  # raised again in the driver
+        return error
+    return None
+
+
+def where() -> str:
+    """Return the name and the address of this node of the cluster."""
+    address = get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"node {socket.gethostname()!r} ({address}) of the Ray cluster"
+
+
+def _try(opens: bytes, token: Token) -> None:
+    """Read the driver's token through the storage, and see whether results can be written."""
+    try:
+        storage = unpack(opens)
+    except Exception as error:
+        raise _refused("can't open the storage", error) from error
+    if not token.key:
+        return
+    store = storage.store
+    try:
+        found = _read(store, token.key)
+    except Exception as error:
+        raise _refused(f"can't read from {storage!r}", error) from error
+    if found != token.content:
+        raise StoragePathError(
+            f"{where()} sees another place than the driver in {storage!r}: what the driver has put"
+            f" there is missing. Nothing was computed there. {_SHARE}"
+        )
+    try:
+        store.prepare(token.folder)
+    except Exception as error:
+        raise _refused(f"can't write to {storage!r}", error) from error
+
+
+def _read(store: BlobStore, key: str) -> bytes:
+    """Return a blob, b"" if it is missing; folders in a network can show it late."""
+    for seconds in (1, 0):
+        try:
+            return bytes(store.get(key))
+        except ResultNotFoundError:
+            sleep(seconds)
+    return b""
+
+
+def _refused(what: str, error: Exception) -> Exception:
+    """Return the error of a storage that works for the driver, and not here."""
+    kind: type[Exception] = StorageError
+    cure = _ALLOW
+    if isinstance(error, ImportError):
+        kind, cure = PluginError, SHIP
+    elif isinstance(error, StorageError):
+        kind = type(error)
+    elif isinstance(error, PermissionError):
+        kind = StorageAccessError
+    return kind(f"{where()} {what}: {text_of(error)}. {cure}")
+
+
+def _compare(job: Sequence[Any]) -> None:
+    """Compare the code of a packed job. What is no difference will be an error of its node."""
+    try:
+        compare(job)
+    except CodeDiffersError as error:
+        raise CodeDiffersError(f"{where()}: {error}") from error
+    except ImportError as error:
+        lacks = f"{where()} can't import a function of the graph: {text_of(error)}"
+        raise PluginError(f"{lacks}. {SHIP}") from error
+    except AttributeError as error:
+        lacks = f"{where()} lacks a function of the graph: {text_of(error)}"
+        raise CodeDiffersError(f"{lacks}. {SHIP}") from error
+    except Exception as error:  # noqa: BLE001
+        logger.info("code can't be compared: %r", error)

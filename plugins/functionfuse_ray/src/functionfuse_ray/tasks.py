@@ -14,7 +14,8 @@ from ray.experimental import internal_kv
 from functionfuse.backends import Job, Outcome, rest_of
 from functionfuse.backends import compute as compute_job
 from functionfuse.errors import OptionsError
-from functionfuse.run.crossing import NotBegunError, Packed
+from functionfuse.run.crossing import NotBegunError
+from functionfuse.run.packing import Packed
 
 __all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
 

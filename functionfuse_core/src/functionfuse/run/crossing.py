@@ -128,7 +128,12 @@ class JobError(Exception):
         return self.message
 
 
-def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = None) -> Outcome:
+def compute(
+    packed: Sequence[Any],
+    values: Sequence[Packed] = (),
+    target: Any = None,
+    apart: tuple[type, ...] = (),
+) -> Outcome:
     """Run a packed job on a worker; return its outcome, with the packed value. Never raises.
 
     The value is b"" if the job failed, or nobody wants it.
@@ -137,6 +142,7 @@ def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = 
         packed: what `Packer.pack` returned.
         values: the packed values of the job's parents, in the order of its `values`.
         target: the object whose method is called.
+        apart: as the packer's.
     """
     value: Packed = b""
     try:
@@ -144,7 +150,7 @@ def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = 
         job.target = target
         outcome = job.run()
         if outcome.returned and outcome.error is None:
-            value = pack(outcome.value)
+            value = pack(outcome.value, apart)
     except BaseException as error:  # noqa: BLE001  # raised again in the driver
         outcome = Outcome.of_error(0, error)
     outcome.value, outcome.worker = value, here()

@@ -1,34 +1,44 @@
 """Pack jobs and values for a backend that keeps values, and unpack them.
 
 A backend gets the pickle of each job from a `Packer`, which pickles functions and storages once a
-run. Big buffers stand beside a pickle, as `[pickle, *buffers]`.
+run. Big buffers stand beside a pickle, as `[pickle, *buffers]`. Objects that only the backend can
+carry, such as references of Ray, stand apart: in a dictionary, which is the last item then. The
+pickle has their keys.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 from ..graph.arguments import Reference, resolve
 from ..graph.nodes import Node
-from ..serializers.portable import PortablePickler, dumps
+from ..serializers.portable import PortablePickler
 from .job import Job
 
 __all__ = ["Packed", "Packer", "pack", "unpack", "unpack_job"]
 
-Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
+Packed = bytes | list[Any]  # a pickle, or a list: a pickle, its buffers, what stands apart
+Kinds = tuple[type, ...]
 
 _STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
+_FUNCTION, _STORAGE = "function ", "storage "  # keys of what stands apart from them begin so
 
 
-def pack(value: Any) -> Packed:
-    """Return a value's pickle, and its big buffers beside it. Raises what pickling raises."""
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = dumps(value, buffers.append)
+def pack(value: Any, apart: Kinds = ()) -> Packed:
+    """Return a value's pickle, and its big buffers beside it. Raises what pickling raises.
+
+    Args:
+        apart: types whose objects stand apart from the pickle.
+    """
+    buffers: list[Any] = []
+    pickled, found = _dumped(value, apart, buffers.append)
+    if found:
+        buffers.append(found)
     return [pickled, *buffers] if buffers else pickled
 
 
@@ -40,48 +50,55 @@ def unpack(packed: Packed) -> Any:
     if isinstance(packed, bytes):
         return pickle.loads(packed)
     pickled, *buffers = packed
+    apart = _popped(buffers)
     views = [memoryview(buffer) for buffer in buffers]
-    return pickle.loads(
-        pickled, buffers=[view if view.readonly else bytearray(view) for view in views]
-    )
+    return _loaded(pickled, [view if view.readonly else bytearray(view) for view in views], apart)
 
 
 class Packer:
-    """Packs the jobs of one run: each function and each storage is pickled once."""
+    """Packs the jobs of one run: each function and each storage is pickled once.
 
-    def __init__(self) -> None:
-        self._known: dict[object, tuple[Any, bytes]] = {}  # by id; the object is held, so ids stay
+    Args:
+        apart: types whose objects stand apart from the pickles.
+    """
+
+    def __init__(self, apart: Kinds = ()) -> None:
+        self._apart = apart
+        # By id; the object is held, so ids stay.
+        self._known: dict[object, tuple[Any, tuple[bytes, dict[str, Any]]]] = {}
 
     def pack(self, job: Job) -> list[Any]:
         """Return the pickles of a job, its function and its storage, and the job's big buffers.
 
         A pickle is b"" if there is nothing to pickle. `values`, `target` and `options` stay here.
-        Raises what pickling raises.
+        If objects stand apart, the last item is a dictionary of them. Raises what pickling raises.
         """
         sent = {name: value for name, value in vars(job).items() if name not in _STAYS}
-        function = storage = b""
+        function, storage, apart = b"", b"", dict[str, Any]()
         if not isinstance(job.function, str):
-            function, sent["function"] = self._pickled(job.function), ""
+            function, sent["function"] = self._pickled(job.function, _FUNCTION, apart), ""
         for name in ("save", "load"):
             if name in sent and sent[name] is not None:
-                storage = self._pickled(sent[name].storage)
+                storage = self._pickled(sent[name].storage, _STORAGE, apart)
                 sent[name] = sent[name]._replace(storage=None)
-        buffers: list[pickle.PickleBuffer] = []
-        file = io.BytesIO()
-        pickler = _Pickler(file, protocol=5, buffer_callback=buffers.append)
-        pickler.slots = {node: index for index, node in enumerate(job.needs)}
-        pickler.dump(sent)
-        return [file.getvalue(), function, storage, *buffers]
+        buffers: list[Any] = []
+        slots = {node: index for index, node in enumerate(job.needs)}
+        pickled, found = _dumped(sent, self._apart, buffers.append, slots=slots)
+        apart |= found
+        if apart:
+            buffers.append(apart)
+        return [pickled, function, storage, *buffers]
 
-    def _pickled(self, thing: Any) -> bytes:
+    def _pickled(self, thing: Any, place: str, apart: dict[str, Any]) -> bytes:
+        """Return the pickle of a function or a storage; add what stands apart from it."""
         key: object = id(thing)
         if isinstance(thing, MethodType):  # a new object at each access
             key = id(thing.__self__), id(thing.__func__)
-        _, known = self._known.get(key, (None, None))
-        if known is None:
-            known = dumps(thing)
-            self._known[key] = thing, known
-        return known
+        if key not in self._known:
+            self._known[key] = thing, _dumped(thing, self._apart, place=place)
+        pickled, found = self._known[key][1]
+        apart |= found
+        return pickled
 
 
 class _Slot(Reference):
@@ -102,14 +119,66 @@ class _Slot(Reference):
 
 
 class _Pickler(PortablePickler):
-    """Replaces nodes by slots."""
+    """Replaces nodes by slots, and sets objects of some types apart."""
 
     slots: Mapping[Node, int] = {}
+    kinds: Kinds = ()
+    apart: dict[str, Any]
+    place = ""
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, self.kinds):
+            key = f"{self.place}{len(self.apart)}"
+            self.apart[key] = obj
+            return _set_apart, (key,)
         if isinstance(obj, Node) and obj in self.slots:
             return _Slot, (self.slots[obj], obj.name)
         return super().reducer_override(obj)
+
+
+def _set_apart(key: str) -> Any:
+    """Stand in a pickle for the object with a key; `_Unpickler` calls something else."""
+    raise pickle.UnpicklingError(f"the object {key!r} stands apart from this pickle")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts the objects that stand apart into their places."""
+
+    apart: Mapping[str, Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _set_apart.__name__):
+            return self.apart.__getitem__
+        return super().find_class(module, name)
+
+
+def _dumped(
+    value: Any,
+    kinds: Kinds,
+    buffer_callback: Callable[[Any], Any] | None = None,
+    *,
+    slots: Mapping[Node, int] = MappingProxyType({}),
+    place: str = "",
+) -> tuple[bytes, dict[str, Any]]:
+    """Return a pickle, and the objects that stand apart from it."""
+    file = io.BytesIO()
+    pickler = _Pickler(file, protocol=5, buffer_callback=buffer_callback)
+    pickler.slots, pickler.kinds, pickler.apart, pickler.place = slots, kinds, {}, place
+    pickler.dump(value)
+    return file.getvalue(), pickler.apart
+
+
+def _loaded(pickled: bytes, buffers: Sequence[Any], apart: Mapping[str, Any]) -> Any:
+    if not apart:
+        return pickle.loads(pickled, buffers=buffers)
+    unpickler = _Unpickler(io.BytesIO(pickled), buffers=buffers)
+    unpickler.apart = apart
+    return unpickler.load()
+
+
+def _popped(parts: list[Any]) -> dict[str, Any]:
+    """Remove the objects that stand apart from the parts of a packed value, and return them."""
+    return parts.pop() if parts and type(parts[-1]) is dict else {}
 
 
 def unpack_job(packed: Sequence[Any], values: Sequence[Packed]) -> Job:
@@ -121,15 +190,16 @@ def unpack_job(packed: Sequence[Any], values: Sequence[Packed]) -> Job:
         packed, values: see `compute`.
     """
     pickled, function, storage, *buffers = packed
-    fields = pickle.loads(pickled, buffers=buffers)
+    apart = _popped(buffers)
+    fields = _loaded(pickled, buffers, apart)
     job = Job(0, "", "", (), {})
     vars(job).update(fields)
     if function:
-        job.function = _opened(function)
+        job.function = _opened(function, apart, _FUNCTION)
     if job.save is not None:
-        job.save = job.save._replace(storage=_opened(storage))
+        job.save = job.save._replace(storage=_opened(storage, apart, _STORAGE))
     if job.load is not None:
-        job.load = job.load._replace(storage=_opened(storage))
+        job.load = job.load._replace(storage=_opened(storage, apart, _STORAGE))
     if values:
         results = list(map(unpack, values))
         built: dict[object, Any] = {}
@@ -142,7 +212,14 @@ def unpack_job(packed: Sequence[Any], values: Sequence[Packed]) -> Job:
     return job
 
 
+def _opened(pickled: bytes, apart: Mapping[str, Any], place: str) -> Any:
+    """Return a function or a storage."""
+    if any(key.startswith(place) for key in apart):
+        return _loaded(pickled, (), apart)
+    return _opened_once(pickled)
+
+
 @lru_cache(100)
-def _opened(pickled: bytes) -> Any:
+def _opened_once(pickled: bytes) -> Any:
     """Return a function or a storage; the same pickle is unpickled once per process."""
     return pickle.loads(pickled)

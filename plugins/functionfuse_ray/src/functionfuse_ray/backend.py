@@ -26,7 +26,7 @@ from functionfuse.errors import WorkerDiedError
 from functionfuse.run.crossing import NotBegunError
 from functionfuse.serializers.portable import dumps
 
-from .tasks import OBJECT, PLAIN, FailedJobError, Remote
+from .tasks import APART, OBJECT, PLAIN, FailedJobError, Remote, Whole
 
 __all__ = ["Handed", "OnRay"]
 
@@ -55,7 +55,7 @@ class OnRay:
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
         self._run = b"functionfuse-" + os.urandom(16)
-        self._packer = Packer()
+        self._packer = Packer(APART)
         self._handed = Handed()
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
         self._names: dict[int, str] = {}
@@ -65,9 +65,8 @@ class OnRay:
     def resources(self) -> dict[str, float]:
         """The most that one node of the cluster has of each resource."""
         found: dict[str, float] = {}
-        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        for node in nodes:
-            for name, amount in node["Resources"].items() if node["Alive"] else ():
+        for node in _nodes():
+            for name, amount in node.items():
                 known = {"CPU": "cpu", "GPU": "gpu"}.get(name, name)
                 found[known] = max(amount, found.get(known, 0))
         found.pop("object_store_memory", None)  # Ray gives it to no task
@@ -84,14 +83,14 @@ class OnRay:
             if key not in self._needing:  # making options costs half as much as a submission
                 self._needing[key] = remote, remote.needing(job)
             _, remote = self._needing[key]
-        head, big = self._parts(job, remote.retried)
+        head, parts = self._parts(job, remote.retried)
         actor = job.target
         if job.constructs:
             actor = remote.tasks.remote()
         wanted = job.wanted and not job.constructs
         tasks = remote.tasks if actor is None else (actor.finish, actor.compute)
         task = tasks[wanted]
-        given = task.remote(head, *big, *job.values)
+        given = task.remote(head, *parts, *job.values)
         value, answer = given if wanted else (None, given)
         self._names[job.key] = job.name
         self._handed.add(job.key, value, answer, actor)
@@ -114,8 +113,15 @@ class OnRay:
         return [unpack(packed) for packed in ray.get(list(handles))]
 
     def _parts(self, job: Job, retried: Sequence[type[BaseException]]) -> tuple[bytes, list[Any]]:
-        """Return the pickle of a job, and references to its big parts, which jobs share."""
-        packed, big = self._packer.pack(job), []
+        """Return the pickle of a job, and what goes beside it.
+
+        These are references to its big parts, which jobs share, and what stands apart.
+        """
+        if any(isinstance(each, ray.ObjectRef) for each in (*job.args, *job.kwargs.values())):
+            job.args = list(map(_whole, job.args))
+            job.kwargs = {key: _whole(each) for key, each in job.kwargs.items()}
+        packed, big = self._packer.pack(job), list[Any]()
+        apart = packed.pop() if type(packed[-1]) is dict else None
         for index, part in enumerate(packed[1:], 1):
             view = memoryview(part)
             if view.nbytes > _BIG:
@@ -125,6 +131,11 @@ class OnRay:
                     self._shared[id(view.obj)] = view.obj, reference
                 big.append(reference)
                 packed[index] = None
+        if apart:
+            packed.append(None)
+            whole = [each.reference for each in apart.values() if type(each) is Whole]
+            big.append({key: None if type(each) is Whole else each for key, each in apart.items()})
+            big += whole
         # Classes of errors may be in a script, which workers don't import.
         return (dumps if retried else pickle.dumps)((packed, retried, self._run)), big
 
@@ -145,6 +156,16 @@ class OnRay:
         )
         died.__cause__ = answer
         return Outcome.of_error(key, died)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return the resources of each node of the cluster that is up."""
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _whole(argument: Any) -> Any:
+    return Whole(argument) if isinstance(argument, ray.ObjectRef) else argument
 
 
 class Handed:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
+from ray.actor import ActorHandle
 from ray.experimental import internal_kv
 
 from functionfuse.backends import Job, Outcome, rest_of
@@ -17,13 +18,26 @@ from functionfuse.errors import OptionsError
 from functionfuse.run.crossing import NotBegunError
 from functionfuse.run.packing import Packed
 
-__all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
+__all__ = ["APART", "OBJECT", "PLAIN", "FailedJobError", "Remote", "Whole"]
 
 _OPTIONS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}  # other resources are custom
 _LOOK = 0.05  # seconds between two looks whether a run has ended; one takes 0.4 ms
 
 _looked: dict[bytes, float] = {}  # by run: when this process looked last
 _ended: set[bytes] = set()  # runs that have ended
+
+
+class Whole(NamedTuple):
+    """A reference that is an argument itself. The function gets its value, as a task of Ray does.
+
+    References at any depth of an argument stay references.
+    """
+
+    reference: Any
+
+
+# Only Ray carries these: in a pickle, a reference would lead to nothing.
+APART = (ray.ObjectRef, ActorHandle, Whole)
 
 
 class FailedJobError(Exception):
@@ -48,16 +62,19 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
     Args:
         head: the pickle of the packed job, with None for its big parts, of the errors after which
             Ray tries again, and of the run's key.
-        rest: the big parts, then the values of the parents.
+        rest: the big parts; if objects stand apart, a dictionary of them, with None for each
+            `Whole`, and the values of these; then the values of the parents.
     """
     packed, retried, run = pickle.loads(head)
     if _has_ended(run):
         outcome = Outcome.of_error(0, NotBegunError("the run ended before the job began"))
         raise FailedJobError(rest_of(outcome))
-    count = packed.count(None)
-    big = iter(rest[:count])
-    whole = [next(big) if part is None else part for part in packed]
-    outcome = compute_job(whole, rest[count:], target)
+    given = iter(rest)
+    packed = [next(given) if part is None else part for part in packed]
+    if type(packed[-1]) is dict:
+        apart = packed[-1].items()
+        packed[-1] = {key: next(given) if part is None else part for key, part in apart}
+    outcome = compute_job(packed, list(given), target, APART)
     if outcome.error is not None:
         kind = RetriedJobError if isinstance(outcome.error, tuple(retried)) else FailedJobError
         raise kind(rest_of(outcome)) from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -30,12 +32,15 @@ from .tasks import APART, OBJECT, PLAIN, FailedJobError, Remote, Whole
 
 __all__ = ["Handed", "OnRay"]
 
+logger = logging.getLogger(__name__)
+
 _BIG = 64 << 10  # bytes; bigger parts that several jobs share go into Ray's object store
 _LOOK = 0.05  # seconds to collect answers; waiting for each alone costs more than a small node
 _AT_ONCE = 4096  # wait for this many of the oldest first: each takes one or two microseconds
 _SHARE = 16  # go on when one in 16 of them has come
 _SOON = 0.2  # seconds; if no task ends in these, none is about to end
 _GRACE = 5.0  # seconds for cancelled tasks to end
+_PATIENT = 5.0  # seconds between two looks whether jobs wait for resources that no node has
 
 _CANCELLED = (RayError, WorkerDiedError, KeyboardInterrupt, NotBegunError)
 _DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
@@ -58,7 +63,9 @@ class OnRay:
         self._packer = Packer(APART)
         self._handed = Handed()
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
-        self._names: dict[int, str] = {}
+        self._names: dict[int, tuple[str, Remote | None]] = {}  # None: a call of an actor
+        self._lacking: set[str] = set()  # needs that were warned of
+        self._look_at = monotonic() + _PATIENT
         self._needing: dict[tuple[object, ...], tuple[Remote, Remote]] = {}
 
     @property
@@ -92,13 +99,21 @@ class OnRay:
         task = tasks[wanted]
         given = task.remote(head, *parts, *job.values)
         value, answer = given if wanted else (None, given)
-        self._names[job.key] = job.name
+        self._names[job.key] = job.name, remote if job.target is None else None
         self._handed.add(job.key, value, answer, actor)
         return actor if job.constructs else value
 
     def wait(self, timeout: float | None) -> Sequence[Outcome]:
         """Wait for answers; return the outcomes. With a timeout of 0, look every 50 ms at most."""
-        return [self._outcome(key, answer) for key, answer in self._handed.next(timeout)]
+        until = inf if timeout is None else monotonic() + timeout
+        while True:
+            left = max(1e-3, min(until, self._look_at) - monotonic())
+            found = self._handed.next(0 if timeout == 0 else left)
+            if monotonic() >= self._look_at:
+                self._look_at = monotonic() + _PATIENT
+                self._warn()
+            if found or not self._handed or monotonic() >= until:
+                return [self._outcome(key, answer) for key, answer in found]
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the tasks, kill the actors that have a call; wait for the end, for seconds."""
@@ -111,6 +126,27 @@ class OnRay:
     def fetch(self, handles: Sequence[Any]) -> list[Any]:
         """Return the values of references."""
         return [unpack(packed) for packed in ray.get(list(handles))]
+
+    def _warn(self) -> None:
+        """Warn of jobs that wait for resources that no node of the cluster has, once for each."""
+        nodes, seen = _nodes(), set[int]()
+        for name, remote in self._names.values():
+            if remote is None or id(remote) in seen:
+                continue
+            seen.add(id(remote))
+            needs = remote.needs
+            if any(all(each.get(key, 0) >= needs[key] for key in needs) for each in nodes):
+                continue
+            most = {key: max((each.get(key, 0) for each in nodes), default=0) for key in needs}
+            rare = [key for key in sorted(needs) if most[key] < needs[key]] or sorted(needs)
+            text = ", ".join(f"{key}={needs[key]:g}" for key in rare)
+            if text not in self._lacking:
+                self._lacking.add(text)
+                logger.warning(
+                    "node %r waits for a node of the cluster with %s: there is none. The run goes"
+                    " on when one comes",
+                    *(name, text),
+                )
 
     def _parts(self, job: Job, retried: Sequence[type[BaseException]]) -> tuple[bytes, list[Any]]:
         """Return the pickle of a job, and what goes beside it.
@@ -140,7 +176,7 @@ class OnRay:
         return (dumps if retried else pickle.dumps)((packed, retried, self._run)), big
 
     def _outcome(self, key: int, answer: Any) -> Outcome:
-        value, name = self._handed.pop(key), self._names.pop(key)
+        value, (name, _) = self._handed.pop(key), self._names.pop(key)
         if not isinstance(answer, Exception):
             return outcome_of(key, answer)
         if value is not None:

@@ -23,6 +23,16 @@ __all__ = ["APART", "OBJECT", "PLAIN", "FailedJobError", "Remote", "Whole"]
 _OPTIONS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}  # other resources are custom
 _LOOK = 0.05  # seconds between two looks whether a run has ended; one takes 0.4 ms
 
+_ONE = "calls on an object follow each other, and only a main thread can be interrupted"
+_REPLAY = "Run again after its worker died: earlier calls are replayed"
+# Options of actors that objects can't have, but for these values.
+_NOT_OF_OBJECTS: Mapping[str, tuple[object, str]] = {
+    "max_restarts": (0, f"a restarted actor has lost its object. {_REPLAY}"),
+    "max_task_retries": (0, f"a repeated call could change the object twice. {_REPLAY}"),
+    "max_concurrency": (1, _ONE),
+    "concurrency_groups": ({}, _ONE),
+}
+
 _looked: dict[bytes, float] = {}  # by run: when this process looked last
 _ended: set[bytes] = set()  # runs that have ended
 
@@ -144,8 +154,13 @@ class Remote(NamedTuple):
             constructs: whether the node makes an object.
 
         Raises:
-            OptionsError: Ray refuses them.
+            OptionsError: Ray refuses them, or an object can't have them.
         """
+        for option, (harmless, why) in _NOT_OF_OBJECTS.items() if constructs else ():
+            if options.get(option) not in (None, harmless):
+                raise OptionsError(
+                    f"node {name!r} makes an object, which can't have the option {option!r}: {why}"
+                )
         given, retried = dict(options), options.get("retry_exceptions")
         kinds = tuple(retried) if isinstance(retried, (list, tuple)) else ()
         if kinds:
@@ -158,6 +173,16 @@ class Remote(NamedTuple):
         except (TypeError, ValueError) as error:
             raise OptionsError(f"Ray refuses the options of node {name!r}: {error}") from error
         return cls(tasks, kinds, dict(options))
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """The resources that a node of the cluster must have, by Ray's names."""
+        options = {name: each for name, each in self.options.items() if each is not None}
+        needs = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
+        needs |= {"memory": options.get("memory", 0), **options.get("resources", {})}
+        if "accelerator_type" in options:
+            needs[f"accelerator_type:{options['accelerator_type']}"] = 0.001
+        return {name: amount for name, amount in needs.items() if amount}
 
     def needing(self, job: Job) -> Remote:
         """Return the same for a job that needs resources; the options come first.

@@ -21,7 +21,7 @@ from functionfuse.backends import Outcome, Started, unpack
 from functionfuse.backends.builtin.inplace import InProcess
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import GraphError, PluginError, WorkerDiedError
-from functionfuse.run.crossing import pack
+from functionfuse.run.packing import pack
 from functionfuse.run.run import Run
 from functionfuse.storage.filestorage import FileStorage
 

@@ -15,12 +15,13 @@ from time import time
 from typing import Any
 
 import pytest
+from any_order import AnyOrder
 from result_bytes import MemoryStore
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.plugins import RandomStatePlugin
-from functionfuse.errors import ResultNotFoundError
+from functionfuse.errors import ResultNotFoundError, StorageConnectionError
 from functionfuse.run.record import _head_of
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestorage import FileStorage
@@ -455,3 +456,31 @@ def test_events_tell_where_and_when(storage: FileStorage) -> None:
         assert f" {os.getpid()} ThreadPoolExecutor" in found[kind].worker
     assert (0.0, "") == (found["started"].begun, found["started"].worker)
     assert {last(storage).id} == {event.run for event in events}
+
+
+class Lost(FileStorage):
+    """Can't be reached any more from its first save or read on."""
+
+    refused: tuple[str, ...] = ()
+
+    def save(self, *args: Any, **about: Any) -> Any:
+        raise StorageConnectionError("the line is dead")
+
+    read_unchanged = save
+
+    def record_run(self, *args: Any) -> None:
+        pytest.fail("the run tries again")
+
+    remember = record_run  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("keeps", "reads"), [(False, False), (True, False), (True, True)])
+def test_a_storage_that_is_lost(tmp_path: Path, keeps: bool, reads: bool) -> None:
+    """The run ends, and tries nothing else: each attempt can take minutes."""
+    if reads:
+        pipeline(FileStorage(tmp_path)).run()
+    flow = pipeline(Lost(tmp_path), factor=3.0)
+    flow.add(load(2).set_name("other"))
+    with pytest.raises(StorageConnectionError, match="the line is dead"):
+        flow.run(AnyOrder(random.Random(1), limit=1) if keeps else None, keep_going=True)
+    assert {"failed", "not run"} <= {record.action for record in flow.report.nodes}

@@ -15,7 +15,7 @@ from ray_functions import noted
 from ray_runs import actions, eventually, kept
 
 from functionfuse import workflow
-from functionfuse.errors import StorageAccessError, WorkerDiedError
+from functionfuse.errors import GraphError, StorageAccessError, WorkerDiedError
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse_ray import RayWorkflow
 
@@ -112,6 +112,36 @@ def test_a_worker_that_dies(storage, stored) -> None:
     assert "2 nodes that follow were not run" in "\n".join(raised.value.__notes__)
     assert "computed" == actions(flow)["fine"] == actions(flow)["one"]
     assert (["fine", "one"] if stored else []) == storage.list_tasks("w")
+
+
+@workflow
+def fails_at_last(folder):
+    functions.remember(folder, "tried")
+    if len(noted(folder)) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise LookupError("it is gone")
+
+
+def test_a_worker_that_dies_before_the_function_fails(notes) -> None:
+    """The error is the function's."""
+    flow = kept(None, fails_at_last(notes).set_name("fails"))
+    with pytest.raises(LookupError, match="it is gone"):
+        flow.run()
+    assert ["tried"] * 2 == noted(notes)
+
+
+@workflow
+def countdown(number):
+    return [countdown(number - 1)] if number else 0
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_node_that_returns_a_node(storage, stored) -> None:
+    """It is an error, as in process: nobody would run it."""
+    flow = kept(storage if stored else None, countdown(3).set_name("three"))
+    with pytest.raises(GraphError, match=r"holds node 'countdown_.*which nobody runs") as raised:
+        flow.run()
+    assert "in node 'three'" in "\n".join(raised.value.__notes__)
 
 
 def test_a_worker_that_is_killed_while_it_writes(tmp_path, storage, notes) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 import ray_functions as functions
 from ray_functions import noted
-from ray_runs import actions, kept
+from ray_runs import actions, eventually, kept
 
 from functionfuse.errors import NodeTimeoutError, OptionsError
+from functionfuse_ray import backend
 from functionfuse_ray.tasks import Remote
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -71,11 +75,12 @@ def test_the_last_error_is_raised(notes) -> None:
         functions.Path(notes).mkdir()
 
 
-def test_attempts_of_ray_come_first(notes) -> None:
-    """Each attempt of ours can be several of Ray's."""
+@pytest.mark.parametrize("after", [[OSError], True])
+def test_attempts_of_ray_come_first(notes, after) -> None:
+    """Each attempt of ours can be several of Ray's; the last error is the function's."""
     flow = kept(None, functions.changes(notes, "t", 9, []).set_name("t"))
     flow.query(None).set_retries(1, on=OSError, delay=0)
-    flow.query(None).set_remote_args({"max_retries": 1, "retry_exceptions": [OSError]})
+    flow.query(None).set_remote_args({"max_retries": 1, "retry_exceptions": after})
     with pytest.raises(OSError, match="not yet"):
         flow.run()
     assert (2, ["t"] * 4) == (flow.report["t"].attempts, noted(notes))
@@ -116,15 +121,24 @@ def test_a_method_that_is_too_slow() -> None:
     assert slow.name == "slow"
 
 
-def test_a_method_in_a_thread() -> None:
-    """An actor with several threads can't interrupt them: the error says so."""
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("max_restarts", -1, "has lost its object"),
+        ("max_task_retries", 2, "change the object twice"),
+        ("max_concurrency", 2, "follow each other"),
+        ("concurrency_groups", {"io": 1}, "follow each other"),
+    ],
+)
+def test_options_that_an_object_can_not_have(option, value, told) -> None:
+    """A second actor would be without what the calls have made; in threads, no timeout works."""
     flow = kept(None, functions.Counter(1).add(1).set_name("add"))
-    flow.query("Counter_0000").set_remote_args({"max_concurrency": 2})
-    assert 2 == flow.run(return_results=True)
+    made = flow.query("Counter_0000")
+    with pytest.raises(OptionsError, match=f"node 'Counter_0000' .*'{option}': .*{told}"):
+        made.set_remote_args({option: value})
+    made.set_remote_args({"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1})
     flow.query("add").set_timeout(60)
-    with pytest.raises(OptionsError, match="threads can't be interrupted"):
-        flow.run()
-    assert "failed" == flow.report["add"].action
+    assert 2 == flow.run(return_results=True)
 
 
 # Resources.
@@ -151,6 +165,54 @@ def test_resources_that_the_cluster_does_not_have(storage, notes, needs, told) -
     flow.query("second").set_resources(**needs)
     flow.run()
     assert {"first": "reused", "second": "reused"} == actions(flow)
+
+
+def test_a_resource_that_no_node_has_is_told(monkeypatch, caplog, notes) -> None:
+    """Once, with the node's name, while others run; the run waits, as the cluster may grow."""
+    monkeypatch.setattr(backend, "_PATIENT", 0.2)
+    rare, made = functions.note(notes, "rare").set_name("rare"), functions.Counter()
+    others = [functions.note(notes, "other", seconds=0.1) for _ in range(9)]
+    flow = kept(None, rare, made.add(1), *others)
+    flow.query("rare").set_remote_args({"num_gpus": 0.5, "resources": {"tape": 1, "disk": 1}})
+    flow.query("Counter_0000").set_remote_args({"num_cpus": 3})
+
+    def told():
+        return sorted(record.getMessage() for record in caplog.records)
+
+    def interrupt():
+        eventually(lambda: len(told()) >= 2 and noted(notes) == ["other"] * 9)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        flow.run()
+    signal.signal(signal.SIGINT, before)
+    waits = "waits for a node of the cluster with"
+    expected = [f"node 'Counter_0000' {waits} CPU=3: ", f"node 'rare' {waits} GPU=0.5, tape=1: "]
+    assert expected == [text.partition("there")[0] for text in told()]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_resources_that_no_node_has_together(monkeypatch, caplog, tmp_path, together) -> None:
+    """All of them are named; nothing is said if one node has them, and does other work."""
+    nodes = [{"CPU": 4}, {"api": 1, "CPU": 1 if together else 0}]
+    monkeypatch.setattr(backend, "_PATIENT", 0.1)
+    looked = []
+    monkeypatch.setattr(backend, "_nodes", lambda: (looked.append(1), nodes)[1])
+    file = tmp_path / "file"
+    flow = kept(None, functions.exists(str(file)).set_name("both"))
+    flow.query("both").set_remote_args({"resources": {"api": 1}})
+
+    def end():
+        eventually(lambda: len(looked) > 1)
+        file.touch()
+
+    threading.Thread(target=end, daemon=True).start()
+    flow.run()
+    told = [record.getMessage() for record in caplog.records]
+    assert together == (not told)
+    assert together or "node 'both' waits for a node of the cluster with CPU=1, api=1" in told[0]
 
 
 def overlaps(spans):

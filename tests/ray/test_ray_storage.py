@@ -13,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import ray
+import ray_functions as functions
+from ray_functions import noted
+from ray_runs import kept
 
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import (
@@ -267,8 +270,6 @@ def test_ray_s_client_is_refused(tmp_path) -> None:
 
 def test_a_local_workflow_keeps_its_results_there(emptied) -> None:
     """In this process, with values of every size, and reuses them."""
-    import ray_functions as functions
-
     storage = storage_factory({"kind": "ray", "options": {"path": str(emptied)}})
     node = functions.mean(functions.array(3 << 20, 2.0).set_name("big")).set_name("mean")
     for expected in ("computed", "reused"):
@@ -324,3 +325,43 @@ def test_references_are_in_no_stored_result(tmp_path) -> None:
     ray.kill(actor)
     storage.save("w", "t", ray.get([ray.put(1)]))
     assert [1] == storage.read_task("w", "t")
+
+
+@ray.remote(num_cpus=0)
+class Takes:
+    """Holds what the server of a storage needs to come back."""
+
+    def holds(self):
+        """Return when it does."""
+
+
+def test_a_server_that_stays_away(tmp_path, notes) -> None:
+    """The run ends when it was waited for; meanwhile, tasks that wait keep their CPUs."""
+    needs = {"resources": {"disk": 1}}
+    config = {"kind": "ray", "options": {"path": str(tmp_path / "away"), "remoteArgs": needs}}
+    storage, takers = storage_factory(config), []
+    start = functions.number(0).set_name("start")
+    nodes = [functions.impatient(notes, 8.0, start).set_name(f"save {n}") for n in range(12)]
+    flow = kept(storage, *nodes)
+    own = {"env_vars": {"OWN_PROCESSES": "1"}}
+    flow.query(None).set_remote_args({"runtime_env": own, "max_retries": 0})
+
+    def take(event):
+        if event.kind == "finished" and event.node == "start":
+            taker = Takes.options(**needs).remote()
+            takers.append(taker)
+            held = taker.holds.remote()
+            while not ray.wait([held], timeout=5)[0]:
+                ray.kill(server_of(storage.store), no_restart=False)
+
+    flow.listeners.append(take)
+    try:
+        with pytest.raises(StorageConnectionError, match="It needs a node of the cluster"):
+            flow.run()
+    finally:
+        ray.kill(server_of(storage.store))
+        for taker in takers:
+            ray.kill(taker)
+    # Two wait for the server. When they end, two more may begin before the run is over.
+    assert 2 <= len(noted(notes)) <= 4
+    assert "computed" == flow.report["start"].action

@@ -20,7 +20,7 @@ from functionfuse.backends.plugins import InitializerPlugin, RandomStatePlugin
 from functionfuse.errors import OptionsError
 from functionfuse.reuse.described import describing
 from functionfuse.reuse.values import digest_of
-from functionfuse.run import crossing
+from functionfuse.run import packing
 from functionfuse.run.scheduler import Scheduler
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.keys import key_of
@@ -173,13 +173,17 @@ def test_a_node_waits_for_all_its_parents() -> None:
 
 def test_a_big_argument_is_put_once(monkeypatch) -> None:
     """For all nodes that it is given to; and their function is pickled once."""
-    put, dumps, count, pickled = ray.put, crossing.dumps, [], []
+    put, dumped, count, pickled = ray.put, packing._dumped, [], []
     monkeypatch.setattr(ray, "put", lambda value: (count.append(1), put(value))[1])
-    monkeypatch.setattr(crossing, "dumps", lambda value: (pickled.append(1), dumps(value))[1])
+    monkeypatch.setattr(
+        packing,
+        "_dumped",
+        lambda value, *a, **k: (pickled.append(callable(value)), dumped(value, *a, **k))[1],
+    )
     data = np.ones(1 << 17)
     nodes = [functions.length(data) for _ in range(4)]
     assert [1 << 17] * 4 == RayWorkflow(*nodes, workflow_name="w").run(return_results=True)
-    assert (1, 1) == (len(count), len(pickled))
+    assert (1, 1) == (len(count), sum(pickled))
 
 
 def test_references_are_released(monkeypatch) -> None:

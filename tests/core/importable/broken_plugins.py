@@ -15,7 +15,7 @@ from kit_plugins import Table, Tables
 from functionfuse.backends import Outcome, Packer, compute, outcome_of, rest_of, unpack
 from functionfuse.backends.builtin.inplace import InProcess, OnExecutor
 from functionfuse.backends.builtin.localback import LocalWorkflow
-from functionfuse.run.crossing import pack
+from functionfuse.run.packing import pack
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import random
@@ -285,6 +286,63 @@ def rest(folder, number):
     while number > 2 and "go" not in noted(folder):
         time.sleep(0.05)
     return number
+
+
+@workflow
+def seen(first, nested, second):
+    """Return what a function gets in place of a reference, and what is behind those inside."""
+    inside = [type(each) is ray.ObjectRef for each in nested["refs"]]
+    return first, second, inside, ray.get(nested["refs"]), ray.get(nested["held"].reference)
+
+
+class Holder:
+    """An object of no type that Ray knows."""
+
+    def __init__(self, reference):
+        self.reference = reference
+
+
+@workflow
+class Sees:
+    def __init__(self, *given):
+        self.given = seen.func(*given)
+
+    def again(self, *given):
+        return self.given, seen.func(*given)
+
+
+@workflow
+def put(number):
+    """Return references, at every depth, and the handle of an actor."""
+    reference = ray.put(np.full(100_000, number))
+    return reference, {"held": Holder([ray.put(number)]), "actor": Adds.remote(number)}
+
+
+@workflow
+def got(value):
+    reference, inside = value
+    [small] = ray.get(inside["held"].reference)
+    return int(ray.get(reference).sum()), small, ray.get(inside["actor"].add.remote(1))
+
+
+@ray.remote(num_cpus=0)
+class Adds:
+    """An actor of Ray."""
+
+    def __init__(self, number=0):
+        self.number = number
+
+    def add(self, number):
+        self.number += number
+        return self.number
+
+
+@workflow
+def impatient(folder, seconds, *after):
+    """Note that it was called; in its process, storages are not waited for as long as usual."""
+    connection = importlib.import_module("functionfuse_ray.connection")
+    connection.PATIENCE, connection._QUIET = seconds, 0.5
+    remember(folder, "called")
 
 
 TICKS = 12_000  # of 50 ms: longer than any test waits

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from ..config.factories import workflow_factory as workflow_factory
     from ..run.contract import Backend as Backend
     from ..run.contract import Started as Started
-    from ..run.crossing import Packer as Packer
     from ..run.crossing import compare as compare
     from ..run.crossing import compute as compute
     from ..run.crossing import outcome_of as outcome_of
     from ..run.crossing import rest_of as rest_of
-    from ..run.crossing import unpack as unpack
     from ..run.job import Job as Job
     from ..run.job import Outcome as Outcome
+    from ..run.packing import Packer as Packer
+    from ..run.packing import unpack as unpack
 
 __all__ = [
     "Backend",

@@ -77,6 +77,11 @@ def _ufunc(ufunc: Any) -> Any:
     raise FingerprintError(f"the ufunc {ufunc.__name__!r} can't be followed to its function")
 
 
+def _reference(reference: Any) -> Any:
+    kind = f"{type(reference).__module__}.{type(reference).__name__}"
+    raise FingerprintError(f"a {kind} refers to data elsewhere, which can be other data each time")
+
+
 def _proxy(proxy: Any) -> Any:
     names = ("_self_instance", "_self_wrapper", "_self_enabled", "_self_binding")
     try:
@@ -121,6 +126,9 @@ _FORMS: dict[str, Parts] = {
         *(made.methods, made.static_methods),
     ),
     "numpy.ufunc": _ufunc,
+    "ray.ObjectRef": _reference,  # in a new cluster, other values get the same identifiers
+    "ray._raylet.ObjectRef": _reference,
+    "ray.actor.ActorHandle": _reference,
     "pydantic._internal._decorators.Decorator": lambda made: (made.cls_var_name, made.info),
     "pydantic._internal._validate_call.ValidateCallWrapper": lambda made: (
         made.function,

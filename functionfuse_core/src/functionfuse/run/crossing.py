@@ -1,9 +1,9 @@
 """Jobs, outcomes and values that cross to other processes.
 
 An executor gets a `Portable`: it is pickled only if it crosses. A backend that keeps values gets
-the pickle of each job from a `Packer`, which pickles functions and storages once a run. On the
-worker, `compute` runs the job, with the packed values of its parents. The packed value stays there.
-`rest_of` makes small bytes of the rest of the outcome, which `outcome_of` reads in the driver.
+the pickle of each job from a `Packer`, see `packing`. On the worker, `compute` runs the job, with
+the packed values of its parents. The packed value stays there. `rest_of` makes small bytes of the
+rest of the outcome, which `outcome_of` reads in the driver.
 
 Everything is unpickled on use, not on arrival: so a value that can't be unpickled is an error of
 the node that needs it.
@@ -12,7 +12,6 @@ the node that needs it.
 from __future__ import annotations
 
 import copy
-import io
 import os
 import pickle
 import platform
@@ -20,44 +19,34 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from types import MethodType
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 from ..errors import FunctionFuseError
-from ..graph.arguments import Reference, resolve
-from ..graph.nodes import Node
 from ..reuse.project import top_level
 from ..reuse.recorded import packages_in
 from ..reuse.workers import look_around
-from ..serializers.portable import PortablePickler, dumps
-from .job import Job, Outcome, text_of
+from ..serializers.portable import dumps
+from .job import Outcome, text_of
+from .packing import Packed, pack, unpack_job
 
 __all__ = [
     "JobError",
     "NotBegunError",
-    "Packed",
-    "Packer",
     "Portable",
     "compare",
     "compute",
     "end_run",
     "here",
     "outcome_of",
-    "pack",
     "rest_of",
-    "unpack",
 ]
-
-Packed = bytes | list[Any]  # a pickle, or a pickle and its buffers
 
 _ended: set[str] = set()  # `ends` of the runs that have ended, as far as this process knows
 
 _LIBRARIES = {"cloudpickle", *sys.stdlib_module_names}
 
-_STAYS = ("needs", "values", "target", "options")  # fields of a job that the driver needs
 _APART = ("key", "value", "target")  # fields of an outcome that don't go with the small bytes
 
 
@@ -145,94 +134,12 @@ class JobError(Exception):
         return self.message
 
 
-def pack(value: Any) -> Packed:
-    """Return a value's pickle, and its big buffers beside it. Raises what pickling raises."""
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = dumps(value, buffers.append)
-    return [pickled, *buffers] if buffers else pickled
-
-
-def unpack(packed: Packed) -> Any:
-    """Return the value. Raises what unpickling raises.
-
-    Read-only buffers, such as shared memory, are not copied: arrays in them are read-only.
-    """
-    if isinstance(packed, bytes):
-        return pickle.loads(packed)
-    pickled, *buffers = packed
-    views = [memoryview(buffer) for buffer in buffers]
-    return pickle.loads(
-        pickled, buffers=[view if view.readonly else bytearray(view) for view in views]
-    )
-
-
-class Packer:
-    """Packs the jobs of one run: each function and each storage is pickled once."""
-
-    def __init__(self) -> None:
-        self._known: dict[object, tuple[Any, bytes]] = {}  # by id; the object is held, so ids stay
-
-    def pack(self, job: Job) -> list[Any]:
-        """Return the pickles of a job, its function and its storage, and the job's big buffers.
-
-        A pickle is b"" if there is nothing to pickle. `values`, `target` and `options` stay here.
-        Raises what pickling raises.
-        """
-        sent = {name: value for name, value in vars(job).items() if name not in _STAYS}
-        function = storage = b""
-        if not isinstance(job.function, str):
-            function, sent["function"] = self._pickled(job.function), ""
-        for name in ("save", "load"):
-            if name in sent and sent[name] is not None:
-                storage = self._pickled(sent[name].storage)
-                sent[name] = sent[name]._replace(storage=None)
-        buffers: list[pickle.PickleBuffer] = []
-        file = io.BytesIO()
-        pickler = _Pickler(file, protocol=5, buffer_callback=buffers.append)
-        pickler.slots = {node: index for index, node in enumerate(job.needs)}
-        pickler.dump(sent)
-        return [file.getvalue(), function, storage, *buffers]
-
-    def _pickled(self, thing: Any) -> bytes:
-        key: object = id(thing)
-        if isinstance(thing, MethodType):  # a new object at each access
-            key = id(thing.__self__), id(thing.__func__)
-        _, known = self._known.get(key, (None, None))
-        if known is None:
-            known = dumps(thing)
-            self._known[key] = thing, known
-        return known
-
-
-class _Slot(Reference):
-    """A placeholder in the arguments of a packed job, for the result of a parent."""
-
-    __slots__ = ("index", "name")
-
-    def __init__(self, index: int, name: str) -> None:
-        self.index = index
-        self.name = name
-
-    @property
-    def source(self) -> Any:
-        return self
-
-    def __repr__(self) -> str:
-        return f"<node {self.name!r}>"
-
-
-class _Pickler(PortablePickler):
-    """Replaces nodes by slots."""
-
-    slots: Mapping[Node, int] = {}
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Node) and obj in self.slots:
-            return _Slot, (self.slots[obj], obj.name)
-        return super().reducer_override(obj)
-
-
-def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = None) -> Outcome:
+def compute(
+    packed: Sequence[Any],
+    values: Sequence[Packed] = (),
+    target: Any = None,
+    apart: tuple[type, ...] = (),
+) -> Outcome:
     """Run a packed job on a worker; return its outcome, with the packed value. Never raises.
 
     The value is b"" if the job failed, or nobody wants it.
@@ -241,14 +148,15 @@ def compute(packed: Sequence[Any], values: Sequence[Packed] = (), target: Any = 
         packed: what `Packer.pack` returned.
         values: the packed values of the job's parents, in the order of its `values`.
         target: the object whose method is called.
+        apart: as the packer's.
     """
     value: Packed = b""
     try:
-        job = _unpacked(packed, values)
+        job = unpack_job(packed, values)
         job.target = target
         outcome = job.run()
         if outcome.returned and outcome.error is None:
-            value = pack(outcome.value)
+            value = pack(outcome.value, apart)
     except BaseException as error:  # noqa: BLE001  # raised again in the driver
         outcome = Outcome.of_error(0, error)
     outcome.value, outcome.worker = value, here()
@@ -262,36 +170,7 @@ def compare(packed: Sequence[Any]) -> None:
         CodeDiffersError: the worker has other code, or another constant.
         Exception: what unpickling the function raises.
     """
-    _unpacked(packed, ()).compare()
-
-
-def _unpacked(packed: Sequence[Any], values: Sequence[Packed]) -> Job:
-    pickled, function, storage, *buffers = packed
-    fields = pickle.loads(pickled, buffers=buffers)
-    job = Job(0, "", "", (), {})
-    vars(job).update(fields)
-    if function:
-        job.function = _opened(function)
-    if job.save is not None:
-        job.save = job.save._replace(storage=_opened(storage))
-    if job.load is not None:
-        job.load = job.load._replace(storage=_opened(storage))
-    if values:
-        results = list(map(unpack, values))
-        built: dict[object, Any] = {}
-
-        def result_of(slot: Any) -> Any:
-            return results[slot.index]
-
-        job.args = [resolve(value, result_of, built) for value in job.args]
-        job.kwargs = {key: resolve(arg, result_of, built) for key, arg in job.kwargs.items()}
-    return job
-
-
-@lru_cache(100)
-def _opened(pickled: bytes) -> Any:
-    """Return a function or a storage; the same pickle is unpickled once per process."""
-    return pickle.loads(pickled)
+    unpack_job(packed, ()).compare()
 
 
 class SavedHeader(NamedTuple):

@@ -13,10 +13,10 @@ from ..names import label_of
 from ..reuse.described import describing
 from ..reuse.plan import Decisions
 from .contract import Backend
-from .crossing import pack
 from .job import Job
 from .nodeplugins import counting, made_for
 from .owning import Values
+from .packing import pack
 from .stored import StoredResults
 
 if TYPE_CHECKING:

@@ -96,8 +96,7 @@ class Scheduler:
         if self.resources:
             self.resources.check(indexes)
         self.order.activate(indexes)
-        for index in indexes:
-            node = self.graph.nodes[index]
+        for node in map(self.graph.nodes.__getitem__, indexes):
             if type(node) in STATEFUL:
                 self.objects.expect(node)
         for index in indexes if self.jobs.prepares else ():
@@ -326,12 +325,13 @@ class Scheduler:
     def _fail(self, index: int, error: BaseException, *, ends: bool = False) -> None:
         """Stop a node and those that wait for it; raise its error unless the run goes on.
 
-        Args:
-            ends: whether the run ends in any case, because the storage can't be written.
+        With `ends`, the run ends in any case, because the storage can't be used.
         """
         if self.order.state[index] != STOPPED:
             self._stop(index)
             self.events.fail(index, error)
+            if ends and self.results:
+                self.results.lose(error)
             if ends or not (self.keep_going and isinstance(error, Exception)):
                 raise error
 
@@ -384,7 +384,7 @@ class Scheduler:
             raise error
         for child in waiting:
             if error is not None:
-                self._fail(child, error)
+                self._fail(child, error, ends=isinstance(error, ConnectionError))
             self.order.unblock(child)
 
     def is_there(self, index: int) -> bool:

@@ -85,6 +85,11 @@ class StoredResults:
             )
             raise refusal
 
+    def lose(self, error: BaseException) -> None:
+        """Note an error of the storage. If it can't be reached, nothing else is written."""
+        if isinstance(error, ConnectionError):
+            self._asked, self._refusal = True, error
+
     def _refused(self) -> Exception | None:
         """Return why the storage can't be written; None if it can.
 

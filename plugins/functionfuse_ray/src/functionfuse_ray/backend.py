@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -27,9 +29,11 @@ from functionfuse.run.crossing import NotBegunError
 from functionfuse.serializers.portable import dumps
 
 from .check import Check
-from .tasks import OBJECT, PLAIN, FailedJobError, Remote
+from .tasks import APART, OBJECT, PLAIN, FailedJobError, Remote, Whole
 
 __all__ = ["Handed", "OnRay"]
+
+logger = logging.getLogger(__name__)
 
 _BIG = 64 << 10  # bytes; bigger parts that several jobs share go into Ray's object store
 _LOOK = 0.05  # seconds to collect answers; waiting for each alone costs more than a small node
@@ -37,6 +41,7 @@ _AT_ONCE = 4096  # wait for this many of the oldest first: each takes one or two
 _SHARE = 16  # go on when one in 16 of them has come
 _SOON = 0.2  # seconds; if no task ends in these, none is about to end
 _GRACE = 5.0  # seconds for cancelled tasks to end
+_PATIENT = 5.0  # seconds between two looks whether jobs wait for resources that no node has
 
 _CANCELLED = (RayError, WorkerDiedError, KeyboardInterrupt, NotBegunError)
 _DIED = (WorkerCrashedError, RayActorError, OutOfMemoryError, NodeDiedError)
@@ -59,10 +64,12 @@ class OnRay:
         self._start = start
         self._run = b"functionfuse-" + os.urandom(16)
         self._check = Check(self._run)
-        self._packer = Packer()
+        self._packer = Packer(APART)
         self._handed = Handed()
         self._shared: dict[int, tuple[Any, Any]] = {}  # by id of a big part: it, its reference
-        self._names: dict[int, str] = {}
+        self._names: dict[int, tuple[str, Remote | None]] = {}  # None: a call of an actor
+        self._lacking: set[str] = set()  # needs that were warned of
+        self._look_at = monotonic() + _PATIENT
         self._needing: dict[tuple[object, ...], tuple[Remote, Remote]] = {}
 
     @property
@@ -70,9 +77,8 @@ class OnRay:
         """The most that one node of the cluster has of each resource."""
         self._have_ray()
         found: dict[str, float] = {}
-        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        for node in nodes:
-            for name, amount in node["Resources"].items() if node["Alive"] else ():
+        for node in _nodes():
+            for name, amount in node.items():
                 known = {"CPU": "cpu", "GPU": "gpu"}.get(name, name)
                 found[known] = max(amount, found.get(known, 0))
         found.pop("object_store_memory", None)  # Ray gives it to no task
@@ -105,22 +111,30 @@ class OnRay:
             if key not in self._needing:  # making options costs half as much as a submission
                 self._needing[key] = remote, remote.needing(job)
             _, remote = self._needing[key]
-        head, big = self._parts(job, remote.retried)
+        head, parts = self._parts(job, remote.retried)
         actor = job.target
         if job.constructs:
             actor = remote.tasks.remote()
         wanted = job.wanted and not job.constructs
         tasks = remote.tasks if actor is None else (actor.finish, actor.compute)
         task = tasks[wanted]
-        given = task.remote(head, *big, *job.values)
+        given = task.remote(head, *parts, *job.values)
         value, answer = given if wanted else (None, given)
-        self._names[job.key] = job.name
+        self._names[job.key] = job.name, remote if job.target is None else None
         self._handed.add(job.key, value, answer, actor)
         return actor if job.constructs else value
 
     def wait(self, timeout: float | None) -> Sequence[Outcome]:
         """Wait for answers; return the outcomes. With a timeout of 0, look every 50 ms at most."""
-        return [self._outcome(key, answer) for key, answer in self._handed.next(timeout)]
+        until = inf if timeout is None else monotonic() + timeout
+        while True:
+            left = max(1e-3, min(until, self._look_at) - monotonic())
+            found = self._handed.next(0 if timeout == 0 else left)
+            if monotonic() >= self._look_at:
+                self._look_at = monotonic() + _PATIENT
+                self._warn()
+            if found or not self._handed or monotonic() >= until:
+                return [self._outcome(key, answer) for key, answer in found]
 
     def cancel(self) -> Sequence[Outcome]:
         """Cancel the tasks, kill the actors that have a call; wait for the end, for seconds."""
@@ -136,9 +150,37 @@ class OnRay:
         """Return the values of references."""
         return [unpack(packed) for packed in ray.get(list(handles))]
 
+    def _warn(self) -> None:
+        """Warn of jobs that wait for resources that no node of the cluster has, once for each."""
+        nodes, seen = _nodes(), set[int]()
+        for name, remote in self._names.values():
+            if remote is None or id(remote) in seen:
+                continue
+            seen.add(id(remote))
+            needs = remote.needs
+            if any(all(each.get(key, 0) >= needs[key] for key in needs) for each in nodes):
+                continue
+            most = {key: max((each.get(key, 0) for each in nodes), default=0) for key in needs}
+            rare = [key for key in sorted(needs) if most[key] < needs[key]] or sorted(needs)
+            text = ", ".join(f"{key}={needs[key]:g}" for key in rare)
+            if text not in self._lacking:
+                self._lacking.add(text)
+                logger.warning(
+                    "node %r waits for a node of the cluster with %s: there is none. The run goes"
+                    " on when one comes",
+                    *(name, text),
+                )
+
     def _parts(self, job: Job, retried: Sequence[type[BaseException]]) -> tuple[bytes, list[Any]]:
-        """Return the pickle of a job, and references to its big parts, which jobs share."""
-        packed, big = self._packer.pack(job), []
+        """Return the pickle of a job, and what goes beside it.
+
+        These are references to its big parts, which jobs share, and what stands apart.
+        """
+        if any(isinstance(each, ray.ObjectRef) for each in (*job.args, *job.kwargs.values())):
+            job.args = list(map(_whole, job.args))
+            job.kwargs = {key: _whole(each) for key, each in job.kwargs.items()}
+        packed, big = self._packer.pack(job), list[Any]()
+        apart = packed.pop() if type(packed[-1]) is dict else None
         for index, part in enumerate(packed[1:], 1):
             view = memoryview(part)
             if view.nbytes > _BIG:
@@ -148,11 +190,16 @@ class OnRay:
                     self._shared[id(view.obj)] = view.obj, reference
                 big.append(reference)
                 packed[index] = None
+        if apart:
+            packed.append(None)
+            whole = [each.reference for each in apart.values() if type(each) is Whole]
+            big.append({key: None if type(each) is Whole else each for key, each in apart.items()})
+            big += whole
         # Classes of errors may be in a script, which workers don't import.
         return (dumps if retried else pickle.dumps)((packed, retried, self._run)), big
 
     def _outcome(self, key: int, answer: Any) -> Outcome:
-        value, name = self._handed.pop(key), self._names.pop(key)
+        value, (name, _) = self._handed.pop(key), self._names.pop(key)
         if not isinstance(answer, Exception):
             return outcome_of(key, answer)
         if value is not None:
@@ -168,6 +215,16 @@ class OnRay:
         )
         died.__cause__ = answer
         return Outcome.of_error(key, died)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return the resources of each node of the cluster that is up."""
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _whole(argument: Any) -> Any:
+    return Whole(argument) if isinstance(argument, ray.ObjectRef) else argument
 
 
 class Handed:

@@ -156,13 +156,15 @@ def _name(node: Any) -> str:
 def _packed(job: Job, packer: Packer) -> list[Any]:
     """Return a packed job; [] if it can't be packed, which will be the error of its node.
 
-    Also [] if its function carries much data. That is compared before its first call.
+    Also [] if its function carries much data, or what only Ray can carry, such as references. That
+    is compared before its first call.
     """
     try:
         packed = packer.pack(job)
     except Exception:  # noqa: BLE001
         return []
-    return [] if sum(map(len, packed[:2])) > _MOST else packed
+    stands_apart = type(packed[-1]) is dict
+    return [] if stands_apart or sum(map(len, packed[:2])) > _MOST else packed
 
 
 def _fits(job: Job, node: Any) -> bool:

@@ -7,7 +7,8 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
@@ -26,6 +27,7 @@ NAMESPACE = "functionfuse"
 PATIENCE = 120.0  # seconds for a lost server to come back
 _HEAD_NODE = {"resources": {"node:__internal_head__": 0.001}}
 _WARN_EVERY = 30.0  # seconds, while waiting for a node
+_QUIET = 5.0  # seconds without an answer, after which the server is asked whether it is there
 # The options of `ray.init` that are allowed for a cluster that is up.
 _FOR_ANY_CLUSTER = ("log_to_driver", "logging_level", "namespace", "runtime_env")
 
@@ -58,37 +60,88 @@ class Connection:
     def __repr__(self) -> str:
         return f"RayStore({self.path!r})"
 
-    def ask(
-        self,
-        method: str,
-        *args: Any,
-        buffers: Sequence[Buffer] = (),
-        patience: float = PATIENCE,
-    ) -> Any:
+    def ask(self, method: str, *args: Any, buffers: Sequence[Buffer] = ()) -> Any:
         """Return the server's answer; if the server died, ask again until it is back.
 
         Raises:
-            StorageConnectionError: it is not back after `patience` seconds.
+            StorageConnectionError: it is not back after `PATIENCE`.
         """
-        deadline = monotonic() + patience
-        while True:
-            try:
-                server = self.server()
-                with explained(self.path):
-                    return ray.get(submit(getattr(server, method), args, buffers))
-            except ConnectionError:
-                self._connected = None
-                if monotonic() >= deadline:
-                    raise
-                sleep(0.2)
 
-    def server(self) -> Any:
-        """Find the server, or start it: once per process, and again after Ray was restarted."""
+        def asked(server: Any) -> Any:
+            return self.answer(server, submit(getattr(server, method), args, buffers))
+
+        return self.use(asked)
+
+    def use(self, request: Callable[[Any], Any]) -> Any:
+        """Return the result of a request, which gets the server; again until the server is back.
+
+        It is made in another thread than the main one: when the main thread of a task waits, Ray
+        begins another task on its CPU.
+
+        Raises:
+            StorageConnectionError: it is not back after `PATIENCE`.
+        """
         if _process.forked:
             raise StoragePathError(
                 f"{self!r} can't be used in a forked process: Ray's client does not survive a fork."
                 " Start processes with the method 'spawn' or 'forkserver'"
             )
+        if threading.current_thread() is not threading.main_thread():
+            return self._used(request)
+        result = Future[Any]()
+
+        def run() -> None:
+            try:
+                result.set_result(self._used(request))
+            except BaseException as error:  # noqa: BLE001  # raised in the main thread
+                result.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return result.result()
+
+    def _used(self, request: Callable[[Any], Any]) -> Any:
+        until = monotonic() + PATIENCE
+        while True:
+            try:
+                return request(self._server_at(until))
+            except ConnectionError:
+                self._connected = None
+                if monotonic() >= until:
+                    raise
+                sleep(0.2)
+
+    def answer(self, server: Any, reference: Any) -> Any:
+        """Wait for the answer of a request, and return it.
+
+        Raises:
+            StorageConnectionError: the server has died, or is gone for `PATIENCE`.
+        """
+        with explained(self.path):
+            self._await(server, reference)
+            return ray.get(reference)
+
+    def answers(self, server: Any, references: Any) -> Iterator[Any]:
+        """Iterate the answers of a request that streams them; as `answer`."""
+        with explained(self.path):
+            while True:
+                self._await(server, references)
+                try:
+                    reference = next(references)
+                except StopIteration:
+                    return
+                yield ray.get(reference)
+
+    def _await(self, server: Any, awaited: Any) -> None:
+        """Wait for an answer, or the next of a stream, as long as the server is there."""
+        while not ray.wait([awaited], timeout=_QUIET)[0]:
+            self._greet(server, monotonic() + PATIENCE)
+
+    def _server_at(self, until: float) -> Any:
+        """Find the server, or start it: once per process, and again after Ray was restarted.
+
+        Raises:
+            StorageConnectionError: it isn't there at the time `until`.
+        """
         if self._connected is not None and ray.is_initialized() and self._connected == _here():
             return self._server
         with self._connecting:
@@ -104,7 +157,7 @@ class Connection:
             from .server import Server  # late: Ray's client refuses the definition of this actor
 
             made_with = json.dumps(self.remote_args, sort_keys=True, default=repr)
-            options = {"num_cpus": 0, **(self.remote_args or _HEAD_NODE)}
+            options = {"num_cpus": 0, **self._node}
             server = Server.options(  # type: ignore[attr-defined]
                 name=f"storage {self.path}",
                 namespace=NAMESPACE,
@@ -113,29 +166,36 @@ class Connection:
                 max_restarts=-1,
                 **options,
             ).remote(self.path, made_with)
-            self._check(server, made_with)
+            found = self._greet(server, until)
+            if self.remote_args and found != made_with:
+                raise OptionsError(
+                    f"storage 'ray': the server of {self.path!r} was started with 'remoteArgs'"
+                    f" {found}, not {made_with}: it may be on another node. Use the same, or none"
+                )
             self._server, self._connected = server, here
             return server
 
-    def _check(self, server: Any, made_with: str) -> None:
-        """Wait for the server, and refuse one that was started with other `remoteArgs`."""
+    def _greet(self, server: Any, until: float) -> str:
+        """Wait for the server, with warnings; return the `remoteArgs` that it was started with."""
         hello = server.hello.remote()
         while True:
+            left = max(1.0, until - monotonic())
             try:
                 with explained(self.path):
-                    found = ray.get(hello, timeout=_WARN_EVERY)
-                break
+                    made_with: str = ray.get(hello, timeout=min(left, _WARN_EVERY))
+                    return made_with
             except GetTimeoutError:
-                logger.warning(
-                    "%r waits for a node of the cluster that offers its 'remoteArgs': %s",
-                    self,
-                    self.remote_args or _HEAD_NODE,
+                waits = f"node of the cluster that offers its 'remoteArgs': {self._node}"
+            if monotonic() >= until:
+                raise StorageConnectionError(
+                    f"the server of {self.path!r} is gone. It needs a {waits}"
                 )
-        if self.remote_args and found != made_with:
-            raise OptionsError(
-                f"storage 'ray': the server of {self.path!r} was started with 'remoteArgs' {found},"
-                f" not {made_with}: it may be on another node. Use the same, or none"
-            )
+            logger.warning("%r waits for a %s", self, waits)
+
+    @property
+    def _node(self) -> dict[str, Any]:
+        """The options that pick the node."""
+        return self.remote_args or _HEAD_NODE
 
     def _init_args(self) -> dict[str, Any]:
         if not self.address:

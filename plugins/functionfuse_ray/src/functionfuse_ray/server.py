@@ -2,7 +2,8 @@
 
 Small blobs go in one call. A big one is sent by `expect`, then `put_pieces` in parallel with one
 `add` per piece; it is read from the stream `pieces`. Each kind of call has its own concurrency
-group, so that writers waiting for pieces don't block the calls that bring them.
+group, so that writers waiting for pieces don't block the calls that bring them. `hello` is in none,
+so it never waits.
 """
 
 from __future__ import annotations
@@ -36,9 +37,8 @@ class Server:
         self.made_with = made_with
         self.incoming: dict[str, Incoming] = {}
 
-    @ray.method(concurrency_group="requests")
     def hello(self) -> str:
-        """Return the `remoteArgs` that the server was started with."""
+        """Return the `remoteArgs` that the server was started with, however busy it is."""
         return self.made_with
 
     @ray.method(concurrency_group="requests")

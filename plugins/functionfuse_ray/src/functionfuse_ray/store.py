@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import monotonic
+from itertools import count
 from typing import Any
 
 import ray
@@ -12,7 +12,7 @@ import ray
 from functionfuse.errors import StorageConnectionError
 from functionfuse.storage.blobstore import BlobInfo, BlobStore, Buffer
 
-from .connection import PATIENCE, Connection, explained, submit
+from .connection import Connection, submit
 from .pieces import CHUNK, equal, pieces_of
 
 __all__ = ["RayStore"]
@@ -59,58 +59,50 @@ class RayStore(BlobStore):
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
     ) -> None:
         """Store a blob; see `BlobStore.put`."""
-        pieces = list(pieces_of(parts))
-        try:
-            self._put(key, pieces, if_absent=if_absent, durable=durable, patience=0.0)
-        except ConnectionError:
-            # The server died, perhaps after it stored the blob.
+        pieces, tries = list(pieces_of(parts)), count()
+
+        def put(server: Any) -> None:
+            again = next(tries)
             try:
-                self._put(key, pieces, if_absent=if_absent, durable=durable, patience=PATIENCE)
+                self._send(server, pieces, key, if_absent, durable)
             except FileExistsError:
-                if not equal(self.get(key), pieces):
+                # If the server died, perhaps after it had stored the blob.
+                if not (again and equal(self.get(key), pieces)):
                     raise
 
-    def _put(
-        self, key: str, pieces: list[Buffer], *, if_absent: bool, durable: bool, patience: float
-    ) -> None:
+        self._connection.use(put)
+
+    def _send(self, server: Any, pieces: Sequence[Buffer], *options: Any) -> None:
+        answer = self._connection.answer
         if sum(map(len, pieces)) <= CHUNK:
-            self._ask("put", key, if_absent, durable, buffers=pieces, patience=patience)
+            answer(server, submit(server.put, options, pieces))
             return
         writer = os.urandom(16).hex()
-        self._ask("expect", writer, len(pieces), patience=patience)
-        with explained(self.path):
-            server = self._connection.server()
-            written = server.put_pieces.remote(key, if_absent, durable, writer)
-            for piece in pieces:
-                # One at a time, or they could arrive out of order; a few wait to be written.
-                if not ray.get(submit(server.add, (writer,), (piece,))):
-                    break
-            ray.get(written)
+        answer(server, server.expect.remote(writer, len(pieces)))
+        written = server.put_pieces.remote(*options, writer)
+        for piece in pieces:
+            # One at a time, or they could arrive out of order; a few wait to be written.
+            if not answer(server, submit(server.add, (writer,), (piece,))):
+                break
+        answer(server, written)
 
     def get(self, key: str) -> Buffer:
         """Return a blob; see `BlobStore.get`."""
         data = self._ask("get", key)
         if data is not None:
             return bytearray(memoryview(data))
-        deadline = monotonic() + PATIENCE
-        while True:
-            try:
-                return self._read(key)
-            except ConnectionError:
-                if monotonic() > deadline:
-                    raise
+        read: Buffer = self._connection.use(lambda server: self._read(server, key))
+        return read
 
-    def _read(self, key: str) -> Buffer:
+    def _read(self, server: Any, key: str) -> Buffer:
         """Return a big blob. All its pieces are of one version: the server holds the bytes."""
-        server = self._connection.server()
-        with explained(self.path):
-            pieces = server.pieces.remote(key)
-            data = memoryview(bytearray(ray.get(next(pieces))))
-            done = 0
-            for reference in pieces:
-                piece = memoryview(ray.get(reference))
-                data[done : done + len(piece)] = piece
-                done += len(piece)
+        pieces = self._connection.answers(server, server.pieces.remote(key))
+        data = memoryview(bytearray(next(pieces)))
+        done = 0
+        for each in pieces:
+            piece = memoryview(each)
+            data[done : done + len(piece)] = piece
+            done += len(piece)
         if done != len(data):
             raise StorageConnectionError(f"{self!r} gave {done} of {len(data)} bytes")
         return data
@@ -135,10 +127,9 @@ class RayStore(BlobStore):
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """Iterate blobs; see `BlobStore.list`."""
         self._ask("hello")
-        server = self._connection.server()
-        with explained(self.path):
-            for page in server.pages.remote(prefix):
-                yield from ray.get(page)
+        server = self._connection.use(lambda server: server)
+        for page in self._connection.answers(server, server.pages.remote(prefix)):
+            yield from page
 
     def names(self, folder: str) -> Iterator[str]:
         """Iterate the names in a folder; see `BlobStore.names`."""

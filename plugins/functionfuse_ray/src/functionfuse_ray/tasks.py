@@ -9,23 +9,48 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
+from ray.actor import ActorHandle
 from ray.experimental import internal_kv
 
 from functionfuse.backends import Job, Outcome, rest_of
 from functionfuse.backends import compute as compute_job
 from functionfuse.errors import OptionsError
-from functionfuse.run.crossing import NotBegunError, Packed, here
+from functionfuse.run.crossing import NotBegunError, here
 from functionfuse.run.job import text_of
+from functionfuse.run.packing import Packed
 
 from .examining import SHIP, refusal_of, where
 
-__all__ = ["OBJECT", "PLAIN", "FailedJobError", "Remote"]
+__all__ = ["APART", "OBJECT", "PLAIN", "FailedJobError", "Remote", "Whole"]
 
 _OPTIONS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}  # other resources are custom
 _LOOK = 0.05  # seconds between two looks whether a run has ended; one takes 0.4 ms
 
+_ONE = "calls on an object follow each other, and only a main thread can be interrupted"
+_REPLAY = "Run again after its worker died: earlier calls are replayed"
+# Options of actors that objects can't have, but for these values.
+_NOT_OF_OBJECTS: Mapping[str, tuple[object, str]] = {
+    "max_restarts": (0, f"a restarted actor has lost its object. {_REPLAY}"),
+    "max_task_retries": (0, f"a repeated call could change the object twice. {_REPLAY}"),
+    "max_concurrency": (1, _ONE),
+    "concurrency_groups": ({}, _ONE),
+}
+
 _looked: dict[bytes, float] = {}  # by run: when this process looked last
 _ended: set[bytes] = set()  # runs that have ended
+
+
+class Whole(NamedTuple):
+    """A reference that is an argument itself. The function gets its value, as a task of Ray does.
+
+    References at any depth of an argument stay references.
+    """
+
+    reference: Any
+
+
+# Only Ray carries these: in a pickle, a reference would lead to nothing.
+APART = (ray.ObjectRef, ActorHandle, Whole)
 
 
 class FailedJobError(Exception):
@@ -62,21 +87,24 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
     Args:
         head: the pickle of the packed job, with None for its big parts, of the errors after which
             Ray tries again, and of the run's key.
-        rest: the big parts, then the values of the parents.
+        rest: the big parts; if objects stand apart, a dictionary of them, with None for each
+            `Whole`, and the values of these; then the values of the parents.
     """
     packed, retried, run = pickle.loads(head)
     if _has_ended(run):
         ended = NotBegunError("the run ended before the job began")
         raise FailedJobError.of(Outcome.of_error(0, ended))
-    count = packed.count(None)
-    big = iter(rest[:count])
-    whole = [next(big) if part is None else part for part in packed]
-    refusal = refusal_of(run, whole[2])
+    given = iter(rest)
+    packed = [next(given) if part is None else part for part in packed]
+    if type(packed[-1]) is dict:
+        apart = packed[-1].items()
+        packed[-1] = {key: next(given) if part is None else part for key, part in apart}
+    refusal = refusal_of(run, packed[2])
     if refusal is not None:
         outcome = Outcome.of_error(0, refusal)
         outcome.unsaved, outcome.worker = True, here()  # it ends the run
         raise FailedJobError.of(outcome) from None
-    outcome = compute_job(whole, rest[count:], target)
+    outcome = compute_job(packed, list(given), target, APART)
     if outcome.error is not None:
         if isinstance(outcome.error, ModuleNotFoundError) and not outcome.begun:
             outcome.error.add_note(f"{where()} lacks it. {SHIP}")
@@ -148,8 +176,13 @@ class Remote(NamedTuple):
             constructs: whether the node makes an object.
 
         Raises:
-            OptionsError: Ray refuses them.
+            OptionsError: Ray refuses them, or an object can't have them.
         """
+        for option, (harmless, why) in _NOT_OF_OBJECTS.items() if constructs else ():
+            if options.get(option) not in (None, harmless):
+                raise OptionsError(
+                    f"node {name!r} makes an object, which can't have the option {option!r}: {why}"
+                )
         given, retried = dict(options), options.get("retry_exceptions")
         kinds = tuple(retried) if isinstance(retried, (list, tuple)) else ()
         if kinds:
@@ -162,6 +195,16 @@ class Remote(NamedTuple):
         except (TypeError, ValueError) as error:
             raise OptionsError(f"Ray refuses the options of node {name!r}: {error}") from error
         return cls(tasks, kinds, dict(options))
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """The resources that a node of the cluster must have, by Ray's names."""
+        options = {name: each for name, each in self.options.items() if each is not None}
+        needs = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
+        needs |= {"memory": options.get("memory", 0), **options.get("resources", {})}
+        if "accelerator_type" in options:
+            needs[f"accelerator_type:{options['accelerator_type']}"] = 0.001
+        return {name: amount for name, amount in needs.items() if amount}
 
     def needing(self, job: Job) -> Remote:
         """Return the same for a job that needs resources; the options come first.

@@ -49,13 +49,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-PROCESS = os.getpid()
+getpid = os.getpid  # tests may replace it
+PROCESS = getpid()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport() -> None:
     """End a fork in which a test has failed: it would go on with the next test."""
-    if os.getpid() != PROCESS:
+    if getpid() != PROCESS:
         os._exit(1)
 
 
@@ -91,15 +92,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def remove_node(self, node: Any) -> Any:
             """Give the other tests of a process that ended to the next one, and not its last again.
 
-            It would end that process as well, after it hung for ten minutes, say.
+            It would end that process, too, after it hung for ten minutes, say. Nor the files that
+            are done: xdist would wait for a process to report on nothing.
             """
-            for unit in self.assigned_work[node].values():
-                for nodeid, ended in unit.items():
-                    if not ended:
-                        unit[nodeid] = True
-                        super().remove_node(node)
-                        return nodeid
-            return super().remove_node(node)
+            units = self.assigned_work[node]
+            items = ((unit, item) for unit in units.values() for item in unit)
+            unit, last = next((each for each in items if not each[0][each[1]]), (None, None))
+            if unit is not None:
+                unit[last] = True
+            for scope in [scope for scope, unit in units.items() if all(unit.values())]:
+                del units[scope]
+            super().remove_node(node)
+            return last
 
     return Together(config, log)
 

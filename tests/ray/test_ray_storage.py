@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 import ray_functions as functions
+from impatient import Impatient
 from ray_functions import noted
 from ray_runs import kept
 
@@ -24,7 +25,7 @@ from functionfuse.errors import (
     StorageConnectionError,
     UnpicklableResultError,
 )
-from functionfuse.storage import storage_factory
+from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.rayfilestorage import FileStorage
 from functionfuse_ray import connection
@@ -338,12 +339,11 @@ class Takes:
 def test_a_server_that_stays_away(tmp_path, notes) -> None:
     """The run ends when it was waited for; meanwhile, tasks that wait keep their CPUs."""
     needs = {"resources": {"disk": 1}}
-    config = {"kind": "ray", "options": {"path": str(tmp_path / "away"), "remoteArgs": needs}}
-    storage, takers = storage_factory(config), []
+    storage, takers = Storage(Impatient(str(tmp_path / "away"), needs)), []
     start = functions.number(0).set_name("start")
-    nodes = [functions.impatient(notes, 8.0, start).set_name(f"save {n}") for n in range(12)]
+    nodes = [functions.number(n, start).set_name(f"save {n}") for n in range(12)]
     flow = kept(storage, *nodes)
-    own = {"env_vars": {"OWN_PROCESSES": "1"}}
+    own = {"env_vars": {"NOTES": notes}}
     flow.query(None).set_remote_args({"runtime_env": own, "max_retries": 0})
 
     def take(event):
@@ -356,12 +356,13 @@ def test_a_server_that_stays_away(tmp_path, notes) -> None:
 
     flow.listeners.append(take)
     try:
-        with pytest.raises(StorageConnectionError, match="It needs a node of the cluster"):
+        with pytest.raises(StorageConnectionError, match="away' is gone"):
             flow.run()
     finally:
         ray.kill(server_of(storage.store))
         for taker in takers:
             ray.kill(taker)
-    # Two wait for the server. When they end, two more may begin before the run is over.
-    assert 2 <= len(noted(notes)) <= 4
+    # Two processes wait for the server, to check the storage or to save. When they end, two more
+    # may begin before the run is over.
+    assert 2 <= len(set(noted(notes))) <= 4
     assert "computed" == flow.report["start"].action

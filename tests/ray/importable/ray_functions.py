@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import random
@@ -335,14 +334,6 @@ class Adds:
     def add(self, number):
         self.number += number
         return self.number
-
-
-@workflow
-def impatient(folder, seconds, *after):
-    """Note that it was called; in its process, storages are not waited for as long as usual."""
-    connection = importlib.import_module("functionfuse_ray.connection")
-    connection.PATIENCE, connection._QUIET = seconds, 0.5
-    remember(folder, "called")
 
 
 TICKS = 12_000  # of 50 ms: longer than any test waits

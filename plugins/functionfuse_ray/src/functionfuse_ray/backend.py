@@ -207,7 +207,10 @@ class OnRay:
                 ray.get(value)  # or Ray prints that nobody retrieved this error
         cause = getattr(answer, "cause", None) if isinstance(answer, RayTaskError) else None
         if isinstance(cause, FailedJobError):
-            return outcome_of(key, cause.rest)
+            outcome = outcome_of(key, cause.rest)
+            if (outcome.unsaved or key < 0) and isinstance(outcome.error, ConnectionError):
+                self._check.lose()
+            return outcome
         if not isinstance(answer, _DIED):
             return Outcome.of_error(key, answer)
         died = WorkerDiedError(

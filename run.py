@@ -259,7 +259,7 @@ LONG = [
     *("battery", "test_damage.py", "test_graph.py", "test_graphback.py", "test_model.py"),
     *("testing/test_kit_catches.py", "testing/test_kit_on_files.py", "test_notebooks.py"),
     *("testing/test_kit_on_plugins.py", "test_reuse_together.py", "test_copy_held.py"),
-    *("page/test_browser.py", "page/test_looks.py"),
+    *("page/test_browser.py", "page/test_looks.py", "test_progress.py", "test_progress_text.py"),
 ]
 ELSEWHERE = ("tests/core", *(f"--ignore=tests/core/{name}" for name in LONG))
 

@@ -13,6 +13,7 @@ import pytest
 
 # What takes longest is handed out first: in the end, one process would be left with it.
 LONGEST = (
+    "tests/ray/cluster/",  # before the others of Ray, whose Ray is started once
     "tests/ray/",
     "tests/dask/test_kit.py",
     "tests/s3/test_kits.py",

@@ -9,7 +9,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+# The machine may be busy: how long an example takes says nothing.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 # What takes longest is handed out first: in the end, one process would be left with it.
 LONGEST = (

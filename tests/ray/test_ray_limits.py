@@ -127,6 +127,9 @@ def test_a_method_that_is_too_slow() -> None:
         ("max_restarts", -1, "has lost its object"),
         ("max_task_retries", 2, "change the object twice"),
         ("max_concurrency", 2, "follow each other"),
+        ("name", "x", "of its own"),
+        ("get_if_exists", True, "of its own"),
+        ("lifetime", "detached", "outlives the run"),
         ("concurrency_groups", {"io": 1}, "follow each other"),
     ],
 )

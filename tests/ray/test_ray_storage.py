@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ from functionfuse_ray.pieces import CHUNK
 from functionfuse_ray.store import RayStore
 
 pytestmark = pytest.mark.usefixtures("ray_up")
+
+IMPORTABLE = Path(__file__).parent / "importable"
 
 
 @pytest.fixture
@@ -65,6 +68,7 @@ def test_the_factory_makes_the_documented_class(emptied) -> None:
         ({}, "path"),
         ({"path": 5}, "path"),
         ({"path": "x", "remote": {}}, "remote"),
+        ({"path": "x", "remote_args": {}}, "mean 'remoteArgs'.*path, remoteArgs, ray"),
         ({"path": "x", "remoteArgs": {"name": "mine"}}, "name"),
     ],
 )
@@ -366,3 +370,16 @@ def test_a_server_that_stays_away(tmp_path, notes) -> None:
     # may begin before the run is over.
     assert 2 <= len(set(noted(notes))) <= 4
     assert "computed" == flow.report["start"].action
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_a_storage_that_starts_ray(tmp_path, where) -> None:
+    """The Ray that it starts stays up, also if a thread reads it that ends."""
+    done = subprocess.run(
+        [sys.executable, IMPORTABLE / "start_late.py", tmp_path / "store", where],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert "1 1\n" == done.stdout, done.stderr

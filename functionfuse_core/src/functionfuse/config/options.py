@@ -165,9 +165,7 @@ def check_options(
     except ValidationError as error:
         # pydantic's own message shows the input, secrets included.
         problems = error.errors(include_input=False, include_url=False, include_context=False)
-    known = [
-        name for field, info in model.model_fields.items() for name in (field, info.alias) if name
-    ]
+    known = [info.alias or field for field, info in model.model_fields.items()]
     lines = []
     for problem in problems:
         steps = problem["loc"]

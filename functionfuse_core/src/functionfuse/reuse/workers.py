@@ -166,8 +166,10 @@ class Expected:
         found, there = _file_of(module), (self._files or {}).get(module, "no file")
         if description.startswith("global "):
             found, there = (_text(seen.variables.get(name, "")) for seen in (here, self._seen))
-            cure = "Hand it over as an argument, or set it alike on both. If it changes no result:"
-            cure += f" @workflow(ignore=[{name!r}])"
+            cure = (
+                "Hand it over as an argument, or set it alike on both: the worker may have an older"
+            )
+            cure += f" file. If it changes no result: @workflow(ignore=[{name!r}])"
         elif name.startswith("package "):
             found, there = (seen.codes.get(name, "") for seen in (here, self._seen))
             cure = "Install the same version on both"
@@ -176,7 +178,10 @@ class Expected:
         elif found == there and description:
             cure = "Set its attributes alike on both"
         elif found == there:
-            cure = "The file was edited after the driver had imported it: start the driver again"
+            cure = (
+                "If the file was edited after the driver had imported it, start the driver again."
+            )
+            cure += f" If the worker's machine has an older file at this path, s{_SHIP}"
         if description and not description.startswith(("global ", _CLASS)):
             name = description
         found, there = (f" ({text})" if text else "" for text in (found, there))

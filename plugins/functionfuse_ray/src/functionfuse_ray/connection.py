@@ -86,6 +86,7 @@ class Connection:
                 f"{self!r} can't be used in a forked process: Ray's client does not survive a fork."
                 " Start processes with the method 'spawn' or 'forkserver'"
             )
+        self._have_ray()
         if threading.current_thread() is not threading.main_thread():
             return self._used(request)
         result = Future[Any]()
@@ -136,6 +137,15 @@ class Connection:
         while not ray.wait([awaited], timeout=_QUIET)[0]:
             self._greet(server, monotonic() + PATIENCE)
 
+    def _have_ray(self) -> None:
+        """Start Ray, or join the cluster, unless Ray is up."""
+        if not ray.is_initialized():
+            with self._connecting:
+                if not ray.is_initialized():
+                    args = self._init_args()
+                    _refuse_client(str(args.get("address")).startswith("ray://"))
+                    start(args)
+
     def _server_at(self, until: float) -> Any:
         """Find the server, or start it: once per process, and again after Ray was restarted.
 
@@ -145,10 +155,6 @@ class Connection:
         if self._connected is not None and ray.is_initialized() and self._connected == _here():
             return self._server
         with self._connecting:
-            if not ray.is_initialized():
-                args = self._init_args()
-                _refuse_client(str(args.get("address")).startswith("ray://"))
-                start(args)
             _refuse_client(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
             _process.watch()
             here = _here()
@@ -207,8 +213,27 @@ class Connection:
 
 
 def start(args: Mapping[str, Any]) -> None:
-    """Start Ray in this process, or join a cluster, with these arguments of `ray.init`."""
-    ray.init(**args)
+    """Start Ray in this process, or join a cluster, with these arguments of `ray.init`.
+
+    Ray ends the processes that it has started when the thread ends in which it started them. So
+    this is the main thread, or one that stays.
+    """
+    if threading.current_thread() is threading.main_thread():
+        ray.init(**args)
+    else:
+        started = Future[None]()
+
+        def stay() -> None:
+            try:
+                ray.init(**args)
+            except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
+                started.set_exception(error)
+                return
+            started.set_result(None)
+            threading.Event().wait()
+
+        threading.Thread(target=stay, name="Ray", daemon=True).start()
+        started.result()
     _process.started = _here(), dict(args)
 
 

@@ -27,6 +27,7 @@ _OPTIONS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}  # other r
 _LOOK = 0.05  # seconds between two looks whether a run has ended; one takes 0.4 ms
 
 _ONE = "calls on an object follow each other, and only a main thread can be interrupted"
+_OWN = "each object has an actor of its own"
 _REPLAY = "Run again after its worker died: earlier calls are replayed"
 # Options of actors that objects can't have, but for these values.
 _NOT_OF_OBJECTS: Mapping[str, tuple[object, str]] = {
@@ -34,6 +35,9 @@ _NOT_OF_OBJECTS: Mapping[str, tuple[object, str]] = {
     "max_task_retries": (0, f"a repeated call could change the object twice. {_REPLAY}"),
     "max_concurrency": (1, _ONE),
     "concurrency_groups": ({}, _ONE),
+    "name": ("", _OWN),
+    "get_if_exists": (False, _OWN),
+    "lifetime": ("non_detached", "an actor that outlives the run is never used again"),
 }
 
 _looked: dict[bytes, float] = {}  # by run: when this process looked last
@@ -106,7 +110,7 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
         raise FailedJobError.of(outcome) from None
     outcome = compute_job(packed, list(given), target, APART)
     if outcome.error is not None:
-        if isinstance(outcome.error, ModuleNotFoundError) and not outcome.begun:
+        if isinstance(outcome.error, ModuleNotFoundError):
             outcome.error.add_note(f"{where()} lacks it. {SHIP}")
         kind = RetriedJobError if isinstance(outcome.error, tuple(retried)) else FailedJobError
         raise kind.of(outcome) from None

@@ -66,8 +66,8 @@ def measure() -> Iterator[Row]:
 def _rows(folder: Path) -> Iterator[Row]:
     compare = partial(time_pair, rounds=ROUNDS, prepare=gc.collect)
     wide(None)
-    yield at_most(f"{COUNT:,} nodes / bare Ray", 1.2, compare(partial(wide, None), bare_wide))
-    yield at_most(f"chain of {COUNT:,} nodes / bare Ray", 1.2, compare(chain, bare_chain))
+    yield at_most(f"{COUNT:,} nodes / bare Ray", 1.15, compare(partial(wide, None), bare_wide))
+    yield at_most(f"chain of {COUNT:,} nodes / bare Ray", 1.1, compare(chain, bare_chain))
     fresh = partial(stored, folder)
     yield at_most(f"{COUNT:,} nodes stored / not stored", 1.3, compare(fresh, partial(wide, None)))
     store = folder / "again"

@@ -20,7 +20,7 @@ from ray_functions import noted
 from ray_runs import kept
 
 import functionfuse
-from functionfuse import workflow
+from functionfuse import LocalWorkflow, workflow
 from functionfuse.errors import (
     CodeDiffersError,
     PluginError,
@@ -68,10 +68,27 @@ def test_a_folder_that_is_not_shared(tmp_path, notes, monkeypatch, node_name) ->
     monkeypatch.setenv("PLACE", "of the driver")
     storage = places.storage(places.Places, tmp_path / "store")
     flow = kept(storage, functions.note(notes, "called"))
-    text, _ = refused(StoragePathError, flow, notes)
+    text, error = refused(StoragePathError, flow, notes)
     assert text.startswith(f"{node_name} sees another place than the driver")
+    assert error.__cause__ is None
     assert "a folder that the driver and all nodes share" in text
     assert [] == storage.list_tasks("w") == left(tmp_path)
+
+
+def test_a_folder_that_has_what_workers_do_not_see(tmp_path, notes, monkeypatch) -> None:
+    """It is found when the result that they don't find must be computed and stored again."""
+    monkeypatch.setenv("PLACE", "of the driver")
+    storage = places.storage(places.Places, tmp_path / "store")
+    node = functions.note(notes, "first").set_name("first")
+    local = LocalWorkflow(node, workflow_name="w")
+    local.set_storage(storage)
+    local.run()
+    flow = kept(storage, functions.note(notes, "last", node).set_name("last"))
+    flow.log_nodes("last")
+    with pytest.raises(StoragePathError, match="sees another place"):
+        flow.run()
+    assert ["first"] == noted(notes)
+    assert ["of the driver"] == [path.name for path in (tmp_path / "store").iterdir()]
 
 
 def test_a_worker_with_another_environment(tmp_path, notes, node_name) -> None:
@@ -161,14 +178,21 @@ def test_code_that_workers_lack(tmp_path, storage, notes, monkeypatch, node_name
         assert isinstance(error.__cause__, ModuleNotFoundError)
 
 
-def test_older_code(tmp_path, storage, notes, monkeypatch, node_name) -> None:
-    """An image that was not rebuilt is found before other nodes are computed."""
+@pytest.mark.parametrize("logged", [False, True])
+def test_older_code(tmp_path, storage, notes, monkeypatch, node_name, logged) -> None:
+    """An image that was not rebuilt is found before other nodes are computed.
+
+    Also if only the results of its children are stored.
+    """
     older = HERE / "importable" / "ray_older.py"
     (tmp_path / "ray_older.py").write_text(older.read_text().replace("2 *", "1000 *"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "ray_older", raising=False)
     newer = importlib.import_module("ray_older")
-    flow = kept(storage, functions.note(notes, "called"), newer.scaled(3))
+    scaled = newer.scaled(3).set_name("scaled")
+    flow = kept(storage, functions.note(notes, "called"), functions.plus(scaled))
+    if logged:
+        flow.log_nodes("scaled")
     text, _ = refused(CodeDiffersError, flow, notes)
     assert text.startswith(node_name)
     assert f"another ray_older.scaled ({older}) than the driver ({tmp_path}" in text
@@ -231,6 +255,15 @@ def test_a_node_that_does_not_answer(storage, monkeypatch, caplog, node_name) ->
         assert 1 == kept(storage, functions.number(1)).run(return_results=True)
     [message] = caplog.messages
     assert node_name.partition(" of")[0].partition(" ")[2] in message
+
+
+def test_what_a_process_keeps_of_runs() -> None:
+    """It is of the newest ones only, for a worker can live through many."""
+    found = {}
+    for number in range(1000):
+        examining.keep(found, b"%d" % number, True)
+    assert 100 == len(found)
+    assert b"999" in found
 
 
 ONE, TWO = "1" * 56, "2" * 56

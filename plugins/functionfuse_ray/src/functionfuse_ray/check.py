@@ -231,12 +231,12 @@ def _answer(task: Any, node: Any) -> Exception | None:
     told = ", ".join(f"{what} {there} (here {here})" for what, (here, there) in hints.items())
     outcomes = [outcome_of(0, each) for each in rest]
     if outcomes:
-        found, cause = (each.error for each in outcomes)
+        found, *causes = (each.error for each in outcomes)
         assert isinstance(found, Exception)
         del found.__notes__  # tracebacks of a worker that has called no function
         if told:
             found.add_note(f"versions differ there, which may be the reason: {told}")
-        return found if cause is None else _caused(found, cause)
+        return _caused(found, *filter(None, causes)) if causes else found
     if told and told not in _told:
         _told.add(told)
         logger.warning("%s has other versions than the driver: %s", name, told)

@@ -45,7 +45,8 @@ _ALLOW = (
     ' environment of the workers: ray_init_args={"runtime_env": {"env_vars": {...}}}'
 )
 
-_untried: dict[bytes, Token | None] = {}  # by run: the token that this process has not yet read
+_MOST = 100  # runs of which a process keeps something
+_looked_at: dict[bytes, bool] = {}  # by run: whether this process has also tried the storage
 
 
 class Token(NamedTuple):
@@ -110,7 +111,7 @@ look.__module__ = "__main__"  # so it goes by value
 
 
 def examine(head: bytes) -> list[bytes]:
-    """Check this worker; return the error that it has found, and its cause, packed."""
+    """Check this worker; return the error that it has found, and then its cause, packed."""
     run, opens, token, code = pickle.loads(head)
     try:
         if token is not None:
@@ -118,10 +119,16 @@ def examine(head: bytes) -> list[bytes]:
         for job in code:
             _compare(job)
     except Exception as error:  # noqa: BLE001  # raised again in the driver
-        cause = error.__cause__ or error
-        return [rest_of(Outcome.of_error(0, each)) for each in (error, cause)]
-    _untried[run] = None
+        return [rest_of(Outcome.of_error(0, each)) for each in (error, error.__cause__) if each]
+    keep(_looked_at, run, token is not None)
     return []
+
+
+def keep(found: dict[bytes, Any], run: bytes, value: object) -> None:
+    """Keep a value for a run, and those of the newest other runs."""
+    found[run] = value
+    while len(found) > _MOST:
+        del found[next(iter(found))]
 
 
 def refusal_of(run: bytes, opens: bytes) -> Exception | None:
@@ -130,18 +137,18 @@ def refusal_of(run: bytes, opens: bytes) -> Exception | None:
     Args:
         opens: the pickle of the storage; b"" if the job needs none.
     """
+    tried = _looked_at.get(run)
+    if tried or (tried is not None and not opens):
+        return None
     try:
-        if run not in _untried:
-            kept = internal_kv._internal_kv_get(kept_at(run))
-            expected, token = pickle.loads(kept) if kept else (versions(), None)
-            if expected != versions():
-                text = f"{versions()}, and the driver {expected}"
-                raise CodeDiffersError(f"{where()} has other versions: {text}. {SHIP}")
-            _untried[run] = token
-        token = _untried[run]
+        kept = internal_kv._internal_kv_get(kept_at(run))
+        expected, token = pickle.loads(kept) if kept else (versions(), None)
+        if expected != versions():
+            text = f"{versions()}, and the driver {expected}"
+            raise CodeDiffersError(f"{where()} has other versions: {text}. {SHIP}")
         if token is not None and opens:
             _try(opens, token)
-            _untried[run] = None
+        keep(_looked_at, run, token is not None and bool(opens))
     except Exception as error:  # noqa: BLE001  # raised again in the driver
         return error
     return None

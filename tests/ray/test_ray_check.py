@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -251,10 +252,31 @@ def test_a_check_is_one_task_for_each_run(storage, monkeypatch) -> None:
 def test_a_node_that_does_not_answer(storage, monkeypatch, caplog, node_name) -> None:
     """A warning names it, and the run waits."""
     monkeypatch.setattr(check, "_PATIENCE", 0)
+    monkeypatch.setattr(check, "_GRACE", 0)
     with caplog.at_level(logging.WARNING, logger=check.__name__):
         assert 1 == kept(storage, functions.number(1)).run(return_results=True)
     [message] = caplog.messages
     assert node_name.partition(" of")[0].partition(" ")[2] in message
+
+
+def test_an_error_does_not_wait_for_a_node_that_hangs(tmp_path, monkeypatch) -> None:
+    """It ends the run, and other errors that have come are in its notes."""
+    monkeypatch.setattr(check, "_PATIENCE", 0.1)
+    [node] = ray.nodes()
+
+    @ray.remote(num_cpus=0)
+    def answer(lacks, end):
+        until = time.monotonic() + (2 if lacks else 100)
+        while time.monotonic() < until and not end.exists():
+            time.sleep(0.1)
+        return {}, lacks, [], {}
+
+    never, *others = (answer.remote(lacks, tmp_path / "end") for lacks in ("", "this", "that"))
+    with pytest.raises(PluginError, match="can't compute: th"):
+        check.Check(b"")._take(dict.fromkeys([never, *others], node))
+    ready, _ = ray.wait([never], timeout=0)
+    assert [] == ready
+    (tmp_path / "end").touch()
 
 
 def test_what_a_process_keeps_of_runs() -> None:

@@ -15,7 +15,9 @@ import logging
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
+from math import inf
 from os import urandom
+from time import monotonic
 from typing import Any
 
 import ray
@@ -39,7 +41,8 @@ __all__ = ["Check"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds until a warning says which nodes have not answered
+_PATIENCE = 15.0  # seconds until a warning says which nodes have not answered
+_GRACE = 1.0  # seconds between two looks at the answers: one error waits so long for others
 _BIG = 64 << 10  # bytes; more goes into Ray's object store, once for all nodes
 _MOST = 1 << 20  # bytes of one function
 
@@ -131,11 +134,12 @@ class Check:
     def _take(self, asked: dict[Any, Any]) -> None:
         """Wait for the answers of all nodes, and raise the first error that is in one.
 
-        The others are not cancelled: if a task ends just then, Ray aborts this process.
+        An error doesn't wait for nodes that answer late, or never. Their tasks are not cancelled:
+        if one ends just then, Ray aborts this process.
         """
-        timeout: float | None = _PATIENCE
+        until = monotonic() + _PATIENCE
         while asked:
-            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=timeout)
+            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_GRACE)
             refused = [error for each in ready if (error := _answer(each, asked.pop(each)))]
             if refused:
                 for error in refused[1:6]:
@@ -143,14 +147,14 @@ class Check:
                 if len(refused) > 6:
                     refused[0].add_note(f"and {len(refused) - 6} more nodes")
                 raise refused[0]
-            if late:
+            if late and monotonic() >= until:
+                until = inf
                 logger.warning(
                     "%d node(s) of the Ray cluster have not answered the check of this run for %g"
                     " s, and it waits for them: %s. Ray may be setting up a 'runtime_env' there,"
                     " or the storage doesn't answer",
                     *(len(late), _PATIENCE, ", ".join(_name(asked[each]) for each in late[:10])),
                 )
-            timeout = None
 
 
 def _name(node: Any) -> str:

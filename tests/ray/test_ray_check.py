@@ -25,13 +25,14 @@ from functionfuse import LocalWorkflow, workflow
 from functionfuse.errors import (
     CodeDiffersError,
     PluginError,
+    ResultNotFoundError,
     StorageAccessError,
     StoragePathError,
 )
 from functionfuse.run.job import Job
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse_ray import RayWorkflow, check, examining
+from functionfuse_ray import RayWorkflow, backend, check, examining
 from functionfuse_ray.tasks import Remote
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -45,6 +46,12 @@ def node_name():
     """The node of the cluster, as errors name it."""
     [node] = ray.nodes()
     return f"node '{node['NodeManagerHostname']}' ({node['NodeManagerAddress']}) of the Ray cluster"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Folders here show files at once."""
+    monkeypatch.setattr(check, "_LATE", 1.0)
 
 
 def left(folder):
@@ -144,6 +151,64 @@ def test_a_storage_whose_plugin_workers_lack(tmp_path, notes, monkeypatch, node_
     assert f"{node_name} can't open the storage: ModuleNotFoundError: No module named" in text
     assert '"py_modules"' in text
     assert isinstance(error.__cause__, ModuleNotFoundError)
+
+
+@workflow
+def collect(path):
+    """Remove all that no result needs."""
+    return len(FileStorage(path).gc(0))
+
+
+def test_gc_during_a_run(tmp_path, monkeypatch) -> None:
+    """A process that starts later finds the token: the driver puts it again."""
+    monkeypatch.setattr(backend, "_PATIENT", 0.2)
+    monkeypatch.setattr(check, "_LATE", 60.0)
+    storage = FileStorage(tmp_path / "store")
+    removed = collect(str(tmp_path / "store"))
+    flow = kept(storage, functions.plus(removed).set_name("later"))
+    flow.query("later").set_remote_args(OTHER)
+    assert 1 == flow.run(return_results=True)
+    assert [] == left(tmp_path)
+
+
+class InMemory:
+    """A storage of the four members, which loses what it gets on a worker."""
+
+    always_read = False
+
+    def new_workflow(self, workflow_name):
+        pass
+
+    def save(self, workflow_name, task_name, result):
+        pass
+
+    def read_task(self, workflow_name, task_name):
+        raise FileNotFoundError(task_name)
+
+
+def test_a_storage_that_can_not_be_checked(caplog) -> None:
+    """A warning tells once that it must not keep results in memory."""
+    with caplog.at_level(logging.WARNING, logger=check.__name__):
+        for number in range(2):
+            assert number == kept(InMemory(), functions.number(number)).run(return_results=True)
+    [message] = caplog.messages
+    assert "the storage of class 'InMemory' can't be checked" in message
+
+
+def test_ray_has_gone_before_the_end(tmp_path, storage, monkeypatch) -> None:
+    """The token is removed all the same."""
+
+    def gone(key):
+        raise RuntimeError
+
+    one = check.Check(b"functionfuse-that-ends")
+    one.begin(storage, "w", [], None)
+    assert 1 == len(left(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(internal_kv, "_internal_kv_del", gone)
+        one.end()
+    assert [] == left(tmp_path)
+    internal_kv._internal_kv_del(examining.kept_at(b"functionfuse-that-ends"))
 
 
 def test_a_storage_in_which_nothing_can_be_removed(tmp_path) -> None:
@@ -277,6 +342,23 @@ def test_an_error_does_not_wait_for_a_node_that_hangs(tmp_path, monkeypatch) -> 
     ready, _ = ray.wait([never], timeout=0)
     assert [] == ready
     (tmp_path / "end").touch()
+
+
+def test_a_folder_that_shows_files_late(storage) -> None:
+    """A worker looks for the token for some seconds, if it is missing."""
+    looked = []
+
+    class Late:
+        def get(self, key):
+            looked.append(key)
+            if len(looked) < 4:
+                raise ResultNotFoundError(key)
+            return b"content"
+
+    token = examining.Token("w/", "w/key", b"content", 60.0)
+    assert token.content == examining._read(Late(), token)
+    assert ["w/key"] * 4 == looked
+    assert b"" == examining._read(storage.store, token._replace(late=0.0))
 
 
 def test_what_a_process_keeps_of_runs() -> None:

@@ -133,6 +133,7 @@ class OnRay:
             if monotonic() >= self._look_at:
                 self._look_at = monotonic() + _PATIENT
                 self._warn()
+                self._check.renew()
             if found or not self._handed or monotonic() >= until:
                 return [self._outcome(key, answer) for key, answer in found]
 

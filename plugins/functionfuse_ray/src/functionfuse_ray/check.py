@@ -4,7 +4,8 @@ The driver puts a token into the storage, and sends one small task to each node 
 which a node of the graph can run. The task compares versions, reads the token through the storage,
 tries whether it may write there, and compares the code of the graph's functions. Each worker
 process does this once more, except for the code, before its first job: a process can have another
-environment, and a cluster can grow. The token is removed when the run ends.
+environment, and a cluster can grow. So the driver puts the token again and again, in case that a
+`gc` removes it. It is removed when the run ends.
 
 The task goes to workers by value, because what a worker has can be older, or lack.
 """
@@ -43,8 +44,11 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE = 15.0  # seconds until a warning says which nodes have not answered
 _GRACE = 1.0  # seconds between two looks at the answers: one error waits so long for others
+_LATE = 10.0  # seconds for which workers look for the token, if they don't find it at once
 _BIG = 64 << 10  # bytes; more goes into Ray's object store, once for all nodes
 _MOST = 1 << 20  # bytes of one function
+
+_NONE = Token("", "", b"", 0)  # for a storage without a `BlobStore`
 
 _told: set[str] = set()  # warnings
 
@@ -63,7 +67,7 @@ class Check:
         self._run = run
         self._has_begun = False
         self._store: BlobStore | None = None
-        self._key = ""
+        self._token = _NONE
 
     def begin(self, storage: Any, workflow_name: str, jobs: Sequence[Job], packer: Packer) -> None:
         """Check all nodes on which jobs can run; see `Backend`.
@@ -101,6 +105,17 @@ class Check:
                 asked[task.remote(expected, modules, head)] = node
         self._take(asked)
 
+    def renew(self) -> None:
+        """Put the token again, as a `gc` may have removed it; to be called every few seconds."""
+        if self._store is None:
+            return
+        try:
+            self._store.put(self._token.key, [self._token.content])
+        except ConnectionError:
+            self.lose()
+        except Exception as error:  # noqa: BLE001  # it may be over the next time
+            logger.info("the blob %r can't be put again: %r", self._token.key, error)
+
     def lose(self) -> None:
         """Leave the token where it is: the storage can't be reached, and an attempt takes long."""
         self._store = None
@@ -108,27 +123,39 @@ class Check:
     def end(self) -> None:
         """Remove the token. An error of the store is logged: the results are right anyway."""
         store, self._store = self._store, None
-        try:
-            if self._has_begun:
-                internal_kv._internal_kv_del(kept_at(self._run))
-            if store is None:
-                return
+        if self._has_begun:
             try:
-                store.delete([self._key])
+                internal_kv._internal_kv_del(kept_at(self._run))
+            except Exception as error:  # noqa: BLE001  # Ray has gone, with all that it kept
+                logger.info("Ray's key of the run can't be removed: %r", error)
+        if store is None:
+            return
+        try:
+            try:
+                store.delete([self._token.key])
             except PermissionError:
-                store.put(self._key, [b""])  # as a lease: `gc` removes it
+                store.put(self._token.key, [b""])  # as a lease: `gc` removes it
         except Exception as error:  # noqa: BLE001
-            logger.warning("the blob %r can't be removed: %r", self._key, error)
+            logger.warning("the blob %r can't be removed: %r", self._token.key, error)
 
     def _put(self, storage: Any, workflow_name: str) -> Token:
         """Put a token into the storage."""
         store = getattr(storage, "store", None)
         if not isinstance(store, BlobStore):
-            return Token("", "", b"")
+            kind = type(getattr(storage, "storage", storage)).__qualname__
+            if kind not in _told:
+                _told.add(kind)
+                logger.warning(
+                    "the storage of class %r can't be checked on the nodes of the Ray cluster. Each"
+                    " worker has a copy of it: results that it keeps in its memory are lost",
+                    kind,
+                )
+            return _NONE
         folder = folder_of(workflow_name)
-        token = Token(folder, f"{folder}{LEASES}.check-{unique()}", urandom(16).hex().encode())
+        key = f"{folder}{LEASES}.check-{unique()}"
+        token = Token(folder, key, urandom(16).hex().encode(), _LATE)
         store.put(token.key, [token.content])
-        self._store, self._key = store, token.key
+        self._store, self._token = store, token
         return token
 
     def _take(self, asked: dict[Any, Any]) -> None:

@@ -7,7 +7,7 @@ import pickle
 import platform
 import socket
 from collections.abc import Sequence
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from ray.experimental import internal_kv
@@ -40,6 +40,10 @@ _SHARE = (
     "Use a folder that the driver and all nodes share under the same path, or a storage of kind"
     " 'S3' or 'ray'"
 )
+_LATER = (
+    "If the folder is shared, the file system shows new files too late there: let it cache names"
+    " for a shorter time (on NFS, by the mount options 'lookupcache=positive' and 'actimeo=3')"
+)
 _ALLOW = (
     "Workers need the rights of the driver. Credentials are in the storage's options, or in the"
     ' environment of the workers: ray_init_args={"runtime_env": {"env_vars": {...}}}'
@@ -55,11 +59,13 @@ class Token(NamedTuple):
     Attributes:
         folder: of the workflow, in the store.
         key, content: of the blob; `key` is "" for a storage without a `BlobStore`.
+        late: seconds for which it is looked for.
     """
 
     folder: str
     key: str
     content: bytes
+    late: float
 
 
 def kept_at(run: bytes) -> bytes:
@@ -170,13 +176,14 @@ def _try(opens: bytes, token: Token) -> None:
         return
     store = storage.store
     try:
-        found = _read(store, token.key)
+        found = _read(store, token)
     except Exception as error:
         raise _refused(f"can't read from {storage!r}", error) from error
     if found != token.content:
         raise StoragePathError(
             f"{where()} sees another place than the driver in {storage!r}: what the driver has put"
-            f" there is missing. Nothing was computed there. {_SHARE}"
+            f" there is missing, also after {token.late:g} s. Nothing was computed there. {_SHARE}."
+            f" {_LATER}"
         )
     try:
         store.prepare(token.folder)
@@ -184,14 +191,17 @@ def _try(opens: bytes, token: Token) -> None:
         raise _refused(f"can't write to {storage!r}", error) from error
 
 
-def _read(store: BlobStore, key: str) -> bytes:
-    """Return a blob, b"" if it is missing; folders in a network can show it late."""
-    for seconds in (1, 0):
+def _read(store: BlobStore, token: Token) -> bytes:
+    """Return the token's blob, b"" if it is missing; folders in a network can show it late."""
+    until, pause = monotonic() + token.late, 0.05
+    while True:
         try:
-            return bytes(store.get(key))
+            return bytes(store.get(token.key))
         except ResultNotFoundError:
-            sleep(seconds)
-    return b""
+            if monotonic() >= until:
+                return b""
+        sleep(pause)
+        pause = min(1.0, 2 * pause)
 
 
 def _refused(what: str, error: Exception) -> Exception:

@@ -33,6 +33,7 @@ from functionfuse.run.job import Job
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse_ray import RayWorkflow, backend, check, examining
+from functionfuse_ray.backend import OnRay
 from functionfuse_ray.tasks import Remote
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -202,7 +203,7 @@ def test_ray_has_gone_before_the_end(tmp_path, storage, monkeypatch) -> None:
         raise RuntimeError
 
     one = check.Check(b"functionfuse-that-ends")
-    one.begin(storage, "w", [], None)
+    one.begin(storage, "w", [], None, None)
     assert 1 == len(left(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(internal_kv, "_internal_kv_del", gone)
@@ -371,7 +372,10 @@ def test_what_a_process_keeps_of_runs() -> None:
 
 
 ONE, TWO = "1" * 56, "2" * 56
-NODE = {"NodeID": ONE, "Resources": {"CPU": 2.0, "disk": 1.0, "memory": 100}}
+NODE = {
+    "NodeID": ONE,
+    "Resources": {"CPU": 2.0, "disk": 1.0, "memory": 100, "accelerator_type:A100": 1.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -384,6 +388,9 @@ NODE = {"NodeID": ONE, "Resources": {"CPU": 2.0, "disk": 1.0, "memory": 100}}
         (False, {}, {"gpu": 1}),
         (False, {"resources": {"tape": 1}}, {}),
         (False, {"memory": 101}, {}),
+        (True, {"accelerator_type": "A100"}, {}),
+        (False, {"accelerator_type": "H100"}, {}),
+        (False, {}, {"gpu": 1e-9}),
         (False, OTHER, {}),
         (True, {"scheduling_strategy": "SPREAD"}, {}),
         (True, {"scheduling_strategy": NodeAffinitySchedulingStrategy(ONE, soft=False)}, {}),
@@ -395,9 +402,9 @@ def test_nodes_on_which_a_job_can_run(fits, options, resources) -> None:
     """Others are not checked for it: the head of a cluster often has no CPUs, and no GPU."""
     job = Job(0, "a", len, (), {})
     job.options, job.resources = Remote((), (), options), resources
-    assert fits == check._fits(job, NODE)
+    assert fits == check._fits(check._allowed(OnRay()._remote_of, job), NODE)
     job.options = None
-    assert not check._fits(job, NODE | {"Resources": {}})
+    assert not check._fits(check._allowed(OnRay()._remote_of, job), NODE | {"Resources": {}})
 
 
 # Errors of workers.

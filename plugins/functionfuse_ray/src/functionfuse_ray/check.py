@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from os import urandom
 from time import monotonic
@@ -29,6 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from functionfuse.backends import Job, Packer, outcome_of
 from functionfuse.errors import (
     CodeDiffersError,
+    OptionsError,
     PluginError,
     WorkerDiedError,
 )
@@ -37,6 +38,7 @@ from functionfuse.storage.blobstore import BlobStore
 from functionfuse.storage.keys import LEASES, folder_of, unique
 
 from .examining import SHIP, Token, kept_at, look, versions
+from .tasks import Remote
 
 __all__ = ["Check"]
 
@@ -69,11 +71,19 @@ class Check:
         self._store: BlobStore | None = None
         self._token = _NONE
 
-    def begin(self, storage: Any, workflow_name: str, jobs: Sequence[Job], packer: Packer) -> None:
+    def begin(
+        self,
+        storage: Any,
+        workflow_name: str,
+        jobs: Sequence[Job],
+        packer: Packer,
+        remote_of: Callable[[Job], Remote],
+    ) -> None:
         """Check all nodes on which jobs can run; see `Backend`.
 
         Args:
             packer: of the run.
+            remote_of: returns how Ray runs a job. May raise OptionsError.
 
         Raises:
             StorageError: a node sees another storage than the driver, or can't use it; it has the
@@ -88,12 +98,13 @@ class Check:
         internal_kv._internal_kv_put(kept_at(self._run), pickle.dumps((expected, token)))
         opens = b"" if storage is None else dumps(storage)
         packed = [_packed(job, packer) for job in jobs]
+        remotes = [_allowed(remote_of, job) for job in jobs]
         heads: dict[tuple[int, ...], Any] = {}
         asked: dict[Any, Any] = {}
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         for node in nodes:
             alive = node["Alive"]
-            fitting = tuple(at for at, job in enumerate(jobs) if alive and _fits(job, node))
+            fitting = tuple(at for at, each in enumerate(remotes) if alive and _fits(each, node))
             if fitting:
                 head = heads.get(fitting)
                 if head is None:
@@ -202,12 +213,22 @@ def _packed(job: Job, packer: Packer) -> list[Any]:
     return [] if stands_apart or sum(map(len, packed[:2])) > _MOST else packed
 
 
-def _fits(job: Job, node: Any) -> bool:
+def _allowed(remote_of: Callable[[Job], Remote], job: Job) -> Remote | None:
+    """Return how Ray runs a job; None if it refuses that, which will be the error of its node."""
+    try:
+        return remote_of(job)
+    except OptionsError:
+        return None
+
+
+def _fits(remote: Remote | None, node: Any) -> bool:
     """Return whether a job can run on a node of the cluster, as far as this is known beforehand.
 
     False if the job's options tell of another environment or place. Its worker is checked later.
     """
-    options: Mapping[str, Any] = getattr(job.options, "options", {})
+    if remote is None:
+        return False
+    options = remote.options
     if any(options.get(name) for name in ("runtime_env", "label_selector", "placement_group")):
         return False
     strategy = options.get("scheduling_strategy")
@@ -216,15 +237,7 @@ def _fits(job: Job, node: Any) -> bool:
             return False
     elif strategy is not None and not isinstance(strategy, str):
         return False
-    needs = {"CPU": 1.0} | dict(job.resources) | dict(options.get("resources") or {})
-    for name, ours, option in (
-        ("CPU", "cpu", "num_cpus"),
-        ("GPU", "gpu", "num_gpus"),
-        ("memory", "memory", "memory"),
-    ):
-        amount = needs.pop(ours, needs.get(name, 0))
-        needs[name] = amount if options.get(option) is None else options[option]
-    return all(amount <= node["Resources"].get(name, 0) for name, amount in needs.items())
+    return all(amount <= node["Resources"].get(name, 0) for name, amount in remote.needs.items())
 
 
 def _modules() -> dict[str, str]:

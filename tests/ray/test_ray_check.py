@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,19 @@ from ray_functions import noted
 from ray_runs import kept
 
 import functionfuse
-from functionfuse import workflow
+from functionfuse import LocalWorkflow, workflow
 from functionfuse.errors import (
     CodeDiffersError,
     PluginError,
+    ResultNotFoundError,
     StorageAccessError,
     StoragePathError,
 )
 from functionfuse.run.job import Job
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse_ray import RayWorkflow, check, examining
+from functionfuse_ray import RayWorkflow, backend, check, examining
+from functionfuse_ray.backend import OnRay
 from functionfuse_ray.tasks import Remote
 
 pytestmark = pytest.mark.usefixtures("ray_up")
@@ -44,6 +47,12 @@ def node_name():
     """The node of the cluster, as errors name it."""
     [node] = ray.nodes()
     return f"node '{node['NodeManagerHostname']}' ({node['NodeManagerAddress']}) of the Ray cluster"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Folders here show files at once."""
+    monkeypatch.setattr(check, "_LATE", 1.0)
 
 
 def left(folder):
@@ -68,10 +77,27 @@ def test_a_folder_that_is_not_shared(tmp_path, notes, monkeypatch, node_name) ->
     monkeypatch.setenv("PLACE", "of the driver")
     storage = places.storage(places.Places, tmp_path / "store")
     flow = kept(storage, functions.note(notes, "called"))
-    text, _ = refused(StoragePathError, flow, notes)
+    text, error = refused(StoragePathError, flow, notes)
     assert text.startswith(f"{node_name} sees another place than the driver")
+    assert error.__cause__ is None
     assert "a folder that the driver and all nodes share" in text
     assert [] == storage.list_tasks("w") == left(tmp_path)
+
+
+def test_a_folder_that_has_what_workers_do_not_see(tmp_path, notes, monkeypatch) -> None:
+    """It is found when the result that they don't find must be computed and stored again."""
+    monkeypatch.setenv("PLACE", "of the driver")
+    storage = places.storage(places.Places, tmp_path / "store")
+    node = functions.note(notes, "first").set_name("first")
+    local = LocalWorkflow(node, workflow_name="w")
+    local.set_storage(storage)
+    local.run()
+    flow = kept(storage, functions.note(notes, "last", node).set_name("last"))
+    flow.log_nodes("last")
+    with pytest.raises(StoragePathError, match="sees another place"):
+        flow.run()
+    assert ["first"] == noted(notes)
+    assert ["of the driver"] == [path.name for path in (tmp_path / "store").iterdir()]
 
 
 def test_a_worker_with_another_environment(tmp_path, notes, node_name) -> None:
@@ -128,6 +154,64 @@ def test_a_storage_whose_plugin_workers_lack(tmp_path, notes, monkeypatch, node_
     assert isinstance(error.__cause__, ModuleNotFoundError)
 
 
+@workflow
+def collect(path):
+    """Remove all that no result needs."""
+    return len(FileStorage(path).gc(0))
+
+
+def test_gc_during_a_run(tmp_path, monkeypatch) -> None:
+    """A process that starts later finds the token: the driver puts it again."""
+    monkeypatch.setattr(backend, "_PATIENT", 0.2)
+    monkeypatch.setattr(check, "_LATE", 60.0)
+    storage = FileStorage(tmp_path / "store")
+    removed = collect(str(tmp_path / "store"))
+    flow = kept(storage, functions.plus(removed).set_name("later"))
+    flow.query("later").set_remote_args(OTHER)
+    assert 1 == flow.run(return_results=True)
+    assert [] == left(tmp_path)
+
+
+class InMemory:
+    """A storage of the four members, which loses what it gets on a worker."""
+
+    always_read = False
+
+    def new_workflow(self, workflow_name):
+        pass
+
+    def save(self, workflow_name, task_name, result):
+        pass
+
+    def read_task(self, workflow_name, task_name):
+        raise FileNotFoundError(task_name)
+
+
+def test_a_storage_that_can_not_be_checked(caplog) -> None:
+    """A warning tells once that it must not keep results in memory."""
+    with caplog.at_level(logging.WARNING, logger=check.__name__):
+        for number in range(2):
+            assert number == kept(InMemory(), functions.number(number)).run(return_results=True)
+    [message] = caplog.messages
+    assert "the storage of class 'InMemory' can't be checked" in message
+
+
+def test_ray_has_gone_before_the_end(tmp_path, storage, monkeypatch) -> None:
+    """The token is removed all the same."""
+
+    def gone(key):
+        raise RuntimeError
+
+    one = check.Check(b"functionfuse-that-ends")
+    one.begin(storage, "w", [], None, None)
+    assert 1 == len(left(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(internal_kv, "_internal_kv_del", gone)
+        one.end()
+    assert [] == left(tmp_path)
+    internal_kv._internal_kv_del(examining.kept_at(b"functionfuse-that-ends"))
+
+
 def test_a_storage_in_which_nothing_can_be_removed(tmp_path) -> None:
     """The token is emptied, as a lease is."""
     storage = places.storage(places.Keeps, tmp_path / "store")
@@ -161,14 +245,21 @@ def test_code_that_workers_lack(tmp_path, storage, notes, monkeypatch, node_name
         assert isinstance(error.__cause__, ModuleNotFoundError)
 
 
-def test_older_code(tmp_path, storage, notes, monkeypatch, node_name) -> None:
-    """An image that was not rebuilt is found before other nodes are computed."""
+@pytest.mark.parametrize("logged", [False, True])
+def test_older_code(tmp_path, storage, notes, monkeypatch, node_name, logged) -> None:
+    """An image that was not rebuilt is found before other nodes are computed.
+
+    Also if only the results of its children are stored.
+    """
     older = HERE / "importable" / "ray_older.py"
     (tmp_path / "ray_older.py").write_text(older.read_text().replace("2 *", "1000 *"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "ray_older", raising=False)
     newer = importlib.import_module("ray_older")
-    flow = kept(storage, functions.note(notes, "called"), newer.scaled(3))
+    scaled = newer.scaled(3).set_name("scaled")
+    flow = kept(storage, functions.note(notes, "called"), functions.plus(scaled))
+    if logged:
+        flow.log_nodes("scaled")
     text, _ = refused(CodeDiffersError, flow, notes)
     assert text.startswith(node_name)
     assert f"another ray_older.scaled ({older}) than the driver ({tmp_path}" in text
@@ -227,14 +318,64 @@ def test_a_check_is_one_task_for_each_run(storage, monkeypatch) -> None:
 def test_a_node_that_does_not_answer(storage, monkeypatch, caplog, node_name) -> None:
     """A warning names it, and the run waits."""
     monkeypatch.setattr(check, "_PATIENCE", 0)
+    monkeypatch.setattr(check, "_GRACE", 0)
     with caplog.at_level(logging.WARNING, logger=check.__name__):
         assert 1 == kept(storage, functions.number(1)).run(return_results=True)
     [message] = caplog.messages
     assert node_name.partition(" of")[0].partition(" ")[2] in message
 
 
+def test_an_error_does_not_wait_for_a_node_that_hangs(tmp_path, monkeypatch) -> None:
+    """It ends the run, and other errors that have come are in its notes."""
+    monkeypatch.setattr(check, "_PATIENCE", 0.1)
+    [node] = ray.nodes()
+
+    @ray.remote(num_cpus=0)
+    def answer(lacks, end):
+        until = time.monotonic() + (2 if lacks else 100)
+        while time.monotonic() < until and not end.exists():
+            time.sleep(0.1)
+        return {}, lacks, [], {}
+
+    never, *others = (answer.remote(lacks, tmp_path / "end") for lacks in ("", "this", "that"))
+    with pytest.raises(PluginError, match="can't compute: th"):
+        check.Check(b"")._take(dict.fromkeys([never, *others], node))
+    ready, _ = ray.wait([never], timeout=0)
+    assert [] == ready
+    (tmp_path / "end").touch()
+
+
+def test_a_folder_that_shows_files_late(storage) -> None:
+    """A worker looks for the token for some seconds, if it is missing."""
+    looked = []
+
+    class Late:
+        def get(self, key):
+            looked.append(key)
+            if len(looked) < 4:
+                raise ResultNotFoundError(key)
+            return b"content"
+
+    token = examining.Token("w/", "w/key", b"content", 60.0)
+    assert token.content == examining._read(Late(), token)
+    assert ["w/key"] * 4 == looked
+    assert b"" == examining._read(storage.store, token._replace(late=0.0))
+
+
+def test_what_a_process_keeps_of_runs() -> None:
+    """It is of the newest ones only, for a worker can live through many."""
+    found = {}
+    for number in range(1000):
+        examining.keep(found, b"%d" % number, True)
+    assert 100 == len(found)
+    assert b"999" in found
+
+
 ONE, TWO = "1" * 56, "2" * 56
-NODE = {"NodeID": ONE, "Resources": {"CPU": 2.0, "disk": 1.0, "memory": 100}}
+NODE = {
+    "NodeID": ONE,
+    "Resources": {"CPU": 2.0, "disk": 1.0, "memory": 100, "accelerator_type:A100": 1.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +388,9 @@ NODE = {"NodeID": ONE, "Resources": {"CPU": 2.0, "disk": 1.0, "memory": 100}}
         (False, {}, {"gpu": 1}),
         (False, {"resources": {"tape": 1}}, {}),
         (False, {"memory": 101}, {}),
+        (True, {"accelerator_type": "A100"}, {}),
+        (False, {"accelerator_type": "H100"}, {}),
+        (False, {}, {"gpu": 1e-9}),
         (False, OTHER, {}),
         (True, {"scheduling_strategy": "SPREAD"}, {}),
         (True, {"scheduling_strategy": NodeAffinitySchedulingStrategy(ONE, soft=False)}, {}),
@@ -258,9 +402,9 @@ def test_nodes_on_which_a_job_can_run(fits, options, resources) -> None:
     """Others are not checked for it: the head of a cluster often has no CPUs, and no GPU."""
     job = Job(0, "a", len, (), {})
     job.options, job.resources = Remote((), (), options), resources
-    assert fits == check._fits(job, NODE)
+    assert fits == check._fits(check._allowed(OnRay()._remote_of, job), NODE)
     job.options = None
-    assert not check._fits(job, NODE | {"Resources": {}})
+    assert not check._fits(check._allowed(OnRay()._remote_of, job), NODE | {"Resources": {}})
 
 
 # Errors of workers.

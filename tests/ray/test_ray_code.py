@@ -110,9 +110,13 @@ def by_value(text: str, **names: Any) -> Any:
     return workflow(namespace["call"])
 
 
+@pytest.mark.parametrize("logged", [False, True])
 @pytest.mark.parametrize("rates", ["older"], indirect=True)
-def test_workers_with_older_code(rates: Rates, storage: FileStorage) -> None:
-    """It is an error, for tasks and for actors; nothing of it is stored, and the rest is."""
+def test_workers_with_older_code(rates: Rates, storage: FileStorage, *, logged: bool) -> None:
+    """It is an error, for tasks and for actors; nothing of it is stored, and the rest is.
+
+    Nodes that are not stored are compared, too.
+    """
     module = rates.module
     nodes = {
         "imported": module.scaled(3),
@@ -121,6 +125,8 @@ def test_workers_with_older_code(rates: Rates, storage: FileStorage) -> None:
     }
     for name, node in nodes.items():
         flow = rates.flow(storage, node.set_name(name), workflow(lambda: 5)().set_name("fine"))
+        if logged:
+            flow.log_nodes(name)
         with pytest.raises(CodeDiffersError, match=r"has another rates_older\.factor") as caught:
             flow.run()
         assert f"({rates.path / 'rates_older.py'}) than the driver (" in str(caught.value)

@@ -33,11 +33,11 @@ class Backend(Protocol):
        there. The scheduler drops a handle that it doesn't need any more. After `value`, the run
        goes on with a new backend of the same class, which gets the handles of the earlier one.
 
-    A backend may have two more methods. `begin(storage, workflow_name, jobs)` is called once,
-    before the first node is computed, and raises an error if that can't work on the workers.
-    `storage` is None if no result is saved. `jobs` are not to be run: there is one for each
-    function and its settings, without arguments, for `compare`. `end()` is called at the end of
-    every run.
+    A backend may have two more methods. `begin(storage, workflow_name, jobs)` is called before the
+    first node is computed, and raises an error if that can't work on the workers. `storage` is None
+    if no result is saved; if one must be saved later, `begin` is called once more, with the
+    storage. `jobs` are not to be run: there is one for each function and its settings, without
+    arguments, for `compare`. `end()` is called at the end of every run.
 
     If the backend places jobs by `job.resources` itself, its attribute `resources` says how much
     one job can have of each. In records of runs, it has the name in its attribute `name`, if there

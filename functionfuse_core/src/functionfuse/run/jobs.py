@@ -60,7 +60,7 @@ class JobMaker:
         self._functions: Mapping[Node, Callable[..., Any]] = workflow._functions
         self._graph = graph
         self._backend = backend
-        self._begun = False
+        self._begun = 0  # 1: the backend's `begin` was called; 2: with the storage
         self._remote = backend.remote
         self._keeps = backend.keeps
         self._results = results
@@ -88,7 +88,8 @@ class JobMaker:
         """Raise what hinders these nodes, before the first of them is computed.
 
         That is the storage's error if it can't be written, and results of them are saved. The first
-        time, it is also what the backend's `begin` finds.
+        time, and when results are saved for the first time, it is also what the backend's `begin`
+        finds: a stored result can prove lost during the run, and is computed then.
 
         Args:
             indexes: all nodes that may be computed, also those that are judged again before.
@@ -105,8 +106,9 @@ class JobMaker:
             results.prepare(len(indexes))
             storage = results.storage
         begin = getattr(self._backend, "begin", None)
-        if begin and indexes and not self._begun:
-            self._begun = True
+        stage = 1 if storage is None else 2
+        if begin and indexes and stage > self._begun:
+            self._begun = stage
             begin(storage, self._workflow.workflow_name, self._samples(indexes))
 
     def _samples(self, indexes: Iterable[int]) -> list[Job]:
@@ -125,7 +127,7 @@ class JobMaker:
             job = found[settings] = Job(index, graph.names[index], function, (), {})
             job.constructs = type(node) is ConstructorCall
             job.options, job.resources = options.get(node), needs
-            if decisions and not (self._results and index in self._results.unsaved):
+            if decisions:
                 job.expected = decisions.identities.expected(node, ())
         return list(found.values())
 
@@ -187,7 +189,7 @@ class JobMaker:
                 job.digest = bool(self.decisions and (self._grows or graph.children[index]))
             else:
                 self._store(job, index, node, self._results)
-        if self._remote and self.decisions and (job.constructs or job.save):
+        if self._remote and self.decisions:  # saved or not: results of children are made from it
             job.expected = self.decisions.expected(index)
         return job
 

@@ -92,7 +92,7 @@ class OnRay:
     def begin(self, storage: Any, workflow_name: str, jobs: Sequence[Job]) -> None:
         """Start Ray, and check the cluster; see `Check.begin`."""
         self._have_ray()
-        self._check.begin(storage, workflow_name, jobs, self._packer)
+        self._check.begin(storage, workflow_name, jobs, self._packer, self._remote_of)
 
     def end(self) -> None:
         """Remove what the check has left."""
@@ -105,12 +105,7 @@ class OnRay:
         """
         if self._start is not None:
             self._have_ray()
-        remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
-        if job.resources and job.target is None:
-            key = id(remote), *job.resources.items()
-            if key not in self._needing:  # making options costs half as much as a submission
-                self._needing[key] = remote, remote.needing(job)
-            _, remote = self._needing[key]
+        remote = self._remote_of(job)
         head, parts = self._parts(job, remote.retried)
         actor = job.target
         if job.constructs:
@@ -133,6 +128,7 @@ class OnRay:
             if monotonic() >= self._look_at:
                 self._look_at = monotonic() + _PATIENT
                 self._warn()
+                self._check.renew()
             if found or not self._handed or monotonic() >= until:
                 return [self._outcome(key, answer) for key, answer in found]
 
@@ -170,6 +166,16 @@ class OnRay:
                     " on when one comes",
                     *(name, text),
                 )
+
+    def _remote_of(self, job: Job) -> Remote:
+        """Return how Ray runs a job; those with the same needs share it."""
+        remote: Remote = job.options or (OBJECT if job.constructs else PLAIN)
+        if job.resources and job.target is None:
+            key = id(remote), *job.resources.items()
+            if key not in self._needing:  # making options costs half as much as a submission
+                self._needing[key] = remote, remote.needing(job)
+            _, remote = self._needing[key]
+        return remote
 
     def _parts(self, job: Job, retried: Sequence[type[BaseException]]) -> tuple[bytes, list[Any]]:
         """Return the pickle of a job, and what goes beside it.

@@ -4,7 +4,8 @@ The driver puts a token into the storage, and sends one small task to each node 
 which a node of the graph can run. The task compares versions, reads the token through the storage,
 tries whether it may write there, and compares the code of the graph's functions. Each worker
 process does this once more, except for the code, before its first job: a process can have another
-environment, and a cluster can grow. The token is removed when the run ends.
+environment, and a cluster can grow. So the driver puts the token again and again, in case that a
+`gc` removes it. It is removed when the run ends.
 
 The task goes to workers by value, because what a worker has can be older, or lack.
 """
@@ -14,8 +15,10 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from os import urandom
+from time import monotonic
 from typing import Any
 
 import ray
@@ -26,6 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from functionfuse.backends import Job, Packer, outcome_of
 from functionfuse.errors import (
     CodeDiffersError,
+    OptionsError,
     PluginError,
     WorkerDiedError,
 )
@@ -34,14 +38,19 @@ from functionfuse.storage.blobstore import BlobStore
 from functionfuse.storage.keys import LEASES, folder_of, unique
 
 from .examining import SHIP, Token, kept_at, look, versions
+from .tasks import Remote
 
 __all__ = ["Check"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds until a warning says which nodes have not answered
+_PATIENCE = 15.0  # seconds until a warning says which nodes have not answered
+_GRACE = 1.0  # seconds between two looks at the answers: one error waits so long for others
+_LATE = 10.0  # seconds for which workers look for the token, if they don't find it at once
 _BIG = 64 << 10  # bytes; more goes into Ray's object store, once for all nodes
 _MOST = 1 << 20  # bytes of one function
+
+_NONE = Token("", "", b"", 0)  # for a storage without a `BlobStore`
 
 _told: set[str] = set()  # warnings
 
@@ -60,13 +69,21 @@ class Check:
         self._run = run
         self._has_begun = False
         self._store: BlobStore | None = None
-        self._key = ""
+        self._token = _NONE
 
-    def begin(self, storage: Any, workflow_name: str, jobs: Sequence[Job], packer: Packer) -> None:
+    def begin(
+        self,
+        storage: Any,
+        workflow_name: str,
+        jobs: Sequence[Job],
+        packer: Packer,
+        remote_of: Callable[[Job], Remote],
+    ) -> None:
         """Check all nodes on which jobs can run; see `Backend`.
 
         Args:
             packer: of the run.
+            remote_of: returns how Ray runs a job. May raise OptionsError.
 
         Raises:
             StorageError: a node sees another storage than the driver, or can't use it; it has the
@@ -81,12 +98,13 @@ class Check:
         internal_kv._internal_kv_put(kept_at(self._run), pickle.dumps((expected, token)))
         opens = b"" if storage is None else dumps(storage)
         packed = [_packed(job, packer) for job in jobs]
+        remotes = [_allowed(remote_of, job) for job in jobs]
         heads: dict[tuple[int, ...], Any] = {}
         asked: dict[Any, Any] = {}
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         for node in nodes:
             alive = node["Alive"]
-            fitting = tuple(at for at, job in enumerate(jobs) if alive and _fits(job, node))
+            fitting = tuple(at for at, each in enumerate(remotes) if alive and _fits(each, node))
             if fitting:
                 head = heads.get(fitting)
                 if head is None:
@@ -98,6 +116,17 @@ class Check:
                 asked[task.remote(expected, modules, head)] = node
         self._take(asked)
 
+    def renew(self) -> None:
+        """Put the token again, as a `gc` may have removed it; to be called every few seconds."""
+        if self._store is None:
+            return
+        try:
+            self._store.put(self._token.key, [self._token.content])
+        except ConnectionError:
+            self.lose()
+        except Exception as error:  # noqa: BLE001  # it may be over the next time
+            logger.info("the blob %r can't be put again: %r", self._token.key, error)
+
     def lose(self) -> None:
         """Leave the token where it is: the storage can't be reached, and an attempt takes long."""
         self._store = None
@@ -105,37 +134,50 @@ class Check:
     def end(self) -> None:
         """Remove the token. An error of the store is logged: the results are right anyway."""
         store, self._store = self._store, None
-        try:
-            if self._has_begun:
-                internal_kv._internal_kv_del(kept_at(self._run))
-            if store is None:
-                return
+        if self._has_begun:
             try:
-                store.delete([self._key])
+                internal_kv._internal_kv_del(kept_at(self._run))
+            except Exception as error:  # noqa: BLE001  # Ray has gone, with all that it kept
+                logger.info("Ray's key of the run can't be removed: %r", error)
+        if store is None:
+            return
+        try:
+            try:
+                store.delete([self._token.key])
             except PermissionError:
-                store.put(self._key, [b""])  # as a lease: `gc` removes it
+                store.put(self._token.key, [b""])  # as a lease: `gc` removes it
         except Exception as error:  # noqa: BLE001
-            logger.warning("the blob %r can't be removed: %r", self._key, error)
+            logger.warning("the blob %r can't be removed: %r", self._token.key, error)
 
     def _put(self, storage: Any, workflow_name: str) -> Token:
         """Put a token into the storage."""
         store = getattr(storage, "store", None)
         if not isinstance(store, BlobStore):
-            return Token("", "", b"")
+            kind = type(getattr(storage, "storage", storage)).__qualname__
+            if kind not in _told:
+                _told.add(kind)
+                logger.warning(
+                    "the storage of class %r can't be checked on the nodes of the Ray cluster. Each"
+                    " worker has a copy of it: results that it keeps in its memory are lost",
+                    kind,
+                )
+            return _NONE
         folder = folder_of(workflow_name)
-        token = Token(folder, f"{folder}{LEASES}.check-{unique()}", urandom(16).hex().encode())
+        key = f"{folder}{LEASES}.check-{unique()}"
+        token = Token(folder, key, urandom(16).hex().encode(), _LATE)
         store.put(token.key, [token.content])
-        self._store, self._key = store, token.key
+        self._store, self._token = store, token
         return token
 
     def _take(self, asked: dict[Any, Any]) -> None:
         """Wait for the answers of all nodes, and raise the first error that is in one.
 
-        The others are not cancelled: if a task ends just then, Ray aborts this process.
+        An error doesn't wait for nodes that answer late, or never. Their tasks are not cancelled:
+        if one ends just then, Ray aborts this process.
         """
-        timeout: float | None = _PATIENCE
+        until = monotonic() + _PATIENCE
         while asked:
-            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=timeout)
+            ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_GRACE)
             refused = [error for each in ready if (error := _answer(each, asked.pop(each)))]
             if refused:
                 for error in refused[1:6]:
@@ -143,14 +185,14 @@ class Check:
                 if len(refused) > 6:
                     refused[0].add_note(f"and {len(refused) - 6} more nodes")
                 raise refused[0]
-            if late:
+            if late and monotonic() >= until:
+                until = inf
                 logger.warning(
                     "%d node(s) of the Ray cluster have not answered the check of this run for %g"
                     " s, and it waits for them: %s. Ray may be setting up a 'runtime_env' there,"
                     " or the storage doesn't answer",
                     *(len(late), _PATIENCE, ", ".join(_name(asked[each]) for each in late[:10])),
                 )
-            timeout = None
 
 
 def _name(node: Any) -> str:
@@ -171,12 +213,22 @@ def _packed(job: Job, packer: Packer) -> list[Any]:
     return [] if stands_apart or sum(map(len, packed[:2])) > _MOST else packed
 
 
-def _fits(job: Job, node: Any) -> bool:
+def _allowed(remote_of: Callable[[Job], Remote], job: Job) -> Remote | None:
+    """Return how Ray runs a job; None if it refuses that, which will be the error of its node."""
+    try:
+        return remote_of(job)
+    except OptionsError:
+        return None
+
+
+def _fits(remote: Remote | None, node: Any) -> bool:
     """Return whether a job can run on a node of the cluster, as far as this is known beforehand.
 
     False if the job's options tell of another environment or place. Its worker is checked later.
     """
-    options: Mapping[str, Any] = getattr(job.options, "options", {})
+    if remote is None:
+        return False
+    options = remote.options
     if any(options.get(name) for name in ("runtime_env", "label_selector", "placement_group")):
         return False
     strategy = options.get("scheduling_strategy")
@@ -185,15 +237,7 @@ def _fits(job: Job, node: Any) -> bool:
             return False
     elif strategy is not None and not isinstance(strategy, str):
         return False
-    needs = {"CPU": 1.0} | dict(job.resources) | dict(options.get("resources") or {})
-    for name, ours, option in (
-        ("CPU", "cpu", "num_cpus"),
-        ("GPU", "gpu", "num_gpus"),
-        ("memory", "memory", "memory"),
-    ):
-        amount = needs.pop(ours, needs.get(name, 0))
-        needs[name] = amount if options.get(option) is None else options[option]
-    return all(amount <= node["Resources"].get(name, 0) for name, amount in needs.items())
+    return all(amount <= node["Resources"].get(name, 0) for name, amount in remote.needs.items())
 
 
 def _modules() -> dict[str, str]:
@@ -231,12 +275,12 @@ def _answer(task: Any, node: Any) -> Exception | None:
     told = ", ".join(f"{what} {there} (here {here})" for what, (here, there) in hints.items())
     outcomes = [outcome_of(0, each) for each in rest]
     if outcomes:
-        found, cause = (each.error for each in outcomes)
+        found, *causes = (each.error for each in outcomes)
         assert isinstance(found, Exception)
         del found.__notes__  # tracebacks of a worker that has called no function
         if told:
             found.add_note(f"versions differ there, which may be the reason: {told}")
-        return found if cause is None else _caused(found, cause)
+        return _caused(found, *filter(None, causes)) if causes else found
     if told and told not in _told:
         _told.add(told)
         logger.warning("%s has other versions than the driver: %s", name, told)

@@ -7,7 +7,7 @@ import pickle
 import platform
 import socket
 from collections.abc import Sequence
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from ray.experimental import internal_kv
@@ -40,12 +40,17 @@ _SHARE = (
     "Use a folder that the driver and all nodes share under the same path, or a storage of kind"
     " 'S3' or 'ray'"
 )
+_LATER = (
+    "If the folder is shared, the file system shows new files too late there: let it cache names"
+    " for a shorter time (on NFS, by the mount options 'lookupcache=positive' and 'actimeo=3')"
+)
 _ALLOW = (
     "Workers need the rights of the driver. Credentials are in the storage's options, or in the"
     ' environment of the workers: ray_init_args={"runtime_env": {"env_vars": {...}}}'
 )
 
-_untried: dict[bytes, Token | None] = {}  # by run: the token that this process has not yet read
+_MOST = 100  # runs of which a process keeps something
+_looked_at: dict[bytes, bool] = {}  # by run: whether this process has also tried the storage
 
 
 class Token(NamedTuple):
@@ -54,11 +59,13 @@ class Token(NamedTuple):
     Attributes:
         folder: of the workflow, in the store.
         key, content: of the blob; `key` is "" for a storage without a `BlobStore`.
+        late: seconds for which it is looked for.
     """
 
     folder: str
     key: str
     content: bytes
+    late: float
 
 
 def kept_at(run: bytes) -> bytes:
@@ -110,7 +117,7 @@ look.__module__ = "__main__"  # so it goes by value
 
 
 def examine(head: bytes) -> list[bytes]:
-    """Check this worker; return the error that it has found, and its cause, packed."""
+    """Check this worker; return the error that it has found, and then its cause, packed."""
     run, opens, token, code = pickle.loads(head)
     try:
         if token is not None:
@@ -118,10 +125,16 @@ def examine(head: bytes) -> list[bytes]:
         for job in code:
             _compare(job)
     except Exception as error:  # noqa: BLE001  # raised again in the driver
-        cause = error.__cause__ or error
-        return [rest_of(Outcome.of_error(0, each)) for each in (error, cause)]
-    _untried[run] = None
+        return [rest_of(Outcome.of_error(0, each)) for each in (error, error.__cause__) if each]
+    keep(_looked_at, run, token is not None)
     return []
+
+
+def keep(found: dict[bytes, Any], run: bytes, value: object) -> None:
+    """Keep a value for a run, and those of the newest other runs."""
+    found[run] = value
+    while len(found) > _MOST:
+        del found[next(iter(found))]
 
 
 def refusal_of(run: bytes, opens: bytes) -> Exception | None:
@@ -130,18 +143,18 @@ def refusal_of(run: bytes, opens: bytes) -> Exception | None:
     Args:
         opens: the pickle of the storage; b"" if the job needs none.
     """
+    tried = _looked_at.get(run)
+    if tried or (tried is not None and not opens):
+        return None
     try:
-        if run not in _untried:
-            kept = internal_kv._internal_kv_get(kept_at(run))
-            expected, token = pickle.loads(kept) if kept else (versions(), None)
-            if expected != versions():
-                text = f"{versions()}, and the driver {expected}"
-                raise CodeDiffersError(f"{where()} has other versions: {text}. {SHIP}")
-            _untried[run] = token
-        token = _untried[run]
+        kept = internal_kv._internal_kv_get(kept_at(run))
+        expected, token = pickle.loads(kept) if kept else (versions(), None)
+        if expected != versions():
+            text = f"{versions()}, and the driver {expected}"
+            raise CodeDiffersError(f"{where()} has other versions: {text}. {SHIP}")
         if token is not None and opens:
             _try(opens, token)
-            _untried[run] = None
+        keep(_looked_at, run, token is not None and bool(opens))
     except Exception as error:  # noqa: BLE001  # raised again in the driver
         return error
     return None
@@ -163,13 +176,14 @@ def _try(opens: bytes, token: Token) -> None:
         return
     store = storage.store
     try:
-        found = _read(store, token.key)
+        found = _read(store, token)
     except Exception as error:
         raise _refused(f"can't read from {storage!r}", error) from error
     if found != token.content:
         raise StoragePathError(
             f"{where()} sees another place than the driver in {storage!r}: what the driver has put"
-            f" there is missing. Nothing was computed there. {_SHARE}"
+            f" there is missing, also after {token.late:g} s. Nothing was computed there. {_SHARE}."
+            f" {_LATER}"
         )
     try:
         store.prepare(token.folder)
@@ -177,14 +191,17 @@ def _try(opens: bytes, token: Token) -> None:
         raise _refused(f"can't write to {storage!r}", error) from error
 
 
-def _read(store: BlobStore, key: str) -> bytes:
-    """Return a blob, b"" if it is missing; folders in a network can show it late."""
-    for seconds in (1, 0):
+def _read(store: BlobStore, token: Token) -> bytes:
+    """Return the token's blob, b"" if it is missing; folders in a network can show it late."""
+    until, pause = monotonic() + token.late, 0.05
+    while True:
         try:
-            return bytes(store.get(key))
+            return bytes(store.get(token.key))
         except ResultNotFoundError:
-            sleep(seconds)
-    return b""
+            if monotonic() >= until:
+                return b""
+        sleep(pause)
+        pause = min(1.0, 2 * pause)
 
 
 def _refused(what: str, error: Exception) -> Exception:

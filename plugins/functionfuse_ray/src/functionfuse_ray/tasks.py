@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from math import inf
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from functionfuse.run.crossing import NotBegunError, here
 from functionfuse.run.job import text_of
 from functionfuse.run.packing import Packed
 
-from .examining import SHIP, refusal_of, where
+from .examining import SHIP, keep, refusal_of, where
 
 __all__ = ["APART", "OBJECT", "PLAIN", "FailedJobError", "Remote", "Whole"]
 
@@ -40,8 +41,7 @@ _NOT_OF_OBJECTS: Mapping[str, tuple[object, str]] = {
     "lifetime": ("non_detached", "an actor that outlives the run is never used again"),
 }
 
-_looked: dict[bytes, float] = {}  # by run: when this process looked last
-_ended: set[bytes] = set()  # runs that have ended
+_looked: dict[bytes, float] = {}  # by run: when this process looked last; inf: it has ended
 
 
 class Whole(NamedTuple):
@@ -120,10 +120,8 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
 def _has_ended(run: bytes) -> bool:
     """Return whether a run has ended: its driver has put its key into Ray's key-value store."""
     if monotonic() - _looked.get(run, -_LOOK) >= _LOOK:
-        if internal_kv._internal_kv_exists(run):
-            _ended.add(run)
-        _looked[run] = monotonic()
-    return run in _ended
+        keep(_looked, run, inf if internal_kv._internal_kv_exists(run) else monotonic())
+    return _looked[run] == inf
 
 
 @ray.remote(num_returns=2)

@@ -61,6 +61,24 @@ def test_an_error_behind_a_reference() -> None:
     assert {"takes": "failed", "number_0000": "computed"} == actions(flow)
 
 
+def test_an_error_with_references() -> None:
+    """It keeps its type; the references, which would lead to nothing here, are text."""
+
+    @workflow
+    def fails():
+        error = ValueError(ray.put(1), [functions.Adds.remote()])
+        error.more = functions.Holder(ray.put(2))
+        raise error
+
+    with pytest.raises(ValueError, match="ObjectRef") as raised:
+        kept(None, fails()).run()
+    reference, [actor] = raised.value.args
+    assert reference.startswith("ObjectRef(")
+    assert actor.startswith("Actor(Adds")
+    assert raised.value.more.reference.startswith("ObjectRef(")
+    assert "can't be in an error" in "\n".join(raised.value.__notes__)
+
+
 def test_a_stored_result_with_references_is_refused(storage) -> None:
     """With the cure; the run goes on with other nodes."""
     made = workflow(lambda: {"x": [ray.put(1)]})().set_name("made")

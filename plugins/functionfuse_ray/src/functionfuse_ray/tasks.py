@@ -74,7 +74,7 @@ class FailedJobError(Exception):
     def of(cls, outcome: Outcome) -> FailedJobError:
         """Return the error for an outcome with an error."""
         assert outcome.error is not None
-        return cls(text_of(outcome.error), rest_of(outcome))
+        return cls(text_of(outcome.error), rest_of(outcome, APART))
 
 
 class RetriedJobError(FailedJobError):

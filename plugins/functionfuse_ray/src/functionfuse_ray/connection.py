@@ -60,6 +60,13 @@ class Connection:
     def __repr__(self) -> str:
         return f"RayStore({self.path!r})"
 
+    def start(self) -> None:
+        """Start Ray with the storage's own options, unless it is up."""
+        args = self._init_args()
+        if not ray.is_initialized():
+            _refuse_client(str(args.get("address")).startswith("ray://"))
+        start(args)
+
     def ask(self, method: str, *args: Any, buffers: Sequence[Buffer] = ()) -> Any:
         """Return the server's answer; if the server died, ask again until it is back.
 
@@ -145,10 +152,7 @@ class Connection:
         if self._connected is not None and ray.is_initialized() and self._connected == _here():
             return self._server
         with self._connecting:
-            if not ray.is_initialized():
-                args = self._init_args()
-                _refuse_client(str(args.get("address")).startswith("ray://"))
-                start(args)
+            self.start()
             _refuse_client(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
             _process.watch()
             here = _here()
@@ -207,9 +211,14 @@ class Connection:
 
 
 def start(args: Mapping[str, Any]) -> None:
-    """Start Ray in this process, or join a cluster, with these arguments of `ray.init`."""
-    ray.init(**args)
-    _process.started = _here(), dict(args)
+    """Start Ray in this process, or join a cluster, with these arguments of `ray.init`.
+
+    Does nothing if it is up, perhaps because another thread has started it in the meantime.
+    """
+    with _process.starting:
+        if not ray.is_initialized():
+            ray.init(**args)
+            _process.started = _here(), dict(args)
 
 
 def was_started_with(args: Mapping[str, Any]) -> bool:
@@ -265,6 +274,7 @@ class _Process:
     def __init__(self) -> None:
         self.forked = False
         self.watched = False
+        self.starting = threading.Lock()
         self.started: tuple[tuple[int, str], dict[str, Any]] | None = None
 
     def watch(self) -> None:

@@ -309,6 +309,7 @@ def test_an_error_after_a_worker_died(notes) -> None:
 PROGRAM = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 import ray
 from functionfuse import LocalWorkflow, RayWorkflow, workflow
 from functionfuse.errors import OptionsError
@@ -340,6 +341,8 @@ other, *first, same, plain = (
 )
 for waiting in other, *first, same, plain:
     next(waiting)
+init = ray.init
+ray.init = lambda **args: (sleep(1), init(**args))  # so that the threads meet
 list(ThreadPoolExecutor().map(list, first))
 print("computed:", ray.is_initialized())
 list(same), list(plain)

@@ -452,6 +452,8 @@ def test_an_error_after_a_worker_died(notes) -> None:
 
 PROGRAM = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 import ray
 from functionfuse import LocalWorkflow, RayWorkflow, workflow
 from functionfuse.errors import OptionsError
@@ -477,13 +479,15 @@ def run(kind=RayWorkflow, storage=FileStorage(path), **options):
 print("reused:", ray.is_initialized())
 flow = next(run(ray_init_args=arguments))
 print("planned:", flow.plan().summary().split(":")[1], ray.is_initialized())
-first, other, same, plain = (
+other, *first, same, plain = (
     run(storage=None, ray_init_args=given)
-    for given in (arguments, {"address": address, "namespace": "n"}, arguments, None)
+    for given in ({"address": address, "namespace": "n"}, *[arguments] * 4, None)
 )
-for waiting in first, other, same, plain:
+for waiting in other, *first, same, plain:
     next(waiting)
-list(first)
+init = ray.init
+ray.init = lambda **args: (sleep(1), init(**args))  # so that the threads meet
+list(ThreadPoolExecutor().map(list, first))
 print("computed:", ray.is_initialized())
 list(same), list(plain)
 try:
@@ -495,7 +499,10 @@ list(run(storage=None, ray_init_args={"address": "nowhere"}))
 
 
 def test_ray_starts_when_a_node_must_run(tmp_path) -> None:
-    """Not for a plan, nor for results that are reused; and what has come up is not another one."""
+    """Not for a plan, nor for results that are reused; and what has come up is not another one.
+
+    Threads that start it at the same time have the same one.
+    """
     address = ray.get_runtime_context().gcs_address
     program = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), address, str(tmp_path / "store")],
@@ -511,14 +518,22 @@ def test_ray_starts_when_a_node_must_run(tmp_path) -> None:
     assert "and not with its 'ray_init_args'" in error
 
 
-def test_a_storage_of_ray_starts_it(tmp_path, monkeypatch) -> None:
-    """When the workflow gets it, with the arguments of the workflow, not with those of others."""
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({"num_cpus": 3}, ("workflow", {"num_cpus": 3})), (None, ("connection", {"num_cpus": 7}))],
+)
+def test_a_storage_of_ray_starts_it(tmp_path, monkeypatch, given, expected) -> None:
+    """When the workflow gets it; with the arguments of the workflow if it has some, or its own."""
     started = []
-    monkeypatch.setattr("functionfuse_ray.workflow.start", started.append)
+    for name in ("workflow", "connection"):
+        monkeypatch.setattr(
+            f"functionfuse_ray.{name}.start", lambda args, name=name: started.append((name, args))
+        )
+    monkeypatch.setattr("functionfuse_ray.workflow.was_started_with", [given].__contains__)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     options = {"path": str(tmp_path), "rayInitArgs": {"num_cpus": 7}}
     storage = storage_factory({"kind": "ray", "options": options})
-    flow = RayWorkflow(workflow_name="w", ray_init_args={"num_cpus": 3})
+    flow = RayWorkflow(workflow_name="w", ray_init_args=given)
     assert [] == started
     flow.set_storage(storage)
-    assert [{"num_cpus": 3}] == started
+    assert [expected] == started

@@ -10,6 +10,7 @@ from ray_runs import actions, kept
 from functionfuse import workflow
 from functionfuse.errors import FingerprintError, UnpicklableResultError
 from functionfuse.reuse.values import digest_of
+from functionfuse.storage.filestorage import FileStorage
 
 pytestmark = pytest.mark.usefixtures("ray_up")
 
@@ -61,6 +62,24 @@ def test_an_error_behind_a_reference() -> None:
     assert {"takes": "failed", "number_0000": "computed"} == actions(flow)
 
 
+def test_an_error_with_references() -> None:
+    """It keeps its type; the references, which would lead to nothing here, are text."""
+
+    @workflow
+    def fails():
+        error = ValueError(ray.put(1), [functions.Adds.remote()])
+        error.more = functions.Holder(ray.put(2))
+        raise error
+
+    with pytest.raises(ValueError, match="ObjectRef") as raised:
+        kept(None, fails()).run()
+    reference, [actor] = raised.value.args
+    assert reference.startswith("ObjectRef(")
+    assert actor.startswith("Actor(Adds")
+    assert raised.value.more.reference.startswith("ObjectRef(")
+    assert "can't be in an error" in "\n".join(raised.value.__notes__)
+
+
 def test_a_stored_result_with_references_is_refused(storage) -> None:
     """With the cure; the run goes on with other nodes."""
     made = workflow(lambda: {"x": [ray.put(1)]})().set_name("made")
@@ -80,3 +99,39 @@ def test_what_takes_a_reference_is_not_reused(storage) -> None:
     for reference in (ray.put(1), functions.Adds.remote()):
         with pytest.raises(FingerprintError, match="refers to data elsewhere"):
             digest_of([reference])
+
+
+def test_a_storage_that_keeps_results_in_an_actor(tmp_path) -> None:
+    """It goes to the workers with the handle and the reference that it holds."""
+
+    class Keeps:
+        def __init__(self):
+            self.kept = {}
+
+        def change(self, key, value):
+            self.kept[key] = value
+
+        def value(self, key):
+            return self.kept.get(key)
+
+    class ByActor(FileStorage):
+        """Notes in the actor what it saves, with the value behind a reference."""
+
+        def __init__(self, actor, reference, path):
+            super().__init__(path)
+            self.given = actor, reference, path
+
+        def __reduce__(self):
+            return ByActor, self.given
+
+        def save(self, workflow_name, name, value, **about):
+            actor, [reference], _ = self.given
+            ray.get(actor.change.remote(name, (ray.get(reference), value)))
+            return super().save(workflow_name, name, value, **about)
+
+    actor = ray.remote(num_cpus=0)(Keeps).remote()
+    storage = ByActor(actor, [ray.put("kept")], str(tmp_path))
+    flow = kept(storage, functions.plus(functions.number(1), 1).set_name("two"))
+    flow.query("two").set_remote_args({"runtime_env": {"env_vars": {"PLACE": "other"}}})
+    assert 2 == flow.run(return_results=True)  # that process is checked before its first node
+    assert ("kept", 2) == ray.get(actor.value.remote("two"))

@@ -1,4 +1,4 @@
-"""What is computed again under Ray after an edit: some of core's edits, and a script's classes."""
+"""What is computed again under Ray after an edit: edits of core's table, and of `edits.txt`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import edits  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("ray_up")
 
-ALL = {edit.what: edit for rows in edits.table().values() for edit in rows}
+OURS = edits.table([Path(__file__).parent / "edits.txt"])
+ALL = {edit.what: edit for rows in (edits.table() | OURS).values() for edit in rows}
 KINDS = [
     "nothing",
     "a comment in a helper",
@@ -43,6 +44,7 @@ KINDS = [
     "an enum's member as argument",
     "the class of an object in a result",
     "the version of a package that counts",
+    *[edit.what for rows in OURS.values() for edit in rows],
 ]
 
 

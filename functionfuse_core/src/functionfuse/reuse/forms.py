@@ -98,6 +98,16 @@ def _members(made: Any) -> Any:
     return {name: getattr(made, name) for name in names if not name.startswith("__")}
 
 
+def _remote(made: Any) -> Any:
+    """Return the function of one of Ray's, and the options; the rest is random, or is cached."""
+    return made._function, made._default_options
+
+
+def _actor_class(made: Any) -> Any:
+    """Return the class that was decorated; Ray has made a subclass of it in each process."""
+    return made.__ray_metadata__.modified_class.__ray_actor_class__, made._default_options
+
+
 def _jitted(made: Any) -> Any:
     state = made.__getstate__()
     return made.__wrapped__, state["static_argnums"], state["static_argnames"]
@@ -128,7 +138,9 @@ _FORMS: dict[str, Parts] = {
     "numpy.ufunc": _ufunc,
     "ray.ObjectRef": _reference,  # in a new cluster, other values get the same identifiers
     "ray._raylet.ObjectRef": _reference,
+    "ray.actor.ActorClass": _actor_class,
     "ray.actor.ActorHandle": _reference,
+    "ray.remote_function.RemoteFunction": _remote,
     "pydantic._internal._decorators.Decorator": lambda made: (made.cls_var_name, made.info),
     "pydantic._internal._validate_call.ValidateCallWrapper": lambda made: (
         made.function,
@@ -177,13 +189,18 @@ _FORMS: dict[str, Parts] = {
 }
 
 
+# Their subclasses are made by the decorator itself, one for each decorated class.
+_OF_A_DECORATOR = {"ray.actor.ActorClass"}
+
+
 @functools.lru_cache(maxsize=1024)
-def form_of(kind: type) -> tuple[type, Parts] | None:
-    """Return the first class with a special form, of a type and its bases, and the form."""
+def form_of(kind: type) -> tuple[type, type, Parts] | None:
+    """Return the class to write for a type, its first base with a special form, and the form."""
     for base in kind.__mro__:
-        parts = _FORMS.get(f"{base.__module__}.{base.__qualname__}")
+        name = f"{base.__module__}.{base.__qualname__}"
+        parts = _FORMS.get(name)
         if parts is not None:
-            return base, parts
+            return base if name in _OF_A_DECORATOR else kind, base, parts
     return None
 
 

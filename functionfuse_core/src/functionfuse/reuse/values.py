@@ -228,7 +228,7 @@ class Writer(Stream):
         form = form_of(kind)
         try:
             if form is not None:
-                self._form(value, kind, *form)
+                self._form(value, *form)
             else:
                 with self.held(kind.__module__):
                     self._state(value, kind)

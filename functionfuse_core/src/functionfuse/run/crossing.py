@@ -29,7 +29,7 @@ from ..reuse.recorded import packages_in
 from ..reuse.workers import look_around
 from ..serializers.portable import dumps
 from .job import Outcome, text_of
-from .packing import Packed, pack, unpack_job
+from .packing import Packed, pack, unpack_job, with_texts
 
 __all__ = [
     "JobError",
@@ -188,8 +188,12 @@ class SavedHeader(NamedTuple):
     fingerprint: Mapping[str, Any]
 
 
-def rest_of(outcome: Outcome) -> bytes:
-    """Return the small rest of an outcome, without value and object, for `outcome_of`."""
+def rest_of(outcome: Outcome, apart: tuple[type, ...] = ()) -> bytes:
+    """Return the small rest of an outcome, without value and object, for `outcome_of`.
+
+    Args:
+        apart: as the packer's. In an error, such objects become text.
+    """
     fields = {name: content for name, content in vars(outcome).items() if name not in _APART}
     saved = outcome.saved
     if getattr(saved, "digest", ""):
@@ -198,7 +202,7 @@ def rest_of(outcome: Outcome) -> bytes:
         fields["saved"] = saved.digest, saved.size, *described, packages
     if outcome.error is None:
         return pickle.dumps(fields, 5)
-    return dumps(fields | _portable(outcome.error))
+    return dumps(fields | _portable(outcome.error, apart))
 
 
 def outcome_of(key: int, rest: bytes) -> Outcome:
@@ -252,16 +256,20 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, FunctionFuseError)
 
 
-def _portable(error: BaseException) -> dict[str, Any]:
+def _portable(error: BaseException, apart: tuple[type, ...] = ()) -> dict[str, Any]:
     """Return the fields `error` and `traceback` of an outcome that crosses.
 
     The error is an object that unpickles as the error, or as a RuntimeError if none does.
     """
     text = "" if _is_ours(error) else "".join(traceback.format_exception(error))
-    for form in (error, _ErrorParts(error)):
+    for whole in (True, False):
         try:
-            if type(cloudpickle.loads(dumps(form))) is type(error):
-                return {"error": form, "traceback": text}
+            crossed, lost = with_texts(error if whole else _ErrorParts(error), apart)
+            if type(crossed) is type(error):
+                sent = crossed if lost else error
+                if lost:
+                    sent.add_note(f"what can't be in an error is its text here: {lost}")
+                return {"error": sent if whole else _ErrorParts(sent), "traceback": text}
         except Exception:  # noqa: BLE001, S112  # this form can't be pickled
             continue
     replaced = RuntimeError(text_of(error))

@@ -20,7 +20,7 @@ from ..graph.nodes import Node
 from ..serializers.portable import PortablePickler
 from .job import Job
 
-__all__ = ["Packed", "Packer", "pack", "unpack", "unpack_job"]
+__all__ = ["Packed", "Packer", "pack", "unpack", "unpack_job", "with_texts"]
 
 Packed = bytes | list[Any]  # a pickle, or a list: a pickle, its buffers, what stands apart
 Kinds = tuple[type, ...]
@@ -53,6 +53,16 @@ def unpack(packed: Packed) -> Any:
     apart = _popped(buffers)
     views = [memoryview(buffer) for buffer in buffers]
     return _loaded(pickled, [view if view.readonly else bytearray(view) for view in views], apart)
+
+
+def with_texts(value: Any, apart: Kinds) -> tuple[Any, str]:
+    """Return a copy of a value, with texts for objects of some types; and these texts.
+
+    Raises what pickling and unpickling raise.
+    """
+    pickled, found = _dumped(value, apart)
+    texts = {key: repr(each) for key, each in found.items()}
+    return _loaded(pickled, (), texts), ", ".join(texts.values())
 
 
 class Packer:

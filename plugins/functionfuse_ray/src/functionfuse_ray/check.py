@@ -33,12 +33,12 @@ from functionfuse.errors import (
     PluginError,
     WorkerDiedError,
 )
-from functionfuse.serializers.portable import dumps
+from functionfuse.run.packing import pack
 from functionfuse.storage.blobstore import BlobStore
 from functionfuse.storage.keys import LEASES, folder_of, unique
 
 from .examining import SHIP, Token, kept_at, look, versions
-from .tasks import Remote
+from .tasks import APART, Remote
 
 __all__ = ["Check"]
 
@@ -96,7 +96,7 @@ class Check:
         self._has_begun = True
         expected, modules = versions(), _modules()
         internal_kv._internal_kv_put(kept_at(self._run), pickle.dumps((expected, token)))
-        opens = b"" if storage is None else dumps(storage)
+        opens = b"" if storage is None else pack(storage, APART)
         packed = [_packed(job, packer) for job in jobs]
         remotes = [_allowed(remote_of, job) for job in jobs]
         heads: dict[tuple[int, ...], Any] = {}
@@ -109,11 +109,11 @@ class Check:
                 head = heads.get(fitting)
                 if head is None:
                     code = [each for at in fitting if (each := packed[at])]
-                    head = pickle.dumps((self._run, opens, token, code), 5)
+                    head = pickle.dumps((self._run, token, code), 5)
                     head = heads[fitting] = ray.put(head) if len(head) > _BIG else head
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = _look.options(num_cpus=0, scheduling_strategy=there)
-                asked[task.remote(expected, modules, head)] = node
+                asked[task.remote(expected, modules, head, opens)] = node
         self._take(asked)
 
     def renew(self) -> None:

@@ -60,6 +60,13 @@ class Connection:
     def __repr__(self) -> str:
         return f"RayStore({self.path!r})"
 
+    def start(self) -> None:
+        """Start Ray with the storage's own options, unless it is up."""
+        args = self._init_args()
+        if not ray.is_initialized():
+            _refuse_client(str(args.get("address")).startswith("ray://"))
+        start(args)
+
     def ask(self, method: str, *args: Any, buffers: Sequence[Buffer] = ()) -> Any:
         """Return the server's answer; if the server died, ask again until it is back.
 
@@ -86,7 +93,8 @@ class Connection:
                 f"{self!r} can't be used in a forked process: Ray's client does not survive a fork."
                 " Start processes with the method 'spawn' or 'forkserver'"
             )
-        self._have_ray()
+        if not ray.is_initialized():
+            self.start()
         if threading.current_thread() is not threading.main_thread():
             return self._used(request)
         result = Future[Any]()
@@ -136,15 +144,6 @@ class Connection:
         """Wait for an answer, or the next of a stream, as long as the server is there."""
         while not ray.wait([awaited], timeout=_QUIET)[0]:
             self._greet(server, monotonic() + PATIENCE)
-
-    def _have_ray(self) -> None:
-        """Start Ray, or join the cluster, unless Ray is up."""
-        if not ray.is_initialized():
-            with self._connecting:
-                if not ray.is_initialized():
-                    args = self._init_args()
-                    _refuse_client(str(args.get("address")).startswith("ray://"))
-                    start(args)
 
     def _server_at(self, until: float) -> Any:
         """Find the server, or start it: once per process, and again after Ray was restarted.
@@ -215,26 +214,35 @@ class Connection:
 def start(args: Mapping[str, Any]) -> None:
     """Start Ray in this process, or join a cluster, with these arguments of `ray.init`.
 
-    Ray ends the processes that it has started when the thread ends in which it started them. So
-    this is the main thread, or one that stays.
+    Does nothing if it is up, perhaps because another thread has started it in the meantime. When a
+    thread ends, Ray ends the processes that it started there. So this is the main thread, or one
+    that stays.
     """
-    if threading.current_thread() is threading.main_thread():
-        ray.init(**args)
-    else:
-        started = Future[None]()
+    with _process.starting:
+        if ray.is_initialized():
+            return
+        if threading.current_thread() is threading.main_thread():
+            ray.init(**args)
+        else:
+            _in_a_thread_that_stays(lambda: ray.init(**args))
+        _process.started = _here(), dict(args)
 
-        def stay() -> None:
-            try:
-                ray.init(**args)
-            except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
-                started.set_exception(error)
-                return
-            started.set_result(None)
-            threading.Event().wait()
 
-        threading.Thread(target=stay, name="Ray", daemon=True).start()
-        started.result()
-    _process.started = _here(), dict(args)
+def _in_a_thread_that_stays(call: Callable[[], object]) -> None:
+    """Call a function in a new thread, which stays if that raises nothing."""
+    called = Future[None]()
+
+    def stay() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
+            called.set_exception(error)
+            return
+        called.set_result(None)
+        threading.Event().wait()
+
+    threading.Thread(target=stay, name="Ray", daemon=True).start()
+    called.result()
 
 
 def was_started_with(args: Mapping[str, Any]) -> bool:
@@ -290,6 +298,7 @@ class _Process:
     def __init__(self) -> None:
         self.forked = False
         self.watched = False
+        self.starting = threading.Lock()
         self.started: tuple[tuple[int, str], dict[str, Any]] | None = None
 
     def watch(self) -> None:

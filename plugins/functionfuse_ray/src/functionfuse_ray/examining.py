@@ -24,6 +24,7 @@ from functionfuse.errors import (
     StoragePathError,
 )
 from functionfuse.run.job import text_of
+from functionfuse.run.packing import Packed
 from functionfuse.storage.blobstore import BlobStore
 
 from . import __version__
@@ -83,7 +84,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def look(expected: dict[str, str], modules: dict[str, str], head: bytes) -> tuple[Any, ...]:
+def look(
+    expected: dict[str, str], modules: dict[str, str], head: bytes, opens: Any
+) -> tuple[Any, ...]:
     """Check a worker; return what differs, what lacks, packed errors, and hints.
 
     It goes to workers by value, so it imports what it needs.
@@ -104,7 +107,7 @@ def look(expected: dict[str, str], modules: dict[str, str], head: bytes) -> tupl
             different[name] = version, found
     rest: list[bytes] = []
     if not different and not lacking:
-        rest = importlib.import_module("functionfuse_ray.examining").examine(head)
+        rest = importlib.import_module("functionfuse_ray.examining").examine(head, opens)
     hints = {}
     for name, version in modules.items():
         there = getattr(sys.modules.get(name), "__dict__", {}).get("__version__", version)
@@ -116,9 +119,14 @@ def look(expected: dict[str, str], modules: dict[str, str], head: bytes) -> tupl
 look.__module__ = "__main__"  # so it goes by value
 
 
-def examine(head: bytes) -> list[bytes]:
-    """Check this worker; return the error that it has found, and then its cause, packed."""
-    run, opens, token, code = pickle.loads(head)
+def examine(head: bytes, opens: Packed) -> list[bytes]:
+    """Check this worker; return the error that it has found, and its cause, packed.
+
+    Args:
+        head: the pickle of the run's key, the token, and packed jobs.
+        opens: the packed storage.
+    """
+    run, token, code = pickle.loads(head)
     try:
         if token is not None:
             _try(opens, Token(*token))
@@ -137,11 +145,11 @@ def keep(found: dict[bytes, Any], run: bytes, value: object) -> None:
         del found[next(iter(found))]
 
 
-def refusal_of(run: bytes, opens: bytes) -> Exception | None:
+def refusal_of(run: bytes, opens: Packed) -> Exception | None:
     """Return why this process can't do jobs of a run; None if it can. It is checked once.
 
     Args:
-        opens: the pickle of the storage; b"" if the job needs none.
+        opens: the packed storage; b"" if the job needs none.
     """
     tried = _looked_at.get(run)
     if tried or (tried is not None and not opens):
@@ -166,7 +174,7 @@ def where() -> str:
     return f"node {socket.gethostname()!r} ({address}) of the Ray cluster"
 
 
-def _try(opens: bytes, token: Token) -> None:
+def _try(opens: Packed, token: Token) -> None:
     """Read the driver's token through the storage, and see whether results can be written."""
     try:
         storage = unpack(opens)

@@ -55,6 +55,14 @@ class RayStore(BlobStore):
             address = ray.get_runtime_context().gcs_address
         return type(self), (self.path, self.remote_args, self.ray_init_args, address)
 
+    def start(self) -> None:
+        """Start Ray with the arguments of the store, unless it is up.
+
+        Raises:
+            OptionsError: it would be Ray's client.
+        """
+        self._connection.start()
+
     def put(
         self, key: str, parts: Sequence[Buffer], *, if_absent: bool = False, durable: bool = False
     ) -> None:

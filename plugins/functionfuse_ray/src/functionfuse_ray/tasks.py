@@ -78,7 +78,7 @@ class FailedJobError(Exception):
     def of(cls, outcome: Outcome) -> FailedJobError:
         """Return the error for an outcome with an error."""
         assert outcome.error is not None
-        return cls(text_of(outcome.error), rest_of(outcome))
+        return cls(text_of(outcome.error), rest_of(outcome, APART))
 
 
 class RetriedJobError(FailedJobError):
@@ -103,7 +103,10 @@ def _work(head: bytes, rest: Sequence[Any], target: Any = None) -> tuple[Packed,
     if type(packed[-1]) is dict:
         apart = packed[-1].items()
         packed[-1] = {key: next(given) if part is None else part for key, part in apart}
-    refusal = refusal_of(run, packed[2])
+    opens = packed[2]
+    if opens and type(packed[-1]) is dict:
+        opens = [opens, packed[-1]]
+    refusal = refusal_of(run, opens)
     if refusal is not None:
         outcome = Outcome.of_error(0, refusal)
         outcome.unsaved, outcome.worker = True, here()  # it ends the run

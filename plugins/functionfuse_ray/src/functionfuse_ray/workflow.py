@@ -86,9 +86,12 @@ class RayWorkflow(ComputingWorkflow):
 
     def _start(self) -> None:
         """Start Ray, unless it is up. Raises OptionsError if it came up with other arguments."""
-        if not ray.is_initialized():
-            start(self._init_args)
-        elif self._init_args and not self._was_up and not was_started_with(self._init_args):
+        store = getattr(self.storage, "store", None)
+        if isinstance(store, RayStore) and not self._init_args:
+            store.start()
+            return
+        start(self._init_args)
+        if self._init_args and not self._was_up and not was_started_with(self._init_args):
             raise OptionsError(
                 f"workflow {self.workflow_name!r}: Ray was started in this process after the"
                 " workflow was made, and not with its 'ray_init_args'. Call ray.init before you"

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from math import inf
 from os import urandom
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -70,6 +71,7 @@ class Check:
         self._has_begun = False
         self._store: BlobStore | None = None
         self._token = _NONE
+        self._renewing: Thread | None = None
 
     def begin(
         self,
@@ -117,13 +119,17 @@ class Check:
         self._take(asked)
 
     def renew(self) -> None:
-        """Put the token again, as a `gc` may have removed it; to be called every few seconds."""
-        if self._store is None:
-            return
+        """Put the token again, as a `gc` may have removed it; to be called every few seconds.
+
+        A thread does it, for a storage that can't be reached must not hold up the run.
+        """
+        if self._store is not None and not (self._renewing and self._renewing.is_alive()):
+            self._renewing = Thread(target=self._put_again, args=[self._store], daemon=True)
+            self._renewing.start()
+
+    def _put_again(self, store: BlobStore) -> None:
         try:
-            self._store.put(self._token.key, [self._token.content])
-        except ConnectionError:
-            self.lose()
+            store.put(self._token.key, [self._token.content])
         except Exception as error:  # noqa: BLE001  # it may be over the next time
             logger.info("the blob %r can't be put again: %r", self._token.key, error)
 
@@ -141,6 +147,8 @@ class Check:
                 logger.info("Ray's key of the run can't be removed: %r", error)
         if store is None:
             return
+        if self._renewing:
+            self._renewing.join()  # or it could put the token after the end
         try:
             try:
                 store.delete([self._token.key])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+import textwrap
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import ray
@@ -111,3 +115,49 @@ def test_a_call_on_an_object_of_an_earlier_part_is_cancelled(storage, notes, sto
     assert ["step"] * 2 + ["waits"] * 2 + ["walk"] * 2 == [
         what for what in noted(notes) if what != "tick"
     ]
+
+
+CLUSTERS = """
+    import sys
+    import ray
+    import ray_functions as functions
+    from ray_runs import kept
+    from functionfuse.storage import storage_factory
+
+    def start():
+        ray.shutdown()
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+    notes, path = sys.argv[1:]
+    storage = path and storage_factory({"kind": "file", "options": {"path": path}})
+    flow, walk = kept(storage or None), functions.Walk(notes, "walk")
+    one = functions.draw(notes, "one").set_name("one")
+    start()
+    first, steps = flow.value(one), flow.value(walk.step(notes, "step").set_name("step"))
+    start()
+    further = flow.value(walk.step(notes, "further", one).set_name("further"))
+    assert len(further) == 4
+    assert (further[:2] == steps) is False  # the object was made again
+    assert (further[3] == first) is bool(storage)
+    assert flow.value(one) == further[3]
+    start()
+    flow.add(one)
+    assert (flow.run(return_results=True) == first) is bool(storage)
+"""
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_cluster_that_is_gone(notes, tmp_path, stored) -> None:
+    """Another has come up in this process: what the first has kept is computed again."""
+    path = str(tmp_path / "store") if stored else ""
+    program = [sys.executable, "-c", textwrap.dedent(CLUSTERS), notes, path]
+    finished = subprocess.run(
+        program,
+        cwd=Path(__file__).parent / "importable",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert 0 == finished.returncode, finished.stderr
+    assert {"one": 1 if stored else 3} == {"one": noted(notes).count("one")}

@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from functionfuse.errors import OptionsError, StorageConnectionError, StoragePathError
 from functionfuse.storage.blobstore import Buffer
 
-__all__ = ["PATIENCE", "Connection", "explained", "start", "submit", "was_started_with"]
+__all__ = ["PATIENCE", "Connection", "explained", "here", "start", "submit", "was_started_with"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Connection:
         self.ray_init_args = ray_init_args
         self.address = address
         self._server: Any = None
-        self._connected: tuple[int, str] | None = None
+        self._connected: tuple[int, str, str] | None = None
         self._connecting = threading.Lock()
 
     def __repr__(self) -> str:
@@ -151,13 +151,13 @@ class Connection:
         Raises:
             StorageConnectionError: it isn't there at the time `until`.
         """
-        if self._connected is not None and ray.is_initialized() and self._connected == _here():
+        if self._connected is not None and ray.is_initialized() and self._connected == here():
             return self._server
         with self._connecting:
             _refuse_client(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
             _process.watch()
-            here = _here()
-            if self._connected == here:
+            connected = here()
+            if self._connected == connected:
                 return self._server
             from .server import Server  # late: Ray's client refuses the definition of this actor
 
@@ -177,7 +177,7 @@ class Connection:
                     f"storage 'ray': the server of {self.path!r} was started with 'remoteArgs'"
                     f" {found}, not {made_with}: it may be on another node. Use the same, or none"
                 )
-            self._server, self._connected = server, here
+            self._server, self._connected = server, connected
             return server
 
     def _greet(self, server: Any, until: float) -> str:
@@ -225,7 +225,7 @@ def start(args: Mapping[str, Any]) -> None:
             ray.init(**args)
         else:
             _in_a_thread_that_stays(lambda: ray.init(**args))
-        _process.started = _here(), dict(args)
+        _process.started = here(), dict(args)
 
 
 def _in_a_thread_that_stays(call: Callable[[], object]) -> None:
@@ -247,7 +247,7 @@ def _in_a_thread_that_stays(call: Callable[[], object]) -> None:
 
 def was_started_with(args: Mapping[str, Any]) -> bool:
     """Return whether it was `start` that started the Ray of this process, and with these."""
-    return _process.started == (_here(), args)
+    return _process.started == (here(), args)
 
 
 def _refuse_client(connected: bool) -> None:
@@ -299,7 +299,7 @@ class _Process:
         self.forked = False
         self.watched = False
         self.starting = threading.Lock()
-        self.started: tuple[tuple[int, str], dict[str, Any]] | None = None
+        self.started: tuple[tuple[int, str, str], dict[str, Any]] | None = None
 
     def watch(self) -> None:
         """Notice forks from now on."""
@@ -315,5 +315,7 @@ class _Process:
 _process = _Process()
 
 
-def _here() -> tuple[int, str]:
-    return os.getpid(), ray.get_runtime_context().get_job_id()
+def here() -> tuple[int, str, str]:
+    """Return this process, and its job and node of Ray: another cluster can have equal jobs."""
+    context = ray.get_runtime_context()
+    return os.getpid(), context.get_job_id(), context.get_node_id()

@@ -16,7 +16,7 @@ from functionfuse.run.run import Run
 from functionfuse.run.workflow import ComputingWorkflow
 
 from .backend import OnRay
-from .connection import start, was_started_with
+from .connection import here, start, was_started_with
 from .store import RayStore
 from .tasks import Remote
 
@@ -77,6 +77,7 @@ class RayWorkflow(ComputingWorkflow):
         super().__init__(*nodes, workflow_name=workflow_name)
         self._init_args = dict(ray_init_args or {})
         self._was_up = ray.is_initialized()
+        self._used: object = None  # where Ray was when a run last used it
 
     def set_storage(self, storage: MinimalStorage | None) -> None:
         """See `ComputingWorkflow.set_storage`. Ray starts for one of the kind "ray"."""
@@ -89,14 +90,26 @@ class RayWorkflow(ComputingWorkflow):
         store = getattr(self.storage, "store", None)
         if isinstance(store, RayStore) and not self._init_args:
             store.start()
-            return
-        start(self._init_args)
+        else:
+            start(self._init_args)
+            self._refuse_another()
+        self._used = here()
+
+    def _refuse_another(self) -> None:
         if self._init_args and not self._was_up and not was_started_with(self._init_args):
             raise OptionsError(
                 f"workflow {self.workflow_name!r}: Ray was started in this process after the"
                 " workflow was made, and not with its 'ray_init_args'. Call ray.init before you"
                 " make the workflow, or leave one of the two out"
             )
+
+    def _prepared(self, backend: OnRay, **how: Any) -> Run:
+        """Return a run; it doesn't go on from what a cluster that is gone has kept."""
+        past = self._past
+        kept = past is not None and (past.values or past.objects)
+        if kept and not (ray.is_initialized() and self._used == here()):
+            self._past = None
+        return Run(self, backend, **how)
 
     def query(self, pattern: str | None = None) -> RayQuery:
         """Return the nodes whose whole name matches, to set options on; see `RayQuery`.
@@ -111,7 +124,7 @@ class RayWorkflow(ComputingWorkflow):
 
         Raises the errors that `run` raises before it computes.
         """
-        return Run(self, OnRay()).plan()
+        return self._prepared(OnRay()).plan()
 
     def run(
         self,
@@ -160,8 +173,8 @@ class RayWorkflow(ComputingWorkflow):
             raise OptionsError(f"max_pending_tasks is 0 or more, not {max_pending_tasks!r}")
         backend = OnRay(max_pending_tasks, self._start)
         keep_going = self.keep_going if keep_going is None else keep_going
-        run = Run(self, backend, returns=return_results, keep_going=keep_going, progress=progress)
-        results = run.run()
+        how = {"returns": return_results, "keep_going": keep_going, "progress": progress}
+        results = self._prepared(backend, **how).run()
         if not return_results:
             return None
         return results[0] if len(results) == 1 else results
@@ -184,4 +197,4 @@ class RayWorkflow(ComputingWorkflow):
         """
         only = as_node(node), node if isinstance(node, Pick) else None
         backend = OnRay(self.max_pending_tasks, self._start)
-        return Run(self, backend, only=only, progress=progress).run()[0]
+        return self._prepared(backend, only=only, progress=progress).run()[0]

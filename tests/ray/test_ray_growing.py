@@ -146,7 +146,9 @@ CLUSTERS = """
 """
 
 
-@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(
+    "stored", [False, *([pytest.param(True, marks=pytest.mark.battery)] if FULL else [])]
+)
 def test_a_cluster_that_is_gone(notes, tmp_path, stored) -> None:
     """Another has come up in this process: what the first has kept is computed again."""
     path = str(tmp_path / "store") if stored else ""

@@ -46,8 +46,9 @@ _LATER = (
     " for a shorter time (on NFS, by the mount options 'lookupcache=positive' and 'actimeo=3')"
 )
 _ALLOW = (
-    "Workers need the rights of the driver. Credentials are in the storage's options, or in the"
-    ' environment of the workers: ray_init_args={"runtime_env": {"env_vars": {...}}}'
+    "Workers need the rights of the driver: in a folder, their user needs them. Credentials are in"
+    " the storage's options, or in the environment of the workers:"
+    ' ray_init_args={"runtime_env": {"env_vars": {...}}}'
 )
 
 _MOST = 100  # runs of which a process keeps something

@@ -25,7 +25,7 @@ STARTED = {
     "include_dashboard": False,
     "object_store_memory": 160 << 20,
     "log_to_driver": False,
-    "resources": {"disk": 1, "api": 1},
+    "resources": {"disk": 1, "api": 1, "away": 1},
 }
 
 

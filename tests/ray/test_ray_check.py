@@ -530,6 +530,7 @@ def test_a_storage_of_ray_starts_it(tmp_path, monkeypatch, given, expected) -> N
             f"functionfuse_ray.{name}.start", lambda args, name=name: started.append((name, args))
         )
     monkeypatch.setattr("functionfuse_ray.workflow.was_started_with", [given].__contains__)
+    monkeypatch.setattr("functionfuse_ray.workflow.here", lambda: None)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     options = {"path": str(tmp_path), "rayInitArgs": {"num_cpus": 7}}
     storage = storage_factory({"kind": "ray", "options": options})

@@ -153,7 +153,7 @@ def test_options_that_an_object_can_not_have(option, value, told) -> None:
         ({"gpu": 1}, "needs gpu=1, and there is none"),
         ({"cpu": 3}, "needs cpu=3, and there is 2"),
         ({"license": 1}, "needs license=1, and there is none"),
-        ({"CPU": 1}, "needs CPU=1, and there is none; the resources are: api=1, cpu=2, disk=1"),
+        ({"CPU": 1}, "needs CPU=1, .* resources are: api=1, away=1, cpu=2, disk=1"),
     ],
 )
 def test_resources_that_the_cluster_does_not_have(storage, notes, needs, told) -> None:

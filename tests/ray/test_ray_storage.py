@@ -342,7 +342,7 @@ class Takes:
 
 def test_a_server_that_stays_away(tmp_path, notes) -> None:
     """The run ends when it was waited for; meanwhile, tasks that wait keep their CPUs."""
-    needs = {"resources": {"disk": 1}}
+    needs = {"resources": {"away": 1}}  # of no other test: a server can come back late
     storage, takers = Storage(Impatient(str(tmp_path / "away"), needs)), []
     start = functions.number(0).set_name("start")
     nodes = [functions.number(n, start).set_name(f"save {n}") for n in range(12)]

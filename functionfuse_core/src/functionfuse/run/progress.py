@@ -202,9 +202,10 @@ class Progress:
         name = events.workflow_name
         if not self._planned:
             return View(name, 0, 0)
-        submitted, running = state.count(SUBMITTED), state.count(RUNNING)
+        # First what has ended: a node that ends meanwhile is missed once, and never counted twice.
         reused, failed = len(events.reused), len(events.failed) - self._interrupted
         done = len(events.ran) + reused + failed
+        submitted, running = state.count(SUBMITTED), state.count(RUNNING)
         open_ = state.count(WAITING) + submitted + running
         total = done + open_ + max(0, state.count(STOPPED) - failed)
         oldest = heapq.nsmallest(_ROWS, self._seen.items(), key=lambda item: item[1])

@@ -80,7 +80,9 @@ def found(ray_up: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
             text=True,
             timeout=600,
         )
-        answers.append(json.loads(done.stdout.splitlines()[-1]))
+        # Ray can print warnings there, before and after.
+        [answer] = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        answers.append(json.loads(answer))
     return answers
 
 

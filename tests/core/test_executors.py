@@ -837,7 +837,21 @@ def test_what_ran_after_a_failure_is_reported_as_computed(tmp_path):
     assert ["s1", "s2", "s4"] == storage.list_tasks("w")
 
 
-def test_a_node_is_told_of_when_it_begins():
+class Unsized(Executor):
+    """An executor that doesn't say how many workers it has."""
+
+    def __init__(self, workers):
+        self.pool = ThreadPoolExecutor(workers)
+
+    def submit(self, function, /, *args, **kwargs):
+        return self.pool.submit(function, *args, **kwargs)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        self.pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, Unsized])
+def test_a_node_is_told_of_when_it_begins(executor):
     """What waits in the executor's queue has not been started."""
     events, go = [], threading.Event()
 
@@ -855,7 +869,7 @@ def test_a_node_is_told_of_when_it_begins():
     nodes = [workflow(step)(number).set_name(f"s{number}") for number in range(5)]
     local = LocalWorkflow(*nodes, workflow_name="w")
     local.listeners.append(listen)
-    with ThreadPoolExecutor(1) as pool:
+    with executor(1) as pool:
         assert [0, 1, 2, 3, 4] == local.run(pool)
     first = events.index(("finished", "s0"))
     started = [event for event in events[:first] if event[0] == "started"]

@@ -96,8 +96,8 @@ class Scheduler:
         if self.resources:
             self.resources.check(indexes)
         self.order.activate(indexes)
-        for node in map(self.graph.nodes.__getitem__, indexes):
-            if type(node) in STATEFUL:
+        for index in indexes:
+            if type(node := self.graph.nodes[index]) in STATEFUL:
                 self.objects.expect(node)
         for index in indexes if self.jobs.prepares else ():
             try:

@@ -55,7 +55,9 @@ def missed(value: Any) -> set[str]:
     """Return which of the project's names in a value aren't found; a class has its nested ones."""
     pickled = dumps(value)
     found, _ = described(value, pickled)
-    expected = {(module, name) for module, name in exactly(pickled.data) if module in OF_PROJECT}
+    expected = {
+        (module, name) for module, name in exactly(b"".join(pickled.frames)) if module in OF_PROJECT
+    }
     return {
         f"{module}:{name}"
         for module, name in expected
@@ -137,7 +139,7 @@ def test_a_frame_may_begin_anywhere() -> None:
     places = set()
     for padding in range(64_900, 65_600):
         value = [bytes(padding // 2), bytes(padding - padding // 2), values.Other()]
-        data = dumps(value).data
+        data = b"".join(dumps(value).frames)
         places.add(data[data.index(b"\x8c\x05Other\x94\x93") - 9] == 0x95)
         names, _ = described(value, dumps(value))
         assert [f"{HERE}:Other"] == names
@@ -271,8 +273,8 @@ hashable = st.recursive(
 def test_no_set_is_missed(value: list[Any], repeats: int) -> None:
     """Whatever its items are, wherever a frame begins, however long the memo is."""
     value = [[str(number) for number in range(repeats)], value]
-    data = dumps(value).data
-    assert names_in(data).unordered or not holds_a_set(data)
+    data = b"".join(dumps(value).frames)
+    assert names_in([data]).unordered or not holds_a_set(data)
 
 
 @pytest.mark.parametrize(
@@ -293,8 +295,8 @@ def test_sets_of_every_kind_of_item_are_found(items: set[Any], before: int) -> N
     """Also where the items were met before, and are fetched from the memo."""
     memoized = [str(number) for number in range(before)]
     for value in (items, frozenset(items)):
-        assert names_in(dumps([memoized, value]).data).unordered
-        assert names_in(dumps([memoized, list(items), value]).data).unordered
+        assert names_in(dumps([memoized, value]).frames).unordered
+        assert names_in(dumps([memoized, list(items), value]).frames).unordered
 
 
 def test_bytes_that_look_like_sets_are_none() -> None:
@@ -302,7 +304,7 @@ def test_bytes_that_look_like_sets_are_none() -> None:
     numbers = list(range(3_000_000))
     texts = "".join(Random(1).choices([chr(code) for code in range(0x4E00, 0x9FA5)], k=3_000_000))
     for value in (numbers, texts, [set(), frozenset()], [38031, 38033, "n"], 38033):
-        assert not names_in(dumps(value).data).unordered
+        assert not names_in(dumps(value).frames).unordered
 
 
 def test_a_set_that_has_no_digest_has_none() -> None:

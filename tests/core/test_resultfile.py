@@ -337,7 +337,7 @@ def test_a_big_result_is_digested_while_it_is_written(
     assert isinstance(parts, resultfile.DigestedAside)
     found, contents = resultfile.check(b"".join(parts), Key("secret"))
     assert parts.info() == found
-    assert [pickled.data, *pickled.views] == contents
+    assert [b"".join(pickled.frames), *pickled.views] == contents
     assert info.digest == found.digest
     monkeypatch.setattr(resultfile, "_DIGESTED_ASIDE_FROM", 1 << 40)
     assert info.digest == resultfile.pack(pickled, "w", "t")[1].digest
@@ -346,11 +346,11 @@ def test_a_big_result_is_digested_while_it_is_written(
 def test_a_pickle_from_elsewhere_is_packed() -> None:
     """Whoever has bytes can pack them; the names in them and the origin may be left out."""
     side = header.SideData("grid", "", (("f", 1, "0" * 32),))
-    parts, info = resultfile.pack(Pickled(b"N.", [], False), "w", "t", side_data=[side])
+    parts, info = resultfile.pack(Pickled([b"N."], [], False), "w", "t", side_data=[side])
     assert (info, [b"N."]) == resultfile.check(b"".join(parts))
     assert (side,) == info.side_data
     assert ("", None, {}) == (info.function, info.seconds, info.fingerprint)
-    parts, info = resultfile.pack(Pickled(b"N.", [], False), "w", "t", function="f", seconds=2.0)
+    parts, info = resultfile.pack(Pickled([b"N."], [], False), "w", "t", function="f", seconds=2.0)
     assert ("f", 2.0) == (info.function, info.seconds)
 
 
@@ -433,7 +433,7 @@ def test_the_packages_are_those_that_the_pickle_names(
     info = storage.save("w", "t", {"frame": pd.DataFrame({"a": range(1000)}), "f": fractions})
     assert {"numpy": np.__version__, "pandas": pd.__version__}.items() <= info.packages.items()
     for noise in (b"\x94\x93", b"\x94\x8c", b"\x8c\x05numpy\x94\x8c\x01x\x94\x93"):
-        found = named.versions_of(named.names_in(noise * 200_000).names)
+        found = named.versions_of(named.names_in([noise * 200_000]).names)
         assert found in ({}, {"numpy": np.__version__})
 
     def warn(name: str) -> Any:

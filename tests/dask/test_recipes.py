@@ -97,7 +97,7 @@ def test_arrays_without_our_plugin(storage: FileStorage, monkeypatch: pytest.Mon
 def test_recipes_that_are_stored_already_are_read(storage: FileStorage) -> None:
     """As an earlier release has stored them."""
     value = [frame(), dask.delayed(sum)([1, 2]), bag(), xr.Dataset({"t": ("x", [1.0])})]
-    pickled = Pickled(pickle.dumps(value, 5), [], by_value=False)
+    pickled = Pickled([pickle.dumps(value, 5)], [], by_value=False)
     parts, _ = packed(pickled, Origin("w", "t", "", "builtins.list", None, None, ""))
     storage.store.put("w/t", parts)
     read = storage.read_task("w", "t")

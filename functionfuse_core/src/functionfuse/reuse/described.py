@@ -43,7 +43,7 @@ class Pickled(Protocol):
     """The part of `functionfuse.storage.pickling.Pickled` that this module needs."""
 
     @property
-    def data(self) -> bytes: ...
+    def opcodes(self) -> Sequence[bytes]: ...
     @property
     def named(self) -> _Names: ...
     @property
@@ -109,7 +109,7 @@ def _own_names(pickled: Pickled, own: frozenset[str]) -> set[tuple[str, str]]:
             fetched.append((module, name))
         elif is_own(module, own):
             found.add((module, name))
-    return found | _resolved(fetched, pickled.data, own) if fetched else found
+    return found | _resolved(fetched, pickled.opcodes, own) if fetched else found
 
 
 def _names_of(code: Iterable[Any]) -> Iterator[tuple[str, str]]:
@@ -149,7 +149,7 @@ def _variable(value: Any, path: Path) -> list[tuple[str, str]]:
 
 
 def _resolved(
-    fetched: Iterable[tuple[str | None, str | None]], data: bytes, own: frozenset[str]
+    fetched: Iterable[tuple[str | None, str | None]], frames: Sequence[bytes], own: frozenset[str]
 ) -> set[tuple[str, str]]:
     """Return all possible names if module or name was fetched from the pickle's memo.
 
@@ -162,25 +162,31 @@ def _resolved(
     for module, name in fetched:
         for one in modules if module is None else modules.intersection([module]):
             if name is not None:
-                if _defines(one, name) and one.encode() in data:
+                if _defines(one, name) and _occurs(one, frames):
                     found.add((one, name))
                 continue
-            texts = texts or _texts_in(data)
-            if _is_in(one, texts, data):
+            texts = texts or _texts_in(frames)
+            if _is_in(one, texts, frames):
                 defined = list(getattr(sys.modules.get(one), "__dict__", ()))
-                found |= {(one, n) for n in defined if _is_in(n, texts, data) and _defines(one, n)}
+                there = [name for name in defined if _is_in(name, texts, frames)]
+                found |= {(one, each) for each in there if _defines(one, each)}
     return found
 
 
-def _texts_in(data: bytes) -> set[str]:
-    found = {text.decode("ascii") for text in set(_texts(data))}
+def _texts_in(frames: Sequence[bytes]) -> set[str]:
+    found = {text.decode("ascii") for text in {each for frame in frames for each in _texts(frame)}}
     return found | {text.partition(".")[0] for text in found}
 
 
-def _is_in(name: str, texts: set[str], data: bytes) -> bool:
+def _is_in(name: str, texts: set[str], frames: Sequence[bytes]) -> bool:
     # The pattern of `texts` finds no such names.
     unusual = not name.isascii() or len(name) > 255
-    return name in texts or (unusual and name.encode("utf-8", "replace") in data)
+    return name in texts or (unusual and _occurs(name, frames))
+
+
+def _occurs(name: str, frames: Sequence[bytes]) -> bool:
+    text = name.encode("utf-8", "replace")
+    return any(text in frame for frame in frames)
 
 
 @lru_cache(maxsize=8)

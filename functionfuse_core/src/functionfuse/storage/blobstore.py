@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any, TypeVar
 
 from xxhash import xxh3_128_digest
 
@@ -79,12 +79,12 @@ class FirstPartLast(Sequence[Buffer]):
     def __len__(self) -> int:
         return 1 + len(self.rest)
 
-    @overload
-    def __getitem__(self, index: int) -> Buffer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Buffer]: ...
-    def __getitem__(self, index: int | slice) -> Buffer | Sequence[Buffer]:
-        return [self.first(), *self.rest][index]
+    def __iter__(self) -> Iterator[Buffer]:
+        yield self.first()
+        yield from self.rest
+
+    def __getitem__(self, index: Any) -> Any:
+        return [*self][index]
 
 
 class Streamed(Sequence[Buffer]):

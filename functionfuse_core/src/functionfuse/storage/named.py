@@ -5,6 +5,9 @@ MEMOIZE. A string that was written before is fetched from the memo (BINGET) inst
 may begin anywhere between. So the search finds each STACK_GLOBAL, and reads the opcodes before it
 backwards. Bytes that only look like an opcode count as one, so the result may have too many names,
 but never too few.
+
+A pickler that writes to a file hands on one piece for each frame. An object of `bytes` or text of
+64 KiB and more is a piece without a frame; it is not searched.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["NOTHING", "Named", "names_in", "versions_of"]
+__all__ = ["NOTHING", "Named", "names_in", "opcodes", "versions_of"]
 
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
 _BINGET, _LONG_BINGET = ord("h"), ord("j")
 _LONGEST = 1 << 12  # bytes; the longest name of a module or class that is found
 _COUNTED = 1 << 16  # bytes; memoized objects are counted up to this offset only
+_UNFRAMED = 1 << 16  # bytes; objects of this size are written by themselves
+_CONTEXT = 2 * _LONGEST + 64  # bytes; more than STACK_GLOBAL and its two strings take
 
 # MEMOIZE after EMPTY_SET, FROZENSET or STACK_GLOBAL. The search is for one byte, and then looks at
 # the byte before: a search for the class of bytes takes ten times as long, and `bytes.find` twice.
@@ -52,21 +57,37 @@ class Named(NamedTuple):
 NOTHING = Named((), unordered=False)
 
 
-def names_in(data: bytes) -> Named:
-    """Return the names in a pickle of protocol 4 or later."""
-    if _marked.search(data) is None:
+def opcodes(frames: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the pieces of a pickle without those that are an object of `bytes` or text.
+
+    The first piece begins with the protocol, and other long ones with FRAME: only such objects are
+    written without a frame.
+    """
+    rest = frames[1:]
+    return [*frames[:1], *(each for each in rest if len(each) < _UNFRAMED or each[0] == _FRAME)]
+
+
+def names_in(frames: Sequence[bytes]) -> Named:
+    """Return the names in the pieces of a pickle of protocol 4 or later."""
+    if len(frames) == 1 and _marked.search(frames[0]) is None:
         return NOTHING  # in a third of the time
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
-    for found in _marked.finditer(data):
-        offset = found.start() - 1
-        if data[offset] == _STACK_GLOBAL:
-            for name, start in _pushed(data, offset):
-                for module, _ in _pushed(data, start):
-                    names[module, name] = None
-        elif not unordered:
-            is_set = data[offset] == _EMPTY_SET
-            unordered = bool(_items(data, offset + 2)) if is_set else _is_behind_item(data, offset)
+    before, context = 0, b""  # an offset, and the bytes from there to the next piece
+    for frame in frames:
+        data = context + frame
+        for found in _marked.finditer(data):
+            offset = found.start() - 1
+            if data[offset] == _STACK_GLOBAL:
+                for name, start in _pushed(data, offset, before):
+                    for module, _ in _pushed(data, start, before):
+                        names[module, name] = None
+            elif not unordered:
+                is_set = data[offset] == _EMPTY_SET
+                has_items = _items(data, offset + 2) if is_set else _is_behind_item(data, offset)
+                unordered = bool(has_items)
+        context = data[-_CONTEXT:]
+        before += len(data) - len(context)
     return Named(tuple(names), unordered) if names or unordered else NOTHING
 
 
@@ -94,19 +115,23 @@ def _is_behind_item(data: bytes, offset: int) -> bool:
     return False
 
 
-def _pushed(data: bytes, end: int) -> list[tuple[str | None, int]]:
-    """Return each string that the bytes before an offset may push, and its own offset."""
+def _pushed(data: bytes, end: int, before: int) -> list[tuple[str | None, int]]:
+    """Return each string that the bytes before an offset may push, and its own offset.
+
+    Args:
+        before: how many bytes of the pickle come before `data`.
+    """
     found: list[tuple[str | None, int]] = []
     if data[end - 1] == _MEMOIZE:
         _add_texts(found, data, end - 1)
-    if end > 2 and data[end - 2] == _BINGET and _is_memoized(data, data[end - 1], end):
+    if end > 2 and data[end - 2] == _BINGET and _is_memoized(data, data[end - 1], end, before):
         found.append((None, end - 2))
     if end > 5 and data[end - 5] == _LONG_BINGET:
         index = int.from_bytes(data[end - 4 : end], "little")
-        if _is_memoized(data, index, end):
+        if _is_memoized(data, index, end, before):
             found.append((None, end - 5))
     if end > 9 and data[end - 9] == _FRAME and data[end - 4 : end] == bytes(4):
-        found += _pushed(data, end - 9)
+        found += _pushed(data, end - 9, before)
     return found
 
 
@@ -128,6 +153,7 @@ def _add_texts(found: list[tuple[str | None, int]], data: bytes, end: int) -> No
         start = data.rfind(b"X", first, start)
 
 
-def _is_memoized(data: bytes, index: int, end: int) -> bool:
+def _is_memoized(data: bytes, index: int, end: int, before: int) -> bool:
     """Return whether the memo can have this index before an offset."""
-    return index < (data.count(_MEMOIZE, 0, end) if end <= _COUNTED else end)
+    counts = not before and end <= _COUNTED
+    return index < (data.count(_MEMOIZE, 0, end) if counts else before + end)

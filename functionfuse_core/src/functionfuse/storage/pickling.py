@@ -3,7 +3,8 @@
 Pickle 5 (PEP 574) is tried first. If it fails, or if its bytes name `__main__`, which another
 process would not find, cloudpickle writes the value. An object of a registered serializer becomes a
 call of `restore` with the serializer's name and the object's persistent id (`pid`); see
-`unpickling`.
+`unpickling`. A big pickle stays in the pieces that the pickler writes: `bytes` of 64 KiB and more
+are among them, and are not copied.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..serializers.portable import PortablePickler
 from ..serializers.refused import RefusedError, asleep, reader_of, refusal_of, thread
 from ..serializers.script import script_object, script_state
 from .culprit import culprit
-from .named import NOTHING, Named, names_in
+from .named import NOTHING, Named, names_in, opcodes
 
 __all__ = ["Pickled", "dumps", "restore"]
 
@@ -41,6 +42,7 @@ for _function in (script_object, script_state):
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
 _PROTOCOL = 5
+_MAIN = b"_main__"  # of "__main__" or "__mp_main__". A forward search takes twice as long.
 # Not the value's fault, so cloudpickle is not tried.
 _RAISED = MemoryError, OSError, OptionsError, PluginError
 
@@ -63,7 +65,7 @@ class Pickled(NamedTuple):
     """A value as bytes.
 
     Attributes:
-        data: the pickle.
+        frames: the pickle, in one or more pieces, in order. Big `bytes` in the value are pieces.
         views: its out-of-band buffers, in order; they are the value's own memory.
         by_value: whether cloudpickle wrote it, so that code may be in it.
         named: the names in the pickle.
@@ -71,12 +73,27 @@ class Pickled(NamedTuple):
         read: whether a lazy part was read, so that the value is not the object that was pickled.
     """
 
-    data: bytes
+    frames: list[bytes]
     views: list[memoryview]
     by_value: bool
     named: Named = NOTHING
     code: tuple[Any, ...] = ()
     read: bool = False
+
+    @property
+    def opcodes(self) -> Sequence[bytes]:
+        """The pieces that can name globals; see `named.opcodes`."""
+        return opcodes(self.frames)
+
+
+class _Frames(list[bytes]):
+    """A file for a pickler, which keeps each piece as it is written."""
+
+    __slots__ = ()
+
+    def write(self, piece: bytes | bytearray) -> None:
+        # A bytearray is the value's own, which can change before it is stored.
+        self.append(piece if type(piece) is bytes else bytes(piece))
 
 
 def restore(name: str, pid: Any) -> Any:
@@ -122,16 +139,18 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
         return False
 
     try:
+        frames = _Frames()
         if extractor is None and asleep():
-            data = pickle.dumps(value, _PROTOCOL, buffer_callback=in_band)
+            pickle.dump(value, frames, _PROTOCOL, buffer_callback=in_band)
         else:
-            file = io.BytesIO()
-            pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=in_band)
+            pickler = pickle.Pickler(frames, _PROTOCOL, buffer_callback=in_band)
             reducers = pickler.dispatch_table = _Reducers(extractor)
             pickler.dump(value)
-            data = file.getvalue()
-        # "__main__" or "__mp_main__". A forward search takes twice as long.
-        by_name = data.rfind(b"_main__") < 0
+        naming: Sequence[bytes] = frames
+        by_name = frames[0].rfind(_MAIN) < 0
+        if len(frames) > 1:
+            naming = opcodes(frames)
+            by_name = max(frame.rfind(_MAIN) for frame in naming) < 0
     except SerializerError as error:
         raise _placed(error, value, in_band, extractor) from error.__cause__
     except _RAISED:
@@ -140,10 +159,10 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
         by_name = False
     if by_name:
         by_value, read = False, reducers is not None and reducers.read
-        return Pickled(data, views, by_value, names_in(data), (), read)  # keywords take longer
+        return Pickled(frames, views, by_value, names_in(naming), (), read)  # keywords take longer
     views.clear()
     try:
-        data, code, read = _pickled_by_value(value, in_band, extractor)
+        frames, code, read = _pickled_by_value(value, in_band, extractor)
     except SerializerError as error:
         raise _placed(error, value, in_band, extractor) from error.__cause__
     except _RAISED:
@@ -161,7 +180,7 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
             f" {error}. Leave it out of the result, give its class a __reduce__ or __getstate__, or"
             " name the node in log_nodes, so that its result is not stored"
         ) from error
-    return Pickled(data, views, True, names_in(data), code, read)
+    return Pickled(frames, views, True, names_in(opcodes(frames)), code, read)
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -270,11 +289,11 @@ class _Read:
 
 def _pickled_by_value(
     value: Any, in_band: Callable[[pickle.PickleBuffer], bool], extractor: Extractor | None
-) -> tuple[bytes, tuple[Any, ...], bool]:
-    file = io.BytesIO()
-    pickler = _ByValuePickler(file, _PROTOCOL, buffer_callback=in_band, extractor=extractor)
+) -> tuple[_Frames, tuple[Any, ...], bool]:
+    frames = _Frames()
+    pickler = _ByValuePickler(frames, _PROTOCOL, buffer_callback=in_band, extractor=extractor)
     pickler.dump(value)
-    return file.getvalue(), tuple(pickler.code), pickler.reducers.read
+    return frames, tuple(pickler.code), pickler.reducers.read
 
 
 def _fails(

@@ -142,8 +142,8 @@ class _Signer(Copier):
             pickled = dumps(value, writer)
             if writer.write_noted():
                 pickled = dumps(value, writer)
-            contents: list[Any] = [pickled.data, *pickled.views]
-            found = [(len(each), section_hexdigest(each, strong=True)) for each in contents]
+            sections: list[list[Any]] = [pickled.frames, *([view] for view in pickled.views)]
+            found = [(sum(map(len, s)), section_hexdigest(*s, strong=True)) for s in sections]
             by_value = info.by_value or pickled.by_value
             side_data = writer.side_data()
             head = encoded_anew(passing.head, found, side_data, self._new_key, by_value=by_value)
@@ -154,4 +154,5 @@ class _Signer(Copier):
             except OSError as second:
                 error.add_note(f"its side data is left for gc: {second}")
             raise
-        return [head, pickled.data, *aligned(len(head) + len(pickled.data), pickled.views)]
+        rest = aligned(len(head) + found[0][0], pickled.views)
+        return [head, *pickled.frames, *rest]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -64,20 +64,52 @@ def sha256_digest(data: Buffer) -> bytes:
     return sha256(data).digest()
 
 
-def section_hexdigest(data: Buffer, *, strong: bool) -> str:
-    """Return the digest of a pickle or buffer: XXH3-128, or that of `Pieces` by several threads."""
+def section_hexdigest(*parts: Buffer, strong: bool) -> str:
+    """Return the digest of a pickle or buffer: XXH3-128, or that of `Pieces` by several threads.
+
+    Args:
+        parts: its bytes, in one or more parts.
+    """
     if not strong:
-        return xxh3_128_hexdigest(data)
-    view = memoryview(data)
-    size = len(view)
-    if size <= _PIECE:
-        return sha256(sha256(view).digest() if size else b"").hexdigest()
-    pieces = [view[start : start + _PIECE] for start in range(0, size, _PIECE)]
+        if len(parts) == 1:
+            return xxh3_128_hexdigest(parts[0])
+        digest: str = _updated(xxh3_128(), parts).hexdigest()
+        return digest
+    pieces = list(_cut(parts))
+    if len(pieces) <= 1:
+        return sha256(b"".join(map(_piece_digest, pieces))).hexdigest()
     try:
-        digests = b"".join(in_threads(_threads(), sha256_digest, pieces))
+        digests = b"".join(in_threads(_threads(), _piece_digest, pieces))
     except RuntimeError:  # no more threads can start, for example when the interpreter ends
-        digests = b"".join(map(sha256_digest, pieces))
+        digests = b"".join(map(_piece_digest, pieces))
     return sha256(digests).hexdigest()
+
+
+def _cut(parts: Iterable[Buffer]) -> Iterator[list[memoryview]]:
+    """Cut parts into pieces of 4 MiB; the last one has the rest. None is copied."""
+    piece: list[memoryview] = []
+    room = _PIECE
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            piece.append(view[:room])
+            room, view = room - len(piece[-1]), view[room:]
+            if not room:
+                yield piece
+                piece, room = [], _PIECE
+    if piece:
+        yield piece
+
+
+def _piece_digest(parts: Iterable[Buffer]) -> bytes:
+    digest: bytes = _updated(sha256(), parts).digest()
+    return digest
+
+
+def _updated(digest: Any, parts: Iterable[Buffer]) -> Any:
+    for part in parts:
+        digest.update(part)
+    return digest
 
 
 class Pieces:

@@ -42,6 +42,7 @@ _makes_again = re.compile(
     r"|pyarrow\.lib\.(_reconstruct_\w+|_restore_array|chunked_array|field|scalar|schema|py_buffer)"
     r"|pyarrow\.lib\.(type_for_alias|timestamp|time32|time64|duration|dictionary|decimal\d+|map_)"
     r"|pyarrow\.lib\.(struct|list_|large_list|list_view|large_list_view|binary|run_end_encoded)"
+    r"|torch\._utils\._rebuild_(tensor_v2|parameter)"
     r"|sklearn\.[\w.]+\.newObj|tblib\.pickling_support\.unpickle_\w+|re\._compile"
     # Class methods.
     r"|pyarrow\.lib\.(CacheOptions|DictionaryScalar)\._reconstruct"

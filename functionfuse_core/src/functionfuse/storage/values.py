@@ -228,7 +228,7 @@ def _read(pieces: Pieces, *, checked: bool) -> tuple[Any, list[Any]]:
         batches = list(stream)
         for batch in batches:
             batch.validate(full=True)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, EOFError) as error:
         raise DamagedResultError(f"its Arrow data are not what was written: {error}") from error
     return stream.schema, batches
 

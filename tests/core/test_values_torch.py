@@ -20,7 +20,7 @@ from functionfuse.storage.filestorage import FileStorage
 
 torch: Any = pytest.importorskip(
     "torch",
-    reason="run: .venv/bin/python -m pip install --group torch --constraint constraints.txt",
+    reason="run: .venv/bin/python -m pip install torch --constraint constraints.txt",
 )
 
 SIZE = 4 * 2 * library_values.COUNT  # bytes of the largest storage

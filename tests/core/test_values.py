@@ -115,6 +115,19 @@ def test_what_arrow_can_t_hold_is_stored_as_polars_does(storage: FileStorage) ->
         assert [] == info.buffers
 
 
+def test_a_type_that_arrow_changes_is_stored_as_polars_does(
+    storage: FileStorage, frame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever types polars has: a frame that would come back with others doesn't go by Arrow."""
+    import polars as pl
+
+    whole = frame.select("whole")
+    monkeypatch.setattr(pl, "from_arrow", lambda _: whole[:0].cast(pl.Int32))
+    found, info = trip(storage, whole)
+    assert whole.equals(found)
+    assert [] == info.buffers
+
+
 def test_polars_without_pyarrow(
     storage: FileStorage, frame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +281,19 @@ def test_the_type_must_be_allowed(storage: FileStorage, frame: Any) -> None:
         for others in (["functionfuse"], ["builtins"], list(kinds.keys() - {kind})):
             with pytest.raises(UntrustedResultError, match=kind):
                 trusting(storage, *others).read_task("w", "t")
+
+
+def test_only_data_of_polars_is_allowed_by_its_package(storage: FileStorage) -> None:
+    """Small frames are read, too; queries and expressions are not, because they can hold code."""
+    pl = pytest.importorskip("polars")
+    allowed = trusting(storage, "polars")
+    for value in (pl.DataFrame({"a": [1]}), pl.Series([1]), pl.Enum(["a"]), [pl.Int64]):
+        storage.save("w", "t", value)
+        assert str(value) == str(allowed.read_task("w", "t"))
+    for value in (pl.col("a") + 1, pl.Config):
+        storage.save("w", "t", value)
+        with pytest.raises(UntrustedResultError, match="needs an entry of its own"):
+            allowed.read_task("w", "t")
 
 
 def stream_of(table: Any) -> bytes:

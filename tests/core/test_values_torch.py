@@ -6,6 +6,7 @@ Without torch they are skipped; the reason says how to install it.
 from __future__ import annotations
 
 import pickle
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from result_bytes import of_pickle
 from functionfuse.errors import UnreadableResultError, UntrustedResultError
 from functionfuse.storage import values
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.pickling import dumps
 
 torch: Any = pytest.importorskip(
     "torch",
     reason="run: .venv/bin/python -m pip install torch --constraint constraints.txt",
 )
-
-SIZE = 4 * 2 * library_values.COUNT  # bytes of the largest storage
 
 
 @pytest.fixture
@@ -124,6 +124,15 @@ def test_a_small_view_is_stored_without_the_rest(storage: FileStorage) -> None:
     assert base.untyped_storage().nbytes() == base[:10].untyped_storage().nbytes()  # as before
 
 
+def test_a_buffer_keeps_its_storage() -> None:
+    """The copy of a small view is nobody else's, and is written after it was pickled."""
+    expected = torch.arange(10_000)[:1000]
+    [view] = dumps(expected).views
+    others = [torch.full((1000,), -1) for _ in range(100)]
+    assert expected.numpy().tobytes() == view.tobytes()
+    assert 100 == len(others)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, of types that are in beta or on their way out
 def test_other_layouts_and_devices_come_back(storage: FileStorage) -> None:
     """Sparse, quantized and nested tensors, those without memory, and storages by themselves."""
@@ -183,6 +192,18 @@ def test_an_allow_list_names_torch(storage: FileStorage) -> None:
     for entries in ([], ["functionfuse", "collections"], ["torch._utils", "collections"]):
         with pytest.raises(UntrustedResultError, match="torch"):
             trusting(storage, *entries).read_task("w", "t")
+
+
+def test_only_data_of_torch_is_allowed_by_its_package(storage: FileStorage) -> None:
+    """A class that opens files or loads code when it is made needs an entry of its own."""
+    for value in (torch.Size([1]), torch.float32, torch.ones(3).size()):
+        storage.save("w", "t", value)
+        assert value == trusting(storage, "torch").read_task("w", "t")
+    names = "PyTorchFileReader", "package.PackageImporter", "utils.data.DataLoader"
+    for value in (*(attrgetter(name)(torch) for name in names), torch.nn.Linear):
+        storage.save("w", "t", value)
+        with pytest.raises(UntrustedResultError, match="needs an entry of its own"):
+            trusting(storage, "torch").read_task("w", "t")
 
 
 def plain(*arguments: Any) -> bytes:

@@ -63,12 +63,15 @@ _data = re.compile(
     r"|sklearn\.(gaussian_process\.kernels|_loss\.\w+|metrics\._scorer)\.\w+"
 ).fullmatch
 
-# These run code, open files or read memory when they are made.
+# These run code, open files or read memory when they are made. Some of torch and polars do, so only
+# their data are left out.
 _runs = re.compile(
     r"numpy\.(memmap|(distutils|f2py|testing|ctypeslib)\..+|lib\..+\.DummyArray)"
     r"|pandas\.(core\.computation|io)\..+|pydantic\.(type_adapter\.TypeAdapter|types\.ImportString)"
     r"|pyarrow\.(_?fs|_\w+fs|_?parquet|_?flight)\..+|scipy\.(odr|io)\..+|xarray\.backends\..+"
     r"|(boto3|botocore|distributed|fsspec|functionfuse|joblib)\..+"
+    r"|torch\.(?!(Tensor|Size|storage\.\w+|(nn|optim)\.[\w.]+)$).+"
+    r"|polars\.(?!(dataframe\.frame\.DataFrame|series\.series\.Series|datatypes\.[\w.]+)$).+"
 ).fullmatch
 
 _CALLING = ".type", ".map", ".filter", ".super", ".property", ".classmethod", ".staticmethod"

@@ -70,8 +70,12 @@ def test_a_frame_of_each_type_comes_back(storage: FileStorage, frame: Any) -> No
             found, _ = trip(storage, part)
             assert_frame_equal(part, found)
             assert part.schema == found.schema
-        found, _ = trip(storage, column.to_series())
-        assert_series_equal(column.to_series(), found)
+        for series in (column.to_series(), column.to_series().alias("")):
+            found, info = trip(storage, series)
+            assert_series_equal(series, found)
+            is_big = series.estimated_size() > 16_384
+            stored = (Path(storage.store.root) / "w" / "t").read_bytes()
+            assert is_big == (b"polars_series" in stored)
 
 
 def test_a_column_of_numbers_is_stored_in_place(storage: FileStorage) -> None:
@@ -102,6 +106,7 @@ def test_a_part_of_texts_is_stored_without_the_rest(storage: FileStorage) -> Non
     found, info = trip(storage, part)
     assert part.to_list() == found.to_list()
     assert b"text 000001" not in (Path(storage.store.root) / "w" / "t").read_bytes()
+    assert b"polars_series" in (Path(storage.store.root) / "w" / "t").read_bytes()
     assert info.size < 500_000
 
 

@@ -328,7 +328,7 @@ def _columns(frame: Any) -> tuple[Any, ...] | None:
         empty = polars.from_arrow(table.slice(0, 0))
     except (pyarrow.ArrowException, polars.exceptions.PolarsError):
         return None
-    if _is_extended(table.schema) or empty.schema != frame.schema:
+    if _is_extended(table.schema) or empty.dtypes != frame.dtypes:
         return None
     columns = [table.select([index]) for index in range(table.num_columns)]
     return tuple(_written(pyarrow, column.schema, column.to_batches()) for column in columns)
@@ -342,9 +342,11 @@ def polars_frame(columns: Sequence[Pieces], *, checked: bool = False) -> Any:
     schema = pyarrow.schema([table.schema.field(0) for table in tables])
     table = pyarrow.Table.from_arrays([table.column(0) for table in tables], schema=schema)
     try:
-        return polars.from_arrow(table, rechunk=False)
+        frame = polars.from_arrow(table, rechunk=False)
+        frame.columns = schema.names  # "" has become another one
     except polars.exceptions.PanicException as error:  # it is no Exception
         raise DamagedResultError(f"polars can't read its Arrow data: {error}") from error
+    return frame
 
 
 def polars_series(columns: Sequence[Pieces], *, checked: bool = False) -> Any:

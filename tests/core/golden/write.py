@@ -7,7 +7,8 @@ oldest Python and the oldest packages that are supported, and `git add` what is 
 left alone.
 
 The bytes depend on this script and on the versions of Python, numpy, pandas, cloudpickle and xxhash
-alone: clock, host and token are fixed. The headers record most of those versions.
+alone, and those of the libraries: clock, host and token are fixed. The headers record most of those
+versions. Values of libraries that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,62 @@ VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
+def of_polars() -> dict[str, Any]:
+    import polars as pl
+
+    numbers = range(1500)
+    frame = pl.DataFrame(
+        {
+            "whole": pl.Series(numbers, dtype=pl.UInt32),
+            "text": [f"t{number % 7}" if number % 3 else None for number in numbers],
+            "list": pl.Series([[number, None] for number in numbers], dtype=pl.List(pl.UInt16)),
+        }
+    )
+    return {
+        "frame": frame,
+        "series": pl.Series("enum", ["x", "y"] * 8500, dtype=pl.Enum(["y", "x", "z"])),
+        "small": pl.DataFrame({"a": [1, None]}),
+    }
+
+
+def of_pyarrow() -> dict[str, Any]:
+    import pyarrow as pa
+
+    texts = pa.array([f"text {number % 30}" for number in range(9000)])
+    table = pa.table({"text": texts, "code": texts.dictionary_encode()}).slice(40, 30)
+    return {
+        "table": table.replace_schema_metadata({"note": "kept"}),
+        "batch": table.to_batches()[0],
+        "chunked": pa.chunked_array([texts.slice(9, 3), texts.slice(50, 3)]),
+        "array": texts.slice(9, 3),
+    }
+
+
+def of_torch() -> dict[str, Any]:
+    import torch
+
+    base = torch.arange(300, dtype=torch.float32)
+    return {
+        "base": base,
+        "shared": base.reshape(20, 15).T,
+        "small": base[:3],
+        "half": base[:40].to(torch.bfloat16),
+        "unsigned": base[:40].to(torch.uint16),
+        "conjugate": torch.complex(base[:4], base[:4]).conj(),
+        "parameter": torch.nn.Parameter(base[:200].clone()),
+        "storage": base[:2].clone().untyped_storage(),
+        "empty": torch.empty(0, 2),
+    }
+
+
+# By the name of the library.
+LIBRARIES: dict[str, Callable[[], Any]] = {
+    "polars": of_polars,
+    "pyarrow": of_pyarrow,
+    "torch": of_torch,
+}
+
+
 SIGNED: dict[str, Callable[[], Any]] = {
     "plain": plain,
     "array": lambda: numpy_arrays()["c"],
@@ -154,6 +212,9 @@ def write(root: Path) -> None:
         each.register_persistent_serializers(GridSerializer)
     for name, value in VALUES.items():
         save(storage, "values", name, value())
+    for name, value in LIBRARIES.items():
+        if find_spec(name):
+            save(storage, "libraries", name, value())
     for name in [*HOSTILE, LONG]:
         save(storage, "names", name, name)
     save(storage, "../names", ".", "dots")

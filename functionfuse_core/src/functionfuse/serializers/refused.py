@@ -67,7 +67,7 @@ _ARRAYS = "dask.array.core.Array"
 
 # No such object can exist before one of these modules is imported.
 _MODULES = frozenset(
-    {"dask", "distributed", "h5py", "polars", "pyarrow._dataset", "ray", "xarray", "zarr"}
+    {"dask", "distributed", "h5py", "polars", "pyarrow", "ray", "torch", "xarray", "zarr"}
 )
 _without = -1  # a count of modules in which none of them was
 _VARIABLE = "xarray.core.variable.Variable"
@@ -106,7 +106,7 @@ class Private:
 
 
 def asleep() -> bool:
-    """Return whether no module is imported whose objects `refusal_of` and `reader_of` know."""
+    """Return whether no module is imported whose objects are not pickled as usual."""
     global _without  # noqa: PLW0603  # looked up at every save
     count = len(sys.modules)
     if count != _without and sys.modules.keys().isdisjoint(_MODULES):

@@ -42,6 +42,7 @@ _makes_again = re.compile(
     r"|pyarrow\.lib\.(_reconstruct_\w+|_restore_array|chunked_array|field|scalar|schema|py_buffer)"
     r"|pyarrow\.lib\.(type_for_alias|timestamp|time32|time64|duration|dictionary|decimal\d+|map_)"
     r"|pyarrow\.lib\.(struct|list_|large_list|list_view|large_list_view|binary|run_end_encoded)"
+    r"|torch\._utils\._rebuild_(tensor_v2|parameter)"
     r"|sklearn\.[\w.]+\.newObj|tblib\.pickling_support\.unpickle_\w+|re\._compile"
     # Class methods.
     r"|pyarrow\.lib\.(CacheOptions|DictionaryScalar)\._reconstruct"
@@ -62,12 +63,15 @@ _data = re.compile(
     r"|sklearn\.(gaussian_process\.kernels|_loss\.\w+|metrics\._scorer)\.\w+"
 ).fullmatch
 
-# These run code, open files or read memory when they are made.
+# These run code, open files or read memory when they are made. Some of torch and polars do, so only
+# their data are left out.
 _runs = re.compile(
     r"numpy\.(memmap|(distutils|f2py|testing|ctypeslib)\..+|lib\..+\.DummyArray)"
     r"|pandas\.(core\.computation|io)\..+|pydantic\.(type_adapter\.TypeAdapter|types\.ImportString)"
     r"|pyarrow\.(_?fs|_\w+fs|_?parquet|_?flight)\..+|scipy\.(odr|io)\..+|xarray\.backends\..+"
     r"|(boto3|botocore|distributed|fsspec|functionfuse|joblib)\..+"
+    r"|torch\.(?!(Tensor|Size|storage\.\w+|(nn|optim)\.[\w.]+)$).+"
+    r"|polars\.(?!(dataframe\.frame\.DataFrame|series\.series\.Series|datatypes\.[\w.]+)$).+"
 ).fullmatch
 
 _CALLING = ".type", ".map", ".filter", ".super", ".property", ".classmethod", ".staticmethod"

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .values import READERS
+
 __all__ = ["NOTHING", "Named", "names_in", "opcodes", "versions_of"]
 
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
@@ -92,9 +94,14 @@ def names_in(frames: Sequence[bytes]) -> Named:
 
 
 def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str]:
-    """Return the versions of the top-level modules in `names` that have one."""
+    """Return the versions of the top-level modules in `names` that have one.
+
+    A function of `values` stands for its library.
+    """
     versions: dict[str, str] = {}
-    for top in dict.fromkeys(module.partition(".")[0] for module, _ in names if module):
+    tops = [module.partition(".")[0] for module, _ in names if module]
+    tops += [name.partition("_")[0] for _, name in names if name in READERS]
+    for top in dict.fromkeys(tops):
         # Not by attribute: some modules give a DeprecationWarning for it.
         version = getattr(sys.modules.get(top), "__dict__", {}).get("__version__")
         if isinstance(version, str):

@@ -23,16 +23,18 @@ from sys import getrefcount
 from types import FunctionType, MethodType
 from typing import Any, ClassVar, NoReturn
 
-from ..errors import UntrustedResultError
+from ..errors import UnreadableResultError, UntrustedResultError
 from ..serializers.installed import type_name
 from ..serializers.script import moved, own_object, script_state
 from .allowed import SCRIPTS, AllowList
+from .values import READERS
 
 __all__ = ["Restore", "loads"]
 
 Restore = Callable[[str, Any], Any]
 
-_PICKLING = "functionfuse.storage.pickling"  # stored pickles name our functions by it
+# Stored pickles name our functions by these.
+_PICKLING, _VALUES = "functionfuse.storage.pickling", "functionfuse.storage.values"
 _CONTAINERS = dict, list, set
 
 
@@ -91,6 +93,8 @@ class _Names:
                 return self.restore
             if name in ("script_object", "script_state"):
                 return self.of_script(name)
+        if module == _VALUES:
+            return self.of_library(name)
         try:
             if self.allowed is not None:
                 return self.allowed.find(module, name, find)
@@ -103,6 +107,19 @@ class _Names:
         if self.allowed is not None:
             self.allowed.check(SCRIPTS)
         return script_state if name == "script_state" else self.own
+
+    def of_library(self, name: str) -> Callable[..., Any]:
+        """Return the function that makes a value of a library, if its type is allowed."""
+        reader = READERS.get(name)
+        if reader is None:
+            raise UnreadableResultError(
+                f"it needs {name!r} of {_VALUES}, which this release doesn't have:"
+                " pip install --upgrade functionfuse-core"
+            )
+        if self.allowed is None:
+            return reader.read
+        self.allowed.check(reader.type)
+        return reader.checked
 
     def own(self, script: str, name: str, *parts: Any) -> Any:
         """Return a script's class or function; see `own_object`."""

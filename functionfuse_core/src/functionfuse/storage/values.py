@@ -1,0 +1,378 @@
+"""Pickle the values of torch, polars and pyarrow by their own memory.
+
+These libraries' own pickles join and copy all bytes, or keep memory that a small value only shares.
+So `reducer_of` gives other reducers for their types, and only for exactly these. A pickle then
+names one of the functions in `READERS`, which makes the value again of buffers and plain data.
+Their names stay as they are: stored results have them.
+
+Arrow data is written as a stream of Arrow's IPC format, in pieces: small ones are joined, and a
+buffer is a piece of its own, which is the value's own memory. Each column of a polars frame has a
+stream of its own, so a column of numbers without nulls is read as it lies in the file.
+
+Under an allow-list, the pickle may be hostile. Arrow doesn't check its data when it uses them. So
+they are copied, lest another part of the result changes them later, and then validated in full.
+Extension types are refused, because some of them run code when they are read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from pickle import PickleBuffer
+from typing import Any, NamedTuple
+
+from ..errors import DamagedResultError, UnreadableResultError
+
+__all__ = ["READERS", "Reader", "reducer_of"]
+
+Reducer = Callable[[Any], Any]
+Pieces = Sequence[Any]  # bytes-like
+
+_PROTOCOL = 5
+_OLDEST_PYARROW = 17
+_SHARED = 2  # a value whose buffers have this many times its own bytes shows a part of them
+_SMALL = 16 << 10  # bytes of a column; polars' own pickle of a frame of such columns is quicker
+_EXTENSION = b"ARROW:extension:name"  # is in a schema with a type of an extension
+
+
+class Reader(NamedTuple):
+    """A function that pickles name.
+
+    Attributes:
+        read: makes the value.
+        checked: makes it of what a hostile pickle passes; raises any error, and doesn't crash.
+        type: the value's type, which an allow-list must allow.
+    """
+
+    read: Callable[..., Any]
+    checked: Callable[..., Any]
+    type: str
+
+
+def reducer_of(kind: type) -> Reducer | None:
+    """Return the reducer of a type that is stored in its own way; None for other types."""
+    library = kind.__module__.partition(".")[0]
+    reducers = _REDUCERS.get(library)
+    module = sys.modules.get(library)
+    return reducers(module, kind) if reducers is not None and module is not None else None
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UnreadableResultError(
+            f"it holds values of {name}, which can't be imported here: {error}. pip install {name}"
+        ) from error
+
+
+# torch.
+
+
+def _of_torch(torch: Any, kind: type) -> Reducer | None:
+    if kind is torch.Tensor:
+        return _tensor
+    if kind is torch.UntypedStorage:
+        return _storage
+    return _typed_storage if kind is torch.TypedStorage else None
+
+
+def _tensor(tensor: Any) -> Any:
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return tensor.__reduce_ex__(_PROTOCOL)
+    shown = tensor.numel() * tensor.element_size()
+    if tensor.is_leaf and shown * _SHARED < tensor.untyped_storage().nbytes():
+        copy = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        copy.__dict__.update(tensor.__dict__)
+        tensor = copy
+    make, arguments = tensor.__reduce_ex__(_PROTOCOL)
+    if type(arguments[0]) is torch.UntypedStorage:  # torch can't read this: `_rebuild_tensor_v3`
+        storage, *rest, dtype = arguments
+        return torch._utils._rebuild_tensor_v2, (torch_typed_storage(storage, dtype), *rest)
+    return make, arguments
+
+
+def _storage(storage: Any) -> Any:
+    size = storage.nbytes()
+    if storage.device.type != "cpu" or (size and not storage.data_ptr()):
+        return storage.__reduce_ex__(_PROTOCOL)
+    memory: Any = bytearray()
+    if size:
+        memory = (ctypes.c_ubyte * size).from_address(storage.data_ptr())
+        memory.owner = storage  # which keeps the memory
+    return torch_storage, (PickleBuffer(memory),)
+
+
+def _typed_storage(storage: Any) -> Any:
+    if storage._untyped_storage.device.type != "cpu":
+        return storage.__reduce_ex__(_PROTOCOL)
+    return torch_typed_storage, (storage._untyped_storage, storage.dtype)
+
+
+def torch_storage(data: Any) -> Any:
+    """Return an `UntypedStorage`; it is `data`, or a copy if that is read-only."""
+    torch = _library("torch")
+    view = memoryview(data).cast("B")
+    if not view:
+        return torch.UntypedStorage(0, device="cpu")
+    if view.readonly:
+        view = memoryview(bytearray(view))
+    # Of a view, and not of the object: torch doesn't keep a bytearray from being resized.
+    return torch.frombuffer(view, dtype=torch.uint8).untyped_storage()
+
+
+def torch_typed_storage(storage: Any, dtype: Any) -> Any:
+    """Return a `TypedStorage`: an `UntypedStorage` with the type of its elements."""
+    torch = _library("torch")
+    return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+# Arrow.
+
+
+class _Sink:
+    """A file for Arrow that keeps what is written, in pieces."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+        self.small: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        if isinstance(data, bytes):
+            self.small.append(data)
+        else:
+            self.end_small()
+            self.pieces.append(PickleBuffer(data))
+        return len(data)
+
+    def end_small(self) -> None:
+        if self.small:
+            self.pieces.append(b"".join(self.small))
+            self.small = []
+
+    def flush(self) -> None:
+        """Do nothing; Arrow calls it."""
+
+
+class _Source:
+    """A file for Arrow of pieces; what is in one piece is read without a copy."""
+
+    closed = False
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.views = [memoryview(piece).cast("B") for piece in reversed(pieces)]
+
+    def read(self, size: int) -> memoryview:
+        parts = []
+        while size and self.views:
+            view = self.views.pop()
+            if len(view) > size:
+                self.views.append(view[size:])
+            parts.append(view[:size])
+            size -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def _written(pyarrow: Any, schema: Any, batches: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the pieces of a stream."""
+    sink = _Sink()
+    ipc = import_module("pyarrow.ipc")
+    options = ipc.IpcWriteOptions(allow_64bit=True)
+    with ipc.new_stream(pyarrow.PythonFile(sink, "w"), schema, options=options) as stream:
+        for batch in batches:
+            if batch.num_rows:  # Arrow writes all offsets of texts of which none is shown
+                stream.write_batch(batch)
+    sink.end_small()
+    return tuple(sink.pieces)
+
+
+def _arrow() -> Any:
+    pyarrow = _library("pyarrow")
+    if not _is_new(pyarrow):
+        raise UnreadableResultError(
+            f"it holds data of Arrow, and pyarrow {pyarrow.__version__} is too old to read it:"
+            f' pip install --upgrade "pyarrow>={_OLDEST_PYARROW}"'
+        )
+    return pyarrow
+
+
+def _is_new(pyarrow: Any) -> bool:
+    return int(pyarrow.__version__.partition(".")[0]) >= _OLDEST_PYARROW
+
+
+def _is_extended(schema: Any) -> bool:
+    return _EXTENSION in memoryview(schema.serialize()).tobytes()
+
+
+def _read(pieces: Pieces, *, checked: bool) -> tuple[Any, list[Any]]:
+    """Return the schema and the batches of a stream.
+
+    Args:
+        checked: whether the pieces are copied, and validated in full.
+    """
+    pyarrow = _arrow()
+    ipc = import_module("pyarrow.ipc")
+    if not checked:
+        stream = ipc.open_stream(pyarrow.PythonFile(_Source(pieces), "r"))
+        return stream.schema, list(stream)
+    data = pyarrow.py_buffer(b"".join(pieces))
+    try:
+        if _EXTENSION in memoryview(ipc.read_message(data).metadata).tobytes():
+            raise DamagedResultError("its Arrow data have a type of an extension")
+        stream = ipc.open_stream(data)
+        batches = list(stream)
+        for batch in batches:
+            batch.validate(full=True)
+    except (pyarrow.ArrowException, OSError, EOFError) as error:
+        raise DamagedResultError(f"its Arrow data are not what was written: {error}") from error
+    return stream.schema, batches
+
+
+# pyarrow: only values that show a small part of their buffers.
+
+
+def _of_pyarrow(pyarrow: Any, kind: type) -> Reducer | None:
+    if kind.__module__ != "pyarrow.lib" or not _is_new(pyarrow):
+        return None
+    if kind in {pyarrow.Table, pyarrow.RecordBatch, pyarrow.ChunkedArray}:
+        return _shown
+    return _shown if issubclass(kind, pyarrow.Array) else None
+
+
+def _shown(value: Any) -> Any:
+    pyarrow = sys.modules["pyarrow"]
+    if value.get_total_buffer_size() <= _SHARED * value.nbytes:
+        return value.__reduce_ex__(_PROTOCOL)
+    if isinstance(value, pyarrow.Table):
+        read, schema, batches = pyarrow_table, value.schema, value.to_batches()
+    elif isinstance(value, pyarrow.RecordBatch):
+        read, schema, batches = pyarrow_record_batch, value.schema, [value]
+    else:
+        whole = isinstance(value, pyarrow.ChunkedArray)
+        read = pyarrow_chunked_array if whole else pyarrow_array
+        schema = pyarrow.schema([("", value.type)])
+        arrays = value.chunks if whole else [value]
+        batches = [pyarrow.RecordBatch.from_arrays([array], schema=schema) for array in arrays]
+    if _is_extended(schema):
+        return value.__reduce_ex__(_PROTOCOL)
+    return read, (_written(pyarrow, schema, batches),)
+
+
+def pyarrow_table(pieces: Pieces, *, checked: bool = False) -> Any:
+    """Return a pyarrow `Table`."""
+    schema, batches = _read(pieces, checked=checked)
+    return sys.modules["pyarrow"].Table.from_batches(batches, schema)
+
+
+def pyarrow_record_batch(pieces: Pieces, *, checked: bool = False) -> Any:
+    """Return a pyarrow `RecordBatch`."""
+    schema, batches = _read(pieces, checked=checked)
+    if batches:
+        return batches[0]
+    pyarrow = sys.modules["pyarrow"]
+    empty = [pyarrow.nulls(0, kind) for kind in schema.types]
+    return pyarrow.RecordBatch.from_arrays(empty, schema=schema)
+
+
+def pyarrow_chunked_array(pieces: Pieces, *, checked: bool = False) -> Any:
+    """Return a pyarrow `ChunkedArray`."""
+    return pyarrow_table(pieces, checked=checked).column(0)
+
+
+def pyarrow_array(pieces: Pieces, *, checked: bool = False) -> Any:
+    """Return a pyarrow `Array`."""
+    return pyarrow_record_batch(pieces, checked=checked).column(0)
+
+
+# polars.
+
+
+def _of_polars(polars: Any, kind: type) -> Reducer | None:
+    if not hasattr(polars, "CompatLevel"):
+        return None
+    if kind is polars.DataFrame:
+        return _frame
+    return _series if kind is polars.Series else None
+
+
+def _frame(frame: Any) -> Any:
+    columns = _columns(frame)
+    return frame.__reduce_ex__(_PROTOCOL) if columns is None else (polars_frame, (columns,))
+
+
+def _series(series: Any) -> Any:
+    columns = _columns(series.to_frame())
+    return series.__reduce_ex__(_PROTOCOL) if columns is None else (polars_series, (columns,))
+
+
+def _columns(frame: Any) -> tuple[Any, ...] | None:
+    """Return a stream for each column; None if polars' own pickle is better, or the only one."""
+    polars = sys.modules["polars"]
+    try:
+        pyarrow = import_module("pyarrow")
+    except ImportError:
+        return None
+    size = frame.estimated_size()
+    if not _is_new(pyarrow) or size <= frame.width * _SMALL or polars.Object in frame.dtypes:
+        return None
+    level = polars.CompatLevel
+    try:
+        table = frame.to_arrow(compat_level=level.newest())
+        if table.get_total_buffer_size() > _SHARED * size:
+            table = frame.to_arrow(compat_level=level.oldest())  # which copies the texts it shows
+        empty = polars.from_arrow(table.slice(0, 0))
+    except (pyarrow.ArrowException, polars.exceptions.PolarsError):
+        return None
+    if _is_extended(table.schema) or empty.dtypes != frame.dtypes:
+        return None
+    columns = [table.select([index]) for index in range(table.num_columns)]
+    return tuple(_written(pyarrow, column.schema, column.to_batches()) for column in columns)
+
+
+def polars_frame(columns: Sequence[Pieces], *, checked: bool = False) -> Any:
+    """Return a polars `DataFrame`; each column is a stream of its own."""
+    polars = _library("polars")
+    tables = [pyarrow_table(column, checked=checked) for column in columns]
+    pyarrow = sys.modules["pyarrow"]
+    schema = pyarrow.schema([table.schema.field(0) for table in tables])
+    table = pyarrow.Table.from_arrays([table.column(0) for table in tables], schema=schema)
+    try:
+        frame = polars.from_arrow(table, rechunk=False)
+        frame.columns = schema.names  # "" has become another one
+    except polars.exceptions.PanicException as error:  # it is no Exception
+        raise DamagedResultError(f"polars can't read its Arrow data: {error}") from error
+    return frame
+
+
+def polars_series(columns: Sequence[Pieces], *, checked: bool = False) -> Any:
+    """Return a polars `Series`: the only column of a frame."""
+    return polars_frame(columns, checked=checked).to_series()
+
+
+def _checked(read: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(*arguments: Any) -> Any:  # and no keywords: a pickle can't choose
+        return read(*arguments, checked=True)
+
+    return checked
+
+
+_REDUCERS = {"torch": _of_torch, "polars": _of_polars, "pyarrow": _of_pyarrow}
+
+READERS = {
+    read.__name__: Reader(read, checked, kind)
+    for read, checked, kind in (
+        (torch_storage, torch_storage, "torch.storage.UntypedStorage"),
+        (torch_typed_storage, torch_typed_storage, "torch.storage.TypedStorage"),
+        (pyarrow_table, _checked(pyarrow_table), "pyarrow.lib.Table"),
+        (pyarrow_record_batch, _checked(pyarrow_record_batch), "pyarrow.lib.RecordBatch"),
+        (pyarrow_chunked_array, _checked(pyarrow_chunked_array), "pyarrow.lib.ChunkedArray"),
+        (pyarrow_array, _checked(pyarrow_array), "pyarrow.lib.Array"),
+        (polars_frame, _checked(polars_frame), "polars.dataframe.frame.DataFrame"),
+        (polars_series, _checked(polars_series), "polars.series.series.Series"),
+    )
+}

@@ -30,9 +30,9 @@ class File(os.PathLike[str]):
     """A file whose content is the value: as an argument and as a result, at any depth.
 
     Name and content count for reuse; folder, times and rights don't. A result's file is copied
-    into the storage. A node gets the stored file under its own name: in a folder of its own, so a
-    program may write beside it. The folder is removed with this object, or when the process ends.
-    Nobody may write to the file itself. Without a storage, the file stays where it is.
+    into the storage. A node gets the stored file under its own name, in a folder of its own, so a
+    program may write beside it. These folders are removed when the process ends. Nobody may write
+    to the file itself. Without a storage, the file stays where it is.
 
     Two are equal if they have the same path, or are the same stored file.
 
@@ -181,10 +181,10 @@ class _Stored:
         self.name = name
         self.expected = expected
         self.seen: State | None = None
-        self._link: tuple[int, str] | None = None  # process and folder
+        self._link = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_link": None}
+        return {**self.__dict__, "_link": ""}
 
     def check(self) -> None:
         """Check the file, or only whether it is there if it must be downloaded for that.
@@ -205,16 +205,13 @@ class _Stored:
             self._check_plain()
         else:
             target = self._copied()
+        private = _private()
         with _lock:
-            process, folder = self._link or (0, "")
-            path = f"{folder}/{self.name}"
-            if process != os.getpid() or not os.path.lexists(path):
-                # A forked process needs its own: the other process removes that.
-                folder = _new_folder(self)
-                path = f"{folder}/{self.name}"
-                os.symlink(target, path)
-                self._link = os.getpid(), folder
-        return path
+            # A forked process needs its own: the other process removes that.
+            if not self._link.startswith(f"{private.folder}/") or not os.path.lexists(self._link):
+                self._link = f"{tempfile.mkdtemp(prefix='', dir=private.folder)}/{self.name}"
+                os.symlink(target, self._link)
+            return self._link
 
     def _check_plain(self) -> None:
         path = self.files.plain(self.filename)
@@ -236,9 +233,9 @@ class _Stored:
 
     def _copied(self) -> str:
         """Return the path of a checked copy, which is made once a process."""
-        copies = _copies()
-        path = f"{copies.folder}/{self.expected[1]}-{self.filename}"
-        with copies.lock(path):
+        private = _private()
+        path = f"{private.folder}/{self.expected[1]}-{self.filename}"
+        with private.lock(path):
             if not os.path.exists(path):
                 partly = f"{path}.part"
                 try:
@@ -252,13 +249,18 @@ class _Stored:
         return path
 
 
-class _Copies:
-    """A folder for the copies of this process, which is removed when it ends."""
+class _Private:
+    """A folder of this process, which only the user can enter. It is removed when it ends."""
 
     def __init__(self) -> None:
+        from multiprocessing.util import Finalize  # on use: it takes longer than all the rest
+
         self.process = os.getpid()
-        self.folder = _new_folder(None)
+        self.folder = tempfile.mkdtemp(prefix="functionfuse-")
         self._locks: dict[str, threading.Lock] = {}
+        # Unlike `atexit`, also in processes of `multiprocessing`; not in those that are forked.
+        options = {"ignore_errors": True}
+        Finalize(None, shutil.rmtree, (self.folder,), kwargs=options, exitpriority=-10)
 
     def lock(self, path: str) -> threading.Lock:
         with _lock:
@@ -266,25 +268,13 @@ class _Copies:
 
 
 _lock = threading.Lock()
-_made_copies: _Copies | None = None
+_made_private: _Private | None = None
 
 
-def _copies() -> _Copies:
-    global _made_copies  # noqa: PLW0603  # once per process
+def _private() -> _Private:
+    global _made_private  # noqa: PLW0603  # once per process
     with _lock:
-        found = _made_copies
+        found = _made_private
         if found is None or found.process != os.getpid() or not os.path.isdir(found.folder):
-            found = _made_copies = _Copies()
+            found = _made_private = _Private()
         return found
-
-
-def _new_folder(owner: object) -> str:
-    """Make a private folder that goes with its owner, or else when this process ends."""
-    from multiprocessing.util import Finalize  # on use: it takes longer than all the rest
-
-    folder = tempfile.mkdtemp(prefix="functionfuse-")
-    # Unlike `weakref.finalize`, also at the end of processes of `multiprocessing`. Forked processes
-    # leave it alone.
-    options = {"ignore_errors": True}
-    Finalize(owner, shutil.rmtree, (folder,), kwargs=options, exitpriority=-10)
-    return folder

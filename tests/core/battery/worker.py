@@ -55,7 +55,13 @@ FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 WORKFLOW = "w"
 
 
+def _outside(op: Op) -> str:
+    """Return a folder of the test whose system calls are not traced."""
+    return os.path.dirname(os.path.dirname(op["root"]))
+
+
 def storage_of(op: Op) -> FileStorage:
+    tempfile.tempdir = _outside(op)  # killed jobs leave temporary files
     earlier = {"earlier": op["earlier"]} if "earlier" in op else {}
     storage = FileStorage(op["root"], durability=op.get("durability", "auto"), **earlier)
     storage.register_persistent_serializers(KeptSerializer)
@@ -123,8 +129,9 @@ def prepare_gc(op: Op) -> Op:
 
 
 def save(op: Op) -> Op:
-    folder = os.path.dirname(os.path.dirname(op["root"]))  # outside of what is traced
-    value = value_of(op["seed"], op.get("size", 2000), side=op.get("side", False), folder=folder)
+    value = value_of(
+        op["seed"], op.get("size", 2000), side=op.get("side", False), folder=_outside(op)
+    )
     info = storage_of(op).save(
         op.get("workflow", WORKFLOW),
         op.get("task", "t"),

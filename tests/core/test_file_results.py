@@ -8,7 +8,10 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -27,7 +30,7 @@ from functionfuse.errors import (
     SerializerError,
     UntrustedResultError,
 )
-from functionfuse.serializers import FILE_PROTOCOL, content
+from functionfuse.serializers import FILE_PROTOCOL, content, ownfolder
 from functionfuse.serializers import file as module
 from functionfuse.serializers.file import FileSerializer
 from functionfuse.storage.filestorage import FileStorage
@@ -56,9 +59,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     path = tmp_path / "temporary"
     path.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(path))
-    monkeypatch.setattr(module, "_made_private", None)
+    monkeypatch.setattr(ownfolder, "_mine", None)
     yield path
-    mine = module._made_private
+    mine = ownfolder._mine
     assert {mine.folder if mine else ""} >= set(map(str, path.iterdir()))
 
 
@@ -347,7 +350,7 @@ def test_a_copy_is_made_once_a_process(calls: Path, temporary: Path) -> None:
     assert {"chr1 7 A T"} == {Path(file).read_text() for file in files}
     assert beside(storage) == read
     [private] = temporary.iterdir()
-    assert 1 == sum(path.is_file() for path in private.iterdir())
+    assert 1 == sum(path.is_file() for path in private.iterdir() if path.name != ".lock")
 
 
 class Remote(MemoryStore):
@@ -365,7 +368,7 @@ def test_a_remote_file_is_downloaded_at_its_first_use(calls: Path, temporary: Pa
     storage.store.put(key, [b"chr1 7 A G"])
     with pytest.raises(DamagedResultError, match="is not what was written"):
         os.fspath(file)
-    assert [] == os.listdir(module._private().folder)
+    assert [".lock"] == os.listdir(ownfolder.own_folder().folder)
     storage.store.put(key, [sound])
     assert "chr1 7 A T" == Path(file).read_text()
     storage.store.delete([key])
@@ -396,6 +399,37 @@ def test_a_forked_process_has_its_own(tmp_path: Path, calls: Path, key: str | No
     assert path != mine
     assert not os.path.lexists(os.path.dirname(os.path.dirname(path)))
     assert "chr1 7 A T" == Path(mine).read_text()
+
+
+def test_what_killed_processes_leave(plain: FileStorage, calls: Path, temporary: Path) -> None:
+    """The next process removes it, and nothing of a process that is alive."""
+    plain.save("w", "t", File(calls))
+    code = (
+        "import os, sys, tempfile\n"
+        "from functionfuse import storage_factory\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "options = {'path': sys.argv[2]}\n"
+        "file = storage_factory({'kind': 'file', 'options': options}).read_task('w', 't')\n"
+        "print(file, flush=True)\n"
+        "sys.stdin.read()\n"
+        "os._exit(0)\n"
+    )
+    command = [sys.executable, "-c", code, str(temporary), str(calls.parent / "store")]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        path = Path(process.stdout.readline().strip())  # type: ignore[union-attr]
+        assert path.is_symlink()
+        mine = os.fspath(plain.read_task("w", "t"))
+        assert path.is_symlink()
+        process.stdin.close()  # type: ignore[union-attr]
+        process.wait()
+    assert path.is_symlink()
+    ownfolder._mine = None
+    again = os.fspath(plain.read_task("w", "t"))
+    assert not path.parent.parent.exists()
+    assert os.path.lexists(mine)
+    assert os.path.dirname(os.path.dirname(again)) != os.path.dirname(os.path.dirname(mine))
+    shutil.rmtree(os.path.dirname(os.path.dirname(mine)))
 
 
 def test_a_cleaned_temporary_folder(plain: FileStorage, calls: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from functionfuse import File
-from functionfuse.serializers import file
+from functionfuse.serializers import ownfolder
 from functionfuse.serializers.file import FileSerializer
 from functionfuse.storage import Storage
 from functionfuse.testing import SerializerSuite
@@ -37,10 +37,10 @@ class TestFileSerializer(SerializerSuite):
     @pytest.fixture(autouse=True)
     def private(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Remove the folder of this process before its end."""
-        monkeypatch.setattr(file, "_made_private", None)
+        monkeypatch.setattr(ownfolder, "_mine", None)
         yield
-        if file._made_private:
-            shutil.rmtree(file._made_private.folder)
+        if ownfolder._mine:
+            shutil.rmtree(ownfolder._mine.folder)
 
     def examples(self) -> list[Any]:
         return [File(self.folder / name) for name in CONTENTS]

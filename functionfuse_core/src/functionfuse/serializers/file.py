@@ -10,15 +10,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-import threading
 from pathlib import Path
 from typing import IO, Any, Literal, final
 
 from ..errors import DamagedResultError, FileError, NewerFormatError, OptionsError
 from . import FILE_PROTOCOL, content, generate_name
 from .content import State, blocks_of, content_of, opened, refuse_other, state_of, status_of
+from .ownfolder import own_folder
 
 __all__ = ["File", "FileSerializer"]
 
@@ -205,11 +204,11 @@ class _Stored:
             self._check_plain()
         else:
             target = self._copied()
-        private = _private()
-        with _lock:
+        own = own_folder()
+        with own.lock(self.filename):
             # A forked process needs its own: the other process removes that.
-            if not self._link.startswith(f"{private.folder}/") or not os.path.lexists(self._link):
-                self._link = f"{tempfile.mkdtemp(prefix='', dir=private.folder)}/{self.name}"
+            if not self._link.startswith(f"{own.folder}/") or not os.path.lexists(self._link):
+                self._link = f"{tempfile.mkdtemp(prefix='', dir=own.folder)}/{self.name}"
                 os.symlink(target, self._link)
             return self._link
 
@@ -233,9 +232,9 @@ class _Stored:
 
     def _copied(self) -> str:
         """Return the path of a checked copy, which is made once a process."""
-        private = _private()
-        path = f"{private.folder}/{self.expected[1]}-{self.filename}"
-        with private.lock(path):
+        own = own_folder()
+        path = f"{own.folder}/{self.expected[1]}-{self.filename}"
+        with own.lock(path):
             if not os.path.exists(path):
                 partly = f"{path}.part"
                 try:
@@ -247,34 +246,3 @@ class _Stored:
                     raise
                 os.rename(partly, path)
         return path
-
-
-class _Private:
-    """A folder of this process, which only the user can enter. It is removed when it ends."""
-
-    def __init__(self) -> None:
-        from multiprocessing.util import Finalize  # on use: it takes longer than all the rest
-
-        self.process = os.getpid()
-        self.folder = tempfile.mkdtemp(prefix="functionfuse-")
-        self._locks: dict[str, threading.Lock] = {}
-        # Unlike `atexit`, also in processes of `multiprocessing`; not in those that are forked.
-        options = {"ignore_errors": True}
-        Finalize(None, shutil.rmtree, (self.folder,), kwargs=options, exitpriority=-10)
-
-    def lock(self, path: str) -> threading.Lock:
-        with _lock:
-            return self._locks.setdefault(path, threading.Lock())
-
-
-_lock = threading.Lock()
-_made_private: _Private | None = None
-
-
-def _private() -> _Private:
-    global _made_private  # noqa: PLW0603  # once per process
-    with _lock:
-        found = _made_private
-        if found is None or found.process != os.getpid() or not os.path.isdir(found.folder):
-            found = _made_private = _Private()
-        return found

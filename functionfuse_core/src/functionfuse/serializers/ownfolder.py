@@ -67,8 +67,9 @@ def _remove_if_free(lock: Path) -> None:
     except OSError:
         return  # of another user, or just removed
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(str(lock.parent))
+        if os.fstat(file).st_uid == os.getuid():
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(str(lock.parent))
     except OSError:
         return  # its process is alive
     finally:

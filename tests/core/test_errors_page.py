@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from result_bytes import MemoryStore
 
-from functionfuse import errors, workflow
+from functionfuse import File, errors, workflow
 from functionfuse.backends import workflow_factory
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import FunctionFuseError
@@ -31,6 +31,7 @@ from functionfuse.reuse import workers
 from functionfuse.reuse.identity import Identities
 from functionfuse.serializers import installed
 from functionfuse.storage import Storage, storage_factory
+from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.options import Allow, StorageOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
@@ -180,6 +181,7 @@ def graphs(page: Page) -> None:
     page.shown("A config is set as the storage.", lambda: flow.set_storage(config))
     page.shown("A plan or a report has no node of that name.", lambda: flow.plan()["for"])
     reuse(page)
+    files(page)
     runs(page)
 
 
@@ -208,6 +210,31 @@ def reuse(page: Page) -> None:
     page.shown(
         "`packages` of a workflow names a package that is not installed.",
         lambda: run(double, packages=["cloudpikle"]),
+    )
+
+
+def files(page: Page) -> None:
+    storage, by = FileStorage("files"), "size"
+    Path("calls.vcf").touch()
+
+    def planned() -> object:
+        flow = LocalWorkflow(workflow(index)(File("/nowhere/A.fastq")), workflow_name="w")
+        flow.set_storage(storage)
+        return flow.run()
+
+    def index(reads: File) -> str:
+        return reads.name
+
+    index.__qualname__ = "index"
+    storage.save("w", "t", File("calls.vcf"))
+    read = storage.read_task("w", "t")
+    page.section("Files", "See the [cookbook](cookbook.md).")
+    page.shown("The file in an argument is missing.", planned)
+    page.shown("A `File` counts by something else.", lambda: File("A", by=by))  # type: ignore[arg-type]
+    storage.save("w", "t", 1)
+    page.shown("The result of a stored file is replaced before the file is used.", read.__fspath__)
+    page.shown(
+        "A file that is returned is missing.", lambda: storage.save("w", "t", [File("/x.vcf")])
     )
 
 
@@ -505,6 +532,6 @@ def test_every_error_of_graphs_configs_and_plugins_is_shown(made: Page) -> None:
     """Of each of these classes, there is one on the page."""
     expected = {"OptionsError", "UnknownKindError", "PluginError", "SerializerMissingError"}
     expected |= {"GraphError", "NoMatchError", "UntrustedResultError", "CodeDiffersError"}
-    expected |= {"NodeTimeoutError"}
+    expected |= {"FileError", "NodeTimeoutError", "SerializerError"}
     assert expected == made.kinds
     assert made.kinds <= set(errors.__all__)

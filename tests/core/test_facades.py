@@ -160,6 +160,7 @@ def test_each_facade_is_listed() -> None:
 def test_what_pickles_name_stays() -> None:
     """Stored values name these paths, whatever module the code is in."""
     for path in [
+        "functionfuse:File",
         "functionfuse.workflow:Settings",
         "functionfuse.workflow:WorkflowClass",
         "functionfuse.workflow:WorkflowFunction",

@@ -21,7 +21,7 @@ from functionfuse.errors import (
     UntrustedResultError,
 )
 from functionfuse.plugins import entrypoints
-from functionfuse.serializers import installed
+from functionfuse.serializers import content, installed
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage import results as saving
 from functionfuse.storage.filestorage import FileStorage
@@ -276,6 +276,7 @@ def test_results_without_such_types_take_the_plain_path(
 ) -> None:
     """As long as no claimed module is imported; the metadata is looked through once."""
     monkeypatch.setenv("FUNCTIONFUSE_BLOCK", "functionfuse-dask")  # other tests import dask
+    monkeypatch.setattr(content, "files_exist", False)
     add()
     scan, calls = entrypoints._scan, []
     dumps, keepers = saving.dumps, []

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .config.factories import workflow_factory as workflow_factory
     from .run.calling import NodeFilter as NodeFilter
     from .run.calling import current_node as current_node
+    from .serializers.file import File as File
     from .storage.storage import Storage as Storage
 
     RayWorkflow: Any  # of functionfuse-ray
 
 # Without `RayWorkflow`: `import *` works if functionfuse-ray is not installed.
 __all__ = [
+    "File",
     "GraphWorkflow",
     "LocalWorkflow",
     "NodeFilter",

@@ -17,6 +17,7 @@ __all__ = [
     "CodeDiffersError",
     "DamagedResultError",
     "DuplicateNameError",
+    "FileError",
     "FingerprintError",
     "FunctionFuseError",
     "GraphError",
@@ -59,6 +60,13 @@ class DuplicateNameError(FunctionFuseError, ValueError):
 
 class FingerprintError(FunctionFuseError, TypeError):
     """A value or a function has no reliable digest, so no result can be reused for it."""
+
+
+class FileError(FunctionFuseError, OSError):
+    """The file of a `File` is missing, is no file, changed while its node ran, or was replaced."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class InvalidNameError(FunctionFuseError, ValueError):

@@ -16,6 +16,7 @@ __all__ = ["PATHS", "resolver"]
 # Facade to its names, and each name to the "module:name" of its code.
 PATHS: dict[str, dict[str, str]] = {
     "functionfuse": {
+        "File": "functionfuse.serializers.file:File",
         "GraphWorkflow": "functionfuse.backends.builtin.graphback:GraphWorkflow",
         "LocalWorkflow": "functionfuse.backends.builtin.localback:LocalWorkflow",
         "NodeFilter": "functionfuse.run.calling:NodeFilter",

@@ -16,6 +16,7 @@ _new: Message = {"do": "save", "seed": NEW}
 _other: Message = {"do": "save", "seed": 9, "task": "other"}
 _FSYNC: Message = {"durability": "fsync"}
 _SIDE: Message = {"side": True}
+_FILE: Message = {"side": "file"}
 
 # name: (what is there, what is killed, the states of task t that may be found then)
 OPERATIONS: dict[str, tuple[list[Message], Message, set[int | None]]] = {
@@ -32,6 +33,8 @@ OPERATIONS: dict[str, tuple[list[Message], Message, set[int | None]]] = {
     "overwrite with side data": ([_old | _SIDE, _other | _SIDE], _new | _SIDE, {OLD, NEW}),
     "overwrite with side data, fsync": ([_old | _SIDE, _other], _new | _SIDE | _FSYNC, {OLD, NEW}),
     "overwrite side data by none": ([_old | _SIDE, _other], _new, {OLD, NEW}),
+    "overwrite a file": ([_old | _FILE, _other], _new | _FILE, {OLD, NEW}),
+    "overwrite a file, fsync": ([_old | _FILE, _other], _new | _FILE | _FSYNC, {OLD, NEW}),
     "remove_task": ([_old, _other], {"do": "remove_task"}, {OLD, None}),
     "remove_task with side data": (
         [_old | _SIDE, _other | _SIDE],

@@ -201,7 +201,7 @@ def build(state: dict[str, bytes | None], place: Path) -> None:
             target.write_bytes(data)
 
 
-def operations(durability: str, side: bool) -> list[Message]:
+def operations(durability: str, side: bool | str) -> list[Message]:
     """Return what is recorded: first saves, overwrites, and saves that must not overwrite."""
     common = {"do": "save", "durability": durability}
     if durability == "auto":  # as a user asks for it
@@ -209,15 +209,21 @@ def operations(durability: str, side: bool) -> list[Message]:
     steps: list[Message] = [{"task": "t", "seed": 1}, {"task": "t", "seed": 2, "size": 300}]
     steps += [{"task": "u", "seed": 3, "if_absent": True}]
     if side:
-        steps += [{"task": "t", "seed": 4, "side": True}, {"task": "t", "seed": 5, "side": True}]
-        steps += [{"task": "s", "seed": 6, "side": True}, {"task": "t", "seed": 7}]
+        steps += [{"task": "t", "seed": 4, "side": side}, {"task": "t", "seed": 5, "side": side}]
+        steps += [{"task": "s", "seed": 6, "side": side}, {"task": "t", "seed": 7}]
     return [common | {"size": 2000} | step for step in steps]
 
 
-@pytest.mark.parametrize("side", [False, True], ids=["plain", "side data"])
+@pytest.mark.parametrize("side", [False, True, "file"], ids=["plain", "side data", "file"])
 @pytest.mark.parametrize("durability", ["fsync", "auto", "rename"])
 def test_every_state_after_a_loss_of_power(
-    durability: str, side: bool, full: bool, workers: Any, strace: Any, tmp_path: Path, counts: Any
+    durability: str,
+    side: bool | str,
+    full: bool,
+    workers: Any,
+    strace: Any,
+    tmp_path: Path,
+    counts: Any,
 ) -> None:
     """fsync, and auto when asked: nothing acknowledged is lost. rename: no wrong value is read."""
     base = tmp_path / "base"
@@ -275,7 +281,7 @@ def test_every_state_after_a_loss_of_power(
                     assert stored in [op["seed"] for op in job if f"w/{op['task']}" == task], where
             shutil.rmtree(place, ignore_errors=True)
     assert acknowledged == len(job)
-    assert bool(flushes) == (side or durability != "rename")
+    assert bool(flushes) == (side is True or durability != "rename")
     counts.add("acknowledged lost", lost)
     counts.add("found damaged", detected)
     counts.add("older result", older)

@@ -13,7 +13,7 @@ import numpy as np
 import ray
 from ray_runs import eventually
 
-from functionfuse import NodeFilter, current_node, workflow
+from functionfuse import File, NodeFilter, current_node, workflow
 
 
 def remember(folder, what):
@@ -54,6 +54,28 @@ def pass_on(freight):
 @workflow
 def weigh(freight):
     return float(freight.array.sum())
+
+
+@workflow
+def upper_file(file, folder):
+    """Write a file, and return it at some depth."""
+    path = Path(folder) / f"{file.name}.upper"
+    path.write_text(Path(file).read_text().upper())
+    return [File(path)]
+
+
+@workflow
+def index_file(files):
+    """Write beside a stored file, as programs do."""
+    Path(f"{files[0]}.index").write_text(files[0].name)
+    return f"{Path(files[0]).read_text()} {Path(f'{files[0]}.index').read_text()}"
+
+
+@workflow
+def edit_file(files, path):
+    """Write to a file in an argument."""
+    del files
+    Path(path).write_text("longer than before")
 
 
 class KillsOnce:

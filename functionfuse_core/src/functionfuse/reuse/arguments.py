@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from itertools import count
 from types import FunctionType
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +13,7 @@ from ..errors import OptionsError
 from ..graph.nodes import MethodCall, Node
 from ..names import close_to, label_of
 from ..serializers.script import module_name
+from .literals import tagged
 from .project import meant, version_of
 from .seen import Seen
 
@@ -21,10 +24,13 @@ __all__ = [
     "check_ignored",
     "check_packages",
     "defaults_of",
+    "described",
     "hidden_names",
     "ignored_positions",
+    "named",
     "order_of",
     "parameters_of",
+    "places_of",
 ]
 
 
@@ -197,3 +203,19 @@ def check_packages(packages: Iterable[str], asked: str) -> None:
             raise OptionsError(
                 f"{asked}: {package!r} is no installed package with a version{meant(package)}"
             )
+
+
+def places_of(node: Node) -> dict[Node, int]:
+    """Return the number of each node whose result a node needs."""
+    return dict(zip(node.needs, count(), strict=False))
+
+
+def described(plugin: Any) -> str:
+    """Return a plugin as text."""
+    return f"plugin {type(plugin).__name__!r}"
+
+
+@lru_cache(maxsize=4096)
+def named(name: str) -> bytes:
+    """Return the stream of a parameter's name."""
+    return tagged(b"", name) + b"="

@@ -27,6 +27,7 @@ __all__ = [
     "undescribed",
     "write_array",
     "write_buffer",
+    "write_file",
 ]
 
 Parts = Callable[[Any], Any]
@@ -264,6 +265,15 @@ def write_array(writer: Stream, array: Any) -> None:
     if not array.flags.c_contiguous:
         array = array.copy(order="C")
     writer.out.append(xxh3_128_digest(array.reshape(-1).view("u1") if array.nbytes else b""))
+
+
+def write_file(writer: Any, file: Any) -> None:
+    """Write what counts of a `File`, and note the file, which must not change while a node runs."""
+    counted, source = file._counted()
+    writer.out.append(b"F")
+    writer.write(counted)
+    if source is not None:
+        writer.files.append(source)
 
 
 def _write_dtype(writer: Stream, dtype: Any) -> None:

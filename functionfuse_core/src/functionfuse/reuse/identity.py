@@ -12,13 +12,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
-from itertools import count
+from functools import partial
 from typing import Any
 
 from xxhash import xxh3_128_digest
 
-from ..errors import FingerprintError, OptionsError
+from ..errors import FileError, FingerprintError, OptionsError
 from ..graph.nodes import Call, MethodCall, Node
 from ..serializers.script import module_name
 from .arguments import (
@@ -28,11 +27,14 @@ from .arguments import (
     check_ignored,
     check_packages,
     defaults_of,
+    described,
     hidden_names,
+    named,
     order_of,
     parameters_of,
+    places_of,
 )
-from .literals import LITERALS, LONG, LONG_TYPES, shown, tagged
+from .literals import LITERALS, LONG, LONG_TYPES, shown
 from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget, look_at, named_code
 from .values import Writer
@@ -90,6 +92,8 @@ class Identities:
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
         self._held: dict[tuple[object, ...], Seen] = {}  # code in results
+        # The files in arguments and plugins, by their description, as the last look saw them.
+        self._files: dict[Node, dict[str, list[tuple[str, Sequence[int]]]]] = {}
         self._expected: dict[object, tuple[Expected, object]] = {}
 
     def own(self, node: Node) -> bytes:
@@ -97,6 +101,7 @@ class Identities:
 
         Raises:
             FingerprintError: a part of them has no digest; the message names it.
+            FileError: the file of a `File` in an argument is missing, or is no regular file.
             OptionsError: a name in `ignore` is no argument and no global that the code reads.
         """
         head = self._head(node)
@@ -104,7 +109,7 @@ class Identities:
         if len(node.args) > len(head.names):
             out.append(b"*%d;" % (len(node.args) - len(head.names)))
         for name, _, stream in self._arguments(node, head):
-            out += _named(name), stream
+            out += named(name), stream
         if self._plugins:
             out += [b"P" + stream for _, stream in self._of_plugins(node)]
         return xxh3_128_digest(b"".join(out))
@@ -172,17 +177,22 @@ class Identities:
                 inputs.append((f"argument {name!r}", value, before))
         if self._plugins:
             for plugin, before in self._of_plugins(node):
-                inputs.append((_described(plugin), plugin, before))
-        places = _places(node) if inputs else {}
+                inputs.append((described(plugin), plugin, before))
+        places = places_of(node) if inputs else {}
         for description, value, before in inputs:
             try:
                 same = self._stream(node, description, value, places) == before
-            except FingerprintError as error:
+            except (FingerprintError, FileError) as error:
                 forget(error)
                 same = False
             if not same:
                 return description
         return head.seen.changed(partial(self._look, node))
+
+    def files(self, node: Node) -> list[tuple[str, str, Sequence[int]]]:
+        """Return argument, path, and state at the last look, of each file in a node's arguments."""
+        found = self._files.get(node, {})
+        return [(f"{name} of {node.label!r}", *each) for name in found for each in found[name]]
 
     def own_packages(self, node: Node) -> frozenset[str]:
         """Return the packages that belong to the project for a node."""
@@ -258,7 +268,7 @@ class Identities:
         shape: object = len(values)
         if node.kwargs:
             values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
-        places = _places(node) if len(node.needs) > 1 else {}
+        places = places_of(node) if len(node.needs) > 1 else {}
         order = head.orders.get(shape)
         for name, position in order_of(node, head, shape) if order is None else order:
             value = values[position]
@@ -273,7 +283,7 @@ class Identities:
             else:
                 given, index = self._given.setdefault(node, {}), len(found)
                 if index not in given:
-                    places = places or _places(node)
+                    places = places or places_of(node)
                     given[index] = self._stream(node, f"argument {name!r}", value, places)
                 stream = given[index]
             found.append((name, value, stream))
@@ -364,8 +374,8 @@ class Identities:
         for plugin in self._plugins.get(node, ()):
             key = id(plugin), self._keys.get(node, node.called)
             if key not in self._prepared:
-                described = _described(plugin)
-                self._prepared[key] = self._stream(node, described, plugin, _places(node))
+                name, places = described(plugin), places_of(node)
+                self._prepared[key] = self._stream(node, name, plugin, places)
             found.append((plugin, self._prepared[key]))
         return found
 
@@ -378,21 +388,11 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
+            if isinstance(error.__cause__, FileError):
+                raise FileError(f"{description} of {node.label!r}: {error.__cause__}") from None
             raise FingerprintError(f"{description}: {error}") from None
+        if writer.files:
+            self._files.setdefault(node, {})[description] = writer.files
         if writer.direct:
             self._direct.setdefault(node, {}).update((id(code), code) for code in writer.direct)
         return b"#" + digest
-
-
-def _places(node: Node) -> dict[Node, int]:
-    """Return the number of each node whose result a node needs."""
-    return dict(zip(node.needs, count(), strict=False))
-
-
-def _described(plugin: Any) -> str:
-    return f"plugin {type(plugin).__name__!r}"
-
-
-@lru_cache(maxsize=4096)
-def _named(name: str) -> bytes:
-    return tagged(b"", name) + b"="

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +31,7 @@ from .forms import (
     undescribed,
     write_array,
     write_buffer,
+    write_file,
 )
 from .functions import write_code, write_types
 from .literals import LITERAL_TYPES, literal_of, pickled, tagged
@@ -64,11 +65,15 @@ class Writer(Stream):
     Args:
         places: the numbers of the nodes that may stand in the values.
         options: see `Stream`.
+
+    Attributes:
+        files: path and state of each `File` in the values; see `refuse_changed`.
     """
 
     def __init__(self, places: Mapping[Any, int] = MappingProxyType({}), **options: Any) -> None:
         super().__init__(**options)
         self._places = places
+        self.files: list[tuple[str, Sequence[int]]] = []
         self._open: dict[int, int] = {}  # objects being written: id to depth
         self._lowest = sys.maxsize  # smallest depth of the objects met inside themselves
         self._done: dict[tuple[int, bool], bytes] = {}  # stream of each written object
@@ -146,6 +151,8 @@ class Writer(Stream):
             self._mapping(value.items())
         elif kind is bytearray or kind is memoryview:
             write_buffer(self, name_of(kind), memoryview(value))
+        elif kind.__module__ == "functionfuse" and kind.__name__ == "File":
+            write_file(self, value)
         elif kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "memmap"):
             write_array(self, value)
         elif not write_code(self, value, kind):
@@ -215,7 +222,7 @@ class Writer(Stream):
         writer.direct, writer._inside, writer._loose = self.direct, self._inside, self._loose
         writer.ignored, writer.inspected, writer._held = self.ignored, self.inspected, self._held
         writer._singles, writer._streams = self._singles, self._streams
-        writer._named = self._named
+        writer._named, writer.files = self._named, self.files
         self._streams.append(writer)
         return writer
 

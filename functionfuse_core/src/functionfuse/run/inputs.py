@@ -78,7 +78,8 @@ def recorded(
 def _described(value: Any, digest: str) -> dict[str, object]:
     """Return the type of an object, with its content if it is a number or a text."""
     content = _number_or_text(value) or {"digest": digest}
-    return {"type": name_of(type(value)).removeprefix("builtins."), **content}
+    name = name_of(type(value)).removeprefix("builtins.")
+    return {"type": f"File({value.name!r})" if name == "functionfuse.File" else name, **content}
 
 
 def _with_names(digest: str, container: Nested, graph: Graph) -> str:

@@ -24,6 +24,7 @@ from ..reuse.difference import changed_during_run
 from ..reuse.results import Summary
 from ..reuse.values import digest_of
 from ..reuse.workers import Expected
+from ..serializers.content import refuse_changed
 from ..serializers.script import lend
 from .calling import in_time, runs_nodes
 from .resultstore import OF_NO_USE, Lease, ResultStore
@@ -185,6 +186,8 @@ class Job:
         flight: lets one of several runs compute, while the others wait for it.
         expected: pairs of a comparison to make before the call, and the code that it takes; None
             stands for the function of this job.
+        files: the files in arguments, which must not change while the node runs: see
+            `refuse_changed`.
         retry_on: classes of errors after which the node may be tried again.
         timeout: seconds that the function may take; None: any time.
         resources: amounts of resources that the node needs while it runs, by name.
@@ -205,6 +208,7 @@ class Job:
     digest: bool = False
     flight: Flight | None = None
     expected: Sequence[tuple[Expected, object]] = ()
+    files: Sequence[tuple[str, str, Sequence[int]]] = ()
     retry_on: tuple[type[Exception], ...] = ()
     timeout: float | None = None
     resources: Mapping[str, float] = MappingProxyType({})
@@ -251,6 +255,8 @@ class Job:
     def _computed(self) -> Outcome:
         """Compute and save, whether or not others do the same."""
         changed = self.compare() if self.expected else ""
+        if self.files:
+            refuse_changed(self.files)
         for prepare in self.prepare:
             prepare()
         function = self.function
@@ -270,6 +276,8 @@ class Job:
             outcome = self._failed(error)
             outcome.again = True
             return outcome
+        if self.files:
+            refuse_changed(self.files)
         outcome.target, outcome.changed = self.target, changed
         if self.constructs:
             outcome.value, outcome.target = None, value

@@ -27,7 +27,7 @@ class Serializer(Protocol):
     memory and has no path, and a folder is a copy. So a file is read as a whole when it is opened.
     `pickle` writes in memory and in a temporary folder there, and digests are of these bytes.
 
-    Four members are optional:
+    Five members are optional:
 
     - `always_read = True`: later nodes of a run get the object that was read back, and not the one
       that was written. Use it for lazy objects, so that they aren't computed again.
@@ -40,6 +40,9 @@ class Serializer(Protocol):
       `pickle` puts digests into the pid, or into something whose digest is there, by
       `files.digest`: 32 bytes of SHA-256, which are signed with the result. `storage.sign` reads
       such objects and writes them again.
+
+    - `checks_reads = True`: each `unpickle` compares all bytes with a digest. So files need not be
+      flushed before the result: they are flushed if the result is.
 
     Attributes:
         name: identifies this serializer in stored results, for ever.

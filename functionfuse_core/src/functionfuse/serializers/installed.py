@@ -13,9 +13,10 @@ from ..errors import OptionsError, PluginError
 from ..plugins import entrypoints
 from ..plugins.entrypoints import SERIALIZERS, Entry, blocked_by, entries
 from ..plugins.registry import find_entry, record_of
+from . import content
 from .base import Serializer, checked
 
-__all__ = ["awake", "build", "serializer_for", "serializer_of", "type_name"]
+__all__ = ["FILE", "awake", "build", "serializer_for", "serializer_of", "type_name"]
 
 
 class _Claims:
@@ -29,12 +30,18 @@ class _Claims:
         self.awake = False
 
 
+FILE = "functionfuse.File"  # the type that core claims itself
+
 _claims: _Claims | None = None
 _built: dict[tuple[str, str], Serializer] = {}
 
 
 def awake() -> bool:
-    """Return whether values of a type that a plugin claims can exist in this process."""
+    """Return whether values of a type that core or a plugin claims can exist in this process."""
+    return content.files_exist or _plugins_awake()
+
+
+def _plugins_awake() -> bool:
     claims = _claims
     if claims is None or claims.generation != entrypoints.generation:
         claims = _look()
@@ -47,12 +54,14 @@ def awake() -> bool:
 
 
 def serializer_of(kind: type) -> Serializer | None:
-    """Return a plugin's serializer for a type or its nearest base; None if there is none.
+    """Return the serializer for a type or its nearest base; None if there is none.
 
     Raises:
         PluginError: two distributions claim the type, or the plugin can't be used.
     """
-    if not awake() or _claims is None:
+    if type_name(kind) == FILE:
+        return serializer_for(FILE)
+    if not _plugins_awake() or _claims is None:
         return None
     for base in kind.__mro__:
         name = type_name(base)
@@ -68,6 +77,10 @@ def serializer_for(name: str) -> Serializer:
         UnknownKindError: no installed distribution has one.
         PluginError: two distributions have one, or the plugin can't be used.
     """
+    if name == FILE:
+        from .file import FileSerializer  # on use: few processes need it
+
+        return FileSerializer()
     return build(find_entry(SERIALIZERS, name))
 
 

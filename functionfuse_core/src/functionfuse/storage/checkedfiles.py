@@ -38,13 +38,12 @@ class CheckedFiles(SafeFiles):
     def __init__(
         self, files: Any, store: BlobStore, folder: str, side_data: Iterable[SideData]
     ) -> None:
-        super().__init__(files, store, folder, signed=True)
+        super().__init__(files, store, folder, signed=True, listed=side_data)
         self._workflow = folder.removesuffix(SIDE_DATA)
-        self._listed = {name: side for side in side_data for name, *_ in side.files}
         self._folders: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_folders": {}}
+        return {**super().__getstate__(), "_folders": {}, "_listed": self._listed}
 
     @property
     def unchecked(self) -> SafeFiles:

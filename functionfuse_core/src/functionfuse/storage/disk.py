@@ -105,13 +105,13 @@ def write_all(file: int, parts: Sequence[Buffer]) -> int:
     return sum([write_all(file, [part]) for part in parts])
 
 
-def protect(file: int) -> None:
+def protect(file: int, smallest: int = BIG) -> None:
     """Take the right to write a big file away from everybody: readers may have a map of it.
 
     Root can still write it. Smaller files, and file systems without rights, stay as they are.
     """
     status = os.fstat(file)
-    if status.st_size < BIG or not stat.S_ISREG(status.st_mode):
+    if status.st_size < smallest or not stat.S_ISREG(status.st_mode):
         return
     try:
         os.fchmod(file, stat.S_IMODE(status.st_mode) & ~0o222)

@@ -124,13 +124,13 @@ class Saver:
             parts, info = packed(
                 pickled, origin, side_data=side_data, described=described, key=self._key
             )
-            if side_data and writer:
-                # Whatever the durability: a read doesn't check side data, so it must be whole.
-                store.flush(writer.keys())
+            durable = self.is_durable(origin.seconds, asked=durable)
+            # Whatever the durability: most reads don't check side data, so it must be whole.
+            if side_data and writer and (keys := writer.keys(unchecked=not durable)):
+                store.flush(keys)
             looks = not (replaces is None or if_absent)
             replaced = self._make_room(info) if looks else None
             token = info.token  # from here on, an error may come after the commit
-            durable = self.is_durable(origin.seconds, asked=durable)
             store.put(key, parts, if_absent=if_absent, durable=durable)
         except BaseException as error:
             if (

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 from weakref import WeakSet
 
 from xxhash import xxh3_128_digest
 
-from ..errors import OptionsError
+from ..errors import DamagedResultError, OptionsError, ResultNotFoundError
 from ..serializers import FILE_PROTOCOL
 from .blobstore import BlobStore, Buffer, has_uuid, name_is_taken
-from .header import IN_PIECES, is_strong
+from .disk import protect
+from .header import IN_PIECES, SideData, is_strong
 from .keys import LONGEST, segment_of
-from .sidecheck import PIECES, of_folder
-from .signing import sha256_digest
+from .sidecheck import BLOCK, PIECES, Measured, of_folder
+from .signing import hasher, sha256_digest
 
 __all__ = ["SafeFiles", "SideFolder"]
 
@@ -29,6 +30,7 @@ class SafeFiles:
         taken: the names of all files of the same save. In a save, a name that another object or
             another result has is refused with FileExistsError.
         signed: whether the results of the storage are signed with a key.
+        listed: the side data in the header of a result that is read.
 
     Attributes:
         digest: returns the digest of bytes, for `digested` and `digested_folder`: 16 bytes of
@@ -45,6 +47,7 @@ class SafeFiles:
         taken: set[str] | None = None,
         *,
         signed: bool = False,
+        listed: Iterable[SideData] = (),
     ) -> None:
         self.files = files
         self.signed = signed
@@ -54,14 +57,16 @@ class SafeFiles:
         self._store = store
         self._prefix = prefix
         self._opened: WeakSet[IO[Any]] = WeakSet()  # to be written
+        self._listed = {name: side for side in listed for name, *_ in side.files}
         if hasattr(files, "digests"):
             files.digest = self.digest
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: each for name, each in self.__dict__.items() if name != "_opened"}
+        gone = "_opened", "_listed"
+        return {name: each for name, each in self.__dict__.items() if name not in gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _opened=WeakSet())
+        self.__dict__.update({"_listed": {}, **state}, _opened=WeakSet())
 
     def offer(self, protocols: Mapping[str, Any]) -> dict[str, Any]:
         """Return a store's protocols with these files in place of the store's own.
@@ -105,6 +110,70 @@ class SafeFiles:
             self._note(name)
             self._opened.add(file)
         return file
+
+    def keep(self, filename: str, blocks: Iterable[Buffer]) -> None:
+        """Write a file in blocks, digested on the way. A plain local one gets read-only."""
+        digest, size = hasher(strong=self.signed), 0
+        with self.open(filename, "wb") as file:
+            for block in blocks:
+                file.write(block)
+                digest.update(block)
+                size += len(block)
+            if hasattr(self.files, "folder"):
+                protect(file.fileno(), 0)
+        self.written[segment_of(filename)] = size, digest.hexdigest()
+
+    def listed(self, filename: str) -> Measured:
+        """Return the size and digest of a file as the header lists them, or as they were written.
+
+        Raises DamagedResultError if the header doesn't list it.
+        """
+        name = segment_of(filename)
+        side = self._listed.get(name)
+        files = {file: (size, digest) for file, size, digest in side.files} if side else {}
+        found = files.get(name) or self.written.get(name)
+        if not found:
+            raise DamagedResultError(f"the header doesn't list the file {name!r}")
+        return found
+
+    def plain(self, filename: str) -> str:
+        """Return the path of a plain local file; "" for others, and if results are signed."""
+        if self.signed or not hasattr(self.files, "folder"):
+            return ""
+        path: str = self.files.folder(segment_of(filename))
+        return path
+
+    def find(self, filename: str) -> None:
+        """Read the beginning of a file. Raises DamagedResultError if it is missing."""
+        name = segment_of(filename)
+        try:
+            self._store.head(self._prefix + name, 1)
+        except ResultNotFoundError:
+            raise DamagedResultError(f"the file {name!r} is missing") from None
+
+    def checked(self, filename: str, size: int, digest: str) -> Iterator[Buffer]:
+        """Iterate over a file in blocks, which may share a buffer; compare it at the end.
+
+        Args:
+            size, digest: as `listed` returns them.
+
+        Raises DamagedResultError if it is missing, or differs.
+        """
+        name, found, total = segment_of(filename), hasher(strong=self.signed), 0
+        try:
+            for block in self._store.blocks(self._prefix + name, BLOCK):
+                found.update(block)
+                total += len(block)
+                yield block
+        except ResultNotFoundError:
+            raise DamagedResultError(f"the file {name!r} is missing") from None
+        if (total, found.hexdigest()) != (size, digest):
+            raise DamagedResultError(f"the file {name!r} is not what was written")
+
+    @property
+    def remote(self) -> bool:
+        """Whether each read is a request over a network."""
+        return self._store.remote
 
     def refuse_open(self) -> None:
         """Raise ValueError if a file is still open: some of its bytes may not be written."""

@@ -9,6 +9,7 @@ header lists the files with sizes and digests. `SideReader` lets the serializers
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,7 @@ from ..errors import (
 )
 from ..plugins.entrypoints import SERIALIZERS, entries
 from ..serializers import FILE_PROTOCOL, Serializer
-from ..serializers.installed import serializer_for, serializer_of, type_name
+from ..serializers.installed import FILE, serializer_for, serializer_of, type_name
 from .allowed import allows
 from .blobstore import BlobStore
 from .header import IN_PIECES, SideData, is_strong
@@ -47,6 +48,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _RAISED_BY = "raised by"
+_CORE = __name__.partition(".")[0]
 
 
 class SideWriter:
@@ -111,7 +113,7 @@ class SideWriter:
         offered, self.failed = [], objs
         for _ in objs:
             protocols = self.store.protocols(self.folder)
-            kind = SafeFiles
+            kind: type[SafeFiles] = SafeFiles
             if self.signed and not getattr(serializer, "checks_itself", False):
                 from .digestedfiles import DigestedFiles  # only with a key
 
@@ -147,9 +149,18 @@ class SideWriter:
             found.append(SideData(serializer.name, provider, tuple(written), claimed))
         return found
 
-    def keys(self) -> list[str]:
-        """Return the keys of all files that were written."""
-        names = [name for _, files in self.files for name in files.made()]
+    def keys(self, *, unchecked: bool = False) -> list[str]:
+        """Return the keys of all files that were written.
+
+        Args:
+            unchecked: leave out those of serializers with `checks_reads`.
+        """
+        names = [
+            name
+            for serializer, files in self.files
+            if not (unchecked and getattr(serializer, "checks_reads", False))
+            for name in files.made()
+        ]
         return side_keys(self.store, self.workflow, names)
 
 
@@ -183,7 +194,7 @@ class SideReader:
 
             found: SafeFiles = CheckedFiles(files, store, folder, side_data)
         else:
-            found = SafeFiles(files, store, folder)
+            found = SafeFiles(files, store, folder, listed=side_data)
         self.protocols = found.offer(protocols)
         self.allow = allow
 
@@ -214,7 +225,9 @@ class SideReader:
 
     def _installed(self, name: str) -> Serializer:
         side = self.side_data.get(name, SideData(name, "", ()))
-        if self.allow is not None and not allows(self.allow, side.type):
+        # A `File` is made of its name only, and core brings it.
+        allowed = side.type == FILE or self.allow is None or allows(self.allow, side.type)
+        if not allowed:
             raise UntrustedResultError(
                 f"a part of it, of type {side.type!r}, is kept by the serializer {name!r}, which"
                 " is not registered, and the storage's option 'trust' does not allow the type"
@@ -241,6 +254,8 @@ def _distribution(serializer: Serializer) -> str:
     """Return the distribution that provides a serializer, as "name version"; "" if unknown."""
     kind = serializer if isinstance(serializer, type) else type(serializer)
     top = kind.__module__.partition(".")[0]
+    if top == _CORE:
+        return f"functionfuse-core {sys.modules[top].__version__}"
     for entry in entries(SERIALIZERS):
         if entry.name and entry.value.partition(".")[0] == top:
             return entry.owner

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import pickle
 import random
 from collections.abc import Callable
 from hashlib import sha1
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from ..errors import (
     ResultExistsError,
     UntrustedResultError,
 )
+from ..serializers.file import File
 from ..storage import Storage
 from ..storage.filestore import FileStore
 from ..storage.header import MAGIC
@@ -254,6 +257,46 @@ class ResultSafety(Results):
             lambda: read_results(storage, ("w", "t"), values, SOON),
         )
         assert 2 == len(self.side_data(storage))
+
+    def test_files(self, storage: Storage, tmp_path: Path) -> None:
+        """A `File` keeps name and content, and what a program writes beside it stays elsewhere.
+
+        A file that was altered or removed is found: when it is read, or else at its first use.
+        """
+        source = tmp_path / "a b.txt"
+        source.write_bytes(b"acgt" * 1_000_000)
+        storage.save("w", "t", {"deep": [File(source)]})
+        (key,) = self.side_data(storage)
+        for each in (storage, self.reopen(storage)):
+            file = each.read_task("w", "t")["deep"][0]
+            Path(f"{file}.index").touch()
+            assert ("a b.txt", True) == (
+                os.path.basename(file),
+                filecmp.cmp(source, file, shallow=False),
+            )
+        assert [key] == self.side_data(storage)
+        storage.save("w", "again", {"deep": [file]})
+        assert [""] * 2 == [record.problem for record in storage.verify()]
+        (other,) = {*self.side_data(storage)} - {key}
+        storage.store.put(other, [b"acga" * 1_000_000])
+        with pytest.raises(DamagedResultError):
+            os.fspath(storage.read_task("w", "again")["deep"][0])
+        storage.store.delete([other])
+        with pytest.raises(DamagedResultError, match="missing"):
+            storage.read_task("w", "again")
+        storage.remove_workflow("w")
+        assert [] == self.side_data(storage)
+
+    def test_files_go_to_another_process(
+        self, storage: Storage, workers: Workers, tmp_path: Path
+    ) -> None:
+        """A `File` that another process has read has a path here, too."""
+        self.needs("processes")
+        source = tmp_path / "a.txt"
+        source.write_bytes(b"acgt")
+        storage.save("w", "t", File(source))
+        file = workers.run("call", storage, "read_task", "w", "t")
+        assert b"acgt" == Path(file).read_bytes()
 
     def test_threads_race_for_an_absent_result(self, storage: Storage) -> None:
         """Exactly one of four threads saves each result, and its value is stored."""

@@ -288,6 +288,7 @@ class SerializerSuite(Suite):
         signed.register_persistent_serializers(serializer)
         signed.save("w", "t", self.examples()[0])
         assert self.equal(self.examples()[0], signed.read_task("w", "t"))
+        signed.save("w", "t", self.examples()[0])  # checked copies of what was read may stay
         for key in _files(storage):
             storage.store.put(key, [bytes(each ^ 1 for each in bytes(storage.store.get(key)))])
         with pytest.raises(DamagedResultError):  # a lazy object is read when it is used

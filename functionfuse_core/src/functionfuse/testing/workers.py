@@ -55,7 +55,15 @@ class Workers:
         self.run_all([("call", owner, "__repr__")] * count)
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes, which remove their temporary files."""
+        for process in self.idle:
+            if process.stdin is not None:
+                process.stdin.close()
+        ends = threading.Timer(LATE, _kill, [self.idle])
+        ends.start()
+        for process in self.idle:
+            process.wait()
+        ends.cancel()
         _end(self.idle)
         self.idle = []
 

@@ -1,0 +1,129 @@
+"""The content of a regular file: its digest, which is remembered, and the state that it is of."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from xxhash import xxh3_128
+
+from ..errors import FileError
+
+__all__ = [
+    "State",
+    "blocks_of",
+    "content_of",
+    "opened",
+    "refuse_changed",
+    "refuse_other",
+    "state_of",
+    "status_of",
+]
+
+State = tuple[int, ...]  # size, times of change of content and status, device, inode
+
+_BLOCK = 1 << 20  # bytes
+_RECENT = 2_000_000_000  # nanoseconds: a change so soon after another may leave the times
+_MOST = 10_000  # digests that are remembered
+
+files_exist = False  # whether this process has made a `File`: until then, no save looks for any
+
+_digests: dict[State, str] = {}
+
+
+def content_of(path: str) -> tuple[os.stat_result, str]:
+    """Return the status of a regular file, and the XXH3-128 of its content in hexadecimal.
+
+    The digest is remembered by device, inode, size and times, so a second look costs a stat. That
+    of a file that changed in the last two seconds is not: the next change may leave its times.
+
+    Raises FileError if there is no such file, or it changes meanwhile.
+    """
+    began = time.time_ns()
+    status = status_of(path)
+    state = state_of(status)
+    known = _digests.get(state)
+    if known is not None:
+        return status, known
+    digest, file = xxh3_128(), opened(path)
+    try:
+        for block in blocks_of(file, status.st_size):
+            digest.update(block)
+        refuse_other(path, status)
+    finally:
+        os.close(file)
+    if began - max(status.st_mtime_ns, status.st_ctime_ns) > _RECENT:
+        if len(_digests) >= _MOST:
+            _digests.clear()
+        _digests[state] = digest.hexdigest()
+    return status, digest.hexdigest()
+
+
+def refuse_changed(files: Iterable[tuple[str, str, Sequence[int]]]) -> None:
+    """Raise FileError if a file in an argument is not as the plan saw it.
+
+    Args:
+        files: for each the argument as text, the path, and the state. Of the state, size and time
+            of change are compared: the rest may differ on another machine.
+    """
+    for argument, path, state in files:
+        try:
+            now = state_of(status_of(path))
+        except FileError as error:
+            raise FileError(
+                f"{argument}: {error}. It was there when the run was planned; workers must see the"
+                " files in arguments"
+            ) from None
+        if now[:2] != tuple(state[:2]):
+            raise FileError(
+                f"{argument}: {path!r} changed since the run was planned, so the result"
+                " could be of either content, and is not stored"
+            )
+
+
+def state_of(status: os.stat_result) -> State:
+    """Return what differs after a change; see `State`."""
+    inode = status.st_dev, status.st_ino
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, *inode)
+
+
+def status_of(path: str) -> os.stat_result:
+    """Return the status of a regular file; follow links. Raises FileError if there is none."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # or it has a zero byte
+        raise FileError(f"there is no file {path!r}") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise FileError(f"{path!r} is {kind}, and no file")
+    return status
+
+
+def opened(path: str) -> int:
+    """Open a regular file to read it, and return its descriptor. Raises FileError."""
+    status_of(path)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> FileError:
+    return FileError(f"the file {path!r} can't be read: {error.strerror}")
+
+
+def refuse_other(path: str, before: os.stat_result) -> None:
+    """Raise FileError if a file is not as before."""
+    if state_of(status_of(path)) != state_of(before):
+        raise FileError(f"the file {path!r} changed while it was read")
+
+
+def blocks_of(file: int, size: int) -> Iterator[memoryview]:
+    """Iterate over a file in blocks, which share one buffer."""
+    view = memoryview(bytearray(min(_BLOCK, size + 1)))
+    while count := os.readv(file, [view]):
+        yield view[:count]

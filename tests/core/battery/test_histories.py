@@ -123,6 +123,32 @@ def test_histories_are_possible(
     assert [] == judged(job, recorder, counts, workers)
 
 
+@pytest.mark.parametrize("store", ["files", "sqlite"])
+def test_a_restore_may_find_its_result_in_place(
+    store: str, workers: Any, tmp_path: Path, counts: Any
+) -> None:
+    """After a killed save, the checker doesn't know which result is the latest.
+
+    Here it is that of the save. So the restore replaces nothing, and nothing is set aside.
+    """
+    if store == "sqlite":
+        pytest.importorskip("functionfuse_sqlite")
+    here = {"workflow": "a", "task": "t0"}
+    save = here | {"kind": "save", "side": False, "if_absent": False, "durable": False}
+    save |= {"size": 10, "patience": 1 << 62}
+    dying = [save | {"seed": 1, "call": 2}, save | {"seed": 2, "call": 1, "dies": True}]
+    later = [{"kind": "prune", "workflow": "a", "keep": 0}]
+    later += [here | {"kind": "restore", "call": call} for call in (1, 2)]
+    job = {"do": "steps", "store": store, "root": str(tmp_path / "store"), "key": ""}
+    recorder = Recorder()
+    for steps in dying, later:
+        worker = workers.start(job | {"steps": steps})
+        recorder.take(list(worker.messages()), worker.pid)
+        recorder.die(worker.pid)
+    assert ["ok", None, "ok", "ok", "absent"] == [op["answer"] for *_, op in recorder.told]
+    assert [] == judged(job, recorder, counts, workers)
+
+
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_storage_is_found_out(
     broken: str, workers: Any, tmp_path: Path, counts: Any

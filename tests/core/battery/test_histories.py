@@ -115,8 +115,6 @@ def test_histories_are_possible(
     """Every answer is one that a storage can give whose operations happen one after the other."""
     if store == "sqlite":
         pytest.importorskip("functionfuse_sqlite")
-        if not full:
-            pytest.skip("only in full")
     job = {"store": store, "root": str(tmp_path / "store"), "key": key}
     job |= {"older_than": 2.0, "big": 0.002}  # seconds; on a busy machine a save can take one
     recorder = record(job, 150 if full else 1, 0.05, workers, counts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -140,6 +142,22 @@ def act(op: Op, report: Report) -> Op:
         BROKEN[op["broken"]](storage)
     for number in itertools.count(op["first"]):
         reported(storage, chosen(rng, op, number), report)
+    return {}
+
+
+def steps(op: Op, report: Report) -> Op:
+    """Do operations in their order; one that "dies" is killed right after its commit."""
+    storage = opened(op)
+    put = storage.store.put
+
+    def put_and_die(key: str, parts: Any, **options: Any) -> None:
+        put(key, parts, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for step in op["steps"]:
+        if step.get("dies"):
+            storage.store.put = put_and_die
+        reported(storage, step, report)
     return {}
 
 

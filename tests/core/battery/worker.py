@@ -471,7 +471,12 @@ def earlier_race(op: Op) -> Op:
     }
 
 
-REPORTING = {"act": model_jobs.act, "close": model_jobs.close, "storm": storm}
+REPORTING = {
+    "act": model_jobs.act,
+    "close": model_jobs.close,
+    "steps": model_jobs.steps,
+    "storm": storm,
+}
 OPERATIONS: dict[str, Callable[..., Op]] = {
     **REPORTING,
     "become": become,

@@ -39,6 +39,7 @@ class Running:
 
     Attributes:
         answer: known from the beginning; None if it was killed.
+        before: the latest results that there may have been when it began.
         latest: the latest results that there may have been since it began.
         aside: of its call, the results that may have been set aside since it began.
         alone: whether no other operation that changes something has run beside it.
@@ -46,6 +47,7 @@ class Running:
 
     op: Op
     answer: Any
+    before: set[Found]
     latest: set[Found] = field(default_factory=set)
     aside: set[Found] = field(default_factory=set)
     alone: bool = True
@@ -77,7 +79,7 @@ class History:
 
     def begin(self, number: int, op: Op, answer: Any) -> None:
         """Begin an operation."""
-        started = Running(op, answer)
+        started = Running(op, answer, {latest for latest, _ in self.situations})
         if started.kind in CHANGE:
             for other in self.running.values():
                 if other.kind in CHANGE:
@@ -137,9 +139,10 @@ class History:
         if ended.answer == "ok" and (ended.kind in REMOVE and not ended.op.get("keep")):
             self.aside.clear()
         if ended.answer == "ok" and ended.kind in ("save", "restore"):
-            before = ended.latest - {value for value, _ in self.situations}
-            replaced = next(iter(before), None)
-            if len(before) == 1 and replaced and replaced.call not in (0, ended.call):
+            # After a kill there can be several, and the right one may have been there already:
+            # then nothing was replaced.
+            replaced = next(iter(ended.before), None)
+            if len(ended.before) == 1 and replaced and replaced.call not in (0, ended.call):
                 self.aside[replaced.call] = {replaced}
 
     def _effects(self, running: Running, latest: Found) -> Iterable[Found]:

@@ -18,7 +18,7 @@ from machine import default_places, describe, file_system
 from table import Row, as_markdown, as_text
 
 HERE = Path(__file__).parent
-WITH_PLUGINS = {"arrays", "arrays_s3", "ray_nodes", "s3"}
+WITH_PLUGINS = {"arrays", "arrays_s3", "ray_nodes", "s3", "types_of_values"}
 
 
 def benchmarks() -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pairs import Pair
 
-__all__ = ["Row", "amount", "as_markdown", "as_text", "at_least", "at_most"]
+__all__ = ["Row", "amount", "as_markdown", "as_text", "at_least", "at_most", "beside"]
 
 COLUMNS = ("measure", "ours", "peer", "ratio", "bound", "")
 
@@ -36,6 +36,11 @@ def at_least(what: str, bound: float, pair: Pair) -> Row:
     """Return the row of a comparison in which peer / ours must reach the bound."""
     ratio = 1 / pair.ratio
     return _compared(what, pair, f"≥ {bound:g}", ratio, ratio >= bound)
+
+
+def beside(what: str, pair: Pair) -> Row:
+    """Return the row of a comparison without a bound."""
+    return Row(what, _time(pair.ours), _time(pair.peer), f"{pair.ratio:.2f}", "", "")
 
 
 def amount(what: str, figure: float, bound: float, *, unit: str, peer: str = "") -> Row:

@@ -34,7 +34,7 @@ _marked = re.compile(rb"\x94(?<=[\x8f\x91\x93]\x94)")
 
 # Such bytes also occur by chance, for example for each number 38031 in a list. So the bytes around
 # them are checked. The items of a set begin with MARK, and an opcode that can begin an object.
-_items = re.compile(rb"\([(){\[\]}BCFGIJKLMNPQSTUVX\x82-\x84\x88-\x8f\x95-\x97cghj]").match
+_items = re.compile(rb"\([(){\[\]}BCFGIJKLMNPQSTUVX\x82-\x84\x88-\x8f\x95-\x97cghj]|\(\Z").match
 # The last item ends with an opcode without an argument, or with one of 1, 2, 4 or 8 bytes.
 _ends_item = re.compile(
     rb"[)0NQRabestu\x81\x88-\x89\x90\x93\x94\x97\x98]\Z"
@@ -75,21 +75,24 @@ def names_in(frames: Sequence[bytes]) -> Named:
         return NOTHING  # in a third of the time
     names: dict[tuple[str | None, str | None], None] = {}
     unordered = False
-    before, context = 0, b""  # an offset, and the bytes from there to the next piece
+    start, context = 0, b""  # the offset of a piece in the pickle, and bytes before it
     for frame in frames:
-        data = context + frame
-        for found in _marked.finditer(data):
+        data, before = frame, start
+        for found in _marked.finditer(frame):
             offset = found.start() - 1
+            if offset < _CONTEXT and data is frame:
+                data, before = context + frame, start - len(context)
+            offset += start - before
             if data[offset] == _STACK_GLOBAL:
-                for name, start in _pushed(data, offset, before):
-                    for module, _ in _pushed(data, start, before):
+                for name, end in _pushed(data, offset, before):
+                    for module, _ in _pushed(data, end, before):
                         names[module, name] = None
             elif not unordered:
                 is_set = data[offset] == _EMPTY_SET
                 has_items = _items(data, offset + 2) if is_set else _is_behind_item(data, offset)
                 unordered = bool(has_items)
-        context = data[-_CONTEXT:]
-        before += len(data) - len(context)
+        context = (context + frame[-_CONTEXT:])[-_CONTEXT:]
+        start += len(frame)
     return Named(tuple(names), unordered) if names or unordered else NOTHING
 
 

@@ -43,7 +43,6 @@ for _function in (script_object, script_state):
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
 _PROTOCOL = 5
-_MAIN = b"_main__"  # of "__main__" or "__mp_main__". A forward search takes twice as long.
 # Not the value's fault, so cloudpickle is not tried.
 _RAISED = MemoryError, OSError, OptionsError, PluginError
 
@@ -147,11 +146,10 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
             pickler = pickle.Pickler(frames, _PROTOCOL, buffer_callback=in_band)
             reducers = pickler.dispatch_table = _Reducers(extractor)
             pickler.dump(value)
-        naming: Sequence[bytes] = frames
-        by_name = frames[0].rfind(_MAIN) < 0
-        if len(frames) > 1:
-            naming = opcodes(frames)
-            by_name = max(frame.rfind(_MAIN) for frame in naming) < 0
+        naming = opcodes(frames) if len(frames) > 1 else frames
+        named = names_in(naming)
+        # "__main__" or "__mp_main__". A forward search takes twice as long.
+        by_name = not named.names or max(frame.rfind(b"_main__") for frame in naming) < 0
     except SerializerError as error:
         raise _placed(error, value, in_band, extractor) from error.__cause__
     except _RAISED:
@@ -160,7 +158,7 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
         by_name = False
     if by_name:
         by_value, read = False, reducers is not None and reducers.read
-        return Pickled(frames, views, by_value, names_in(naming), (), read)  # keywords take longer
+        return Pickled(frames, views, by_value, named, (), read)  # keywords take longer
     views.clear()
     try:
         frames, code, read = _pickled_by_value(value, in_band, extractor)

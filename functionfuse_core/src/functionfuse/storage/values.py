@@ -244,7 +244,12 @@ def _shown(value: Any) -> Any:
         batches = [pyarrow.RecordBatch.from_arrays([array], schema=schema) for array in arrays]
     if _is_extended(schema):
         return value.__reduce_ex__(_PROTOCOL)
-    return read, (_written(pyarrow, schema, batches),)
+    try:
+        pieces = _written(pyarrow, schema, batches)
+        _read(pieces, checked=False)  # Arrow writes some dictionaries that it can't read
+    except (pyarrow.ArrowException, OSError):
+        return value.__reduce_ex__(_PROTOCOL)
+    return read, (pieces,)
 
 
 def pyarrow_table(pieces: Pieces, *, checked: bool = False) -> Any:

@@ -222,6 +222,16 @@ def test_types_of_extensions_come_back(storage: FileStorage) -> None:
         assert info.size > 64_000
 
 
+def test_what_arrow_can_t_read_is_stored_as_pyarrow_does(storage: FileStorage) -> None:
+    """A stream of a dictionary of dictionaries can be written, and not be read."""
+    pa = pytest.importorskip("pyarrow")
+    inner = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), ["x", "y"])
+    part = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 9000, pa.int8()), inner).slice(3, 8)
+    for value in (part, pa.table({"x": part})):
+        found, _ = trip(storage, value)
+        assert value.equals(found)
+
+
 def test_an_old_pyarrow_is_named(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It writes values in its own way, and says what to upgrade when it meets ours."""
     pa = pytest.importorskip("pyarrow")

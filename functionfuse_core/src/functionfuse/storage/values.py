@@ -53,10 +53,10 @@ class Reader(NamedTuple):
 
 def reducer_of(kind: type) -> Reducer | None:
     """Return the reducer of a type that is stored in its own way; None for other types."""
-    library = kind.__module__.partition(".")[0]
-    reducers = _REDUCERS.get(library)
-    module = sys.modules.get(library)
-    return reducers(module, kind) if reducers is not None and module is not None else None
+    reducer = _REDUCERS.get(f"{kind.__module__}.{kind.__qualname__}")
+    if reducer is None and kind.__module__ == "pyarrow.lib":  # its arrays have many types
+        return _shown if any(base.__name__ == "Array" for base in kind.__mro__) else None
+    return reducer
 
 
 def _library(name: str) -> Any:
@@ -69,14 +69,6 @@ def _library(name: str) -> Any:
 
 
 # torch.
-
-
-def _of_torch(torch: Any, kind: type) -> Reducer | None:
-    if kind is torch.Tensor:
-        return _tensor
-    if kind is torch.UntypedStorage:
-        return _storage
-    return _typed_storage if kind is torch.TypedStorage else None
 
 
 def _tensor(tensor: Any) -> Any:
@@ -236,17 +228,9 @@ def _read(pieces: Pieces, *, checked: bool) -> tuple[Any, list[Any]]:
 # pyarrow: only values that show a small part of their buffers.
 
 
-def _of_pyarrow(pyarrow: Any, kind: type) -> Reducer | None:
-    if kind.__module__ != "pyarrow.lib" or not _is_new(pyarrow):
-        return None
-    if kind in {pyarrow.Table, pyarrow.RecordBatch, pyarrow.ChunkedArray}:
-        return _shown
-    return _shown if issubclass(kind, pyarrow.Array) else None
-
-
 def _shown(value: Any) -> Any:
     pyarrow = sys.modules["pyarrow"]
-    if value.get_total_buffer_size() <= _SHARED * value.nbytes:
+    if not _is_new(pyarrow) or value.get_total_buffer_size() <= _SHARED * value.nbytes:
         return value.__reduce_ex__(_PROTOCOL)
     if isinstance(value, pyarrow.Table):
         read, schema, batches = pyarrow_table, value.schema, value.to_batches()
@@ -260,7 +244,12 @@ def _shown(value: Any) -> Any:
         batches = [pyarrow.RecordBatch.from_arrays([array], schema=schema) for array in arrays]
     if _is_extended(schema):
         return value.__reduce_ex__(_PROTOCOL)
-    return read, (_written(pyarrow, schema, batches),)
+    try:
+        pieces = _written(pyarrow, schema, batches)
+        _read(pieces, checked=False)  # Arrow writes some dictionaries that it can't read
+    except (pyarrow.ArrowException, OSError):
+        return value.__reduce_ex__(_PROTOCOL)
+    return read, (pieces,)
 
 
 def pyarrow_table(pieces: Pieces, *, checked: bool = False) -> Any:
@@ -292,14 +281,6 @@ def pyarrow_array(pieces: Pieces, *, checked: bool = False) -> Any:
 # polars.
 
 
-def _of_polars(polars: Any, kind: type) -> Reducer | None:
-    if not hasattr(polars, "CompatLevel"):
-        return None
-    if kind is polars.DataFrame:
-        return _frame
-    return _series if kind is polars.Series else None
-
-
 def _frame(frame: Any) -> Any:
     columns = _columns(frame)
     return frame.__reduce_ex__(_PROTOCOL) if columns is None else (polars_frame, (columns,))
@@ -313,6 +294,8 @@ def _series(series: Any) -> Any:
 def _columns(frame: Any) -> tuple[Any, ...] | None:
     """Return a stream for each column; None if polars' own pickle is better, or the only one."""
     polars = sys.modules["polars"]
+    if not hasattr(polars, "CompatLevel"):  # an early release
+        return None
     try:
         pyarrow = import_module("pyarrow")
     except ImportError:
@@ -361,7 +344,17 @@ def _checked(read: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-_REDUCERS = {"torch": _of_torch, "polars": _of_polars, "pyarrow": _of_pyarrow}
+# By module and name of a type. No library is imported for it, and subclasses don't count.
+_REDUCERS: dict[str, Reducer] = {
+    "torch.Tensor": _tensor,
+    "torch.storage.UntypedStorage": _storage,
+    "torch.storage.TypedStorage": _typed_storage,
+    "pyarrow.lib.Table": _shown,
+    "pyarrow.lib.RecordBatch": _shown,
+    "pyarrow.lib.ChunkedArray": _shown,
+    "polars.dataframe.frame.DataFrame": _frame,
+    "polars.series.series.Series": _series,
+}
 
 READERS = {
     read.__name__: Reader(read, checked, kind)

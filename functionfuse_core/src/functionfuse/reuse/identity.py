@@ -375,8 +375,7 @@ class Identities:
         for plugin in self._plugins.get(node, ()):
             key = id(plugin), self._keys.get(node, node.called)
             if key not in self._prepared:
-                name, places = described(plugin), places_of(node)
-                self._prepared[key] = self._stream(node, name, plugin, places)
+                self._prepared[key] = self._stream(node, described(plugin), plugin, places_of(node))
             found.append((plugin, self._prepared[key]))
         return found
 
@@ -389,10 +388,9 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
-            if isinstance(error.__cause__, FileError):
-                self.missing[node] = FileError(
-                    f"{description} of {node.label!r}: {error.__cause__}"
-                )
+            cause, label = error.__cause__, node.label
+            if isinstance(cause, FileError):
+                self.missing[node] = FileError(f"{description} of {label!r}: {cause}")
                 raise self.missing[node] from None
             raise FingerprintError(f"{description}: {error}") from None
         if writer.files:

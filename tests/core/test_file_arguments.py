@@ -156,6 +156,28 @@ def test_no_file_is_an_error_at_the_plan(
     assert [] == ran_first
 
 
+def test_a_file_that_no_node_needs_may_be_missing(storage: FileStorage, reads: Path) -> None:
+    """As that of a result which is reused always, or which nothing has to be computed from."""
+
+    def run(policy: str, *nodes: Any) -> str:
+        flow = LocalWorkflow(*nodes, workflow_name="w")
+        flow.set_storage(storage)
+        flow.set_reuse(policy)
+        flow.run()
+        return flow.report.nodes[-1].action
+
+    def graph() -> Any:
+        return length(text_of(File(reads)).set_name("text")).set_name("length")
+
+    run("unchanged", graph())
+    reads.unlink()
+    assert "reused" == run("always", graph())
+    storage.remove_task("w", "text")
+    assert "reused" == run("always", graph())
+    with pytest.raises(FileError):
+        run("unchanged", graph())
+
+
 def test_a_digest_is_remembered(reads: Path, read: list[int]) -> None:
     """A second look costs a stat; a change of content shows, also if size and time are put back."""
     os.utime(reads, (1000, 1000))

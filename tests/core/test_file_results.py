@@ -460,6 +460,17 @@ def test_all_methods_of_a_storage(storage: Storage, calls: Path) -> None:
     assert [] == beside(storage)
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+def test_nobody_may_write_to_a_stored_file(tmp_path: Path, calls: Path, key: str | None) -> None:
+    """Whether it was saved there, or copied; with `private` only the user may read it."""
+    one = FileStorage(tmp_path / "one", key=key)
+    two = FileStorage(tmp_path / "two", key=key, private=True)
+    one.save("w", "t", File(calls))
+    list(one.copy("w", two))
+    modes = [os.stat(tmp_path / at / beside(one)[0]).st_mode & 0o777 for at in ("one", "two")]
+    assert [0o444, 0o400] == modes
+
+
 def test_signing_what_is_there(tmp_path: Path, calls: Path) -> None:
     """The digests of the file become SHA-256."""
     FileStorage(tmp_path / "store").save("w", "t", File(calls))

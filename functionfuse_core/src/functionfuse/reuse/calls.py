@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from xxhash import xxh3_128_digest
 
-from ..errors import FingerprintError
+from ..errors import FileError, FingerprintError
 from ..graph.nodes import MethodCall
 from ..graph.workflow import Graph
 from .identity import Identities
@@ -43,7 +43,7 @@ class Calls:
                 self.before[index] = graph.positions[node.before]
             try:
                 self._own[index] = identities.own(node)
-            except FingerprintError as error:
+            except (FileError, FingerprintError) as error:
                 self.why_not[index] = str(error)
 
     def now(self, index: int) -> bytes | None:

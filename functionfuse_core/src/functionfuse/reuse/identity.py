@@ -60,6 +60,7 @@ class Identities:
 
     Attributes:
         has_plugins: whether any node has plugins that count.
+        missing: the errors of nodes that have a missing file in an argument.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Identities:
         self._keys = {node: (node.called, id(called)) for node, called in replaced.items()}
         self._plugins = plugins or {}
         self.has_plugins = bool(plugins)
+        self.missing: dict[Node, FileError] = {}
         self._own = frozenset(own)
         for name in self._own:
             if name not in sys.modules and not importlib.util.find_spec(top_level(name)):
@@ -92,7 +94,6 @@ class Identities:
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
         self._held: dict[tuple[object, ...], Seen] = {}  # code in results
-        # The files in arguments and plugins, by their description, as the last look saw them.
         self._files: dict[Node, dict[str, list[tuple[str, Sequence[int]]]]] = {}
         self._expected: dict[object, tuple[Expected, object]] = {}
 
@@ -191,8 +192,8 @@ class Identities:
 
     def files(self, node: Node) -> list[tuple[str, str, Sequence[int]]]:
         """Return argument, path, and state at the last look, of each file in a node's arguments."""
-        found = self._files.get(node, {})
-        return [(f"{name} of {node.label!r}", *each) for name in found for each in found[name]]
+        found = self._files.get(node, {}).items()
+        return [(f"{name} of {node.label!r}", *file) for name, files in found for file in files]
 
     def own_packages(self, node: Node) -> frozenset[str]:
         """Return the packages that belong to the project for a node."""
@@ -374,8 +375,7 @@ class Identities:
         for plugin in self._plugins.get(node, ()):
             key = id(plugin), self._keys.get(node, node.called)
             if key not in self._prepared:
-                name, places = described(plugin), places_of(node)
-                self._prepared[key] = self._stream(node, name, plugin, places)
+                self._prepared[key] = self._stream(node, described(plugin), plugin, places_of(node))
             found.append((plugin, self._prepared[key]))
         return found
 
@@ -388,8 +388,10 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
-            if isinstance(error.__cause__, FileError):
-                raise FileError(f"{description} of {node.label!r}: {error.__cause__}") from None
+            cause, label = error.__cause__, node.label
+            if isinstance(cause, FileError):
+                self.missing[node] = FileError(f"{description} of {label!r}: {cause}")
+                raise self.missing[node] from None
             raise FingerprintError(f"{description}: {error}") from None
         if writer.files:
             self._files.setdefault(node, {})[description] = writer.files

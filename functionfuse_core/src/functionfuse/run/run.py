@@ -342,7 +342,11 @@ class Run:
                 *given, done=self._done, at_hand=self._past.at_hand(graph)
             )
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
-            return decisions.demand.needed(targets)
+            needed = decisions.demand.needed(targets)
+            for index in needed if identities.missing else ():
+                if error := identities.missing.get(graph.nodes[index]):
+                    raise error
+            return needed
         # A storage without headers: read only the results that are needed, and keep their values.
         policies = list(map(workflow._policies.get, graph.nodes, repeat(workflow._policy)))
         aging = self._aging(policies)

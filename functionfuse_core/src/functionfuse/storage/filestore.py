@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 # The names that we give; the last two of a file that shows whether cases are folded.
 _is_by_us = re.compile(r"(.*/)?\.tmp-[0-9a-f]{16}(-[0-9a-f]+|-probe|-PROBE)?", re.DOTALL).fullmatch
 _READ_AT_ONCE = 4096
+_BESIDE = f"/{SIDE_DATA}"
 # Errors of link(2): no links on this file system, to this file, to one of another user, or no more;
 # no such file, or another process removed the folder.
 _NO_LINKS = (
@@ -86,8 +87,8 @@ class FileStore(BlobStore):
         try:
             try:
                 try:
-                    if write_all(file, parts) >= BIG:
-                        protect(file)
+                    if write_all(file, parts) >= BIG or _BESIDE in key:
+                        protect(file, 0)
                     if durable:
                         os.fsync(file)
                 finally:

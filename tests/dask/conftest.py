@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +31,13 @@ for folder in (STORES, SERVERS):
 def two_threads() -> Iterator[None]:
     with dask.config.set(scheduler="threads", num_workers=2):
         yield
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """One other process, for dask's option `pool`; without that, each computation starts one."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,19 @@ def beside(storage: FileStorage) -> list[str]:
     return sorted(path.name for path in Path(storage.store.root).glob("*/.data/*"))
 
 
+@pytest.fixture
+def computing(processes: Any) -> Any:
+    """Return how to compute: with a scheduler of dask, in one thread or in one other process."""
+
+    def by(scheduler: str) -> Any:
+        other = scheduler == "processes"
+        return dask.config.set(
+            scheduler=scheduler, pool=processes if other else None, num_workers=1
+        )
+
+    return by
+
+
 REDUCED = BUILT_IN[0], next(iter(PLUGINS))
 
 
@@ -63,12 +76,12 @@ def test_each_filter_works_in_other_processes(storage: FileStorage, compression:
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
-def test_blocks_of_unknown_sizes(storage: FileStorage, scheduler: str) -> None:
+def test_blocks_of_unknown_sizes(storage: FileStorage, scheduler: str, computing: Any) -> None:
     """Masks, fill values, text and structures come through the temporary files, which then go."""
     texts = np.array([["a", "é"], ["", "\ud800"]])
     pairs = np.zeros((4, 2), "i4,f8")
     values = [NUMBERS, MASKED, texts, pairs, NUMBERS.astype(">M8[s]")]
-    with dask.config.set(scheduler=scheduler, num_workers=1):
+    with computing(scheduler):
         storage.save(
             "w",
             "t",
@@ -87,14 +100,16 @@ def test_blocks_of_unknown_sizes(storage: FileStorage, scheduler: str) -> None:
 @pytest.mark.parametrize(
     ("scheduler", "compression"), [("threads", None), ("threads", "gzip"), ("processes", None)]
 )
-def test_hdf5_in_s3(s3_storage: Storage, scheduler: str, compression: str | None) -> None:
+def test_hdf5_in_s3(
+    s3_storage: Storage, scheduler: str, compression: str | None, computing: Any
+) -> None:
     """Workers leave the blocks in S3, and the client assembles the file."""
     s3_storage.register_persistent_serializers(
         DaskArraySerializer(format="hdf5", compression=compression)
     )
     arrays = [da.from_array(NUMBERS, chunks=(20, 5)), da.from_array(MASKED, chunks=((15, 25), 10))]
     arrays += [unknown()]
-    with dask.config.set(scheduler=scheduler, num_workers=1):
+    with computing(scheduler):
         s3_storage.save("w", "t", arrays)
         found = s3_storage.read_task("w", "t")
         assert np.array_equal(NUMBERS, found[0].compute())
@@ -114,13 +129,12 @@ def failing(block: Any) -> Any:
 @pytest.mark.parametrize("scheduler", ["synchronous", "processes"])
 @pytest.mark.parametrize("array", [numbers, unknown])
 def test_a_failure_leaves_no_temporary_file(
-    storage: FileStorage, array: Any, scheduler: str, compression: str | None
+    storage: FileStorage, array: Any, scheduler: str, compression: str | None, computing: Any
 ) -> None:
     """Also those of blocks that other processes have written before."""
     storage.register_persistent_serializers(DaskArraySerializer(compression=compression))
     broken = array().map_blocks(failing, dtype="f8", meta=np.empty((0, 0)))
-    processes = dask.config.set(scheduler=scheduler, num_workers=1)
-    with processes, pytest.raises(TypeError, match="no block"):
+    with computing(scheduler), pytest.raises(TypeError, match="no block"):
         storage.save("w", "t", broken)
     assert [] == beside(storage)
 
@@ -136,7 +150,7 @@ def moving(block: Any, folder: str) -> Any:
 @pytest.mark.parametrize("compression", [None, "gzip"])
 @pytest.mark.parametrize("array", [numbers, unknown])
 def test_workers_that_do_not_see_the_folder(
-    storage: FileStorage, array: Any, compression: str | None
+    storage: FileStorage, array: Any, compression: str | None, computing: Any
 ) -> None:
     """The save fails before anything is committed, and the error says what to do."""
     storage.register_persistent_serializers(DaskArraySerializer(compression=compression))
@@ -144,8 +158,10 @@ def test_workers_that_do_not_see_the_folder(
     storage.save("w", "u", numbers())
     folder = str(Path(storage.store.root) / "w" / ".data")
     moved = array().map_blocks(moving, folder, dtype="f8", meta=np.empty((0, 0)))
-    processes = dask.config.set(scheduler="processes", num_workers=1)
-    with processes, pytest.raises(StoragePathError, match="mount the folder of the storage"):
+    with (
+        computing("processes"),
+        pytest.raises(StoragePathError, match="mount the folder of the storage"),
+    ):
         storage.save("w", "t", moved)
     assert 1 == storage.read_task("w", "t")
 

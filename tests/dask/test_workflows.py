@@ -185,15 +185,6 @@ def test_a_distributed_client(each_storage: Storage, client: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Any:
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def client() -> Any:
     from distributed import Client, LocalCluster
 

@@ -76,7 +76,7 @@ def assert_same(expected: Any, actual: Any) -> None:
 
 def test_every_kind_of_file_is_there() -> None:
     """A test that finds no files would pass by testing nothing."""
-    assert 26 == len([path for path in V1.rglob("*") if path.is_file()])
+    assert 28 == len([path for path in V1.rglob("*") if path.is_file()])
     assert 5 == len([path for path in V2.rglob("*") if path.is_file()])
 
 
@@ -99,6 +99,13 @@ def test_a_frame(golden: ModuleType, storage: FileStorage) -> None:
     with pd.option_context("mode.string_storage", "python"):
         expected = golden.frame()
     pd.testing.assert_frame_equal(expected, storage.read_task("values", "frame"))
+
+
+def test_a_file(storage: FileStorage) -> None:
+    """A `File` has its name and content again."""
+    read = storage.read_task("values", "side data of a file")
+    assert ["note.txt", "note.txt"] == [file.name for file in read]
+    assert ["kept", "kept"] == [Path(file).read_text() for file in read]
 
 
 def test_values_of_polars(golden: ModuleType, storage: FileStorage) -> None:

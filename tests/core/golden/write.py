@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime as dt
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -25,7 +26,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from functionfuse import File
 from functionfuse.serializers import FILE_PROTOCOL
+from functionfuse.serializers import file as files
 from functionfuse.storage import resultfile, sidedata
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.pickling import Pickled
@@ -205,6 +208,7 @@ def write(root: Path) -> None:
     resultfile.unique = lambda: "676f6c64656e5f74-1"  # type: ignore[attr-defined]
     resultfile._HOST = "golden"
     sidedata._distribution = lambda _: "golden-grids 1.0"
+    files.generate_name = lambda: "golden note"  # type: ignore[attr-defined]
     Grid.__module__ = "golden"  # whatever this script is called
     storage = FileStorage(root / "v1" / "store")
     signed = FileStorage(root / "v2" / "signed", key=KEY)
@@ -218,6 +222,10 @@ def write(root: Path) -> None:
     for name in [*HOSTILE, LONG]:
         save(storage, "names", name, name)
     save(storage, "../names", ".", "dots")
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder, "note.txt")
+        note.write_text("kept")
+        save(storage, "values", "side data of a file", [File(note)] * 2)
     save(storage, "values", "described", frozenset({1, 2}), describe=described)
     for name, value in SIGNED.items():
         save(signed, "values", name, value())

@@ -192,6 +192,37 @@ def test_a_digest_is_remembered(reads: Path, read: list[int]) -> None:
         assert ([4], 1) == (read, len(found))
 
 
+def test_a_file_with_a_time_in_the_future_is_remembered(reads: Path, read: list[int]) -> None:
+    """As copied from a machine whose clock is wrong: no program can set the time of its status."""
+    os.utime(reads, (1 << 32, 1 << 32))
+    later = time.time_ns() + 3_000_000_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: later)
+        for _ in range(2):
+            digest_of(File(reads))
+        assert [4] == read
+        os.utime(reads, ns=(later - 1_000_000_000, later - 1_000_000_000))
+        for _ in range(2):
+            digest_of(File(reads))
+    assert [4, 4, 4] == read
+
+
+def test_the_oldest_digest_is_forgotten(
+    tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not all, if there are too many."""
+    monkeypatch.setattr(content, "_MOST", 2)
+    files = [File(tmp_path / str(number)) for number in range(3)]
+    for size, file in enumerate(files):
+        Path(file).write_text("x" * size)
+    later = time.time_ns() + 3_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    for file in (*files, *reversed(files)):
+        digest_of(file)
+    assert [0, 1, 2, 0] == read
+    assert 2 == len(content._digests)
+
+
 def test_a_file_that_has_just_changed_is_read_again(reads: Path, read: list[int]) -> None:
     """Its next change may not show in its times."""
     for _ in range(2):

@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from xxhash import xxh3_128
 
@@ -26,7 +27,7 @@ State = tuple[int, ...]  # size, times of change of content and status, device, 
 
 _BLOCK = 1 << 20  # bytes
 _RECENT = 2_000_000_000  # nanoseconds: a change so soon after another may leave the times
-_MOST = 10_000  # digests that are remembered
+_MOST = 100_000  # digests that are remembered
 
 files_exist = False  # whether this process has made a `File`: until then, no save looks for any
 
@@ -54,9 +55,11 @@ def content_of(path: str) -> tuple[os.stat_result, str]:
         refuse_other(path, status)
     finally:
         os.close(file)
-    if began - max(status.st_mtime_ns, status.st_ctime_ns) > _RECENT:
+    # Any time of the content can be set, also one in the future; only the system sets the other.
+    if began - status.st_ctime_ns > _RECENT and abs(began - status.st_mtime_ns) > _RECENT:
         if len(_digests) >= _MOST:
-            _digests.clear()
+            with suppress(RuntimeError):  # another thread added one meanwhile
+                _digests.pop(next(iter(_digests)), None)  # the oldest
         _digests[state] = digest.hexdigest()
     return status, digest.hexdigest()
 

@@ -323,13 +323,13 @@ def test_side_data_names_stay_in_the_store(tmp_path: Path, name: Any) -> None:
 @pytest.mark.parametrize("digest", ["../x", "0" * 31, "0" * 33, "F" * 32, "0" * 32 + "\n", "", 1])
 def test_digests_of_side_data_are_digests(digest: Any) -> None:
     """Or the word for "in pieces": whoever uses one as a name gets no path."""
-    for given, refused in (
+    for found, refused in (
         (digest, True),
         ("0" * 32, False),
         ("a" * 64, False),
         (IN_PIECES, False),
     ):
-        header = {**header_of(SMALL), "side_data": [["s", "", [["name", 4, given]]]]}
+        header = {**header_of(SMALL), "side_data": [["s", "", [["name", 4, found]]]]}
         problem = problem_of(sealed(header, rest_of(SMALL)))
         assert refused == ("the header is not as specified" in str(problem))
 

@@ -223,6 +223,31 @@ def test_the_oldest_digest_is_forgotten(
     assert 2 == len(content._digests)
 
 
+def test_a_path_that_is_none(storage: FileStorage) -> None:
+    """The message says what to do."""
+    with pytest.raises(OptionsError, match="the path is empty"):
+        File("")
+    with pytest.raises(FileError, match="~ is not expanded, so give Path"):
+        ran(storage, text_of(File("~/x")))
+    with pytest.raises(FileError, match=r"there is no file '.*': .*download what has a URL"):
+        ran(storage, text_of(File("s3://bucket/x")))
+
+
+def test_no_class_inherits_it() -> None:
+    """Its own attributes wouldn't count, so a stale result would be reused."""
+    with pytest.raises(TypeError, match="Reads can't inherit File"):
+
+        class Reads(File):  # type: ignore[misc]
+            pass
+
+
+def test_a_source_that_cant_be_read(storage: FileStorage) -> None:
+    """The argument and the file are named."""
+    problem = "argument 'file' of 'text_of'.*'/proc/self/mem' can't be read: Input/output error"
+    with pytest.raises(FileError, match=problem):
+        ran(storage, text_of(File("/proc/self/mem")))
+
+
 def test_a_file_that_has_just_changed_is_read_again(reads: Path, read: list[int]) -> None:
     """Its next change may not show in its times."""
     for _ in range(2):

@@ -31,7 +31,7 @@ _BLOCK = 1 << 20  # bytes
 _RECENT = 2_000_000_000  # nanoseconds: a change so soon after another may leave the times
 _MOST = 100_000  # digests that are remembered
 _HINTS = {
-    "/~": ": ~ is not expanded, so give Path(...).expanduser()",
+    "/~/": ": ~ is not expanded, so give Path(...).expanduser()",
     ":/": ": a File is a path on this machine, so download what has a URL",
 }
 

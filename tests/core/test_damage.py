@@ -28,6 +28,7 @@ from functionfuse.errors import (
 )
 from functionfuse.storage import Storage, resultfile
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.header import IN_PIECES
 from functionfuse.storage.upkeep import Verified
 
 FULL = os.environ.get("FUNCTIONFUSE_BATTERY") == "full"
@@ -224,7 +225,7 @@ def test_headers_of_other_types(fields: dict[str, Any], missing: set[str]) -> No
 def test_lying_sizes(buffers: list[Any], draw: st.DataObject) -> None:
     """Sizes of buffers, pickle and side data that are negative, huge, or no integers."""
     size = draw.draw(numbers)
-    files = [["file", draw.draw(numbers), "00"]] if draw.draw(st.booleans()) else []
+    files = [["file", draw.draw(numbers), "0" * 32]] if draw.draw(st.booleans()) else []
     header = {**header_of(SMALL), "buffers": buffers, "side_data": [["s", "", files]]}
     header["pickle"] = draw.draw(st.sampled_from([header["pickle"], [size, "00"]]))
     problem = problem_of(sealed(header, rest_of(SMALL)))
@@ -310,13 +311,27 @@ def test_side_data_names_stay_in_the_store(tmp_path: Path, name: Any) -> None:
     storage = FileStorage(tmp_path / "store")
     (tmp_path / "outside").write_text("mine")
     storage.store.put("w/.data/something", [b""])
-    header = {**header_of(SMALL), "side_data": [["s", "", [[name, 4, "00"]]]]}
+    header = {**header_of(SMALL), "side_data": [["s", "", [[name, 4, "0" * 32]]]]}
     (tmp_path / "store" / "w" / "t").write_bytes(sealed(header, rest_of(SMALL)))
     with pytest.raises(DamagedResultError, match="the header is not as specified"):
         storage.read_task("w", "t")
     storage.remove_task("w", "t")
     storage.save("w", "t", 1)
     assert "mine" == (tmp_path / "outside").read_text()
+
+
+@pytest.mark.parametrize("digest", ["../x", "0" * 31, "0" * 33, "F" * 32, "0" * 32 + "\n", "", 1])
+def test_digests_of_side_data_are_digests(digest: Any) -> None:
+    """Or the word for "in pieces": whoever uses one as a name gets no path."""
+    for found, refused in (
+        (digest, True),
+        ("0" * 32, False),
+        ("a" * 64, False),
+        (IN_PIECES, False),
+    ):
+        header = {**header_of(SMALL), "side_data": [["s", "", [["name", 4, found]]]]}
+        problem = problem_of(sealed(header, rest_of(SMALL)))
+        assert refused == ("the header is not as specified" in str(problem))
 
 
 BROKEN_PICKLES = {

@@ -192,6 +192,62 @@ def test_a_digest_is_remembered(reads: Path, read: list[int]) -> None:
         assert ([4], 1) == (read, len(found))
 
 
+def test_a_file_with_a_time_in_the_future_is_remembered(reads: Path, read: list[int]) -> None:
+    """As copied from a machine whose clock is wrong: no program can set the time of its status."""
+    os.utime(reads, (1 << 32, 1 << 32))
+    later = time.time_ns() + 3_000_000_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: later)
+        for _ in range(2):
+            digest_of(File(reads))
+        assert [4] == read
+        os.utime(reads, ns=(later - 1_000_000_000, later - 1_000_000_000))
+        for _ in range(2):
+            digest_of(File(reads))
+    assert [4, 4, 4] == read
+
+
+def test_the_oldest_digest_is_forgotten(
+    tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not all, if there are too many."""
+    monkeypatch.setattr(content, "_MOST", 2)
+    files = [File(tmp_path / str(number)) for number in range(3)]
+    for size, file in enumerate(files):
+        Path(file).write_text("x" * size)
+    later = time.time_ns() + 3_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    for file in (*files, *reversed(files)):
+        digest_of(file)
+    assert [0, 1, 2, 0] == read
+    assert 2 == len(content._digests)
+
+
+def test_a_path_that_is_none(storage: FileStorage) -> None:
+    """The message says what to do."""
+    with pytest.raises(OptionsError, match="the path is empty"):
+        File("")
+    with pytest.raises(FileError, match="~ is not expanded, so give Path"):
+        ran(storage, text_of(File("~/x")))
+    with pytest.raises(FileError, match=r"there is no file '.*': .*download what has a URL"):
+        ran(storage, text_of(File("s3://bucket/x")))
+
+
+def test_no_class_inherits_it() -> None:
+    """Its own attributes wouldn't count, so a stale result would be reused."""
+    with pytest.raises(TypeError, match="Reads can't inherit File"):
+
+        class Reads(File):  # type: ignore[misc]
+            pass
+
+
+def test_a_source_that_cant_be_read(storage: FileStorage) -> None:
+    """The argument and the file are named."""
+    problem = "argument 'file' of 'text_of'.*'/proc/self/mem' can't be read: Input/output error"
+    with pytest.raises(FileError, match=problem):
+        ran(storage, text_of(File("/proc/self/mem")))
+
+
 def test_a_file_that_has_just_changed_is_read_again(reads: Path, read: list[int]) -> None:
     """Its next change may not show in its times."""
     for _ in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import logging
 import multiprocessing
 import os
@@ -13,11 +14,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from file_nodes import indexed, text_of, upper
 from result_bytes import MemoryStore
@@ -36,6 +39,7 @@ from functionfuse.serializers.file import FileSerializer
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.filestore import FileStore
 from functionfuse.storage.options import StorageOptions
+from functionfuse.storage.safefiles import SafeFiles
 
 
 @pytest.fixture(params=["files", "files with a key", "memory", "memory with a key"])
@@ -250,17 +254,21 @@ def test_a_source_that_changes_while_it_is_saved(
 
 
 def test_a_full_disk_is_an_error_of_the_storage(
-    plain: FileStorage, calls: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not of the file."""
+    """And not of the file. If it is copied to a temporary file first, the folder is named."""
 
-    def full(file: int, size: int) -> Any:
-        raise OSError(errno.ENOSPC, "no space")
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(module, "blocks_of", full)
-    with pytest.raises(OSError, match="no space"):
-        plain.save("w", "t", File(calls))
-    assert [] == beside(plain)
+    monkeypatch.setattr(SafeFiles, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="no space") as error:
+        storage.save("w", "t", File(calls))
+    told = f"it is copied to {tempfile.gettempdir()!r} first: see TMPDIR"
+    plain = "folder" in dir(storage.store.protocols("w/")[FILE_PROTOCOL]) and not storage._key
+    assert plain == (told not in error.value.__notes__)
+    assert [] == beside(storage)
 
 
 # Reading.
@@ -292,6 +300,52 @@ def test_a_run_computes_a_damaged_file_again(
         found, done = ran(plain, graph(calls))
     assert ("CHR1 7 A Tcalls.vcf.upper", ["computed"] * 2) == (found, done)
     assert "is not what was written" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_file_that_cant_be_read_is_not_damaged(
+    plain: FileStorage, calls: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """So a run doesn't compute it again: the fault can be over in a second."""
+    ran(plain, graph(calls))
+    before, opened = plain.task_info("w", "written").token, os.open
+    file = plain.read_task("w", "written")["files"][0]
+    plain.remove_task("w", "indexed")
+
+    def failing(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".upper") and "/.data/" in str(path):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", failing)
+    monkeypatch.setattr(content, "_digests", {})
+    file._stored.seen = None
+    for use in (lambda: ran(plain, graph(calls)), lambda: os.fspath(file)):
+        with pytest.raises(OSError, match=os.strerror(number)) as error:
+            use()
+        assert (number, True) == (error.value.errno, "/.data/" in str(error.value.filename))
+    assert before == plain.task_info("w", "written").token
+
+
+def test_a_source_that_cant_be_read(storage: Storage) -> None:
+    """It is the node's error, and not the storage's."""
+    with pytest.raises(SerializerError, match="'/proc/self/mem' can't be read: Input/output error"):
+        storage.save("w", "t", File("/proc/self/mem"))
+    assert [] == beside(storage)
+
+
+def test_a_folder_that_is_gone_too_early(plain: FileStorage) -> None:
+    """The message says when the file is copied."""
+
+    @workflow
+    def early() -> File:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "x"
+            path.touch()
+            return File(path)
+
+    with pytest.raises(SerializerError, match="copied after the function has returned: keep"):
+        ran(plain, early().set_name("early"))
 
 
 def test_a_file_that_was_replaced_says_so(plain: FileStorage, calls: Path) -> None:
@@ -353,6 +407,64 @@ def test_a_copy_is_made_once_a_process(calls: Path, temporary: Path) -> None:
     assert 1 == sum(path.is_file() for path in private.iterdir() if path.name != ".lock")
 
 
+def test_a_copy_has_no_name_from_the_store(
+    storage: Storage, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write to the storage could choose it."""
+    monkeypatch.setattr(module, "generate_name", lambda: "/../../x")
+    storage.save("w", "t", File(calls))
+    path = Path(storage.read_task("w", "t")).resolve()
+    own, root = Path(ownfolder.own_folder().folder), getattr(storage.store, "root", "/nowhere")
+    assert path.parent in (own, Path(root) / "w" / ".data")
+    assert [] == [path for path in own.parent.iterdir() if path != own]
+
+
+@pytest.mark.parametrize("times", ["put back", "new"])
+def test_a_copy_that_a_program_wrote_to(
+    tmp_path: Path, calls: Path, caplog: pytest.LogCaptureFixture, times: str
+) -> None:
+    """As root does: the next use finds the stored content, under each path that was given."""
+    storage = FileStorage(tmp_path / "store", key="k")
+    storage.save("w", "t", File(calls))
+    one, other = (os.fspath(storage.read_task("w", "t")) for _ in range(2))
+    before = os.stat(one)
+    Path(one).resolve().chmod(0o600)
+    Path(one).write_text("chr1 7 A G")
+    if times == "put back":
+        os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "chr1 7 A T" == Path(storage.read_task("w", "t")).read_text()
+    assert {"chr1 7 A T"} == {Path(path).read_text() for path in (one, other)}
+    assert ["a program wrote to the file 'calls.vcf': it is copied again"] == caplog.messages
+    Path(one).resolve().unlink()
+    assert "chr1 7 A T" == Path(storage.read_task("w", "t")).read_text()
+
+
+def test_a_write_at_once_shows_in_the_time_of_a_copy(calls: Path) -> None:
+    """The clock of a file system can stand still for some milliseconds."""
+    storage = Storage(MemoryStore())
+    storage.save("w", "t", File(calls))
+    copy = os.stat(storage.read_task("w", "t"))
+    assert copy.st_mtime_ns < copy.st_ctime_ns - 1_000_000_000
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_for_a_copy(calls: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The message says where it is missing, and nothing is left."""
+    storage = Storage(MemoryStore())
+    storage.save("w", "t", File(calls))
+
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(
+        OSError, match=r"no space to copy the file 'calls.vcf': set TMPDIR"
+    ) as error:
+        storage.read_task("w", "t")
+    assert number == error.value.errno
+    assert [".lock"] == os.listdir(ownfolder.own_folder().folder)
+
+
 class Remote(MemoryStore):
     remote = True
 
@@ -366,14 +478,28 @@ def test_a_remote_file_is_downloaded_at_its_first_use(calls: Path, temporary: Pa
     [key] = beside(storage)
     sound = storage.store.get(key)
     storage.store.put(key, [b"chr1 7 A G"])
-    with pytest.raises(DamagedResultError, match="is not what was written"):
+    problem = (
+        r"'calls.vcf' is not what was written: remove task 't' of workflow 'w' \(`remove_task`"
+    )
+    with pytest.raises(DamagedResultError, match=problem):
         os.fspath(file)
     assert [".lock"] == os.listdir(ownfolder.own_folder().folder)
     storage.store.put(key, [sound])
     assert "chr1 7 A T" == Path(file).read_text()
     storage.store.delete([key])
-    with pytest.raises(DamagedResultError, match="is missing"):
+    with pytest.raises(DamagedResultError, match=r"'calls.vcf' is missing: remove task 't'"):
         storage.read_task("w", "t")
+
+
+def test_a_remote_file_whose_result_is_removed_before_its_first_use(calls: Path) -> None:
+    """It is no damage."""
+    storage = Storage(Remote())
+    storage.save("w", "t", File(calls))
+    file = storage.read_task("w", "t")
+    storage.remove_task("w", "t")
+    problem = "'calls.vcf' was replaced or removed after it was read: read task 't' of workflow 'w'"
+    with pytest.raises(FileError, match=problem):
+        os.fspath(file)
 
 
 def used_in_a_fork(file: File, answers: Any) -> None:
@@ -399,6 +525,36 @@ def test_a_forked_process_has_its_own(tmp_path: Path, calls: Path, key: str | No
     assert path != mine
     assert not os.path.lexists(os.path.dirname(os.path.dirname(path)))
     assert "chr1 7 A T" == Path(mine).read_text()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_while_a_thread_makes_the_folder(
+    plain: FileStorage, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forked process doesn't wait for a thread that it doesn't have."""
+    plain.save("w", "t", File(calls))
+    file = plain.read_task("w", "t")
+    inside, go, make = threading.Event(), threading.Event(), tempfile.mkdtemp
+
+    def slow(*arguments: Any, **options: Any) -> str:
+        if threading.current_thread().name == "slow":
+            inside.set()
+            go.wait(300)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", slow)
+    thread = threading.Thread(target=os.fspath, args=(file,), name="slow")
+    thread.start()
+    inside.wait(300)
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    process = context.Process(target=used_in_a_fork, args=(plain.read_task("w", "t"), answers))
+    process.start()
+    process.join(100)
+    process.kill()
+    go.set()
+    thread.join()
+    assert 0 == process.exitcode
 
 
 def test_what_killed_processes_leave(plain: FileStorage, calls: Path, temporary: Path) -> None:
@@ -433,11 +589,25 @@ def test_what_killed_processes_leave(plain: FileStorage, calls: Path, temporary:
 
 
 def test_a_cleaned_temporary_folder(plain: FileStorage, calls: Path) -> None:
-    """Some systems remove old files there: the link is made again."""
+    """Some systems remove old files there, and some programs: the link is made again."""
     plain.save("w", "t", File(calls))
     file = plain.read_task("w", "t")
-    os.unlink(os.fspath(file))
+    path = os.fspath(file)
+    os.unlink(path)
+    assert (path, "chr1 7 A T") == (os.fspath(file), Path(file).read_text())
+    shutil.rmtree(os.path.dirname(path))
+    assert (path, "chr1 7 A T") == (os.fspath(file), Path(file).read_text())
+
+
+def test_a_program_that_replaces_the_link(plain: FileStorage, calls: Path) -> None:
+    """As `sed -i` does: its file stays where it is, and a second attempt gets the stored one."""
+    plain.save("w", "t", File(calls))
+    file = plain.read_task("w", "t")
+    path = Path(file)
+    path.unlink()
+    path.write_text("edited")
     assert "chr1 7 A T" == Path(file).read_text()
+    assert "edited" == path.read_text()
 
 
 # The storage's methods.
@@ -503,14 +673,20 @@ def test_an_allow_list_needs_no_entry(tmp_path: Path, calls: Path) -> None:
     assert "chr1 7 A T" == Path(storage.read_task("w", "t")[0]).read_text()
 
 
-@pytest.mark.parametrize("name", ["../x", "..", "", "/etc/passwd", "a\0"])
-def test_a_name_that_leads_elsewhere_is_refused(plain: FileStorage, calls: Path, name: str) -> None:
-    """Whoever can write to the storage can write any."""
+NO_NAMES = ["../x", "..", "", "/etc/passwd", "a\0", "x" * 256, "ü" * 128, "\ud800"]
+NO_TEXTS = [np.array("../x"), ["../x"], ("../x",), {"../x": 1}, b"../x", 1, None]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, *NO_TEXTS])
+def test_a_name_that_leads_elsewhere_is_refused(plain: FileStorage, calls: Path, name: Any) -> None:
+    """Whoever can write to the storage can write any, also of types that have no "/" in them."""
     protocols = {FILE_PROTOCOL: plain.protocols[FILE_PROTOCOL]}
     _, pid = FileSerializer().pickle(File(calls), protocols)
     assert "calls.vcf" == FileSerializer().unpickle(pid, protocols).name
     with pytest.raises(DamagedResultError, match="is no name of a file"):
         FileSerializer().unpickle({**pid, "name": name}, protocols)
+    with pytest.raises(DamagedResultError, match="is no name of a file"):
+        FileSerializer().unpickle({**pid, "file": [pid["file"]]}, protocols)
     with pytest.raises(DamagedResultError, match="doesn't list"):
         FileSerializer().unpickle({**pid, "file": "another"}, protocols)
     with pytest.raises(NewerFormatError):

@@ -782,7 +782,7 @@ def test_a_header_that_is_damaged_where_no_plan_looks(storage: Storage) -> None:
 
     run(1)
     data = bytes(storage.store.get("w/t"))
-    header = {**header_of(data), "side_data": [["s", "d", [["../x", 3, "00"]]]]}
+    header = {**header_of(data), "side_data": [["s", "d", [["../x", 3, "0" * 32]]]]}
     storage.store.put("w/t", [sealed(header, rest_of(data))])
     assert 2 == run(2)
     assert 2 == storage.read_task("w", "t")

@@ -11,7 +11,7 @@ from file_nodes import indexed, upper
 from s3_servers import Server, counted
 
 from functionfuse import File, LocalWorkflow
-from functionfuse.errors import DamagedResultError
+from functionfuse.errors import DamagedResultError, FileError
 from functionfuse_s3 import S3FileStorage
 
 
@@ -61,11 +61,25 @@ def test_other_bytes_are_refused(kept: S3FileStorage, tmp_path: Path) -> None:
     file = kept.read_task("w", "t")
     [key] = [blob.key for blob in kept.store.list("w/.data/")]
     kept.store.put(key, [b"acga"])
-    with pytest.raises(DamagedResultError, match="is not what was written"):
+    problem = r"'A.fastq' is not what was written: remove task 't' of workflow 'w'"
+    with pytest.raises(DamagedResultError, match=problem):
         os.fspath(file)
     kept.store.delete([key])
-    with pytest.raises(DamagedResultError, match="is missing"):
+    with pytest.raises(DamagedResultError, match=r"'A.fastq' is missing"):
         kept.read_task("w", "t")
+
+
+def test_a_result_that_is_removed_before_its_first_use(kept: S3FileStorage, tmp_path: Path) -> None:
+    """It is no damage, and read again as any other."""
+    path = tmp_path / "A.fastq"
+    path.write_text("acgt")
+    kept.save("w", "t", File(path))
+    file = kept.read_task("w", "t")
+    kept.remove_task("w", "t")
+    with pytest.raises(
+        FileError, match=r"'A.fastq' was replaced or removed after it was read: read"
+    ):
+        os.fspath(file)
 
 
 def test_a_big_file_is_never_in_memory(kept: S3FileStorage, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from xxhash import xxh3_128
 
@@ -16,6 +18,7 @@ __all__ = [
     "blocks_of",
     "content_of",
     "opened",
+    "readable",
     "refuse_changed",
     "refuse_other",
     "state_of",
@@ -26,7 +29,11 @@ State = tuple[int, ...]  # size, times of change of content and status, device, 
 
 _BLOCK = 1 << 20  # bytes
 _RECENT = 2_000_000_000  # nanoseconds: a change so soon after another may leave the times
-_MOST = 10_000  # digests that are remembered
+_MOST = 100_000  # digests that are remembered
+_HINTS = {
+    "/~/": ": ~ is not expanded, so give Path(...).expanduser()",
+    ":/": ": a File is a path on this machine, so download what has a URL",
+}
 
 files_exist = False  # whether this process has made a `File`: until then, no save looks for any
 
@@ -49,14 +56,16 @@ def content_of(path: str) -> tuple[os.stat_result, str]:
         return status, known
     digest, file = xxh3_128(), opened(path)
     try:
-        for block in blocks_of(file, status.st_size):
+        for block in readable(path, blocks_of(file, status.st_size)):
             digest.update(block)
         refuse_other(path, status)
     finally:
         os.close(file)
-    if began - max(status.st_mtime_ns, status.st_ctime_ns) > _RECENT:
+    # Any time of the content can be set, also one in the future; only the system sets the other.
+    if began - status.st_ctime_ns > _RECENT and abs(began - status.st_mtime_ns) > _RECENT:
         if len(_digests) >= _MOST:
-            _digests.clear()
+            with suppress(RuntimeError):  # another thread added one meanwhile
+                _digests.pop(next(iter(_digests)), None)  # the oldest
         _digests[state] = digest.hexdigest()
     return status, digest.hexdigest()
 
@@ -90,11 +99,15 @@ def state_of(status: os.stat_result) -> State:
 
 
 def status_of(path: str) -> os.stat_result:
-    """Return the status of a regular file; follow links. Raises FileError if there is none."""
+    """Return the status of a regular file; follow links.
+
+    Raises FileError if there is none. Its `errno` tells what the system said, if it said anything.
+    """
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # or it has a zero byte
-        raise FileError(f"there is no file {path!r}") from None
+        hint = next((hint for part, hint in _HINTS.items() if part in path), "")
+        raise _file_error(f"there is no file {path!r}{hint}", errno.ENOENT) from None
     except OSError as error:
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
@@ -112,8 +125,22 @@ def opened(path: str) -> int:
         raise _unreadable(path, error) from None
 
 
+def readable(path: str, blocks: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Iterate over the blocks of a file. Raises FileError if it can't be read."""
+    try:
+        yield from blocks
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
 def _unreadable(path: str, error: OSError) -> FileError:
-    return FileError(f"the file {path!r} can't be read: {error.strerror}")
+    return _file_error(f"the file {path!r} can't be read: {error.strerror}", error.errno)
+
+
+def _file_error(text: str, number: int | None) -> FileError:
+    error = FileError(text)
+    error.errno = number
+    return error
 
 
 def refuse_other(path: str, before: os.stat_result) -> None:

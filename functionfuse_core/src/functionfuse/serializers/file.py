@@ -9,19 +9,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, final
 
 from ..errors import DamagedResultError, FileError, NewerFormatError, OptionsError
 from . import FILE_PROTOCOL, content, generate_name
-from .content import State, blocks_of, content_of, opened, refuse_other, state_of, status_of
+from .content import (
+    State,
+    blocks_of,
+    content_of,
+    opened,
+    readable,
+    refuse_other,
+    state_of,
+    status_of,
+)
 from .ownfolder import own_folder
 
 __all__ = ["File", "FileSerializer"]
 
 _VERSION = 1  # of the pid
+_LONGEST = 255  # bytes of a file's name
 
 
 @final
@@ -40,7 +52,8 @@ class File(os.PathLike[str]):
         by: "content"; or "stat" to count size and time of change instead, in an argument only.
 
     Raises:
-        OptionsError: `by` is another text.
+        OptionsError: `by` is another text, or `path` is empty.
+        TypeError: a class inherits this one.
     """
 
     __module__ = "functionfuse"  # stored headers name this path
@@ -50,10 +63,18 @@ class File(os.PathLike[str]):
     ) -> None:
         if by not in ("content", "stat"):
             raise OptionsError(f"File(by={by!r}): it is 'content' or 'stat'")
+        if not os.fspath(path):
+            raise OptionsError("File(''): the path is empty")
         content.files_exist = True
         self._path = str(Path(path).absolute())
         self._by = by
         self._stored: _Stored | None = None
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError(
+            f"{cls.__name__} can't inherit File, because its other attributes would not count:"
+            " give your class an attribute that is a File"
+        )
 
     @property
     def name(self) -> str:
@@ -128,7 +149,10 @@ class FileSerializer:
     checks_reads = True
 
     def pickle(self, obj: File, protocols: dict[str, Any]) -> tuple[str, dict[str, object]]:
-        """Copy a file into the storage, in blocks. Raises ValueError if it can't be read."""
+        """Copy a file into the storage, in blocks.
+
+        Raises ValueError if it can't be read: that is no fault of the storage, so no OSError.
+        """
         suffix = os.path.splitext(obj.name)[1]
         filename = generate_name() + (suffix if suffix.isascii() and len(suffix) < 20 else "")
         try:
@@ -136,12 +160,14 @@ class FileSerializer:
             file = opened(path)
             try:
                 before = os.fstat(file)
-                protocols[FILE_PROTOCOL].keep(filename, blocks_of(file, before.st_size))
+                blocks = readable(path, blocks_of(file, before.st_size))
+                protocols[FILE_PROTOCOL].keep(filename, blocks)
                 refuse_other(path, before)
             finally:
                 os.close(file)
-        except FileError as error:  # no fault of the storage, so no OSError
-            raise ValueError(str(error)) from None
+        except FileError as error:
+            cure = _KEEP if error.errno == errno.ENOENT else ""
+            raise ValueError(f"{error}{cure}") from None
         return self.name, {"version": _VERSION, "file": filename, "name": obj.name}
 
     def unpickle(self, pid: Any, protocols: dict[str, Any]) -> File:
@@ -149,16 +175,29 @@ class FileSerializer:
         if pid["version"] > _VERSION:
             raise NewerFormatError(f"the File has version {pid['version']} of its form")
         name, filename = pid["name"], pid["file"]
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise DamagedResultError(f"{name!r} is no name of a file")
+        if not (_is_name(name) and type(filename) is str):
+            raise DamagedResultError(f"{name!r:.300} is no name of a file")
         files = protocols[FILE_PROTOCOL]
-        stored = _Stored(files.unchecked, filename, name, files.listed(filename))
+        stored = _Stored(files.unchecked, filename, name, files.listed(filename), files.of)
         stored.check()
         return _made(f"/{name}", "content", stored)
 
     def remove(self, pid: Any, protocols: dict[str, Any]) -> None:
         """Remove a stored file."""
         protocols[FILE_PROTOCOL].remove(pid["file"])
+
+
+_KEEP = ". A File is copied after the function has returned: keep its folder until then"
+
+
+def _is_name(name: Any) -> bool:
+    """Return whether a name is one of a file, and leads nowhere else."""
+    if type(name) is not str or name in ("", ".", "..") or "/" in name or "\0" in name:
+        return False
+    try:
+        return len(os.fsencode(name)) <= _LONGEST
+    except UnicodeEncodeError:
+        return False
 
 
 class _Stored:
@@ -169,16 +208,20 @@ class _Stored:
         filename: its name there.
         name: its name as a `File`.
         expected: size in bytes and digest, as the header lists them.
+        of: the result that it belongs to, for messages.
 
     Attributes:
         seen: the state in which the file was checked.
     """
 
-    def __init__(self, files: Any, filename: str, name: str, expected: tuple[int, str]) -> None:
+    def __init__(
+        self, files: Any, filename: str, name: str, expected: tuple[int, str], of: str
+    ) -> None:
         self.files = files
         self.filename = filename
         self.name = name
         self.expected = expected
+        self.of = of
         self.seen: State | None = None
         self._link = ""
 
@@ -190,59 +233,65 @@ class _Stored:
 
         Raises DamagedResultError if it is missing, or not what was written.
         """
-        if self.files.plain(self.filename):
-            self._check_plain()
-        elif self.files.remote:
-            self.files.find(self.filename)
-        else:
-            self._copied()
+        try:
+            if self.files.remote:
+                self.files.find(self.filename)
+            else:
+                self._checked()
+        except FileNotFoundError:
+            raise self._damaged("is missing") from None
 
     def path(self) -> str:
         """Return the path of the checked file under its own name. Raises as `File.__fspath__`."""
-        target = self.files.plain(self.filename)
-        if target:
-            self._check_plain()
-        else:
-            target = self._copied()
+        try:
+            target = self._checked()
+        except FileNotFoundError:
+            raise FileError(
+                f"the result with the file {self.name!r} was replaced or removed after it was read:"
+                f" read {self.of} again"
+            ) from None
         own = own_folder()
         with own.lock(self.filename):
+            link = self._link
             # A forked process needs its own: the other process removes that.
-            if not self._link.startswith(f"{own.folder}/") or not os.path.lexists(self._link):
-                self._link = f"{tempfile.mkdtemp(prefix='', dir=own.folder)}/{self.name}"
-                os.symlink(target, self._link)
-            return self._link
+            ours = link.startswith(f"{own.folder}/")
+            if not ours or (os.path.lexists(link) and not os.path.islink(link)):
+                link = f"{tempfile.mkdtemp(prefix='', dir=own.folder)}/{self.name}"
+            if not os.path.islink(link):  # some programs remove what they have read
+                os.makedirs(os.path.dirname(link), mode=0o700, exist_ok=True)
+                os.symlink(target, link)
+            self._link = link
+            return link
 
-    def _check_plain(self) -> None:
-        path = self.files.plain(self.filename)
+    def _checked(self) -> str:
+        """Return the path of the checked file, or of a copy. Raises FileNotFoundError."""
+        path: str = self.files.plain(self.filename)
+        if not path:
+            return self._copied()
+        self._check_plain(path)
+        return path
+
+    def _check_plain(self, path: str) -> None:
         try:
             state = state_of(status_of(path))
             if state == self.seen:
                 return
             status, digest = content_of(path)
-        except FileError as error:
-            if self.seen is None:
-                raise DamagedResultError(f"the file {self.name!r} is missing: {error}") from None
-            raise FileError(
-                f"the result with the file {self.name!r} was replaced or removed after it was read:"
-                " read it again"
-            ) from None
+        except FileError as error:  # whoever reads a plain value gets an OSError, too
+            number = error.errno or errno.ENOENT
+            raise OSError(number, os.strerror(number), path) from None
         if (status.st_size, digest) != self.expected:
-            raise DamagedResultError(f"the file {self.name!r} is not what was written")
+            raise self._damaged("is not what was written")
         self.seen = state_of(status)
 
     def _copied(self) -> str:
-        """Return the path of a checked copy, which is made once a process."""
-        own = own_folder()
-        path = f"{own.folder}/{self.expected[1]}-{self.filename}"
-        with own.lock(path):
-            if not os.path.exists(path):
-                partly = f"{path}.part"
-                try:
-                    with open(partly, "wb") as file:
-                        file.writelines(self.files.checked(self.filename, *self.expected))
-                        os.fchmod(file.fileno(), 0o400)
-                except BaseException:
-                    Path(partly).unlink(missing_ok=True)
-                    raise
-                os.rename(partly, path)
-        return path
+        blocks = partial(self.files.checked, self.filename, *self.expected)
+        try:
+            return own_folder().copied((self.filename, *self.expected), self.name, blocks)
+        except DamagedResultError:
+            raise self._damaged("is not what was written") from None
+
+    def _damaged(self, problem: str) -> DamagedResultError:
+        return DamagedResultError(
+            f"the file {self.name!r} {problem}: remove {self.of} (`remove_task`), and run again"
+        )

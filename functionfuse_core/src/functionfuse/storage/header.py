@@ -62,6 +62,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decoder = json.JSONDecoder()
 _is_digest = re.compile("[0-9a-f]{32}").fullmatch
 _is_strong = re.compile("[0-9a-f]{64}").fullmatch
+_is_of_file = re.compile(f"[0-9a-f]{{32}}|[0-9a-f]{{64}}|{IN_PIECES}").fullmatch
 _is_segment = re.compile(r"[A-Za-z0-9_\-, =+@()%][A-Za-z0-9._\-, =+@()%]{0,199}").fullmatch
 
 
@@ -345,13 +346,13 @@ def sections_of(
 
 
 def _side_data(entry: Sequence[Any]) -> SideData:
-    """Return a header's entry; refuse a file name that leads out of the side data's folder."""
+    """Return a header's entry; refuse names that lead elsewhere, and what is no digest."""
     name, distribution, entries, *rest = entry
     kind = rest[0] if rest else ""
     files = tuple((file, size, digest) for file, size, digest in entries)
     for file, size, digest in files:
         segment = file.removesuffix("/") if type(file) is str else file
-        if not (_is_segment(segment) and _is_size(size) and type(digest) is str):
+        if not (_is_segment(segment) and _is_size(size) and _is_of_file(digest)):
             raise TypeError(f"side data {file!r}")
     if not (type(name) is str and type(distribution) is str and type(kind) is str):
         raise TypeError(f"side data of serializer {name!r}")

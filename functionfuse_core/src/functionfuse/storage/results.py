@@ -348,9 +348,9 @@ class Reader:
 
     def _restore(self, workflow: str, info: TaskInfo) -> Restore:
         """Return the function that reads the objects that serializers have stored."""
-        folder, serializers = folder_of(workflow), self._serializers.values()
+        where, serializers = folder_of(workflow) + SIDE_DATA, self._serializers.values()
         options: dict[str, Any] = {"allow": self._allow, "signed": self._key is not None}
-        where = folder + SIDE_DATA
+        options["of"] = f"task {info.task!r} of workflow {info.workflow!r}"
         return SideReader(self._store, where, serializers, info.side_data, **options).restore
 
 

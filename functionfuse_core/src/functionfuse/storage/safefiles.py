@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 from weakref import WeakSet
 
 from xxhash import xxh3_128_digest
 
-from ..errors import DamagedResultError, OptionsError, ResultNotFoundError
+from ..errors import DamagedResultError, OptionsError
 from ..serializers import FILE_PROTOCOL
 from .blobstore import BlobStore, Buffer, has_uuid, name_is_taken
 from .disk import protect
@@ -37,6 +39,7 @@ class SafeFiles:
             XXH3-128, or 32 of SHA-256 if results are signed. It pickles.
         written: size and digest by name, or None if they are not measured yet. The name of a
             folder ends in "/".
+        of: the result that is read, for messages.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class SafeFiles:
         self.signed = signed
         self.digest: Callable[[Buffer], bytes] = sha256_digest if signed else xxh3_128_digest
         self.written: dict[str, tuple[int, str] | None] = {}
+        self.of = "the result"
         self._taken = taken
         self._store = store
         self._prefix = prefix
@@ -113,14 +117,19 @@ class SafeFiles:
 
     def keep(self, filename: str, blocks: Iterable[Buffer]) -> None:
         """Write a file in blocks, digested on the way. A plain local one gets read-only."""
-        digest, size = hasher(strong=self.signed), 0
-        with self.open(filename, "wb") as file:
-            for block in blocks:
-                file.write(block)
-                digest.update(block)
-                size += len(block)
-            if hasattr(self.files, "folder"):
-                protect(file.fileno(), 0)
+        digest, size, plain = hasher(strong=self.signed), 0, hasattr(self.files, "folder")
+        try:
+            with self.open(filename, "wb") as file:
+                for block in blocks:
+                    file.write(block)
+                    digest.update(block)
+                    size += len(block)
+                if plain:
+                    protect(file.fileno(), 0)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and not plain:
+                error.add_note(f"it is copied to {tempfile.gettempdir()!r} first: see TMPDIR")
+            raise
         self.written[segment_of(filename)] = size, digest.hexdigest()
 
     def listed(self, filename: str) -> Measured:
@@ -144,12 +153,8 @@ class SafeFiles:
         return path
 
     def find(self, filename: str) -> None:
-        """Read the beginning of a file. Raises DamagedResultError if it is missing."""
-        name = segment_of(filename)
-        try:
-            self._store.head(self._prefix + name, 1)
-        except ResultNotFoundError:
-            raise DamagedResultError(f"the file {name!r} is missing") from None
+        """Read the beginning of a file. Raises ResultNotFoundError if it is missing."""
+        self._store.head(self._prefix + segment_of(filename), 1)
 
     def checked(self, filename: str, size: int, digest: str) -> Iterator[Buffer]:
         """Iterate over a file in blocks, which may share a buffer; compare it at the end.
@@ -157,16 +162,13 @@ class SafeFiles:
         Args:
             size, digest: as `listed` returns them.
 
-        Raises DamagedResultError if it is missing, or differs.
+        Raises ResultNotFoundError if it is missing, and DamagedResultError if it differs.
         """
         name, found, total = segment_of(filename), hasher(strong=self.signed), 0
-        try:
-            for block in self._store.blocks(self._prefix + name, BLOCK):
-                found.update(block)
-                total += len(block)
-                yield block
-        except ResultNotFoundError:
-            raise DamagedResultError(f"the file {name!r} is missing") from None
+        for block in self._store.blocks(self._prefix + name, BLOCK):
+            found.update(block)
+            total += len(block)
+            yield block
         if (total, found.hexdigest()) != (size, digest):
             raise DamagedResultError(f"the file {name!r} is not what was written")
 

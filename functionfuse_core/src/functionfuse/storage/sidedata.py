@@ -172,6 +172,7 @@ class SideReader:
         allow: the types, or modules of types, that plugins may restore; None: all. Registered
             serializers are always trusted.
         signed: whether the result is signed: then serializers get checked files only.
+        of: the result, for messages of serializers.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class SideReader:
         *,
         allow: Sequence[str] | None = None,
         signed: bool = False,
+        of: str = "the result",
     ) -> None:
         self.by_name = {serializer.name: serializer for serializer in serializers}
         side_data = tuple(side_data)
@@ -195,6 +197,7 @@ class SideReader:
             found: SafeFiles = CheckedFiles(files, store, folder, side_data)
         else:
             found = SafeFiles(files, store, folder, listed=side_data)
+        found.of = of
         self.protocols = found.offer(protocols)
         self.allow = allow
 

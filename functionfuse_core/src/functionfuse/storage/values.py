@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pickle import PickleBuffer
@@ -26,7 +27,7 @@ from ..errors import DamagedResultError
 from . import arrow
 from .arrow import Pieces, library
 
-__all__ = ["READERS", "Reader", "reducer_of"]
+__all__ = ["READERS", "Reader", "checked_of", "reducer_of"]
 
 Reducer = Callable[[Any], Any]
 
@@ -109,6 +110,40 @@ def torch_typed_storage(storage: Any, dtype: Any) -> Any:
     """Return a `TypedStorage`: an `UntypedStorage` with the type of its elements."""
     torch = library("torch")
     return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _checked_tensor(storage: Any, *others: Any) -> Any:
+    """Do the same as torch's `_rebuild_tensor_v2`, with checks, and without hooks.
+
+    torch would take the memory of a longer tensor from the heap, as it is, if a storage is empty.
+    """
+    torch = sys.modules["torch"]
+    if type(storage) is not torch.TypedStorage:
+        raise DamagedResultError(f"a tensor has no storage, but {storage!r}")
+    offset, size, stride, requires_grad, _, *rest = others
+    memory, dtype, bits = storage._untyped_storage, storage.dtype, dict(*filter(None, rest))
+    before = memory.nbytes()
+    known = {"conj", "neg"} if dtype.is_complex else {"neg"} if dtype.is_floating_point else set()
+    if bits.keys() - known:
+        raise DamagedResultError(f"no tensor of {dtype} has {bits}")
+    arguments = offset, size, stride, requires_grad, OrderedDict[Any, Any]()
+    tensor = torch._utils._rebuild_tensor_v2(storage, *arguments, bits)
+    if memory.nbytes() != before:
+        raise DamagedResultError("a tensor is bigger than its memory")
+    return tensor
+
+
+def _checked_typed_storage(storage: Any, dtype: Any) -> Any:
+    torch = library("torch")
+    if type(storage) is not torch.UntypedStorage or str(dtype).startswith("torch.q"):  # quantized
+        raise DamagedResultError(f"no memory of {dtype} is stored like this")
+    return torch_typed_storage(storage, dtype)
+
+
+def checked_of(found: Any) -> Any:
+    """Return what a hostile pickle gets in place of a function; it is itself, except for one."""
+    rebuild = getattr(sys.modules.get("torch._utils"), "_rebuild_tensor_v2", None)
+    return _checked_tensor if rebuild is not None and found is rebuild else found
 
 
 # pyarrow: only values that show a small part of their buffers.
@@ -246,7 +281,7 @@ READERS = {
     read.__name__: Reader(read, checked, kind)
     for read, checked, kind in (
         (torch_storage, torch_storage, "torch.storage.UntypedStorage"),
-        (torch_typed_storage, torch_typed_storage, "torch.storage.TypedStorage"),
+        (torch_typed_storage, _checked_typed_storage, "torch.storage.TypedStorage"),
         (pyarrow_table, _checked(pyarrow_table), "pyarrow.lib.Table"),
         (pyarrow_record_batch, _checked(pyarrow_record_batch), "pyarrow.lib.RecordBatch"),
         (pyarrow_chunked_array, _checked(pyarrow_chunked_array), "pyarrow.lib.ChunkedArray"),

@@ -5,6 +5,7 @@ Without torch they are skipped; the reason says how to install it.
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import subprocess
 import sys
@@ -131,11 +132,27 @@ def test_a_small_view_is_stored_without_the_rest(storage: FileStorage) -> None:
 
 def test_a_buffer_keeps_its_storage() -> None:
     """The copy of a small view is nobody else's, and is written after it was pickled."""
-    expected = torch.arange(10_000)[:1000]
+    expected = torch.arange(1_000_000)[:200_000]
     [view] = dumps(expected).views
-    others = [torch.full((1000,), -1) for _ in range(100)]
+    memory: Any = view.obj
+    assert ctypes.addressof(memory) == memory.owner.data_ptr()
     assert expected.numpy().tobytes() == view.tobytes()
-    assert 100 == len(others)
+
+
+def test_memory_of_a_small_tensor_may_move_after_it_was_pickled() -> None:
+    """As a queue of torch.multiprocessing moves it, in a thread. More than 1 MiB isn't copied."""
+    for elements in (10, 3000, 1 << 18):
+        tensor = torch.arange(elements, dtype=torch.int32)
+        expected = tensor.clone()
+        pickled = dumps(tensor)
+        tensor.zero_()
+        tensor.resize_(1 << 22)
+        found = pickle.loads(b"".join(pickled.frames), buffers=pickled.views)
+        assert torch.equal(expected, found)
+    big = torch.ones((1 << 18) + 1)
+    [view] = dumps(big).views
+    big[-1] = 2
+    assert [1, 2] == view.cast("f").tolist()[-2:]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of types that are in beta or on their way out

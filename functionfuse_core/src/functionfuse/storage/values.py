@@ -33,7 +33,13 @@ Reducer = Callable[[Any], Any]
 
 _PROTOCOL = 5
 _SHARED = 2  # a value whose buffers have this many times its own bytes shows a part of them
+_COPIED = 1 << 20  # bytes of a storage of torch; others can move it later, as `share_memory_` does
 _SMALL = 16 << 10  # bytes of a column; polars' own pickle of a frame of such columns is quicker
+
+# Of an address and a size: a bytearray. ctypes keeps the GIL.
+_copy = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyByteArray_FromStringAndSize", ctypes.pythonapi)
+)
 
 
 class Reader(NamedTuple):
@@ -81,8 +87,11 @@ def _storage(storage: Any) -> Any:
     size = storage.nbytes()
     if storage.device.type != "cpu" or (size and not storage.data_ptr()):
         return storage.__reduce_ex__(_PROTOCOL)
-    memory: Any = bytearray()
-    if size:
+    if size <= _COPIED:
+        # Functions in C call each other here, so no other thread gets the GIL between them.
+        kind, one = type(storage), [storage]
+        memory = next(map(_copy, map(kind.data_ptr, one), map(kind.nbytes, one)))
+    else:
         memory = (ctypes.c_ubyte * size).from_address(storage.data_ptr())
         memory.owner = storage  # which keeps the memory
     return torch_storage, (PickleBuffer(memory),)

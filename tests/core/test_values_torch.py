@@ -5,7 +5,10 @@ Without torch they are skipped; the reason says how to install it.
 
 from __future__ import annotations
 
+import ctypes
 import pickle
+import subprocess
+import sys
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 from library_values import digests, trip, trusting
 from result_bytes import of_pickle
 
-from functionfuse.errors import UnreadableResultError, UntrustedResultError
+from functionfuse.errors import DamagedResultError, UnreadableResultError, UntrustedResultError
 from functionfuse.storage import values
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.storage.pickling import dumps
@@ -129,11 +132,27 @@ def test_a_small_view_is_stored_without_the_rest(storage: FileStorage) -> None:
 
 def test_a_buffer_keeps_its_storage() -> None:
     """The copy of a small view is nobody else's, and is written after it was pickled."""
-    expected = torch.arange(10_000)[:1000]
+    expected = torch.arange(1_000_000)[:200_000]
     [view] = dumps(expected).views
-    others = [torch.full((1000,), -1) for _ in range(100)]
+    memory: Any = view.obj
+    assert ctypes.addressof(memory) == memory.owner.data_ptr()
     assert expected.numpy().tobytes() == view.tobytes()
-    assert 100 == len(others)
+
+
+def test_memory_of_a_small_tensor_may_move_after_it_was_pickled() -> None:
+    """As a queue of torch.multiprocessing moves it, in a thread. More than 1 MiB isn't copied."""
+    for elements in (10, 3000, 1 << 18):
+        tensor = torch.arange(elements, dtype=torch.int32)
+        expected = tensor.clone()
+        pickled = dumps(tensor)
+        tensor.zero_()
+        tensor.resize_(1 << 22)
+        found = pickle.loads(b"".join(pickled.frames), buffers=pickled.views)
+        assert torch.equal(expected, found)
+    big = torch.ones((1 << 18) + 1)
+    [view] = dumps(big).views
+    big[-1] = 2
+    assert [1, 2] == view.cast("f").tolist()[-2:]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of types that are in beta or on their way out
@@ -222,12 +241,29 @@ def ours(name: str, *arguments: bytes) -> bytes:
     return call(f"{values.__name__}.{name}", *arguments)
 
 
-def tensor(size: Any, stride: Any, offset: int = 0, *, dtype: str = "float32") -> bytes:
-    """Return the opcodes of a tensor over 40 bytes."""
-    memory = ours("torch_storage", call("builtins.bytearray", plain(b"1" * 40)))
-    typed = ours("torch_typed_storage", memory, f"ctorch\n{dtype}\n".encode())
-    rest = plain(offset, size, stride, False), call("collections.OrderedDict")
-    return call("torch._utils._rebuild_tensor_v2", typed, *rest)
+def storage_of(data: bytes, dtype: str = "float32") -> bytes:
+    memory = ours("torch_storage", call("builtins.bytearray", plain(data)))
+    return ours("torch_typed_storage", memory, f"ctorch\n{dtype}\n".encode())
+
+
+def tensor(
+    size: Any,
+    stride: Any,
+    offset: int = 0,
+    *,
+    dtype: str = "float32",
+    data: bytes = b"1" * 40,
+    bits: Any = None,
+) -> bytes:
+    """Return the opcodes of a tensor, by default over 40 bytes."""
+    rest = plain(offset, size, stride, False), call("collections.OrderedDict"), plain(bits)
+    return call("torch._utils._rebuild_tensor_v2", storage_of(data, dtype), *rest)
+
+
+def made(kind: str, *arguments: Any, **keywords: Any) -> bytes:
+    """Return the opcodes of an object that a class makes: NEWOBJ_EX."""
+    module, _, name = kind.rpartition(".")
+    return f"c{module}\n{name}\n".encode() + plain(arguments, keywords) + b"\x92"
 
 
 def read(folder: Path, pickled: bytes, *allow: str) -> Any:
@@ -254,6 +290,10 @@ HOSTILE = {
     "a type of another kind": ours("torch_typed_storage", plain(1, None)),
     "a file": call("torch.storage._load_from_bytes", plain(b"")),
     "what runs code": call("torch.load", plain("/dev/null")),
+    "bits of other types": tensor((10,), (1,), dtype="int32", bits={"neg": True}),
+    "bits of complex numbers": tensor((10,), (1,), bits={"conj": True}),
+    "elements without memory": tensor((1000,), (1,), data=b""),
+    "a storage that is none": call("torch._utils._rebuild_tensor_v2", plain(1, 0, 1, 1, 0, 0)),
     # A bytearray that grows would leave a tensor with memory that is free.
     "memory that grows": call("builtins.bytearray", plain(b"1" * 10**6))
     + b"q\xf00"
@@ -267,7 +307,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_tensors_are_refused(tmp_path: Path, name: str) -> None:
     """A tensor sees its own memory only, and our functions take memory and types only."""
-    with pytest.raises((UnreadableResultError, UntrustedResultError)):
+    with pytest.raises((DamagedResultError, UnreadableResultError, UntrustedResultError)):
         read(tmp_path, HOSTILE[name])
 
 
@@ -275,3 +315,59 @@ def test_a_sound_tensor_is_read(tmp_path: Path) -> None:
     """The table above isn't refused for another reason."""
     expected = torch.frombuffer(bytearray(b"1" * 40), dtype=torch.float32)
     assert torch.equal(expected, read(tmp_path, tensor((10,), (1,))))
+
+
+CLASSES = {
+    "torch.Tensor": {"cdata": 0x4141414141},
+    "torch.storage.UntypedStorage": {"allocator": 0x4141414141},
+    "torch.FloatStorage": {"allocator": 0x4141414141},
+    "torch.nn.parameter.Parameter": {},
+}
+CRASHING = {
+    **{f"{kind} at an address": made(kind, **given) for kind, given in CLASSES.items()},
+    "memory of others": made("torch.storage.UntypedStorage", 1000),
+    "a storage that changes": storage_of(b"1") + b"}X\5\0\0\0dtypectorch\nquint8\nsb",
+    "a tensor that changes": tensor((1,), (1,))
+    + b"("
+    + ours("torch_storage", call("builtins.bytearray", plain(b"")))
+    + plain(0, (1000,), (1,))
+    + b"tb",
+    "a quantized type": tensor((10,), (1,), dtype="quint8"),
+    "a quantized type with bits": tensor((10,), (1,), dtype="quint8", bits={"neg": True}),
+}
+CHILD = """
+import pickle, sys, torch
+from functionfuse.errors import DamagedResultError, UnreadableResultError, UntrustedResultError
+from functionfuse.storage.unpickling import loads
+for name, pickled in pickle.load(sys.stdin.buffer).items():
+    print(name, flush=True)
+    for allow in pickle.loads(bytes.fromhex(sys.argv[1])):
+        try:
+            loads(memoryview(pickled), [], allow=allow).clone()
+        except (DamagedResultError, UnreadableResultError, UntrustedResultError):
+            continue
+        sys.exit("it is read")
+"""
+
+
+def test_torch_s_classes_are_not_called() -> None:
+    """They take addresses from a pickle. An entry of their own doesn't allow it, either."""
+    pickles = {name: b"\x80\x05" + pickled + b"." for name, pickled in CRASHING.items()}
+    allowed = [list(ALLOWED), [*ALLOWED, *CLASSES]]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, pickle.dumps(allowed).hex()],
+        input=pickle.dumps(pickles),
+        capture_output=True,
+        check=False,
+    )
+    assert list(pickles) == done.stdout.decode().splitlines()
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
+def test_a_class_of_torch_may_be_named(storage: FileStorage) -> None:
+    """As a value. Storages by themselves are read, too."""
+    for value in (torch.Tensor, torch.storage.UntypedStorage):
+        storage.save("w", "t", value)
+        assert value is trusting(storage, "torch").read_task("w", "t")
+    storage.save("w", "t", torch.ones(3000).untyped_storage())
+    assert 12_000 == trusting(storage, "torch", "builtins").read_task("w", "t").nbytes()

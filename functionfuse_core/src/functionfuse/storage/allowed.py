@@ -74,6 +74,12 @@ _runs = re.compile(
     r"|polars\.(?!(dataframe\.frame\.DataFrame|series\.series\.Series|datatypes\.[\w.]+)$).+"
 ).fullmatch
 
+# A call of these classes, or of a subclass, can take addresses in memory, or show memory as it is.
+# torch's pickles make their objects by functions.
+_torch_memory = re.compile(
+    r"torch\._C\.(Tensor|Storage|_Tensor|_Storage)Base|torch\.storage\.TypedStorage"
+).fullmatch
+
 _CALLING = ".type", ".map", ".filter", ".super", ".property", ".classmethod", ".staticmethod"
 _ACTS = "__call__", "__del__", "__exit__"
 _reduce = methodcaller("__reduce_ex__", 4)
@@ -115,6 +121,16 @@ class AllowList:
         found = moved(module, name) or find(module, name)
         self.check_object(found, path)
         return found
+
+    def check_made(self, kind: Any) -> None:
+        """Raise UntrustedResultError if no pickle may make or change objects of a class itself."""
+        if isinstance(kind, type) and not self.all_code:
+            for base in kind.__mro__:
+                if _torch_memory(type_name(base)):
+                    raise UntrustedResultError(
+                        f"the result makes or changes a {type_name(kind)} in another way than torch"
+                        " does; the storage's option 'trust' never allows that"
+                    )
 
     def check_object(self, found: Any, path: str) -> None:
         """Raise UntrustedResultError if an object is not allowed by its own name; see `find`."""

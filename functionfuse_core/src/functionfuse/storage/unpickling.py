@@ -27,7 +27,7 @@ from ..errors import UnreadableResultError, UntrustedResultError
 from ..serializers.installed import type_name
 from ..serializers.script import moved, own_object, script_state
 from .allowed import SCRIPTS, AllowList
-from .values import READERS
+from .values import READERS, checked_of
 
 __all__ = ["Restore", "loads"]
 
@@ -97,7 +97,7 @@ class _Names:
             return self.of_library(name)
         try:
             if self.allowed is not None:
-                return self.allowed.find(module, name, find)
+                return checked_of(self.allowed.find(module, name, find))
             return moved(module, name) or find(module, name)
         except (ImportError, AttributeError) as error:
             raise ImportError(f"{name!r} of module {module!r}: {error}") from error
@@ -266,6 +266,7 @@ class _Strict(pickle._Unpickler):
         self.append(self.find_class(*key))
 
     def check_call(self, function: Any) -> None:
+        self.allowed.check_made(function)
         if id(function) not in self.named:
             self.allowed.check_object(function, type_name(type(function)))
 
@@ -332,6 +333,7 @@ def _check_build(unpickler: Any) -> None:
     """Look at the object that BUILD changes, and at the attributes that it sets."""
     target, state = unpickler.stack[-2:]
     unpickler.check_change(target, "__setstate__")
+    unpickler.allowed.check_made(type(target))
     if hasattr(target, "__setstate__"):
         return
     pair = state if isinstance(state, tuple) and len(state) == 2 else (state, None)

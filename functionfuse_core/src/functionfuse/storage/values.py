@@ -5,9 +5,8 @@ So `reducer_of` gives other reducers for their types, and only for exactly these
 names one of the functions in `READERS`, which makes the value again of buffers and plain data.
 Their names stay as they are: stored results have them.
 
-Arrow data is written as a stream of Arrow's IPC format, in pieces: small ones are joined, and a
-buffer is a piece of its own, which is the value's own memory. Each column of a polars frame has a
-stream of its own, so a column of numbers without nulls is read as it lies in the file.
+Arrow data is written as streams, see `arrow`. Each column of a polars frame has a stream of its
+own, so a column of numbers without nulls is read as it lies in the file.
 
 Under an allow-list, the pickle may be hostile. Arrow doesn't check its data when it uses them. So
 they are copied, lest another part of the result changes them later, and then validated in full.
@@ -18,23 +17,29 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
-from ..errors import DamagedResultError, UnreadableResultError
+from ..errors import DamagedResultError
+from . import arrow
+from .arrow import Pieces, library
 
-__all__ = ["READERS", "Reader", "reducer_of"]
+__all__ = ["READERS", "Reader", "checked_of", "reducer_of"]
 
 Reducer = Callable[[Any], Any]
-Pieces = Sequence[Any]  # bytes-like
 
 _PROTOCOL = 5
-_OLDEST_PYARROW = 17
 _SHARED = 2  # a value whose buffers have this many times its own bytes shows a part of them
+_COPIED = 1 << 20  # bytes of a storage of torch; others can move it later, as `share_memory_` does
 _SMALL = 16 << 10  # bytes of a column; polars' own pickle of a frame of such columns is quicker
-_EXTENSION = b"ARROW:extension:name"  # is in a schema with a type of an extension
+
+# Of an address and a size: a bytearray. ctypes keeps the GIL.
+_copy = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyByteArray_FromStringAndSize", ctypes.pythonapi)
+)
 
 
 class Reader(NamedTuple):
@@ -57,15 +62,6 @@ def reducer_of(kind: type) -> Reducer | None:
     if reducer is None and kind.__module__ == "pyarrow.lib":  # its arrays have many types
         return _shown if any(base.__name__ == "Array" for base in kind.__mro__) else None
     return reducer
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UnreadableResultError(
-            f"it holds values of {name}, which can't be imported here: {error}. pip install {name}"
-        ) from error
 
 
 # torch.
@@ -91,8 +87,11 @@ def _storage(storage: Any) -> Any:
     size = storage.nbytes()
     if storage.device.type != "cpu" or (size and not storage.data_ptr()):
         return storage.__reduce_ex__(_PROTOCOL)
-    memory: Any = bytearray()
-    if size:
+    if size <= _COPIED:
+        # Functions in C call each other here, so no other thread gets the GIL between them.
+        kind, one = type(storage), [storage]
+        memory = next(map(_copy, map(kind.data_ptr, one), map(kind.nbytes, one)))
+    else:
         memory = (ctypes.c_ubyte * size).from_address(storage.data_ptr())
         memory.owner = storage  # which keeps the memory
     return torch_storage, (PickleBuffer(memory),)
@@ -106,7 +105,7 @@ def _typed_storage(storage: Any) -> Any:
 
 def torch_storage(data: Any) -> Any:
     """Return an `UntypedStorage`; it is `data`, or a copy if that is read-only."""
-    torch = _library("torch")
+    torch = library("torch")
     view = memoryview(data).cast("B")
     if not view:
         return torch.UntypedStorage(0, device="cpu")
@@ -118,111 +117,42 @@ def torch_storage(data: Any) -> Any:
 
 def torch_typed_storage(storage: Any, dtype: Any) -> Any:
     """Return a `TypedStorage`: an `UntypedStorage` with the type of its elements."""
-    torch = _library("torch")
+    torch = library("torch")
     return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
-# Arrow.
+def _checked_tensor(storage: Any, *others: Any) -> Any:
+    """Do the same as torch's `_rebuild_tensor_v2`, with checks, and without hooks.
 
-
-class _Sink:
-    """A file for Arrow that keeps what is written, in pieces."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.pieces: list[Any] = []
-        self.small: list[bytes] = []
-
-    def write(self, data: Any) -> int:
-        if isinstance(data, bytes):
-            self.small.append(data)
-        else:
-            self.end_small()
-            self.pieces.append(PickleBuffer(data))
-        return len(data)
-
-    def end_small(self) -> None:
-        if self.small:
-            self.pieces.append(b"".join(self.small))
-            self.small = []
-
-    def flush(self) -> None:
-        """Do nothing; Arrow calls it."""
-
-
-class _Source:
-    """A file for Arrow of pieces; what is in one piece is read without a copy."""
-
-    closed = False
-
-    def __init__(self, pieces: Pieces) -> None:
-        self.views = [memoryview(piece).cast("B") for piece in reversed(pieces)]
-
-    def read(self, size: int) -> memoryview:
-        parts = []
-        while size and self.views:
-            view = self.views.pop()
-            if len(view) > size:
-                self.views.append(view[size:])
-            parts.append(view[:size])
-            size -= len(parts[-1])
-        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-
-
-def _written(pyarrow: Any, schema: Any, batches: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the pieces of a stream."""
-    sink = _Sink()
-    ipc = import_module("pyarrow.ipc")
-    options = ipc.IpcWriteOptions(allow_64bit=True)
-    with ipc.new_stream(pyarrow.PythonFile(sink, "w"), schema, options=options) as stream:
-        for batch in batches:
-            if batch.num_rows:  # Arrow writes all offsets of texts of which none is shown
-                stream.write_batch(batch)
-    sink.end_small()
-    return tuple(sink.pieces)
-
-
-def _arrow() -> Any:
-    pyarrow = _library("pyarrow")
-    if not _is_new(pyarrow):
-        raise UnreadableResultError(
-            f"it holds data of Arrow, and pyarrow {pyarrow.__version__} is too old to read it:"
-            f' pip install --upgrade "pyarrow>={_OLDEST_PYARROW}"'
-        )
-    return pyarrow
-
-
-def _is_new(pyarrow: Any) -> bool:
-    return int(pyarrow.__version__.partition(".")[0]) >= _OLDEST_PYARROW
-
-
-def _is_extended(schema: Any) -> bool:
-    return _EXTENSION in memoryview(schema.serialize()).tobytes()
-
-
-def _read(pieces: Pieces, *, checked: bool) -> tuple[Any, list[Any]]:
-    """Return the schema and the batches of a stream.
-
-    Args:
-        checked: whether the pieces are copied, and validated in full.
+    torch would take the memory of a longer tensor from the heap, as it is, if a storage is empty.
     """
-    pyarrow = _arrow()
-    ipc = import_module("pyarrow.ipc")
-    if not checked:
-        stream = ipc.open_stream(pyarrow.PythonFile(_Source(pieces), "r"))
-        return stream.schema, list(stream)
-    data = pyarrow.py_buffer(b"".join(pieces))
-    try:
-        if _EXTENSION in memoryview(ipc.read_message(data).metadata).tobytes():
-            raise DamagedResultError("its Arrow data have a type of an extension")
-        stream = ipc.open_stream(data)
-        batches = list(stream)
-        for batch in batches:
-            batch.validate(full=True)
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
-        raise DamagedResultError(f"its Arrow data are not what was written: {error}") from error
-    return stream.schema, batches
+    torch = sys.modules["torch"]
+    if type(storage) is not torch.TypedStorage:
+        raise DamagedResultError(f"a tensor has no storage, but {storage!r}")
+    offset, size, stride, requires_grad, _, *rest = others
+    memory, dtype, bits = storage._untyped_storage, storage.dtype, dict(*filter(None, rest))
+    before = memory.nbytes()
+    known = {"conj", "neg"} if dtype.is_complex else {"neg"} if dtype.is_floating_point else set()
+    if bits.keys() - known:
+        raise DamagedResultError(f"no tensor of {dtype} has {bits}")
+    arguments = offset, size, stride, requires_grad, OrderedDict[Any, Any]()
+    tensor = torch._utils._rebuild_tensor_v2(storage, *arguments, bits)
+    if memory.nbytes() != before:
+        raise DamagedResultError("a tensor is bigger than its memory")
+    return tensor
+
+
+def _checked_typed_storage(storage: Any, dtype: Any) -> Any:
+    torch = library("torch")
+    if type(storage) is not torch.UntypedStorage or str(dtype).startswith("torch.q"):  # quantized
+        raise DamagedResultError(f"no memory of {dtype} is stored like this")
+    return torch_typed_storage(storage, dtype)
+
+
+def checked_of(found: Any) -> Any:
+    """Return what a hostile pickle gets in place of a function; it is itself, except for one."""
+    rebuild = getattr(sys.modules.get("torch._utils"), "_rebuild_tensor_v2", None)
+    return _checked_tensor if rebuild is not None and found is rebuild else found
 
 
 # pyarrow: only values that show a small part of their buffers.
@@ -230,7 +160,7 @@ def _read(pieces: Pieces, *, checked: bool) -> tuple[Any, list[Any]]:
 
 def _shown(value: Any) -> Any:
     pyarrow = sys.modules["pyarrow"]
-    if not _is_new(pyarrow) or value.get_total_buffer_size() <= _SHARED * value.nbytes:
+    if not arrow.is_new(pyarrow) or value.get_total_buffer_size() <= _SHARED * value.nbytes:
         return value.__reduce_ex__(_PROTOCOL)
     if isinstance(value, pyarrow.Table):
         read, schema, batches = pyarrow_table, value.schema, value.to_batches()
@@ -242,11 +172,11 @@ def _shown(value: Any) -> Any:
         schema = pyarrow.schema([("", value.type)])
         arrays = value.chunks if whole else [value]
         batches = [pyarrow.RecordBatch.from_arrays([array], schema=schema) for array in arrays]
-    if _is_extended(schema):
+    if arrow.is_extended(schema):
         return value.__reduce_ex__(_PROTOCOL)
     try:
-        pieces = _written(pyarrow, schema, batches)
-        _read(pieces, checked=False)  # Arrow writes some dictionaries that it can't read
+        pieces = arrow.written(pyarrow, schema, batches)
+        arrow.read(pieces, checked=False)  # Arrow writes some dictionaries that it can't read
     except (pyarrow.ArrowException, OSError):
         return value.__reduce_ex__(_PROTOCOL)
     return read, (pieces,)
@@ -254,13 +184,13 @@ def _shown(value: Any) -> Any:
 
 def pyarrow_table(pieces: Pieces, *, checked: bool = False) -> Any:
     """Return a pyarrow `Table`."""
-    schema, batches = _read(pieces, checked=checked)
+    schema, batches = arrow.read(pieces, checked=checked)
     return sys.modules["pyarrow"].Table.from_batches(batches, schema)
 
 
 def pyarrow_record_batch(pieces: Pieces, *, checked: bool = False) -> Any:
     """Return a pyarrow `RecordBatch`."""
-    schema, batches = _read(pieces, checked=checked)
+    schema, batches = arrow.read(pieces, checked=checked)
     if batches:
         return batches[0]
     pyarrow = sys.modules["pyarrow"]
@@ -301,7 +231,7 @@ def _columns(frame: Any) -> tuple[Any, ...] | None:
     except ImportError:
         return None
     size = frame.estimated_size()
-    if not _is_new(pyarrow) or size <= frame.width * _SMALL or polars.Object in frame.dtypes:
+    if not arrow.is_new(pyarrow) or size <= frame.width * _SMALL or polars.Object in frame.dtypes:
         return None
     level = polars.CompatLevel
     try:
@@ -311,15 +241,15 @@ def _columns(frame: Any) -> tuple[Any, ...] | None:
         empty = polars.from_arrow(table.slice(0, 0))
     except (pyarrow.ArrowException, polars.exceptions.PolarsError):
         return None
-    if _is_extended(table.schema) or empty.dtypes != frame.dtypes:
+    if arrow.is_extended(table.schema) or empty.dtypes != frame.dtypes:
         return None
     columns = [table.select([index]) for index in range(table.num_columns)]
-    return tuple(_written(pyarrow, column.schema, column.to_batches()) for column in columns)
+    return tuple(arrow.written(pyarrow, column.schema, column.to_batches()) for column in columns)
 
 
 def polars_frame(columns: Sequence[Pieces], *, checked: bool = False) -> Any:
     """Return a polars `DataFrame`; each column is a stream of its own."""
-    polars = _library("polars")
+    polars = library("polars")
     tables = [pyarrow_table(column, checked=checked) for column in columns]
     pyarrow = sys.modules["pyarrow"]
     schema = pyarrow.schema([table.schema.field(0) for table in tables])
@@ -360,7 +290,7 @@ READERS = {
     read.__name__: Reader(read, checked, kind)
     for read, checked, kind in (
         (torch_storage, torch_storage, "torch.storage.UntypedStorage"),
-        (torch_typed_storage, torch_typed_storage, "torch.storage.TypedStorage"),
+        (torch_typed_storage, _checked_typed_storage, "torch.storage.TypedStorage"),
         (pyarrow_table, _checked(pyarrow_table), "pyarrow.lib.Table"),
         (pyarrow_record_batch, _checked(pyarrow_record_batch), "pyarrow.lib.RecordBatch"),
         (pyarrow_chunked_array, _checked(pyarrow_chunked_array), "pyarrow.lib.ChunkedArray"),

@@ -6,6 +6,8 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any
 
 from xxhash import xxh3_128
 
@@ -33,8 +35,10 @@ files_exist = False  # whether this process has made a `File`: until then, no sa
 _digests: dict[State, str] = {}
 
 
-def content_of(path: str) -> tuple[os.stat_result, str]:
-    """Return the status of a regular file, and the XXH3-128 of its content in hexadecimal.
+def content_of(path: str, *, strong: bool = False) -> tuple[os.stat_result, str]:
+    """Return the status of a regular file, and the digest of its content in hexadecimal.
+
+    The digest is XXH3-128, or SHA-256 if it has to be `strong`.
 
     The digest is remembered by device, inode, size and times, so a second look costs a stat. That
     of a file that changed in the last two seconds is not: the next change may leave its times.
@@ -43,11 +47,12 @@ def content_of(path: str) -> tuple[os.stat_result, str]:
     """
     began = time.time_ns()
     status = status_of(path)
-    state = state_of(status)
+    state = *state_of(status), strong
     known = _digests.get(state)
     if known is not None:
         return status, known
-    digest, file = xxh3_128(), opened(path)
+    digest: Any = sha256() if strong else xxh3_128()
+    file = opened(path)
     try:
         for block in blocks_of(file, status.st_size):
             digest.update(block)

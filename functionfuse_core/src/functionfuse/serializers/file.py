@@ -218,7 +218,7 @@ class _Stored:
             state = state_of(status_of(path))
             if state == self.seen:
                 return
-            status, digest = content_of(path)
+            status, digest = content_of(path, strong=len(self.expected[1]) == 64)
         except FileError as error:
             if self.seen is None:
                 raise DamagedResultError(f"the file {self.name!r} is missing: {error}") from None

@@ -234,7 +234,7 @@ def test_an_argument_that_changes_while_its_node_runs(
     """The node fails, so its result is not stored; it names the argument, at any depth."""
     options = {} if kind == "here" else {"executor": executors(kind)}
     node = edits([{"deep": File(reads)}], str(reads), "longer than before").set_name("n")
-    with pytest.raises(FileError, match=r"argument 'files' of 'edits'.*A.fastq' changed since"):
+    with pytest.raises(FileError, match=r"argument 'files' of 'edits'.*A.fastq' changed during"):
         ran(storage, node, **options)
     assert [] == storage.list_tasks("w")
 

@@ -323,7 +323,8 @@ class Run:
             if decisions:
                 call, digest = decisions.calls[index], decisions.digests[index]
                 about = record.reason, decisions.changed.get(index, ""), decisions.is_tainted(index)
-                past.nodes[node] = Done(stored, call, digest, *about)
+                files = decisions.held_files.get(index, ())
+                past.nodes[node] = Done(stored, call, digest, *about, files)
 
     def _decide(self) -> Sequence[int]:
         """Find the stored results; return the indexes of the nodes to compute, ascending."""

@@ -35,7 +35,7 @@ from .arguments import (
     parameters_of,
     places_of,
 )
-from .literals import LITERALS, LONG, LONG_TYPES, shown
+from .literals import LITERALS, LONG, LONG_TYPES, file_text, shown
 from .project import defined_in, meant, top_level, version_of
 from .seen import Seen, Subject, forget, is_of_file, look_at, named_code
 from .values import Writer
@@ -128,7 +128,7 @@ class Identities:
                 packages[name] = version
         hidden = hidden_names(node, self.told(node)[2]) if head.ignored else ()
         for name, value, stream in self._arguments(node, head):
-            text = shown(value) if type(value) in LITERALS and name not in hidden else ""
+            text = "" if name in hidden else shown(value) or file_text(value)
             arguments[name] = [text, xxh3_128_digest(stream)[:8].hex()]
         parts = {**head.parts, "packages": packages, "arguments": arguments}
         plugins = self.plugins(node) if self.has_plugins else []

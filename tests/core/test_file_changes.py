@@ -57,6 +57,14 @@ def test_a_change_that_leaves_size_and_time(
     assert ("NEW!", []) == (reads.read_text(), storage.list_tasks("w"))
 
 
+def test_a_change_in_the_same_tick(reads: Path) -> None:
+    """All times of the file stay, because the clock of the file system has not moved."""
+    path, state, digest = content.source_of(str(reads))
+    reads.write_text("NEW!")
+    now = content.state_of(reads.stat())
+    assert not content.is_same((path, now[: len(state)], digest)) or content._RECENT < 0
+
+
 @pytest.mark.parametrize("kind", ["here", "processes"])
 def test_the_same_content_again(
     storage: FileStorage, reads: Path, executors: Callable[[str], Executor], kind: str

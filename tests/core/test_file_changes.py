@@ -178,11 +178,12 @@ def test_a_file_that_an_object_keeps(storage: FileStorage, reads: Path) -> None:
 
     def read(text: str) -> Any:
         reader = Reader(File(reads))
-        return reader.read(edits([], str(reads), text).set_name("edit")).set_name("read")
+        first = reader.read(0).set_name("first")
+        return reader.read(edits(first, str(reads), text).set_name("edit")).set_name("read")
 
     with pytest.raises(FileError, match="argument 'file' of 'Reader'"):
         ran(storage, read("NEW!"))
-    assert ["edit"] == storage.list_tasks("w")
+    assert {"first", "edit"} == set(storage.list_tasks("w"))
     reads.write_text("old!")
     assert "old!" == ran(storage, read("NEW!"))[0]
 

@@ -42,6 +42,7 @@ class Calls:
         self._own: list[bytes | None] = [None] * len(graph.nodes)
         self._graph = graph
         self._identities = identities
+        self._kept: dict[int, dict[Source, str]] = {}  # by index of a call: files for later calls
         for index, node in enumerate(graph.nodes):
             if type(node) is MethodCall:
                 self.before[index] = graph.positions[node.before]
@@ -97,14 +98,22 @@ class Calls:
         They are in its arguments, in its code, and in results that aren't stored. An object may
         keep those of its constructor, and of the earlier calls on it.
         """
-        found: list[tuple[str, Source]] = []
-        call: int | None = index
-        while call is not None:
-            found += self._identities.files(self._graph.nodes[call])
-            for parent in self._graph.needs[call] if self.held_files else ():
-                origin = f"the result of {self._graph.names[parent]!r}"
-                found += [(origin, source) for source in self.held_files.get(parent, ())]
+        found, missing, call = self._files_of(index), list[int](), self.before.get(index)
+        while call is not None and call not in self._kept:
+            missing.append(call)
             call = self.before.get(call)
+        kept = {} if call is None else self._kept[call]
+        for call in reversed(missing):
+            own = self._files_of(call)
+            kept = self._kept[call] = {**kept, **own} if own else kept
+        return [(origin, source) for source, origin in {**kept, **found}.items()]
+
+    def _files_of(self, index: int) -> dict[Source, str]:
+        nodes = self._graph.nodes
+        found = {source: origin for origin, source in self._identities.files(nodes[index])}
+        for parent in self._graph.needs[index] if self.held_files else ():
+            origin = f"the result of {self._graph.names[parent]!r}"
+            found.update(dict.fromkeys(self.held_files.get(parent, ()), origin))
         return found
 
     def has_other_files(self, index: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from file_nodes import edits, text_of
+from report_data import read as read_page
 
 from functionfuse import File, LocalWorkflow, Storage, workflow
 from functionfuse.errors import FileError, OptionsError
@@ -318,5 +319,13 @@ def test_the_record_of_a_run_shows_the_name(storage: FileStorage, reads: Path) -
     argument = run.nodes[0].arguments["file"]
     assert "File('A.fastq')" == argument["type"]
     assert argument["digest"]
-    assert "File('A.fastq')" == storage.task_info("w", "n").fingerprint["arguments"]["file"][0]
+    text, digest = storage.task_info("w", "n").fingerprint["arguments"]["file"]
+    assert ("File('A.fastq')", 16) == (text, len(digest))
+    [result] = storage.lineage("w", "n")
+    assert {"file": f"{text} {digest}"} == result.arguments
+    without = FileStorage(reads.parent / "without", run_records=False)
+    ran(without, text_of(File(reads)).set_name("n"))
+    for number, each in enumerate((storage, without)):
+        page = each.report("w").save(reads.parent / f"{number}.html")
+        assert f"{text} {digest}" in str(read_page(page))
     assert str(reads.parent) not in repr(argument)

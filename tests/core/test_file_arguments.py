@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from file_nodes import edits, text_of
+from report_data import read as read_page
 
 from functionfuse import File, LocalWorkflow, Storage, workflow
 from functionfuse.errors import FileError, OptionsError
@@ -105,7 +106,8 @@ def test_the_name_counts(storage: FileStorage, reads: Path) -> None:
     """A program can look at the suffix."""
     ran(storage, text_of(File(reads)).set_name("n"))
     path = reads.rename(reads.with_suffix(".fasta"))
-    assert "computed: argument 'file' changed" == ran(storage, text_of(File(path)).set_name("n"))
+    reason = "argument 'file' changed (File('A.fastq') → File('A.fasta'))"
+    assert f"computed: {reason}" == ran(storage, text_of(File(path)).set_name("n"))
 
 
 def test_by_stat(storage: FileStorage, reads: Path) -> None:
@@ -154,6 +156,16 @@ def test_no_file_is_an_error_at_the_plan(
     with pytest.raises(FileError, match=f"argument 'file' of 'text_of'.*{problem}"):
         ran(storage, first(), text_of(File(path)))
     assert [] == ran_first
+
+
+def test_a_plan_shows_a_missing_file(storage: FileStorage, tmp_path: Path) -> None:
+    """It is the reason of its node, and no error."""
+    nodes = length("a").set_name("first"), text_of(File(tmp_path / "x.fastq")).set_name("n")
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(storage)
+    first, missing = flow.plan().nodes
+    assert ("nothing stored", "n") == (first.reason, missing.name)
+    assert f"argument 'file' of 'text_of': there is no file '{tmp_path}/x.fastq'" == missing.reason
 
 
 def test_a_file_that_no_node_needs_may_be_missing(storage: FileStorage, reads: Path) -> None:
@@ -290,7 +302,7 @@ def test_an_argument_that_changes_while_its_node_runs(
     """The node fails, so its result is not stored; it names the argument, at any depth."""
     options = {} if kind == "here" else {"executor": executors(kind)}
     node = edits([{"deep": File(reads)}], str(reads), "longer than before").set_name("n")
-    with pytest.raises(FileError, match=r"argument 'files' of 'edits'.*A.fastq' changed since"):
+    with pytest.raises(FileError, match=r"argument 'files' of 'edits'.*A.fastq' changed during"):
         ran(storage, node, **options)
     assert [] == storage.list_tasks("w")
 
@@ -363,4 +375,13 @@ def test_the_record_of_a_run_shows_the_name(storage: FileStorage, reads: Path) -
     argument = run.nodes[0].arguments["file"]
     assert "File('A.fastq')" == argument["type"]
     assert argument["digest"]
+    text, digest = storage.task_info("w", "n").fingerprint["arguments"]["file"]
+    assert ("File('A.fastq')", 16) == (text, len(digest))
+    [result] = storage.lineage("w", "n")
+    assert {"file": f"{text} {digest}"} == result.arguments
+    without = FileStorage(reads.parent / "without", run_records=False)
+    ran(without, text_of(File(reads)).set_name("n"))
+    for number, each in enumerate((storage, without)):
+        page = each.report("w").save(reads.parent / f"{number}.html")
+        assert f"{text} {digest}" in str(read_page(page))
     assert str(reads.parent) not in repr(argument)

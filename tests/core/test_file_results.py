@@ -651,6 +651,40 @@ def test_signing_what_is_there(tmp_path: Path, calls: Path) -> None:
     assert "chr1 7 A T" == Path(signed.read_task("w", "t")).read_text()
 
 
+def test_a_signed_result_is_read_without_its_key(tmp_path: Path, calls: Path) -> None:
+    """In its store, after signing, and where it is copied to: the digest stays a strong one."""
+    signed = FileStorage(tmp_path / "signed", key="k")
+    signed.save("w", "t", File(calls))
+    one, two = FileStorage(tmp_path / "one"), FileStorage(tmp_path / "two")
+    two.save("w", "t", File(calls))
+    list(FileStorage(tmp_path / "two", key="k").sign("w"))
+    copies = [one, Storage(MemoryStore())]
+    for copy in copies:
+        assert ["copied"] == [each.action for each in signed.copy("w", copy)]
+    for storage in (FileStorage(tmp_path / "signed"), two, *copies):
+        [key] = beside(storage)
+        storage.store.put(key, [b"chr1 7 A G"])
+        with pytest.raises(DamagedResultError, match="is not what was written"):
+            storage.read_task("w", "t")
+        storage.store.put(key, [b"chr1 7 A T"])
+        assert "chr1 7 A T" == Path(storage.read_task("w", "t")).read_text()
+        assert [""] == [each.problem for each in storage.verify()]
+
+
+def test_a_strong_digest_is_remembered(tmp_path: Path, calls: Path) -> None:
+    """Beside the other one of the same file."""
+    FileStorage(tmp_path / "store", key="k").save("w", "t", File(calls))
+    storage = FileStorage(tmp_path / "store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content, "_RECENT", -1 << 62)
+        patch.setattr(content, "_digests", {})
+        path = os.path.realpath(storage.read_task("w", "t"))
+        digests = [content.content_of(path)[1], content.content_of(path, strong=True)[1]]
+        patch.setattr(content, "blocks_of", lambda *_: pytest.fail("it was read again"))
+        assert "chr1 7 A T" == Path(storage.read_task("w", "t")).read_text()
+        assert digests == [content.content_of(path)[1], content.content_of(path, strong=True)[1]]
+
+
 def test_earlier_results_keep_theirs(plain: FileStorage, calls: Path) -> None:
     """Going back needs no computation, and finds the earlier file."""
     texts = []

@@ -62,3 +62,27 @@ def test_an_argument_that_changes_on_a_worker(storage, tmp_path) -> None:
         flow.run()
     assert [] == storage.list_tasks("w")
     assert os.path.getsize(reads) > 4
+
+
+def test_files_that_change_unseen(storage, tmp_path) -> None:
+    """With the same size and time; in what an object keeps; in a result that isn't stored."""
+    reads = tmp_path / "A.fastq"
+    reads.write_text("acgt")
+    flow = kept(storage, functions.replace_file(File(reads), "acga").set_name("n"))
+    with pytest.raises(FileError, match="argument 'file' of 'replace_file'"):
+        flow.run()
+    equal = kept(storage, functions.replace_file(File(reads), "acga").set_name("n"))
+    assert "acga" == equal.run(return_results=True)
+
+    edit = functions.edit_file([], str(reads)).set_name("edit")
+    reader = functions.FileReader(File(reads))
+    with pytest.raises(FileError, match="argument 'file' of 'FileReader'"):
+        kept(storage, reader.read(edit).set_name("read")).run()
+
+    one = functions.write_file(str(reads), "A").set_name("log one")
+    two = functions.write_file(str(reads), "B", one).set_name("log two")
+    flow = kept(storage, functions.read_after(one, two).set_name("both"))
+    flow.log_nodes("log .*")
+    with pytest.raises(FileError, match="the result of 'log one'"):
+        flow.run()
+    assert {"n", "edit"} == set(storage.list_tasks("w"))

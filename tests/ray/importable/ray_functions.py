@@ -462,3 +462,37 @@ MEMO: dict[int, int] = {}
 def remembered(number):
     MEMO[number] = len(MEMO)
     return MEMO[number]
+
+
+@workflow
+class FileReader:
+    """Keeps a file, and reads it later."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def read(self, after):
+        return Path(self.file).read_text()
+
+
+@workflow
+def write_file(path, text, *after):
+    """Write a file, and return it."""
+    Path(path).write_text(text)
+    return File(path)
+
+
+@workflow
+def read_after(file, after):
+    """Return the content of a file, after another node."""
+    return Path(file).read_text()
+
+
+@workflow
+def replace_file(file, text):
+    """Put another file in the place of a file, with the same time of change."""
+    before, new = os.stat(file), Path(f"{file}.new")
+    new.write_text(text)
+    os.utime(new, ns=(0, before.st_mtime_ns))
+    new.replace(file)
+    return Path(file).read_text()

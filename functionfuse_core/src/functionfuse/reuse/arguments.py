@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from types import FunctionType
@@ -28,7 +28,7 @@ __all__ = [
     "hidden_names",
     "ignored_positions",
     "named",
-    "order_of",
+    "ordered",
     "parameters_of",
     "places_of",
 ]
@@ -45,7 +45,7 @@ class Head(NamedTuple):
         seen: the first look at the function's code; None if it can't be told.
         own: the packages that belong to the project.
         parts: the parts of `Identities.parts` that the arguments don't change.
-        orders: the known results of `order_of`, by shape.
+        orders: the known results of `ordered`, by shape.
         defaults: the default values of parameters that are not ignored, by name.
     """
 
@@ -88,7 +88,17 @@ def bare_head(node: Node, replaced: Mapping[Node, Any]) -> Head:
     return Head(b"", names, keywords, ignored, nothing, frozenset(), parts, {}, defaults)
 
 
-def order_of(node: Node, head: Head, shape: object) -> list[tuple[str, int]]:
+def ordered(node: Node, head: Head) -> tuple[Sequence[Any], list[tuple[str, int]]]:
+    """Return all arguments of a node, and name and position of those that count."""
+    values: tuple[Any, ...] = node.args
+    shape: object = len(values)
+    if node.kwargs:
+        values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
+    order = head.orders.get(shape)
+    return values, _order(node, head, shape) if order is None else order
+
+
+def _order(node: Node, head: Head, shape: object) -> list[tuple[str, int]]:
     """Return name and position of a node's arguments: named parameters sorted, then the others.
 
     Arguments by keyword have the positions after those by position.
@@ -167,7 +177,7 @@ def hidden_names(node: Node, order: Iterable[tuple[str, int]]) -> set[str]:
     """Return the names, in a fingerprint, of arguments that count and must not be shown.
 
     Args:
-        order: as from `order_of`.
+        order: as from `ordered`.
     """
     positions = ignored_positions(node)
     return {name for name, position in order if position in positions}

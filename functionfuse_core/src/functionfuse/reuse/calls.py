@@ -14,6 +14,7 @@ from xxhash import xxh3_128_digest
 from ..errors import FileError, FingerprintError
 from ..graph.nodes import MethodCall
 from ..graph.workflow import Graph
+from ..serializers.content import Source, is_same
 from .identity import Identities
 
 __all__ = ["Calls"]
@@ -29,6 +30,7 @@ class Calls:
         why_not: by index of a node, why its own part has no digest.
         results: for each node the digest of its result; None while it is unknown.
         made: for each node the digest of its call; None while it is unknown.
+        held_files: by index of a node, the files in its result, if that isn't stored.
     """
 
     def __init__(self, graph: Graph, identities: Identities) -> None:
@@ -36,14 +38,17 @@ class Calls:
         self.why_not: dict[int, str] = {}
         self.results: list[bytes | None] = [None] * len(graph.nodes)
         self.made: list[bytes | None] = [None] * len(graph.nodes)
+        self.held_files: dict[int, Sequence[Source]] = {}
         self._own: list[bytes | None] = [None] * len(graph.nodes)
         self._graph = graph
+        self._identities = identities
+        self._kept: dict[int, dict[Source, str]] = {}  # by index of a call: files for later calls
         for index, node in enumerate(graph.nodes):
             if type(node) is MethodCall:
                 self.before[index] = graph.positions[node.before]
             try:
                 self._own[index] = identities.own(node)
-            except (FileError, FingerprintError) as error:
+            except FingerprintError as error:
                 self.why_not[index] = str(error)
 
     def now(self, index: int) -> bytes | None:
@@ -86,6 +91,37 @@ class Calls:
                 return None
             known.append(part)
         return xxh3_128_digest(b"".join(known))
+
+    def files(self, index: int) -> list[tuple[str, Source]]:
+        """Return the files that must not change while a node runs, for `refuse_changed`.
+
+        They are in its arguments, in its code, and in results that aren't stored. An object may
+        keep those of its constructor, and of the earlier calls on it.
+        """
+        found, missing, call = self._files_of(index), list[int](), self.before.get(index)
+        while call is not None and call not in self._kept:
+            missing.append(call)
+            call = self.before.get(call)
+        kept = {} if call is None else self._kept[call]
+        for call in reversed(missing):
+            own = self._files_of(call)
+            kept = self._kept[call] = {**kept, **own} if own else kept
+        return [(origin, source) for source, origin in {**kept, **found}.items()]
+
+    def _files_of(self, index: int) -> dict[Source, str]:
+        nodes = self._graph.nodes
+        found = {source: origin for origin, source in self._identities.files(nodes[index])}
+        for parent in self._graph.needs[index] if self.held_files else ():
+            origin = f"the result of {self._graph.names[parent]!r}"
+            found.update(dict.fromkeys(self.held_files.get(parent, ()), origin))
+        return found
+
+    def has_other_files(self, index: int) -> bool:
+        """Return whether a file that a node takes has changed since the plan."""
+        try:
+            return not all(is_same(source) for _, source in self.files(index))
+        except FileError:
+            return True
 
     def recipes(
         self, volatile: Collection[int], stand: Mapping[int, bytes]

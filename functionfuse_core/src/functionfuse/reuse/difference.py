@@ -33,7 +33,7 @@ def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> st
         if new is None:
             return f"argument {name!r} is gone"
         if old[1] != new[1]:
-            both = f" ({old[0]} → {new[0]})" if old[0] and new[0] else ""
+            both = f" ({old[0]} → {new[0]})" if old[0] and new[0] and old[0] != new[0] else ""
             return f"argument {name!r} changed{both}"
     return _plugin_difference(now.get("plugins", []), was.get("plugins", []))
 

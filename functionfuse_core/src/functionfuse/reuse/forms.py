@@ -268,7 +268,7 @@ def write_array(writer: Stream, array: Any) -> None:
 
 
 def write_file(writer: Any, file: Any) -> None:
-    """Write what counts of a `File`, and note the file, which must not change while a node runs."""
+    """Write what counts of a `File`; note its file, which must not change while a node runs."""
     counted, source = file._counted()
     writer.out.append(b"F")
     writer.write(counted)

@@ -19,6 +19,7 @@ from xxhash import xxh3_128_digest
 
 from ..errors import FileError, FingerprintError, OptionsError
 from ..graph.nodes import Call, MethodCall, Node
+from ..serializers.content import Source
 from ..serializers.script import module_name
 from .arguments import (
     Head,
@@ -30,13 +31,13 @@ from .arguments import (
     described,
     hidden_names,
     named,
-    order_of,
+    ordered,
     parameters_of,
     places_of,
 )
-from .literals import LITERALS, LONG, LONG_TYPES, shown
+from .literals import LITERALS, LONG, LONG_TYPES, file_text, shown
 from .project import defined_in, meant, top_level, version_of
-from .seen import Seen, Subject, forget, look_at, named_code
+from .seen import Seen, Subject, forget, is_of_file, look_at, named_code
 from .values import Writer
 from .workers import Expected
 
@@ -60,7 +61,7 @@ class Identities:
 
     Attributes:
         has_plugins: whether any node has plugins that count.
-        missing: the errors of nodes that have a missing file in an argument.
+        missing: the errors of nodes that have a missing file in an argument or in their code.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Identities:
                     f"set_reuse(own=...): no package {name!r} can be imported{close}"
                 )
         self._packages = tuple(packages)
-        self._codes: dict[object, Seen | str] = {}
+        self._codes: dict[object, Seen | FingerprintError] = {}
         self._heads: dict[object, Head] = {}
         # Streams of arguments that can change, by index in `_arguments`.
         self._given: dict[Node, dict[int, bytes]] = {}
@@ -94,7 +95,8 @@ class Identities:
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
         self._held: dict[tuple[object, ...], Seen] = {}  # code in results
-        self._files: dict[Node, dict[str, list[tuple[str, Sequence[int]]]]] = {}
+        # By node, or key of its code: files in each argument, or in the code, at the last look.
+        self._files: dict[object, dict[str, list[Source]]] = {}
         self._expected: dict[object, tuple[Expected, object]] = {}
 
     def own(self, node: Node) -> bytes:
@@ -102,7 +104,6 @@ class Identities:
 
         Raises:
             FingerprintError: a part of them has no digest; the message names it.
-            FileError: the file of a `File` in an argument is missing, or is no regular file.
             OptionsError: a name in `ignore` is no argument and no global that the code reads.
         """
         head = self._head(node)
@@ -127,7 +128,7 @@ class Identities:
                 packages[name] = version
         hidden = hidden_names(node, self.told(node)[2]) if head.ignored else ()
         for name, value, stream in self._arguments(node, head):
-            text = shown(value) if type(value) in LITERALS and name not in hidden else ""
+            text = "" if name in hidden else shown(value) or file_text(value)
             arguments[name] = [text, xxh3_128_digest(stream)[:8].hex()]
         parts = {**head.parts, "packages": packages, "arguments": arguments}
         plugins = self.plugins(node) if self.has_plugins else []
@@ -143,11 +144,7 @@ class Identities:
         except FingerprintError as error:
             forget(error)
             head = bare_head(node, self._replaced)
-        values: tuple[Any, ...] = node.args
-        shape: object = len(values)
-        if node.kwargs:
-            values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
-        return head, values, head.orders.get(shape) or order_of(node, head, shape)
+        return head, *ordered(node, head)
 
     def argument_digest(self, node: Node, index: int, value: Any) -> str:
         """Return the digest of an argument as in `parts`, by its place in `told`; "" for none."""
@@ -179,21 +176,24 @@ class Identities:
         if self._plugins:
             for plugin, before in self._of_plugins(node):
                 inputs.append((described(plugin), plugin, before))
-        places = places_of(node) if inputs else {}
+        places, first = places_of(node) if inputs else {}, ""
         for description, value, before in inputs:
             try:
                 same = self._stream(node, description, value, places) == before
-            except (FingerprintError, FileError) as error:
+            except FingerprintError as error:
                 forget(error)
                 same = False
             if not same:
-                return description
-        return head.seen.changed(partial(self._look, node))
+                first = first or description  # after it, too, files are looked at
+        return first or head.seen.changed(partial(self._look, node))
 
-    def files(self, node: Node) -> list[tuple[str, str, Sequence[int]]]:
-        """Return argument, path, and state at the last look, of each file in a node's arguments."""
-        found = self._files.get(node, {}).items()
-        return [(f"{name} of {node.label!r}", *file) for name, files in found for file in files]
+    def files(self, node: Node) -> list[tuple[str, Source]]:
+        """Return the files in a node's arguments and code, for `refuse_changed`."""
+        if not self._files:
+            return []
+        found = self._files.get(node, {}) | self._files.get(self._keys.get(node, node.called), {})
+        origins = [(f"{name} of {node.label!r}", files) for name, files in found.items()]
+        return [(origin, file) for origin, files in origins for file in files]
 
     def own_packages(self, node: Node) -> frozenset[str]:
         """Return the packages that belong to the project for a node."""
@@ -265,13 +265,9 @@ class Identities:
         The stream of a value that can change is that of the first look; see `changed`.
         """
         found: list[tuple[str, Any, bytes]] = []
-        values: tuple[Any, ...] = node.args
-        shape: object = len(values)
-        if node.kwargs:
-            values, shape = (*values, *node.kwargs.values()), (shape, *node.kwargs)
+        values, order = ordered(node, head)
         places = places_of(node) if len(node.needs) > 1 else {}
-        order = head.orders.get(shape)
-        for name, position in order_of(node, head, shape) if order is None else order:
+        for name, position in order:
             value = values[position]
             kind = type(value)
             if kind is Call:
@@ -329,10 +325,12 @@ class Identities:
                 known = self._look(node)
             except FingerprintError as error:
                 forget(error)
-                known = str(error)
+                known = error
             self._codes[key] = known
-        if isinstance(known, str):
-            raise FingerprintError(known)
+        if isinstance(known, FingerprintError):
+            if is_of_file(known):
+                self.missing[node] = FileError(f"{known}, which {node.label!r} uses")
+            raise FingerprintError(str(known))
         return known
 
     def _look(self, node: Node) -> Seen:
@@ -341,6 +339,9 @@ class Identities:
         found = subject.look(function)
         if node.called.settings.ignore and node not in self._replaced:
             check_ignored(node, function, found, subject.home)
+        if found.files:
+            key: object = self._keys.get(node, node.called)
+            self._files[key] = {"a file in the code": found.files}
         return found
 
     def _subject(self, node: Node) -> Subject:
@@ -388,10 +389,8 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
-            cause, label = error.__cause__, node.label
-            if isinstance(cause, FileError):
-                self.missing[node] = FileError(f"{description} of {label!r}: {cause}")
-                raise self.missing[node] from None
+            if is_of_file(error):
+                self.missing[node] = FileError(f"{description} of {node.label!r}: {error}")
             raise FingerprintError(f"{description}: {error}") from None
         if writer.files:
             self._files.setdefault(node, {})[description] = writer.files

@@ -14,6 +14,7 @@ __all__ = [
     "LITERAL_TYPES",
     "LONG",
     "LONG_TYPES",
+    "file_text",
     "literal_of",
     "literal_stream",
     "pickled",
@@ -57,6 +58,13 @@ def shown(value: Any) -> str:
         return ""  # an int of thousands of digits has no text
     text = repr(value)
     return text if len(text) <= 60 else ""
+
+
+def file_text(value: Any) -> str:
+    """Return the name of a `File` as text; "" for any other value."""
+    kind = type(value)
+    is_file = kind.__name__ == "File" and kind.__module__ == "functionfuse"
+    return f"File({value.name!r})" if is_file else ""
 
 
 def tagged(tag: bytes, text: str) -> bytes:

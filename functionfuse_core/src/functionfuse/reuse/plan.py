@@ -14,11 +14,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import compress, repeat
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import FingerprintError, FunctionFuseError, OriginalResultError
+from ..errors import FingerprintError, FunctionFuseError
 from ..graph.nodes import ConstructorCall, Node
 from ..graph.settings import ALWAYS, NEVER, UNCHANGED
 from ..graph.workflow import Graph
@@ -27,12 +27,10 @@ from .demand import COMPUTE, MAYBE, REUSE, Demand
 from .difference import changed_during_run, changed_parent, difference
 from .identity import RULE, Identities
 from .recorded import recorded
-from .results import Ages, Done, Earlier, Held, Info, Results, Stored, Summary, whole
+from .results import Ages, Done, Earlier, Held, Info, Results, Summary, whole, why_no_use
 from .workers import Expected
 
-__all__ = ["COMPUTE", "MAYBE", "NO_USE", "REUSE", "Decisions"]
-
-NO_USE = "stored result is of no use: "  # the text of an error follows
+__all__ = ["COMPUTE", "MAYBE", "REUSE", "Decisions"]
 
 
 class Decisions:
@@ -54,6 +52,7 @@ class Decisions:
             save; see `infos`.
         calls: for each node the digest of its call; None while a part of it is unknown.
         digests: of results that are reused or were computed; else None.
+        held_files, files: as in `Calls`.
         changed: by index of a node: the variable, argument or plugin that changed during the run.
         restored: indexes of the nodes whose earlier results are reused.
         ages: tells which stored results are too old.
@@ -88,6 +87,7 @@ class Decisions:
         self._useless: set[int] = set()  # indexes of damaged stored results
         self._calls = Calls(graph, identities)
         self._before = self._calls.before
+        self.files, self.held_files = self._calls.files, self._calls.held_files
         self.calls: list[bytes | None] = self._calls.made
         self.digests: list[bytes | None] = self._calls.results
         now = {index: age for index, age in expires.items() if index not in done}
@@ -153,6 +153,7 @@ class Decisions:
             self.changed[index] = done.changed
         if done.tainted:
             self._tainted.add(index)
+        self.held_files[index] = done.files
         self.verdicts[index], self.reasons[index] = REUSE, done.reason
         return REUSE
 
@@ -164,17 +165,20 @@ class Decisions:
             self._found = None
         self._useless.add(index)
 
-    def settle(self, index: int, digest: bytes | None, stored: Stored | None = None) -> None:
+    def settle(self, index: int, digest: bytes | None, stored: Any = None, files: Any = ()) -> None:
         """Note the digest of a computed result; None for an object, which has none.
 
         Args:
             stored: the stored result, as the storage returned it from the save.
+            files: those in a result that isn't stored.
         """
         if stored is not None:  # its record has noted the call
             self.stored[index] = stored
             digest = self._results.counts_as(index, stored)
         else:
             self._calls.note(index)
+        if files:
+            self.held_files[index] = files
         self.digests[index] = digest
 
     def take(self, index: int, info: Summary) -> None:
@@ -248,8 +252,7 @@ class Decisions:
 
     def notes(self) -> list[str]:
         """Return hints: packages whose version has changed since reused results were made."""
-        reused = [index for index, verdict in enumerate(self.verdicts) if verdict == REUSE]
-        return self._results.notes(map(self.stored.__getitem__, reused))
+        return self._results.notes(compress(self.stored, map(REUSE.__eq__, self.verdicts)))
 
     def _held(self, index: int) -> Held:
         """Return the digest of a result's value, and the code in it; see `Results.held`."""
@@ -286,10 +289,7 @@ class Decisions:
             return COMPUTE, "an object is never stored"
         if info is None:
             return COMPUTE, "nothing stored"
-        of_no_use = ""
-        if isinstance(info, FunctionFuseError):
-            is_original = isinstance(info, OriginalResultError)
-            of_no_use = str(info) if is_original else f"{NO_USE}{info}"
+        of_no_use = why_no_use(info)
         if policy == NEVER:
             return COMPUTE, of_no_use or "is never reused"
         too_old = of_no_use or self.ages.expired.get(index, "")
@@ -298,6 +298,8 @@ class Decisions:
             return fits
         if reason := self._no_digest(index):
             return COMPUTE, of_no_use or reason
+        if self.verdicts[index] == MAYBE and self._calls.has_other_files(index):
+            return COMPUTE, "a file that it takes changed"
         if call is not None and call.hex() == getattr(info, "call", ""):
             return fits
         if call is not None and (earlier := self._goes_back(index, call)):
@@ -319,9 +321,8 @@ class Decisions:
 
     def _may_go_back(self, index: int) -> bool:
         """Whether a node is not reused, but another result is stored under its name."""
-        if self.verdicts[index] == REUSE or index in self._done:
-            return False
-        if index in self._unsaved or index in self._useless:
+        settled = self.verdicts[index] == REUSE or index in self._done
+        if settled or index in self._unsaved or index in self._useless:
             return False
         other = self._policies[index] == UNCHANGED and self.infos[index] is not None
         return other and type(self.graph.nodes[index]) is not ConstructorCall

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple, Protocol
 
 from xxhash import xxh3_128_digest
 
-from ..errors import FingerprintError, FunctionFuseError
+from ..errors import FingerprintError, FunctionFuseError, OriginalResultError
 from ..graph.settings import shown
+from ..serializers.content import Source
 from .identity import Identities
 from .project import version_of
 from .recorded import packages_in
 
 __all__ = [
+    "NO_USE",
     "Ages",
     "Done",
     "Earlier",
@@ -32,7 +34,10 @@ __all__ = [
     "Summary",
     "created_at",
     "whole",
+    "why_no_use",
 ]
+
+NO_USE = "stored result is of no use: "  # the text of an error follows
 
 
 class Header(Protocol):
@@ -78,6 +83,7 @@ class Done(NamedTuple):
         reason: why it was computed.
         changed: the variable that changed while it was computed, as text; "" for none.
         tainted: whether one changed, or it was computed from the result of such a node.
+        files: those in its result, if that isn't stored.
     """
 
     stored: Any = None
@@ -86,6 +92,7 @@ class Done(NamedTuple):
     reason: str = ""
     changed: str = ""
     tainted: bool = False
+    files: Sequence[Source] = ()
 
 
 Stored = Header | Summary  # as a storage returns it from a save, or for a plan
@@ -242,6 +249,13 @@ def whole(info: Any) -> Any:
     except FunctionFuseError:
         return None
     return header if hasattr(header, "digest") else None
+
+
+def why_no_use(info: Info) -> str:
+    """Return why a stored result can't be used, as text; "" if it can, or there is none."""
+    if not isinstance(info, FunctionFuseError):
+        return ""
+    return str(info) if isinstance(info, OriginalResultError) else f"{NO_USE}{info}"
 
 
 def created_at(info: Info) -> float:

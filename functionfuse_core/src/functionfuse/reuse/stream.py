@@ -40,6 +40,7 @@ from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
 from ..errors import FingerprintError
 from ..graph.decorator import WorkflowClass, WorkflowFunction
+from ..serializers.content import Source
 from ..serializers.script import name_in_script
 from .literals import LITERAL_TYPES, literal_stream, tagged
 from .project import is_own, top_level
@@ -78,6 +79,7 @@ class Stream(ABC):
         packages: names of the installed packages in the stream.
         ignored: the items of `ignore` that code reads.
         direct: the functions, classes and modules that are in the values themselves.
+        files: the file of each `File`, unless it is a stored one.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Stream(ABC):
         self.packages: set[str] = set()
         self.ignored: set[str] = set()
         self.direct: list[Any] = []
+        self.files: list[Source] = []
         self.home = home
         self._ignore = ignore
         self._held = False  # inside an installed package's object, which may look at types

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from xxhash import xxh3_128_digest
 
-from ..errors import FingerprintError, GraphError
+from ..errors import FileError, FingerprintError, GraphError
 from ..graph.arguments import Nested
 from ..graph.nodes import Node, Pick
 from ..serializers.script import name_of
@@ -65,15 +65,11 @@ class Writer(Stream):
     Args:
         places: the numbers of the nodes that may stand in the values.
         options: see `Stream`.
-
-    Attributes:
-        files: path and state of each `File` in the values; see `refuse_changed`.
     """
 
     def __init__(self, places: Mapping[Any, int] = MappingProxyType({}), **options: Any) -> None:
         super().__init__(**options)
         self._places = places
-        self.files: list[tuple[str, Sequence[int]]] = []
         self._open: dict[int, int] = {}  # objects being written: id to depth
         self._lowest = sys.maxsize  # smallest depth of the objects met inside themselves
         self._done: dict[tuple[int, bool], bytes] = {}  # stream of each written object
@@ -118,6 +114,8 @@ class Writer(Stream):
             stream = b"".join(self.out)
         except (FingerprintError, GraphError):
             raise
+        except FileError as error:
+            raise FingerprintError(str(error)) from error
         except RecursionError:
             raise FingerprintError(f"a {name_of(kind)} is nested too deeply") from None
         except Exception as error:

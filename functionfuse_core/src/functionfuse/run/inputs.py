@@ -15,6 +15,7 @@ from ..graph.arguments import Nested
 from ..graph.nodes import Node, Pick
 from ..graph.workflow import Graph
 from ..reuse.identity import Identities
+from ..reuse.literals import file_text
 from ..serializers.script import name_of
 from .ignored import Ignored
 
@@ -78,8 +79,8 @@ def recorded(
 def _described(value: Any, digest: str) -> dict[str, object]:
     """Return the type of an object, with its content if it is a number or a text."""
     content = _number_or_text(value) or {"digest": digest}
-    name = name_of(type(value)).removeprefix("builtins.")
-    return {"type": f"File({value.name!r})" if name == "functionfuse.File" else name, **content}
+    name = file_text(value) or name_of(type(value)).removeprefix("builtins.")
+    return {"type": name, **content}
 
 
 def _with_names(digest: str, container: Nested, graph: Graph) -> str:

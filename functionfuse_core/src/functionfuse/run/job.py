@@ -22,9 +22,9 @@ from ..graph.decorator import WorkflowClass, WorkflowFunction
 from ..graph.nodes import Node
 from ..reuse.difference import changed_during_run
 from ..reuse.results import Summary
-from ..reuse.values import digest_of
+from ..reuse.values import Writer
 from ..reuse.workers import Expected
-from ..serializers.content import refuse_changed
+from ..serializers.content import Source, refuse_changed
 from ..serializers.script import lend
 from .calling import in_time, runs_nodes
 from .resultstore import OF_NO_USE, Lease, ResultStore
@@ -49,6 +49,7 @@ class Outcome:
         returned: whether `value` is the result; if False, nobody wanted it, or later nodes get the
             result as the storage reads it.
         digest: of a result that is not saved; b"" if nobody asked for it.
+        files: those in such a result.
         changed: the variable that differs from the one that the run saw, as text; "" for none.
         reused: the header of the result, if another run stored it meanwhile. Then there is no
             value.
@@ -66,6 +67,7 @@ class Outcome:
     saved: Any = None
     returned: bool = True
     digest: bytes = b""
+    files: Sequence[Source] = ()
     changed: str = ""
     reused: Summary | None = None
     error: BaseException | None = None
@@ -186,8 +188,7 @@ class Job:
         flight: lets one of several runs compute, while the others wait for it.
         expected: pairs of a comparison to make before the call, and the code that it takes; None
             stands for the function of this job.
-        files: the files in arguments, which must not change while the node runs: see
-            `refuse_changed`.
+        files: those that must not change while the node runs: see `refuse_changed`.
         retry_on: classes of errors after which the node may be tried again.
         timeout: seconds that the function may take; None: any time.
         resources: amounts of resources that the node needs while it runs, by name.
@@ -208,7 +209,7 @@ class Job:
     digest: bool = False
     flight: Flight | None = None
     expected: Sequence[tuple[Expected, object]] = ()
-    files: Sequence[tuple[str, str, Sequence[int]]] = ()
+    files: Sequence[tuple[str, Source]] = ()
     retry_on: tuple[type[Exception], ...] = ()
     timeout: float | None = None
     resources: Mapping[str, float] = MappingProxyType({})
@@ -292,7 +293,7 @@ class Job:
             if type(value) not in PLAIN:
                 refuse_nodes(value)
             if self.digest:
-                outcome.digest = _digest(value)
+                outcome.digest, outcome.files = _digest(value)
         if not self.wanted:
             outcome.value, outcome.returned = None, False
         return outcome
@@ -356,9 +357,11 @@ def text_of(error: BaseException) -> str:
         return name
 
 
-def _digest(value: object) -> bytes:
-    """Return the digest of a result; a random one, equal to no other, if it has none."""
+def _digest(value: object) -> tuple[bytes, Sequence[Source]]:
+    """Return the digest of a result, and its files; a digest equal to no other if it has none."""
+    writer = Writer()
     try:
-        return digest_of(value)
+        writer.write(value)
+        return writer.digest(), writer.files
     except FingerprintError:
-        return os.urandom(16)
+        return os.urandom(16), writer.files

@@ -189,7 +189,7 @@ class JobMaker:
                 job.digest = bool(self.decisions and (self._grows or graph.children[index]))
             else:
                 self._store(job, index, node, self._results)
-        if self.decisions and (files := self.decisions.identities.files(node)):
+        if self.decisions and (files := self.decisions.files(index)):
             job.files = files
         if self._remote and self.decisions:  # saved or not: results of children are made from it
             job.expected = self.decisions.expected(index)

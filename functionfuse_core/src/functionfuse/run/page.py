@@ -9,8 +9,7 @@ from typing import Any
 
 from ..errors import NoMatchError, ResultNotFoundError
 from ..reuse.identity import Identities
-from ..reuse.plan import NO_USE
-from ..reuse.results import whole
+from ..reuse.results import NO_USE, whole
 from ..show.page import save
 from ..show.pagedata import Page, PageNode
 from .events import RunEvents

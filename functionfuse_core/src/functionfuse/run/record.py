@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..reuse.plan import NO_USE, Decisions
+from ..reuse.plan import Decisions
+from ..reuse.results import NO_USE
 from .contract import Backend
 from .crossing import here
 from .events import RunEvents

@@ -6,13 +6,13 @@ result that is returned can't be read, its node is computed after all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FunctionFuseError, OptionsError
+from ..errors import FileError, FunctionFuseError, OptionsError
 from ..graph.nodes import ConstructorCall, Node, Pick
 from ..graph.settings import ALWAYS, NEVER
 from ..reuse.identity import Identities
@@ -146,6 +146,9 @@ class Run:
         """Return the plan of `run`."""
         if self._results is None or self._results.headers:
             self._events.wanted = self._decide()
+            if decisions := self._events.decisions:
+                for index, error in self._missing_files(self._events.wanted):
+                    decisions.reasons[index] = str(error)
         else:
             self._identities().check(self._graph.nodes)
         return self._written(self._events.plan(), 0.0)
@@ -174,6 +177,8 @@ class Run:
             if self._results:
                 self._results.run = run
             indexes = self._decide()
+            for _, error in self._missing_files(indexes):
+                raise error
             self._check(indexes)
             self._announce(indexes)
             scheduler.activate(indexes)
@@ -323,7 +328,14 @@ class Run:
             if decisions:
                 call, digest = decisions.calls[index], decisions.digests[index]
                 about = record.reason, decisions.changed.get(index, ""), decisions.is_tainted(index)
-                past.nodes[node] = Done(stored, call, digest, *about)
+                files = decisions.held_files.get(index, ())
+                past.nodes[node] = Done(stored, call, digest, *about, files)
+
+    def _missing_files(self, indexes: Iterable[int]) -> list[tuple[int, FileError]]:
+        """Return those of the nodes whose file is missing, with the errors of these."""
+        missing = self._events.decisions.identities.missing if self._events.decisions else {}
+        found = [(index, missing.get(self._graph.nodes[index])) for index in indexes if missing]
+        return [(index, error) for index, error in found if error]
 
     def _decide(self) -> Sequence[int]:
         """Find the stored results; return the indexes of the nodes to compute, ascending."""
@@ -342,11 +354,7 @@ class Run:
                 *given, done=self._done, at_hand=self._past.at_hand(graph)
             )
             self._scheduler.decisions = self._jobs.decisions = self._events.decisions = decisions
-            needed = decisions.demand.needed(targets)
-            for index in needed if identities.missing else ():
-                if error := identities.missing.get(graph.nodes[index]):
-                    raise error
-            return needed
+            return decisions.demand.needed(targets)
         # A storage without headers: read only the results that are needed, and keep their values.
         policies = list(map(workflow._policies.get, graph.nodes, repeat(workflow._policy)))
         aging = self._aging(policies)

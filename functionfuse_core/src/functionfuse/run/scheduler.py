@@ -285,7 +285,7 @@ class Scheduler:
             if self.decisions.digests[index] is None:
                 stored = saved if hasattr(saved, "digest") else None
                 digest = None if type(node) is ConstructorCall else outcome.digest
-                self.decisions.settle(index, digest, stored)
+                self.decisions.settle(index, digest, stored, outcome.files)
         if saved is not None and self.results:
             self.stored[index] = self.results.saved[index] = True
         self.events.finish(index, outcome, size)  # not before: a listener may raise

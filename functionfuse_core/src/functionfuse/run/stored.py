@@ -17,8 +17,8 @@ from ..errors import DamagedResultError, NewerFormatError, OriginalResultError
 from ..graph.settings import ALWAYS
 from ..graph.workflow import BaseWorkflow, Graph
 from ..reuse.identity import Identities
-from ..reuse.plan import NO_USE, REUSE, Decisions
-from ..reuse.results import Done, Info, created_at, whole
+from ..reuse.plan import REUSE, Decisions
+from ..reuse.results import NO_USE, Done, Info, created_at, whole
 from ..serializers.script import borrowed
 from .job import Flight, Load, Save
 from .resultstore import OF_NO_USE, FourMembers, HeaderStore, MinimalStorage, ResultStore

@@ -6,26 +6,32 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from hashlib import sha256
+from typing import Any
 
 from xxhash import xxh3_128
 
 from ..errors import FileError
 
 __all__ = [
+    "Source",
     "State",
     "blocks_of",
     "content_of",
+    "is_same",
     "opened",
     "readable",
     "refuse_changed",
     "refuse_other",
+    "source_of",
     "state_of",
     "status_of",
 ]
 
-State = tuple[int, ...]  # size, times of change of content and status, device, inode
+State = tuple[int, ...]  # size, times of change of content and status, inode, device
+Source = tuple[str, State, str]  # a file that must not change meanwhile: see `source_of`
 
 _BLOCK = 1 << 20  # bytes
 _RECENT = 2_000_000_000  # nanoseconds: a change so soon after another may leave the times
@@ -40,8 +46,10 @@ files_exist = False  # whether this process has made a `File`: until then, no sa
 _digests: dict[State, str] = {}
 
 
-def content_of(path: str) -> tuple[os.stat_result, str]:
-    """Return the status of a regular file, and the XXH3-128 of its content in hexadecimal.
+def content_of(path: str, *, strong: bool = False) -> tuple[os.stat_result, str]:
+    """Return the status of a regular file, and the digest of its content in hexadecimal.
+
+    The digest is XXH3-128, or SHA-256 if it has to be `strong`.
 
     The digest is remembered by device, inode, size and times, so a second look costs a stat. That
     of a file that changed in the last two seconds is not: the next change may leave its times.
@@ -50,11 +58,12 @@ def content_of(path: str) -> tuple[os.stat_result, str]:
     """
     began = time.time_ns()
     status = status_of(path)
-    state = state_of(status)
+    state = *state_of(status), strong
     known = _digests.get(state)
     if known is not None:
         return status, known
-    digest, file = xxh3_128(), opened(path)
+    digest: Any = sha256() if strong else xxh3_128()
+    file = opened(path)
     try:
         for block in readable(path, blocks_of(file, status.st_size)):
             digest.update(block)
@@ -70,31 +79,56 @@ def content_of(path: str) -> tuple[os.stat_result, str]:
     return status, digest.hexdigest()
 
 
-def refuse_changed(files: Iterable[tuple[str, str, Sequence[int]]]) -> None:
-    """Raise FileError if a file in an argument is not as the plan saw it.
+def source_of(path: str, *, by_stat: bool = False) -> Source:
+    """Return the path of a file, its state, and the digest of its content; "" with `by_stat`.
+
+    The state has only size and time of change, if the next change may leave all times. Raises
+    FileError as `content_of`.
+    """
+    if by_stat:
+        return path, state_of(status_of(path)), ""
+    status, digest = content_of(path)
+    state = state_of(status)
+    return path, state if (*state, False) in _digests else state[:2], digest
+
+
+def is_same(source: Source) -> bool:
+    """Return whether a file still has the same content; without a digest, the same size and time.
+
+    A file is only read if its state differs. Device numbers may differ on another machine. Raises
+    FileError if there is no such file.
+    """
+    path, state, digest = source
+    now = state_of(status_of(path))
+    if not digest:
+        return now[:2] == state[:2]
+    return now[:4] == state[:4] or content_of(path)[1] == digest
+
+
+def refuse_changed(files: Iterable[tuple[str, Source]]) -> None:
+    """Raise FileError if a file that a node takes has another content than before.
 
     Args:
-        files: for each the argument as text, the path, and the state. Of the state, size and time
-            of change are compared: the rest may differ on another machine.
+        files: for each, where the node has it from, as text, and the file.
     """
-    for argument, path, state in files:
+    for origin, source in files:
         try:
-            now = state_of(status_of(path))
+            same = is_same(source)
         except FileError as error:
             raise FileError(
-                f"{argument}: {error}. It was there when the run was planned; workers must see the"
-                " files in arguments"
+                f"{origin}: {error}. It was there when the run began; workers must see the files"
+                " in arguments"
             ) from None
-        if now[:2] != tuple(state[:2]):
+        if not same:
             raise FileError(
-                f"{argument}: {path!r} changed since the run was planned, so the result"
-                " could be of either content, and is not stored"
+                f"{origin}: {source[0]!r} changed during the run, so the result could be of"
+                " either content, and is not stored"
             )
 
 
 def state_of(status: os.stat_result) -> State:
     """Return what differs after a change; see `State`."""
-    inode = status.st_dev, status.st_ino
+    inode = status.st_ino, status.st_dev
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, *inode)
 
 

@@ -19,12 +19,14 @@ from typing import IO, Any, Literal, final
 from ..errors import DamagedResultError, FileError, NewerFormatError, OptionsError
 from . import FILE_PROTOCOL, content, generate_name
 from .content import (
+    Source,
     State,
     blocks_of,
     content_of,
     opened,
     readable,
     refuse_other,
+    source_of,
     state_of,
     status_of,
 )
@@ -122,16 +124,12 @@ class File(os.PathLike[str]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _made, (self._path, self._by, self._stored)
 
-    def _counted(self) -> tuple[tuple[object, ...], tuple[str, State] | None]:
-        """Return what counts for reuse; and path and state of a source, for `refuse_changed`."""
-        path = os.fspath(self)
-        if self._by == "stat":
-            status = status_of(path)
-            found: tuple[object, ...] = self.name, status.st_size, status.st_mtime_ns
-        else:
-            status, digest = content_of(path)
-            found = self.name, digest
-        return found, None if self._stored else (path, state_of(status))
+    def _counted(self) -> tuple[tuple[object, ...], Source | None]:
+        """Return what counts for reuse; and the source, if the file is not a stored one."""
+        source = source_of(os.fspath(self), by_stat=self._by == "stat")
+        _, state, digest = source
+        found = (self.name, digest) if digest else (self.name, *state[:2])
+        return found, None if self._stored else source
 
 
 def _made(path: str, by: Any, stored: _Stored | None) -> File:
@@ -276,7 +274,7 @@ class _Stored:
             state = state_of(status_of(path))
             if state == self.seen:
                 return
-            status, digest = content_of(path)
+            status, digest = content_of(path, strong=len(self.expected[1]) == 64)
         except FileError as error:  # whoever reads a plain value gets an OSError, too
             number = error.errno or errno.ENOENT
             raise OSError(number, os.strerror(number), path) from None

@@ -265,7 +265,10 @@ def _node(key: Key, info: TaskInfo, parents: tuple[Key, ...]) -> LineageNode:
     for name, entry in given.items() if isinstance(given, dict) else ():
         match entry:
             case [str(text), str(digest), *_]:
-                arguments[name] = text or digest
+                is_file = text.startswith(
+                    "File("
+                )  # the name of a `File`, which may have another content
+                arguments[name] = f"{text} {digest}" if is_file else text or digest
     if "call" not in record and not parents:
         note = _text(record.get("why not")) or "stored without a fingerprint"
     code = _text(record.get("code"))

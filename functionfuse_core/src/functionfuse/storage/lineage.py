@@ -38,7 +38,8 @@ class LineageNode(NamedTuple):
         digest: the digest of its value.
         function: module and qualified name of its function.
         code: the digest of the code.
-        arguments: by name of the parameter: the text of a short literal, otherwise a digest.
+        arguments: by name of the parameter: the text of a short literal; the name of a `File`, and
+            a digest; otherwise a digest.
         parents: task, call and digest of each result that it was computed from, for a method also
             of the call before it on the same object.
         created: the time it was saved: ISO 8601, UTC.

@@ -251,7 +251,9 @@ def _arguments(info: TaskInfo) -> dict[str, Any]:
     for name, entry in arguments.items() if isinstance(arguments, dict) else ():
         match entry:
             case [str(text), str(digest), *_]:
-                found[str(name)] = {"float": text} if text else {"digest": digest}
+                is_file = text.startswith("File(")  # its name
+                plain = {"float": text} if text else {"digest": digest}
+                found[str(name)] = {"type": text, "digest": digest} if is_file else plain
     return found
 
 

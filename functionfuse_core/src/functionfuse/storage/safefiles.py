@@ -164,7 +164,8 @@ class SafeFiles:
 
         Raises ResultNotFoundError if it is missing, and DamagedResultError if it differs.
         """
-        name, found, total = segment_of(filename), hasher(strong=self.signed), 0
+        name, total = segment_of(filename), 0
+        found = hasher(strong=self.signed or is_strong(digest))  # it may be of a signed storage
         for block in self._store.blocks(self._prefix + name, BLOCK):
             found.update(block)
             total += len(block)

@@ -1,0 +1,285 @@
+"""Files that change while a run goes on: no result of another content is stored, or reused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from file_nodes import edits, replaces, touches
+
+from functionfuse import File, LocalWorkflow, workflow
+from functionfuse.errors import FileError
+from functionfuse.serializers import content
+from functionfuse.storage.filestorage import FileStorage
+
+REFERENCE: Any = None
+LATE = "computed: a file that it takes changed; argument 'file' changed during the run"
+
+
+def ran(storage: FileStorage, *nodes: Any, log: str = "", **options: Any) -> tuple[Any, list[str]]:
+    """Run nodes; return the last result, and what was done with each, and why."""
+    flow = LocalWorkflow(*nodes, workflow_name="w")
+    flow.set_storage(storage)
+    if log:
+        flow.log_nodes(log)
+    found = flow.run(**options)
+    return found, [f"{node.action}: {node.reason}" for node in flow.report.nodes]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    return FileStorage(tmp_path / "store")
+
+
+@pytest.fixture(params=["new", "old"])
+def reads(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file that has just changed, whose next change may leave its times, or an older one."""
+    path = tmp_path / "A.txt"
+    path.write_text("old!")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content, "_digests", {})
+        if request.param == "old":
+            patch.setattr(content, "_RECENT", -1 << 62)
+        yield path
+
+
+@pytest.mark.parametrize("kind", ["here", "processes"])
+def test_a_change_that_leaves_size_and_time(
+    storage: FileStorage, reads: Path, executors: Callable[[str], Executor], kind: str
+) -> None:
+    """As `cp -p` and `rsync` make. The node fails, and nothing is stored."""
+    options = {} if kind == "here" else {"executor": executors(kind)}
+    with pytest.raises(FileError, match=r"argument 'file' of 'replaces'.*changed during the run"):
+        ran(storage, replaces(File(reads), "NEW!").set_name("n"), **options)
+    assert ("NEW!", []) == (reads.read_text(), storage.list_tasks("w"))
+
+
+def test_a_change_in_the_same_tick(reads: Path) -> None:
+    """All times of the file stay, because the clock of the file system has not moved."""
+    path, state, digest = content.source_of(str(reads))
+    reads.write_text("NEW!")
+    now = content.state_of(reads.stat())
+    assert not content.is_same((path, now[: len(state)], digest)) or content._RECENT < 0
+
+
+@pytest.mark.parametrize("kind", ["here", "processes"])
+def test_the_same_content_again(
+    storage: FileStorage, reads: Path, executors: Callable[[str], Executor], kind: str
+) -> None:
+    """A `touch`, or an equal file in its place, changes no result."""
+    options = {} if kind == "here" else {"executor": executors(kind)}
+    for node in (touches(File(reads)), replaces(File(reads), "old!")):
+        found, _ = ran(storage, node.set_name("n"), **options)
+        assert "old!" == found
+    assert ["reused: "] == ran(storage, replaces(File(reads), "old!").set_name("n"))[1]
+
+
+def test_by_stat_the_time_counts(storage: FileStorage, reads: Path) -> None:
+    """Because it is what counts for reuse."""
+    with pytest.raises(FileError, match="changed during the run"):
+        ran(storage, touches(File(reads, by="stat")).set_name("n"))
+    assert "NEW!" == ran(storage, replaces(File(reads, by="stat"), "NEW!").set_name("n"))[0]
+
+
+def test_a_file_with_the_same_state_is_not_read(reads: Path) -> None:
+    """In a worker process, too, which has no digest of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content, "blocks_of", lambda *_: pytest.fail("it was read"))
+        content.refuse_changed([("", (str(reads), content.state_of(reads.stat()), "a digest"))])
+
+
+@workflow
+def of_global() -> str:
+    Path(REFERENCE).write_text("longer than before")
+    return Path(REFERENCE).read_text()
+
+
+@workflow
+def calls(function: Any) -> str:
+    return str(function())
+
+
+class Settings:
+    """Has a file as an attribute."""
+
+    file: Any = None
+
+
+@workflow
+def of_class() -> str:
+    Path(Settings.file).write_text("longer than before")
+    return Path(Settings.file).read_text()
+
+
+def of_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return nodes that read a file which is no argument, and write to it."""
+    file = File(path)
+    monkeypatch.setitem(globals(), "REFERENCE", file)
+    monkeypatch.setattr(Settings, "file", file)
+
+    @workflow
+    def of_default(reads: Any = file) -> str:
+        Path(reads).write_text("longer than before")
+        return Path(reads).read_text()
+
+    @workflow
+    def of_closure() -> str:
+        Path(file).write_text("longer than before")
+        return Path(file).read_text()
+
+    def inner() -> str:
+        Path(file).write_text("longer than before")
+        return Path(file).read_text()
+
+    nodes = {
+        "global": of_global(),
+        "class": of_class(),
+        "default": of_default(),
+        "closure": of_closure(),
+        "function": calls(inner),
+    }
+    return {name: node.set_name(name) for name, node in nodes.items()}
+
+
+@pytest.mark.parametrize("place", ["global", "class", "default", "closure", "function"])
+def test_a_file_in_code(
+    storage: FileStorage, reads: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It is compared as those in arguments, and a missing one is an error at the plan."""
+    node = of_code(reads, monkeypatch)[place]
+    with pytest.raises(FileError, match=r" of '.*A.txt' changed during the run"):
+        ran(storage, node)
+    assert [] == storage.list_tasks("w")
+    reads.unlink()
+    first = edits([], str(reads), "never").set_name("first")
+    with pytest.raises(FileError, match=r"'.*there is no file '.*A.txt'") as raised:
+        ran(storage, first, node)
+    assert place == "function" or "which '" in str(raised.value)
+    assert not reads.exists()
+
+
+@workflow
+class Reader:
+    """Keeps a file, and reads it later."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def read(self, after: Any) -> str:
+        del after
+        return Path(self.file).read_text()
+
+
+def test_a_file_that_an_object_keeps(storage: FileStorage, reads: Path) -> None:
+    """A method may read what the constructor got."""
+
+    def read(text: str) -> Any:
+        reader = Reader(File(reads))
+        first = reader.read(0).set_name("first")
+        return reader.read(edits(first, str(reads), text).set_name("edit")).set_name("read")
+
+    with pytest.raises(FileError, match="argument 'file' of 'Reader'"):
+        ran(storage, read("NEW!"))
+    assert {"first", "edit"} == set(storage.list_tasks("w"))
+    reads.write_text("old!")
+    assert "old!" == ran(storage, read("NEW!"))[0]
+
+
+@workflow
+def writes(path: str, text: str, *after: Any) -> dict[str, Any]:
+    del after
+    Path(path).write_text(text)
+    return {"file": File(path)}
+
+
+@workflow
+def read_from(found: dict[str, Any], *after: Any) -> str:
+    del after
+    return Path(found["file"]).read_text()
+
+
+def test_a_file_in_a_result_that_is_not_stored(storage: FileStorage, reads: Path) -> None:
+    """Another node writes to it before it is used."""
+    one = writes(str(reads), "A").set_name("log one")
+    two = writes(str(reads), "B", one).set_name("log two")
+    with pytest.raises(FileError, match=r"the result of 'log one': .* changed during the run"):
+        ran(storage, read_from(one, two).set_name("read"), log="log .*")
+    assert [] == storage.list_tasks("w")
+    one = writes(str(reads), "A").set_name("log one")
+    assert "A" == ran(storage, read_from(one).set_name("read"), log="log .*")[0]
+
+
+def test_a_file_in_a_result_when_the_graph_grows(storage: FileStorage, reads: Path) -> None:
+    """The first part of a run has made it."""
+    one = writes(str(reads), "A").set_name("log one")
+    first = read_from(one, 1).set_name("first")
+    flow = LocalWorkflow(first, workflow_name="w")
+    flow.set_storage(storage)
+    flow.log_nodes("log .*")
+    assert "A" == flow.value(first)
+    reads.write_text("B")
+    flow.add(read_from(one, 2).set_name("second"))
+    with pytest.raises(FileError, match="the result of 'log one'"):
+        flow.run()
+
+
+def test_a_late_decision_looks_at_files(storage: FileStorage, reads: Path) -> None:
+    """The parent gives an equal result, and has written to the file."""
+
+    def graph(text: str) -> Any:
+        made = edited(str(reads), text).set_name("made")
+        return read_after(File(reads), made).set_name("read")
+
+    assert "old!" == ran(storage, graph("old!"))[0]
+    found, done = ran(storage, graph("NEW!"))
+    assert ("NEW!", LATE) == (
+        found,
+        done[1],
+    )
+    found, done = ran(storage, graph("NEW!"))
+    assert ("NEW!", "reused: ") == (found, done[0])
+    assert "computed: argument 'file' changed while the run that stored it went on" == done[1]
+    assert ["reused: "] * 2 == ran(storage, graph("NEW!"))[1]
+
+
+@workflow
+def edited(path: str, text: str) -> str:
+    Path(path).write_text(text)
+    return path
+
+
+@workflow
+def read_after(file: Any, after: Any, other: Any = None) -> str:
+    del after, other
+    return Path(file).read_text()
+
+
+def test_files_that_change_before_their_node_starts(storage: FileStorage, reads: Path) -> None:
+    """It is computed from the new content, of all of them, and again in the next run."""
+    other = reads.with_name("B.txt")
+    other.write_text("old!")
+
+    def graph() -> Any:
+        made = edited(str(reads), "NEW!").set_name("made")
+        more = edited(str(other), "NEW!").set_name("more")
+        return read_after(File(reads), [made, more], File(other)).set_name("read")
+
+    assert "NEW!" == ran(storage, graph())[0]
+    assert "why not" in storage.task_info("w", "read").fingerprint
+    assert ran(storage, graph())[1][2].startswith("computed: argument 'file' changed while the run")
+
+
+def test_a_file_for_many_nodes_is_digested_once(
+    storage: FileStorage, reads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it has just changed."""
+    if content._RECENT > 0:
+        pytest.skip("it has just changed")
+    read = []
+    blocks_of = content.blocks_of
+    monkeypatch.setattr(content, "blocks_of", lambda *all: read.append(1) or blocks_of(*all))
+    ran(storage, *[read_after(File(reads), number).set_name(f"n{number}") for number in range(5)])
+    assert [1] == read

@@ -120,6 +120,27 @@ def test_what_arrow_can_t_hold_is_stored_as_polars_does(storage: FileStorage) ->
         assert [] == info.buffers
 
 
+def test_a_name_that_arrow_can_t_hold_is_stored_as_polars_does(storage: FileStorage) -> None:
+    """Polars panics about a zero byte in a name, of a column or a field; that is no Exception."""
+    pl = pytest.importorskip("polars")
+    numbers = range(20_000)
+    fields = pl.Series("fields", [{"a\0b": number} for number in numbers])
+    for value in (pl.DataFrame({"a\0b": numbers}), fields, {"part": [fields.to_frame()]}):
+        found, info = trip(storage, value)
+        assert str(value) == str(found)
+        assert [] == info.buffers
+
+
+@pytest.mark.parametrize("allow", [[], ["library_values"]])
+def test_a_panic_is_an_error(storage: FileStorage, allow: list[str]) -> None:
+    """A library in Rust panics about damaged data, with a BaseException that nobody catches."""
+    pytest.importorskip("polars")
+    storage.save("w", "t", library_values.Panics())
+    reading = trusting(storage, *allow) if allow else storage
+    with pytest.raises(UnreadableResultError, match="failed to read its own data: of its own"):
+        reading.read_task("w", "t")
+
+
 def test_a_type_that_arrow_changes_is_stored_as_polars_does(
     storage: FileStorage, frame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,7 +239,11 @@ def _columns(frame: Any) -> tuple[Any, ...] | None:
         if table.get_total_buffer_size() > _SHARED * size:
             table = frame.to_arrow(compat_level=level.oldest())  # which copies the texts it shows
         empty = polars.from_arrow(table.slice(0, 0))
-    except (pyarrow.ArrowException, polars.exceptions.PolarsError):
+    except (
+        pyarrow.ArrowException,
+        polars.exceptions.PolarsError,
+        polars.exceptions.PanicException,  # a name with "\0"
+    ):
         return None
     if arrow.is_extended(table.schema) or empty.dtypes != frame.dtypes:
         return None

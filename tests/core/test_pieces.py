@@ -276,6 +276,7 @@ def peak_of(function: Callable[[], object]) -> int:
 BIG = 40 * MIB
 VALUES: dict[str, tuple[Callable[[], Any], float]] = {  # pickle's own copies of texts
     "bytes": (lambda: os.urandom(BIG), 0),
+    "bytes like a frame": (lambda: b"\x95\x93\x94" + bytes(BIG), 0),
     "nested bytes": (lambda: {"a": [(os.urandom(BIG // 2),), {"b": os.urandom(BIG // 2)}]}, 0),
     "text": (lambda: "a" * BIG, 1),
     "text beyond ASCII": (lambda: "ü" * (BIG // 2), 2),

@@ -13,7 +13,12 @@ import pytest
 from library_values import digests, trip, trusting
 from result_bytes import of_pickle
 
-from functionfuse.errors import DamagedResultError, UnreadableResultError, UntrustedResultError
+from functionfuse.errors import (
+    DamagedResultError,
+    UnpicklableResultError,
+    UnreadableResultError,
+    UntrustedResultError,
+)
 from functionfuse.storage import arrow, values
 from functionfuse.storage.filestorage import FileStorage
 
@@ -120,6 +125,53 @@ def test_what_arrow_can_t_hold_is_stored_as_polars_does(storage: FileStorage) ->
         assert [] == info.buffers
 
 
+def test_many_small_chunks_are_stored_as_polars_does(storage: FileStorage) -> None:
+    """Its own pickle joins them, which is quicker than a batch for each."""
+    pl = pytest.importorskip("polars")
+    chunk = pl.DataFrame({"a": range(1000)})
+    many = pl.concat([chunk] * 100, rechunk=False)
+    found, info = trip(storage, many)
+    assert many.equals(found)
+    assert [] == info.buffers
+    large = pl.concat([pl.DataFrame({"a": range(10_000)})] * 3, rechunk=False)
+    assert [80_000] * 3 == [size for size, _ in trip(storage, large)[1].buffers]
+
+
+def test_what_polars_can_t_read_is_not_saved(storage: FileStorage) -> None:
+    """Arrays of no width, at any depth. A name that only looks like it is no obstacle."""
+    pl = pytest.importorskip("polars")
+    empty = pl.Array(pl.Int64, 0)
+    for kind in (empty, pl.List(empty), pl.Array(pl.Int64, (2, 0)), pl.Struct({"a": empty})):
+        series = pl.Series([None] * 20_000, dtype=kind)
+        for value in (series, series[:1], {"part": series.to_frame()}):
+            with pytest.raises(UnpicklableResultError, match=r"result.* is a polars"):
+                storage.save("w", "t", value)
+    for kind in (pl.Array(pl.Int64, 10), pl.Struct({"shape=(0,)": pl.Int8})):
+        series = pl.Series([None] * 20_000, dtype=kind)
+        assert series.equals(trip(storage, series)[0])
+
+
+def test_a_name_that_arrow_can_t_hold_is_stored_as_polars_does(storage: FileStorage) -> None:
+    """Polars panics about a zero byte in a name, of a column or a field; that is no Exception."""
+    pl = pytest.importorskip("polars")
+    numbers = range(20_000)
+    fields = pl.Series("fields", [{"a\0b": number} for number in numbers])
+    for value in (pl.DataFrame({"a\0b": numbers}), fields, {"part": [fields.to_frame()]}):
+        found, info = trip(storage, value)
+        assert str(value) == str(found)
+        assert [] == info.buffers
+
+
+@pytest.mark.parametrize("allow", [[], ["library_values"]])
+def test_a_panic_is_an_error(storage: FileStorage, allow: list[str]) -> None:
+    """A library in Rust panics about damaged data, with a BaseException that nobody catches."""
+    pytest.importorskip("polars")
+    storage.save("w", "t", library_values.Panics())
+    reading = trusting(storage, *allow) if allow else storage
+    with pytest.raises(UnreadableResultError, match="failed to read its own data: of its own"):
+        reading.read_task("w", "t")
+
+
 def test_a_type_that_arrow_changes_is_stored_as_polars_does(
     storage: FileStorage, frame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,13 +275,28 @@ def test_types_of_extensions_come_back(storage: FileStorage) -> None:
 
 
 def test_what_arrow_can_t_read_is_stored_as_pyarrow_does(storage: FileStorage) -> None:
-    """A stream of a dictionary of dictionaries can be written, and not be read."""
+    """A stream of a dictionary of dictionaries is not read, or loses one of them if it is empty."""
     pa = pytest.importorskip("pyarrow")
     inner = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), ["x", "y"])
     part = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 9000, pa.int8()), inner).slice(3, 8)
-    for value in (part, pa.table({"x": part})):
+    for each in (part, part.slice(0, 0)):
+        batch = pa.RecordBatch.from_arrays([each], names=["x"])
+        struct = pa.StructArray.from_arrays([each], ["x"])
+        for value in (each, pa.chunked_array([each, each]), batch, pa.table({"x": each}), struct):
+            found, _ = trip(storage, value)
+            assert value.equals(found)
+            assert str(value) == str(found)  # with the type
+
+
+def test_rows_without_columns_come_back(storage: FileStorage) -> None:
+    """Their number; pyarrow's own pickle forgets it."""
+    pa = pytest.importorskip("pyarrow")
+    whole = pa.table({"x": range(5000)}, metadata={"k": "v"})
+    for value in (whole.select([]), whole.to_batches()[0].select([])):
         found, _ = trip(storage, value)
-        assert value.equals(found)
+        assert type(value) is type(found)
+        assert (5000, 0) == found.shape
+        assert value.schema.equals(found.schema, check_metadata=True)
 
 
 def test_an_old_pyarrow_is_named(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,11 @@ def test_a_small_view_is_stored_without_the_rest(storage: FileStorage) -> None:
     found, info = trip(storage, {"base": base, "view": base[:10]})
     found["base"][0] = -1
     assert 0 == found["view"][0]
+    (first, second), _ = trip(storage, [base[:10], base[:10].view(5, 2)])
+    first[0] = -1
+    assert 0 == second[0, 0]
+    conjugate = torch.complex(base, base)[:10].conj()
+    assert torch.equal(conjugate, trip(storage, conjugate)[0])
     assert base.untyped_storage().nbytes() == base[:10].untyped_storage().nbytes()  # as before
 
 

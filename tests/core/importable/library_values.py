@@ -97,6 +97,19 @@ def part_of_table() -> Any:
     return pa.table({"number": range(COUNT), "text": texts}).slice(50, 7)
 
 
+class Panics:
+    """Makes polars' loader panic."""
+
+    def __reduce__(self) -> Any:
+        return panic, ("of its own",)
+
+
+def panic(text: str) -> Any:
+    import polars as pl
+
+    raise pl.exceptions.PanicException(text)
+
+
 def numpy_values() -> dict[str, Any]:
     import numpy as np
 

@@ -77,12 +77,14 @@ def names_in(frames: Sequence[bytes]) -> Named:
     unordered = False
     start, context = 0, b""  # the offset of a piece in the pickle, and bytes before it
     for frame in frames:
-        data, before = frame, start
+        first = b""  # its beginning, with the bytes before it
         for found in _marked.finditer(frame):
             offset = found.start() - 1
-            if offset < _CONTEXT and data is frame:
-                data, before = context + frame, start - len(context)
-            offset += start - before
+            data, before = frame, start
+            if context and offset < _CONTEXT:
+                first = first or context + frame[: 2 * _CONTEXT]
+                data, before = first, start - len(context)
+                offset += len(context)
             if data[offset] == _STACK_GLOBAL:
                 for name, end in _pushed(data, offset, before):
                     for module, _ in _pushed(data, end, before):

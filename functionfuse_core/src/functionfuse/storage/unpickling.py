@@ -58,13 +58,27 @@ def loads(
     Raises:
         UntrustedResultError: the pickle names a global that `allow` doesn't allow, or changes an
             object that is not its own.
+        UnreadableResultError: it needs what isn't installed here, or a library in Rust panics.
     """
-    if allow is None and restore is None and not scripts:
-        try:
-            return pickle.loads(data, buffers=buffers)
-        except (ImportError, AttributeError):
-            pass  # once more below, for an error that names module and name
-    names = _Names(allow, restore, planned=planned)
+    try:
+        if allow is None and restore is None and not scripts:
+            try:
+                return pickle.loads(data, buffers=buffers)
+            except (ImportError, AttributeError):
+                pass  # once more below, for an error that names module and name
+        names = _Names(allow, restore, planned=planned)
+        return _loaded(names, allow, data, buffers)
+    except BaseException as error:
+        if type(error).__module__ == "pyo3_runtime":  # of a library in Rust; it is no Exception
+            raise UnreadableResultError(
+                f"a library failed to read its own data: {error}"
+            ) from error
+        raise
+
+
+def _loaded(
+    names: _Names, allow: Sequence[str] | None, data: memoryview, buffers: Sequence[memoryview]
+) -> Any:
     if allow is None:
         return _Unpickler(names, data, buffers).load()
     # The unpickler in C takes registered extensions from a cache, and asks nobody.

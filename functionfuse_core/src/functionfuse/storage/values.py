@@ -16,6 +16,8 @@ Extension types are refused, because some of them run code when they are read.
 from __future__ import annotations
 
 import ctypes
+import pickle
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -34,7 +36,9 @@ Reducer = Callable[[Any], Any]
 _PROTOCOL = 5
 _SHARED = 2  # a value whose buffers have this many times its own bytes shows a part of them
 _COPIED = 1 << 20  # bytes of a storage of torch; others can move it later, as `share_memory_` does
-_SMALL = 16 << 10  # bytes of a column; polars' own pickle of a frame of such columns is quicker
+_SMALL = 16 << 10  # bytes of a chunk; polars' own pickle of a frame of such chunks is quicker
+
+_have_no_width = re.compile(r"shape=\([\d, ]*\b0\b").search  # types of `polars.Array`
 
 # Of an address and a size: a bytearray. ctypes keeps the GIL.
 _copy = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
@@ -155,12 +159,14 @@ def checked_of(found: Any) -> Any:
     return _checked_tensor if rebuild is not None and found is rebuild else found
 
 
-# pyarrow: only values that show a small part of their buffers.
+# pyarrow: only values that show a small part of their buffers, and rows without columns.
 
 
 def _shown(value: Any) -> Any:
     pyarrow = sys.modules["pyarrow"]
-    if not arrow.is_new(pyarrow) or value.get_total_buffer_size() <= _SHARED * value.nbytes:
+    shares = value.get_total_buffer_size() > _SHARED * value.nbytes
+    is_bare = getattr(value, "num_columns", 1) == 0  # its own pickle forgets the number of rows
+    if not arrow.is_new(pyarrow) or not (shares or is_bare):
         return value.__reduce_ex__(_PROTOCOL)
     if isinstance(value, pyarrow.Table):
         read, schema, batches = pyarrow_table, value.schema, value.to_batches()
@@ -176,10 +182,10 @@ def _shown(value: Any) -> Any:
         return value.__reduce_ex__(_PROTOCOL)
     try:
         pieces = arrow.written(pyarrow, schema, batches)
-        arrow.read(pieces, checked=False)  # Arrow writes some dictionaries that it can't read
+        found, _ = arrow.read(pieces, checked=False)  # some dictionaries fail, or change their type
     except (pyarrow.ArrowException, OSError):
         return value.__reduce_ex__(_PROTOCOL)
-    return read, (pieces,)
+    return (read, (pieces,)) if found == schema else value.__reduce_ex__(_PROTOCOL)
 
 
 def pyarrow_table(pieces: Pieces, *, checked: bool = False) -> Any:
@@ -224,14 +230,16 @@ def _series(series: Any) -> Any:
 def _columns(frame: Any) -> tuple[Any, ...] | None:
     """Return a stream for each column; None if polars' own pickle is better, or the only one."""
     polars = sys.modules["polars"]
+    if _have_no_width(str(frame.dtypes)):
+        pickle.loads(pickle.dumps(frame.clear()))  # polars can't read such arrays, and raises
     if not hasattr(polars, "CompatLevel"):  # an early release
         return None
     try:
         pyarrow = import_module("pyarrow")
     except ImportError:
         return None
-    size = frame.estimated_size()
-    if not arrow.is_new(pyarrow) or size <= frame.width * _SMALL or polars.Object in frame.dtypes:
+    size, chunks = frame.estimated_size(), frame.n_chunks("all")
+    if not arrow.is_new(pyarrow) or size <= sum(chunks) * _SMALL or polars.Object in frame.dtypes:
         return None
     level = polars.CompatLevel
     try:
@@ -239,7 +247,11 @@ def _columns(frame: Any) -> tuple[Any, ...] | None:
         if table.get_total_buffer_size() > _SHARED * size:
             table = frame.to_arrow(compat_level=level.oldest())  # which copies the texts it shows
         empty = polars.from_arrow(table.slice(0, 0))
-    except (pyarrow.ArrowException, polars.exceptions.PolarsError):
+    except (
+        pyarrow.ArrowException,
+        polars.exceptions.PolarsError,
+        polars.exceptions.PanicException,  # a name with "\0"
+    ):
         return None
     if arrow.is_extended(table.schema) or empty.dtypes != frame.dtypes:
         return None

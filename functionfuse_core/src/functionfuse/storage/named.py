@@ -17,8 +17,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .values import READERS
-
 __all__ = ["NOTHING", "Named", "names_in", "opcodes", "versions_of"]
 
 _MEMOIZE, _STACK_GLOBAL, _EMPTY_SET, _FRAME = 0x94, 0x93, 0x8F, 0x95
@@ -105,7 +103,9 @@ def versions_of(names: Sequence[tuple[str | None, str | None]]) -> dict[str, str
     """
     versions: dict[str, str] = {}
     tops = [module.partition(".")[0] for module, _ in names if module]
-    tops += [name.partition("_")[0] for _, name in names if name in READERS]
+    values = sys.modules.get(f"{__package__}.values")  # imported before a pickle names it
+    if values is not None:
+        tops += [name.partition("_")[0] for _, name in names if name and name in values.READERS]
     for top in dict.fromkeys(tops):
         # Not by attribute: some modules give a DeprecationWarning for it.
         version = getattr(sys.modules.get(top), "__dict__", {}).get("__version__")

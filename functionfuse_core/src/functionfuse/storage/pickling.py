@@ -32,7 +32,6 @@ from ..serializers.refused import RefusedError, asleep, reader_of, refusal_of, t
 from ..serializers.script import script_object, script_state
 from .culprit import culprit
 from .named import NOTHING, Named, names_in, opcodes
-from .values import reducer_of
 
 __all__ = ["Pickled", "dumps", "restore"]
 
@@ -212,7 +211,11 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         reason, reader = refusal_of(kind), reader_of(kind)
         if reason:
             return partial(_refuse, reason)
-        return reducer_of(kind) if reader is None else partial(self.read_by, reader)
+        if reader is not None:
+            return partial(self.read_by, reader)
+        from .values import reducer_of  # on use: few processes have such values
+
+        return reducer_of(kind)
 
     def replaced(self, obj: Any) -> tuple[Any, ...]:
         assert self.extractor is not None

@@ -27,7 +27,6 @@ from ..errors import UnreadableResultError, UntrustedResultError
 from ..serializers.installed import type_name
 from ..serializers.script import moved, own_object, script_state
 from .allowed import SCRIPTS, AllowList
-from .values import READERS, checked_of
 
 __all__ = ["Restore", "loads"]
 
@@ -111,6 +110,8 @@ class _Names:
             return self.of_library(name)
         try:
             if self.allowed is not None:
+                from .values import checked_of  # on use, as in `pickling`
+
                 return checked_of(self.allowed.find(module, name, find))
             return moved(module, name) or find(module, name)
         except (ImportError, AttributeError) as error:
@@ -124,6 +125,8 @@ class _Names:
 
     def of_library(self, name: str) -> Callable[..., Any]:
         """Return the function that makes a value of a library, if its type is allowed."""
+        from .values import READERS  # on use, as in `pickling`
+
         reader = READERS.get(name)
         if reader is None:
             raise UnreadableResultError(

@@ -96,6 +96,7 @@ class AllowList:
     def __init__(self, entries: Sequence[str]) -> None:
         self.entries = entries
         self.all_code = allows(entries, SCRIPTS)
+        self.harmless: dict[int, type] = {}  # by their ids, classes that `check_made` has seen
 
     def find(self, module: str, name: str, find: Callable[[str, str], Any]) -> Any:
         """Return a global of a pickle.
@@ -124,13 +125,16 @@ class AllowList:
 
     def check_made(self, kind: Any) -> None:
         """Raise UntrustedResultError if no pickle may make or change objects of a class itself."""
-        if isinstance(kind, type) and not self.all_code:
+        if id(kind) in self.harmless or self.all_code:
+            return
+        if isinstance(kind, type):
             for base in kind.__mro__:
                 if _torch_memory(type_name(base)):
                     raise UntrustedResultError(
                         f"the result makes or changes a {type_name(kind)} in another way than torch"
                         " does; the storage's option 'trust' never allows that"
                     )
+            self.harmless[id(kind)] = kind
 
     def check_object(self, found: Any, path: str) -> None:
         """Raise UntrustedResultError if an object is not allowed by its own name; see `find`."""

@@ -251,7 +251,7 @@ def test_bytes_that_copies_come_from_are_released(tmp_path):
 
     @workflow(version="1")
     def masters(*after: Any) -> int:
-        return sum(isinstance(found, Master) for found in gc.get_objects())
+        return sum(type(found) is Master for found in gc.get_objects())
 
     made = make("list").set_name("made")
     before = masters(spoil(made, 0).set_name("0")).set_name("before")

@@ -18,6 +18,7 @@ import pytest
 from library_values import digests, trip, trusting
 from result_bytes import of_pickle
 
+from functionfuse import LocalWorkflow, workflow
 from functionfuse.errors import DamagedResultError, UnreadableResultError, UntrustedResultError
 from functionfuse.storage import values
 from functionfuse.storage.filestorage import FileStorage
@@ -190,9 +191,64 @@ def test_tensors_in_closures_are_buffers(storage: FileStorage) -> None:
     assert [40_000] == [size for size, _ in info.buffers]
 
 
+def with_gradient() -> Any:
+    layer = torch.nn.Linear(2, 1)
+    layer(torch.ones(2)).sum().backward()
+    return layer
+
+
+# What a node returns, and whether later nodes get it as it is read.
+RETURNED: dict[str, tuple[Any, bool]] = {
+    "a small part": (lambda: torch.arange(10.0)[:3], True),
+    "a gradient": (with_gradient, True),
+    "a graph": (lambda: torch.ones(3, requires_grad=True) * 2, True),
+    "a module": (lambda: torch.nn.Linear(2, 1), False),
+    "a part": (lambda: torch.arange(10.0)[:6], False),
+    "of another layout": (lambda: torch.eye(3).to_sparse(), False),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_what_is_not_stored_reaches_no_later_node(storage: FileStorage, kind: str) -> None:
+    """A node gets the same from a computed result as from one that is read, in a later run."""
+    make, is_read = RETURNED[kind]
+    value = make()
+
+    @workflow(version="1")
+    def made() -> Any:
+        return value
+
+    @workflow(version="1")
+    def taken(found: Any) -> bool:
+        return found is value
+
+    flow = LocalWorkflow(taken(made()), workflow_name="w")
+    flow.set_storage(storage)
+    assert is_read != flow.run()
+
+
+def test_small_parts_no_longer_share_memory(storage: FileStorage) -> None:
+    """Neither for a node whose parent was just computed, nor for one whose parent is read."""
+
+    @workflow(version="1")
+    def parts() -> Any:
+        base = torch.arange(10.0)
+        return {"all": base, "first": base[:3]}
+
+    @workflow(version="1")
+    def halved(found: Any) -> float:
+        found["first"] /= 2
+        return float(found["all"].sum())
+
+    for _ in range(2):
+        flow = LocalWorkflow(halved(parts()).set_name("halved"), workflow_name="w")
+        flow.set_storage(storage)
+        assert 45 == flow.run()
+        storage.remove_task("w", "halved")
+
+
 def test_subclasses_are_stored_as_torch_does(storage: FileStorage) -> None:
     """Only exact types have reducers; memory of subclasses is in buffers nevertheless."""
-    assert values.reducer_of(torch.nn.Parameter) is None
     assert values.reducer_of(type("Own", (torch.Tensor,), {})) is None
     assert values.reducer_of(torch.Tensor) is not None
 

@@ -300,7 +300,7 @@ def test_side_data(rain: FileStorage, typed: Typed) -> None:
     rain.register_persistent_serializers(KeptSerializer)
     rain.save("w", "t", Kept(b"kept" * 100))
     _, out, _ = typed("show", "w", "t")
-    assert "side data     kept (unknown distribution): 1 files, 400 B\n" in out
+    assert "side data     kept (unknown distribution): 1 file, 400 B\n" in out
     assert " 400 B of them side data\n" in out
     about = json.loads(typed("show", "w", "t", "--json")[1])
     assert 400 == about["side_bytes"]

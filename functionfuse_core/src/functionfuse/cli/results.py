@@ -316,7 +316,8 @@ def _header_text(info: TaskInfo, node: LineageNode, *, earlier: bool) -> str:
     for side in info.side_data:
         written = f"{side.serializer} ({side.distribution or 'unknown distribution'})"
         count = size(sum(length for _, length, _ in side.files))
-        rows.append(("side data", f"{written}: {len(side.files):,} files, {count}"))
+        files = "file" if len(side.files) == 1 else "files"
+        rows.append(("side data", f"{written}: {len(side.files):,} {files}, {count}"))
     parts = [fields(rows)]
     if node.arguments:
         parts.append(table([("ARGUMENT", "TEXT OR DIGEST"), *node.arguments.items()]))

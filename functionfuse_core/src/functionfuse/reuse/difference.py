@@ -34,6 +34,9 @@ def difference(label: str, now: Mapping[str, Any], was: Mapping[str, Any]) -> st
             return f"argument {name!r} is gone"
         if old[1] != new[1]:
             both = f" ({old[0]} → {new[0]})" if old[0] and new[0] and old[0] != new[0] else ""
+            if new[0].startswith("File(") and not both:  # a text is in quotes
+                what = "size or time" if new[0].endswith(", by='stat')") else "content"
+                both = f": the {what} of {new[0]}"
             return f"argument {name!r} changed{both}"
     return _plugin_difference(now.get("plugins", []), was.get("plugins", []))
 

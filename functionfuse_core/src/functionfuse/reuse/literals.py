@@ -61,10 +61,11 @@ def shown(value: Any) -> str:
 
 
 def file_text(value: Any) -> str:
-    """Return the name of a `File` as text; "" for any other value."""
+    """Return a `File` as text, with its name alone; "" for any other value."""
     kind = type(value)
-    is_file = kind.__name__ == "File" and kind.__module__ == "functionfuse"
-    return f"File({value.name!r})" if is_file else ""
+    if kind.__name__ != "File" or kind.__module__ != "functionfuse":
+        return ""
+    return f"File({value.name!r})" if value._by == "content" else f"File({value.name!r}, by='stat')"
 
 
 def tagged(tag: bytes, text: str) -> bytes:

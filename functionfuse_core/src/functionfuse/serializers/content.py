@@ -116,8 +116,8 @@ def refuse_changed(files: Iterable[tuple[str, Source]]) -> None:
             same = is_same(source)
         except FileError as error:
             raise FileError(
-                f"{origin}: {error}. It was there when the run began; workers must see the files"
-                " in arguments"
+                f"{origin}: {error}. It was there when the run began: a node has removed it, or"
+                " this worker doesn't see it"
             ) from None
         if not same:
             raise FileError(

@@ -248,6 +248,9 @@ class _Stored:
                 f"the result with the file {self.name!r} was replaced or removed after it was read:"
                 f" read {self.of} again"
             ) from None
+        except DamagedResultError as error:
+            cure = f"remove {self.of} (`remove_task`), and run again"
+            raise DamagedResultError(f"{error}: {cure}") from None
         own = own_folder()
         with own.lock(self.filename):
             link = self._link
@@ -290,6 +293,4 @@ class _Stored:
             raise self._damaged("is not what was written") from None
 
     def _damaged(self, problem: str) -> DamagedResultError:
-        return DamagedResultError(
-            f"the file {self.name!r} {problem}: remove {self.of} (`remove_task`), and run again"
-        )
+        return DamagedResultError(f"the file {self.name!r} {problem}")

@@ -69,7 +69,8 @@ class Pickled(NamedTuple):
         by_value: whether cloudpickle wrote it, so that code may be in it.
         named: the names in the pickle.
         code: the classes and functions whose code is in it, and the modules that values hold.
-        read: whether a lazy part was read, so that the value is not the object that was pickled.
+        read: whether a lazy part was read, or something was left out that the value has beside its
+            content, such as a gradient. So what is read back is not as the object that was pickled.
     """
 
     frames: list[bytes]
@@ -187,7 +188,7 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
     A `reducer_override` would be called for each object, which takes longer than pickling it.
 
     Attributes:
-        read: whether an object was read into a copy, and the copy was reduced.
+        read: see `Pickled`.
     """
 
     def __init__(self, extractor: Extractor | None) -> None:
@@ -211,11 +212,11 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         reason, reader = refusal_of(kind), reader_of(kind)
         if reason:
             return partial(_refuse, reason)
-        if reader is not None:
-            return partial(self.read_by, reader)
-        from .values import reducer_of  # on use: few processes have such values
+        if reader is None:
+            from .values import reducer_of  # on use: few processes have such values
 
-        return reducer_of(kind)
+            reader = reducer_of(kind)
+        return None if reader is None else partial(self.read_by, reader)
 
     def replaced(self, obj: Any) -> tuple[Any, ...]:
         assert self.extractor is not None

@@ -60,12 +60,18 @@ class Reader(NamedTuple):
     type: str
 
 
-def reducer_of(kind: type) -> Reducer | None:
-    """Return the reducer of a type that is stored in its own way; None for other types."""
-    reducer = _REDUCERS.get(f"{kind.__module__}.{kind.__qualname__}")
+def reducer_of(kind: type) -> Callable[[Any], tuple[Any, bool]] | None:
+    """Return the reducer of a type that is stored in its own way; None for other types.
+
+    It returns the reduced form, and whether that leaves something out: see `Pickled.read`.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name in _TENSORS:
+        return lambda tensor: (_TENSORS[name](tensor), _is_more(tensor))
+    reducer = _REDUCERS.get(name)
     if reducer is None and kind.__module__ == "pyarrow.lib":  # its arrays have many types
-        return _shown if any(base.__name__ == "Array" for base in kind.__mro__) else None
-    return reducer
+        reducer = _shown if any(base.__name__ == "Array" for base in kind.__mro__) else None
+    return None if reducer is None else lambda value: (reducer(value), False)
 
 
 # torch.
@@ -73,10 +79,9 @@ def reducer_of(kind: type) -> Reducer | None:
 
 def _tensor(tensor: Any) -> Any:
     torch = sys.modules["torch"]
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+    if not _is_plain(tensor):
         return tensor.__reduce_ex__(_PROTOCOL)
-    shown = tensor.numel() * tensor.element_size()
-    if tensor.is_leaf and shown * _SHARED < tensor.untyped_storage().nbytes():
+    if _is_part(tensor):
         copy = tensor.detach().clone().requires_grad_(tensor.requires_grad)
         copy.__dict__.update(tensor.__dict__)
         tensor = copy
@@ -85,6 +90,28 @@ def _tensor(tensor: Any) -> Any:
         storage, *rest, dtype = arguments
         return torch._utils._rebuild_tensor_v2, (torch_typed_storage(storage, dtype), *rest)
     return make, arguments
+
+
+def _is_plain(tensor: Any) -> bool:
+    strided = tensor.layout is sys.modules["torch"].strided
+    return bool(strided and tensor.device.type == "cpu" and not tensor.is_quantized)
+
+
+def _is_part(tensor: Any) -> bool:
+    """Return whether a tensor on the CPU shows a small part of its storage, and can be copied."""
+    shown = tensor.numel() * tensor.element_size()
+    return bool(tensor.is_leaf and shown * _SHARED < tensor.untyped_storage().nbytes())
+
+
+def _is_more(tensor: Any) -> bool:
+    """Return whether a tensor has a gradient, or comes from others, or shares memory."""
+    if not tensor.is_leaf or tensor.grad is not None:
+        return True
+    return _is_plain(tensor) and _is_part(tensor)
+
+
+def _parameter(parameter: Any) -> Any:
+    return parameter.__reduce_ex__(_PROTOCOL)
 
 
 def _storage(storage: Any) -> Any:
@@ -286,9 +313,13 @@ def _checked(read: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+_TENSORS: dict[str, Reducer] = {
+    "torch.Tensor": _tensor,
+    "torch.nn.parameter.Parameter": _parameter,
+}
+
 # By module and name of a type. No library is imported for it, and subclasses don't count.
 _REDUCERS: dict[str, Reducer] = {
-    "torch.Tensor": _tensor,
     "torch.storage.UntypedStorage": _storage,
     "torch.storage.TypedStorage": _typed_storage,
     "pyarrow.lib.Table": _shown,

@@ -18,6 +18,7 @@ from functools import partial
 from operator import methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn, Protocol
+from weakref import WeakKeyDictionary
 
 from ..errors import (
     OptionsError,
@@ -42,6 +43,7 @@ for _function in (script_object, script_state):
 OUT_OF_BAND_FROM = 1024  # bytes; smaller buffers stay inside the pickle
 
 _PROTOCOL = 5
+_ATOMS = {bool, bytes, complex, float, int, str, type(None)}
 # Not the value's fault, so cloudpickle is not tried.
 _RAISED = MemoryError, OSError, OptionsError, PluginError
 
@@ -140,7 +142,7 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
 
     try:
         frames = _Frames()
-        if extractor is None and asleep():
+        if extractor is None and (asleep() or _is_simple(value)):
             pickle.dump(value, frames, _PROTOCOL, buffer_callback=in_band)
         else:
             pickler = pickle.Pickler(frames, _PROTOCOL, buffer_callback=in_band)
@@ -182,6 +184,14 @@ def _dumps(value: Any, extractor: Extractor | None) -> Pickled:
     return Pickled(frames, views, True, names_in(opcodes(frames)), code, read)
 
 
+def _is_simple(value: Any) -> bool:
+    """Return whether a value is a number, a text or an array: no part of it is for `_Reducers`."""
+    kind = type(value)
+    if kind.__module__ == "numpy":
+        return kind.__name__ == "ndarray" and not value.dtype.hasobject
+    return kind in _ATOMS
+
+
 class _Reducers(dict[type, Callable[[Any], Any]]):
     """A pickler's dispatch table, which looks up the reducer of each type once.
 
@@ -209,13 +219,9 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         """Return the reducer of a type that is not pickled as usual; None for other types."""
         if self.extractor is not None and self.extractor.claims(kind):
             return self.replaced
-        reason, reader = refusal_of(kind), reader_of(kind)
-        if reason:
-            return partial(_refuse, reason)
-        if reader is None:
-            from .values import reducer_of  # on use: few processes have such values
-
-            reader = reducer_of(kind)
+        reader = _readers.get(kind, "")
+        if reader == "":
+            reader = _readers[kind] = _reader_of(kind)
         return None if reader is None else partial(self.read_by, reader)
 
     def replaced(self, obj: Any) -> tuple[Any, ...]:
@@ -230,6 +236,22 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         reduced, read = reader(obj)
         self.read = self.read or read
         return reduced
+
+
+_readers: WeakKeyDictionary[type, Any] = WeakKeyDictionary()  # what `_reader_of` has returned
+
+
+def _reader_of(kind: type) -> Callable[[Any], tuple[Any, bool]] | None:
+    """Return what reduces the objects of a type, or refuses them; None if pickle does it.
+
+    It returns the reduced form, and what `Pickled.read` says of it.
+    """
+    reason = refusal_of(kind)
+    if reason:
+        return partial(_refuse, reason)
+    from .values import reducer_of  # on use: few processes have such values
+
+    return reader_of(kind) or reducer_of(kind)
 
 
 def _refuse(reason: str, obj: Any) -> NoReturn:

@@ -381,7 +381,8 @@ def test_only_data_of_polars_is_allowed_by_its_package(storage: FileStorage) -> 
     """Small frames are read, too; queries and expressions are not, because they can hold code."""
     pl = pytest.importorskip("polars")
     allowed = trusting(storage, "polars")
-    for value in (pl.DataFrame({"a": [1]}), pl.Series([1]), pl.Enum(["a"]), [pl.Int64]):
+    types = pl.Schema({"a": pl.Int64})
+    for value in (pl.DataFrame({"a": [1]}), pl.Series([1]), pl.Enum(["a"]), [pl.Int64], types):
         storage.save("w", "t", value)
         assert str(value) == str(allowed.read_task("w", "t"))
     for value in (pl.col("a") + 1, pl.Config):

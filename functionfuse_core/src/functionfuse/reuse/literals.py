@@ -65,7 +65,8 @@ def file_text(value: Any) -> str:
     kind = type(value)
     if kind.__name__ != "File" or kind.__module__ != "functionfuse":
         return ""
-    return f"File({value.name!r})" if value._by == "content" else f"File({value.name!r}, by='stat')"
+    by = "" if value._by == "content" else ", by='stat'"
+    return f"File({value.name!r}{by})"
 
 
 def tagged(tag: bytes, text: str) -> bytes:

@@ -102,9 +102,8 @@ class File(os.PathLike[str]):
     def __repr__(self) -> str:
         if self._stored is not None:
             return f"<stored File {self.name!r}>"
-        return (
-            f"File({self._path!r})" if self._by == "content" else f"File({self._path!r}, by='stat')"
-        )
+        by = "" if self._by == "content" else ", by='stat'"
+        return f"File({self._path!r}{by})"
 
     def _key(self) -> tuple[str, str]:
         return ("", self._stored.filename) if self._stored else (self._path, self._by)
@@ -198,6 +197,11 @@ def _is_name(name: Any) -> bool:
         return False
 
 
+def _leads(link: str, target: str) -> bool:
+    """Return whether a path is a link to another one."""
+    return os.path.islink(link) and os.readlink(link) == target
+
+
 class _Stored:
     """A file beside a result. A pickle of it finds the file again, in any process that can.
 
@@ -256,9 +260,9 @@ class _Stored:
             link = self._link
             # A forked process needs its own: the other process removes that.
             ours = link.startswith(f"{own.folder}/")
-            if not ours or (os.path.lexists(link) and not os.path.islink(link)):
+            if not ours or (os.path.lexists(link) and not _leads(link, target)):
                 link = f"{tempfile.mkdtemp(prefix='', dir=own.folder)}/{self.name}"
-            if not os.path.islink(link):  # some programs remove what they have read
+            if not os.path.lexists(link):  # some programs remove what they have read
                 os.makedirs(os.path.dirname(link), mode=0o700, exist_ok=True)
                 os.symlink(target, link)
             self._link = link

@@ -71,7 +71,7 @@ _runs = re.compile(
     r"|pyarrow\.(_?fs|_\w+fs|_?parquet|_?flight)\..+|scipy\.(odr|io)\..+|xarray\.backends\..+"
     r"|(boto3|botocore|distributed|fsspec|functionfuse|joblib)\..+"
     r"|torch\.(?!(Tensor|Size|storage\.\w+|(nn|optim)\.[\w.]+)$).+"
-    r"|polars\.(?!(dataframe\.frame\.DataFrame|series\.series\.Series|datatypes\.[\w.]+)$).+"
+    r"|polars\.(?!(dataframe\.frame\.DataFrame|series\.series\.Series|schema\.Schema|datatypes\.[\w.]+)$).+"
 ).fullmatch
 
 # A call of these classes, or of a subclass, can take addresses in memory, or show memory as it is.

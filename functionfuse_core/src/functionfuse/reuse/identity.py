@@ -37,7 +37,7 @@ from .arguments import (
 )
 from .literals import LITERALS, LONG, LONG_TYPES, file_text, shown
 from .project import defined_in, meant, top_level, version_of
-from .seen import Seen, Subject, forget, is_of_file, look_at, named_code
+from .seen import Seen, Subject, forget, look_at, named_code
 from .values import Writer
 from .workers import Expected
 
@@ -61,7 +61,7 @@ class Identities:
 
     Attributes:
         has_plugins: whether any node has plugins that count.
-        missing: the errors of nodes that have a missing file in an argument or in their code.
+        missing: the errors of nodes that have a missing file in an argument or a plugin.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Identities:
                     f"set_reuse(own=...): no package {name!r} can be imported{close}"
                 )
         self._packages = tuple(packages)
-        self._codes: dict[object, Seen | FingerprintError] = {}
+        self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, Head] = {}
         # Streams of arguments that can change, by index in `_arguments`.
         self._given: dict[Node, dict[int, bytes]] = {}
@@ -325,12 +325,10 @@ class Identities:
                 known = self._look(node)
             except FingerprintError as error:
                 forget(error)
-                known = error
+                known = str(error)
             self._codes[key] = known
-        if isinstance(known, FingerprintError):
-            if is_of_file(known):
-                self.missing[node] = FileError(f"{known}, which {node.label!r} uses")
-            raise FingerprintError(str(known))
+        if isinstance(known, str):
+            raise FingerprintError(known)
         return known
 
     def _look(self, node: Node) -> Seen:
@@ -389,7 +387,7 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
-            if is_of_file(error):
+            if isinstance(error.__cause__, FileError):  # not that of a variable in code
                 self.missing[node] = FileError(f"{description} of {node.label!r}: {error}")
             raise FingerprintError(f"{description}: {error}") from None
         if writer.files:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 from file_nodes import edits, replaces, touches
 
 from functionfuse import File, LocalWorkflow, workflow
+from functionfuse.backends.plugins import InitializerPlugin
 from functionfuse.errors import FileError
+from functionfuse.reuse.calls import Calls
+from functionfuse.reuse.identity import Identities
 from functionfuse.serializers import content
 from functionfuse.storage.filestorage import FileStorage
 
@@ -148,17 +153,25 @@ def of_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_file_in_code(
     storage: FileStorage, reads: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """It is compared as those in arguments, and a missing one is an error at the plan."""
+    """It is compared as those in arguments."""
     node = of_code(reads, monkeypatch)[place]
     with pytest.raises(FileError, match=r" of '.*A.txt' changed during the run"):
         ran(storage, node)
     assert [] == storage.list_tasks("w")
+
+
+@pytest.mark.parametrize("place", ["global", "class", "default", "closure", "function"])
+def test_a_file_in_code_may_be_missing(
+    storage: FileStorage, reads: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A node may never use it, or make it. It is computed, and can't be reused."""
+    node = of_code(reads, monkeypatch)[place]
     reads.unlink()
-    first = edits([], str(reads), "never").set_name("first")
-    with pytest.raises(FileError, match=r"'.*there is no file '.*A.txt'") as raised:
-        ran(storage, first, node)
-    assert place == "function" or "which '" in str(raised.value)
-    assert not reads.exists()
+    for reason in ("nothing stored", r".*there is no file '.*A.txt'"):
+        found, [done] = ran(storage, node)
+        assert "longer than before" == found
+        assert re.fullmatch(f"computed: {reason}", done)
+        reads.unlink()
 
 
 @workflow
@@ -186,6 +199,21 @@ def test_a_file_that_an_object_keeps(storage: FileStorage, reads: Path) -> None:
     assert {"first", "edit"} == set(storage.list_tasks("w"))
     reads.write_text("old!")
     assert "old!" == ran(storage, read("NEW!"))[0]
+
+
+def test_files_of_later_calls_on_an_object(tmp_path: Path) -> None:
+    """They don't count for earlier calls, in whatever order one asks."""
+    files = [tmp_path / f"{number}.txt" for number in range(4)]
+    for file in files:
+        file.write_text("old!")
+    reader = Reader(File(files[0]))
+    reads = [reader.read(File(file)) for file in files[1:]]
+    graph = LocalWorkflow(*reads, workflow_name="w").graph()
+    found = Calls(graph, Identities({}), set())
+    last = len(graph.nodes) - 1
+    for index in (last, 1, last):
+        seen = {path for _, (path, *_) in found.files(index)}
+        assert set(map(str, files[: index + 1])) == seen
 
 
 @workflow
@@ -220,10 +248,92 @@ def test_a_file_in_a_result_when_the_graph_grows(storage: FileStorage, reads: Pa
     flow.set_storage(storage)
     flow.log_nodes("log .*")
     assert "A" == flow.value(first)
-    reads.write_text("B")
-    flow.add(read_from(one, 2).set_name("second"))
+    two = writes(str(reads), "B").set_name("two")
     with pytest.raises(FileError, match="the result of 'log one'"):
-        flow.run()
+        flow.value(read_from(one, two).set_name("second"))
+
+
+@pytest.mark.parametrize("change", [partial(Path.write_text, data="B"), Path.unlink])
+def test_a_file_in_a_result_that_changes_between_parts(
+    storage: FileStorage, reads: Path, change: Callable[[Path], object]
+) -> None:
+    """Its node is computed again, if a new node takes the result."""
+    one = writes(str(reads), "A").set_name("log one")
+    flow = LocalWorkflow(one, workflow_name="w")
+    flow.set_storage(storage)
+    flow.log_nodes("log .*")
+    assert "A" == flow.value(read_from(one, 1).set_name("first"))
+    change(reads)
+    assert "A" == flow.value(read_from(one, 2).set_name("second"))
+    assert {"log one": "computed", "second": "computed", "first": "computed"} == {
+        node.name: node.action for node in flow.report.nodes
+    }
+
+
+@workflow
+def appends(before: dict[str, Any] | None, path: str, text: str) -> dict[str, Any]:
+    old = Path(before["file"]).read_text() if before else ""
+    Path(path).write_text(old + text)
+    return {"file": File(path)}
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_nodes_that_are_not_stored_may_share_a_work_file(
+    storage: FileStorage, reads: Path, grows: bool
+) -> None:
+    """Each takes it from the one before, also if parts of the run compute them."""
+    flow = LocalWorkflow(workflow_name="w")
+    flow.set_storage(storage)
+    step: Any = None
+    for text in "ABC":
+        step = appends(step, str(reads), text).set_name(f"log {text}")
+        flow.add(step)
+        flow.log_nodes("log .*")
+        if grows:
+            flow.value(step)
+    assert "ABC" == flow.value(read_from(step).set_name("read"))
+
+
+class Opens:
+    """A plugin's object, which keeps a file."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+
+    def __call__(self) -> None:
+        pass
+
+
+def test_the_file_of_a_plugin_for_more_nodes(storage: FileStorage, reads: Path) -> None:
+    """Each node looks at it, and at those of its other plugins."""
+    other = reads.with_name("B.txt")
+    other.write_text("old!")
+
+    def run(path: Path, text: str) -> list[tuple[str, str]]:
+        made = edited_same(str(path), text).set_name("made")
+        nodes = [read_both(made, str(reads), str(other), n).set_name(f"n{n}") for n in range(2)]
+        flow = LocalWorkflow(*nodes, workflow_name="w")
+        flow.set_storage(storage)
+        plugins = [InitializerPlugin(Opens(File(file))) for file in (reads, other)]
+        flow.query("n.").set_plugins(*plugins)
+        return flow.run()
+
+    assert [("old!", "old!")] * 2 == run(reads, "old!")
+    assert [("NEW!", "old!")] * 2 == run(reads, "NEW!")
+    reads.write_text("old!")
+    assert [("old!", "NEW!")] * 2 == run(other, "NEW!")
+
+
+@workflow
+def edited_same(path: str, text: str) -> int:
+    Path(path).write_text(text)
+    return 1
+
+
+@workflow
+def read_both(after: int, one: str, two: str, number: int) -> tuple[str, str]:
+    del after, number
+    return Path(one).read_text(), Path(two).read_text()
 
 
 def test_a_late_decision_looks_at_files(storage: FileStorage, reads: Path) -> None:

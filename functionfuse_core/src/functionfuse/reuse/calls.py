@@ -8,13 +8,14 @@ computed.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 from xxhash import xxh3_128_digest
 
-from ..errors import FileError, FingerprintError
+from ..errors import FingerprintError
 from ..graph.nodes import MethodCall
 from ..graph.workflow import Graph
-from ..serializers.content import Source, is_same
+from ..serializers.content import Source, are_same
 from .identity import Identities
 
 __all__ = ["Calls"]
@@ -33,7 +34,7 @@ class Calls:
         held_files: by index of a node, the files in its result, if that isn't stored.
     """
 
-    def __init__(self, graph: Graph, identities: Identities) -> None:
+    def __init__(self, graph: Graph, identities: Identities, unsaved: Collection[int]) -> None:
         self.before: dict[int, int] = {}
         self.why_not: dict[int, str] = {}
         self.results: list[bytes | None] = [None] * len(graph.nodes)
@@ -42,7 +43,10 @@ class Calls:
         self._own: list[bytes | None] = [None] * len(graph.nodes)
         self._graph = graph
         self._identities = identities
-        self._kept: dict[int, dict[Source, str]] = {}  # by index of a call: files for later calls
+        self._unsaved = unsaved
+        # By index of a call: the files of all calls on its object, and how many are of those up
+        # to this call.
+        self._kept: dict[int, tuple[dict[Source, str], int]] = {}
         for index, node in enumerate(graph.nodes):
             if type(node) is MethodCall:
                 self.before[index] = graph.positions[node.before]
@@ -96,32 +100,34 @@ class Calls:
         """Return the files that must not change while a node runs, for `refuse_changed`.
 
         They are in its arguments, in its code, and in results that aren't stored. An object may
-        keep those of its constructor, and of the earlier calls on it.
+        keep those of its constructor, and of the earlier calls on it. A node that is never stored
+        may write to a file that it gets from another such node.
         """
-        found, missing, call = self._files_of(index), list[int](), self.before.get(index)
+        found = self._files_of(index, held=index not in self._unsaved)
+        missing, call = list[int](), self.before.get(index)
         while call is not None and call not in self._kept:
             missing.append(call)
             call = self.before.get(call)
-        kept = {} if call is None else self._kept[call]
+        kept, count = ({}, 0) if call is None else self._kept[call]
         for call in reversed(missing):
-            own = self._files_of(call)
-            kept = self._kept[call] = {**kept, **own} if own else kept
-        return [(origin, source) for source, origin in {**kept, **found}.items()]
+            for source, origin in self._files_of(call).items():
+                kept.setdefault(source, origin)
+            count = len(kept)
+            self._kept[call] = kept, count
+        files = {**dict(islice(kept.items(), count)), **found}
+        return [(origin, source) for source, origin in files.items()]
 
-    def _files_of(self, index: int) -> dict[Source, str]:
+    def _files_of(self, index: int, *, held: bool = True) -> dict[Source, str]:
         nodes = self._graph.nodes
         found = {source: origin for origin, source in self._identities.files(nodes[index])}
-        for parent in self._graph.needs[index] if self.held_files else ():
+        for parent in self._graph.needs[index] if held and self.held_files else ():
             origin = f"the result of {self._graph.names[parent]!r}"
             found.update(dict.fromkeys(self.held_files.get(parent, ()), origin))
         return found
 
     def has_other_files(self, index: int) -> bool:
         """Return whether a file that a node takes has changed since the plan."""
-        try:
-            return not all(is_same(source) for _, source in self.files(index))
-        except FileError:
-            return True
+        return not are_same(source for _, source in self.files(index))
 
     def recipes(
         self, volatile: Collection[int], stand: Mapping[int, bytes]

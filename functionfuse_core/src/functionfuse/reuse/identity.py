@@ -37,7 +37,7 @@ from .arguments import (
 )
 from .literals import LITERALS, LONG, LONG_TYPES, file_text, shown
 from .project import defined_in, meant, top_level, version_of
-from .seen import Seen, Subject, forget, is_of_file, look_at, named_code
+from .seen import Seen, Subject, forget, look_at, named_code
 from .values import Writer
 from .workers import Expected
 
@@ -61,7 +61,7 @@ class Identities:
 
     Attributes:
         has_plugins: whether any node has plugins that count.
-        missing: the errors of nodes that have a missing file in an argument or in their code.
+        missing: the errors of nodes that have a missing file in an argument or a plugin.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Identities:
                     f"set_reuse(own=...): no package {name!r} can be imported{close}"
                 )
         self._packages = tuple(packages)
-        self._codes: dict[object, Seen | FingerprintError] = {}
+        self._codes: dict[object, Seen | str] = {}
         self._heads: dict[object, Head] = {}
         # Streams of arguments that can change, by index in `_arguments`.
         self._given: dict[Node, dict[int, bytes]] = {}
         self._long: dict[int, bytes] = {}  # streams of long texts and bytes, by id
-        self._prepared: dict[tuple[int, object], bytes] = {}  # digests of plugins, per function
+        self._prepared: dict[tuple[int, object], tuple[bytes, list[Source]]] = {}
         self._subjects: dict[object, Subject] = {}
         self._direct: dict[Node, dict[int, Any]] = {}  # functions and classes in arguments
         self._held: dict[tuple[object, ...], Seen] = {}  # code in results
-        # By node, or key of its code: files in each argument, or in the code, at the last look.
-        self._files: dict[object, dict[str, list[Source]]] = {}
+        # By node, or key of its code: files in each value, or in the code, at the last look.
+        self._files: dict[object, dict[tuple[str, int], list[Source]]] = {}
         self._expected: dict[object, tuple[Expected, object]] = {}
 
     def own(self, node: Node) -> bytes:
@@ -192,7 +192,7 @@ class Identities:
         if not self._files:
             return []
         found = self._files.get(node, {}) | self._files.get(self._keys.get(node, node.called), {})
-        origins = [(f"{name} of {node.label!r}", files) for name, files in found.items()]
+        origins = [(f"{name} of {node.label!r}", files) for (name, _), files in found.items()]
         return [(origin, file) for origin, files in origins for file in files]
 
     def own_packages(self, node: Node) -> frozenset[str]:
@@ -325,12 +325,10 @@ class Identities:
                 known = self._look(node)
             except FingerprintError as error:
                 forget(error)
-                known = error
+                known = str(error)
             self._codes[key] = known
-        if isinstance(known, FingerprintError):
-            if is_of_file(known):
-                self.missing[node] = FileError(f"{known}, which {node.label!r} uses")
-            raise FingerprintError(str(known))
+        if isinstance(known, str):
+            raise FingerprintError(known)
         return known
 
     def _look(self, node: Node) -> Seen:
@@ -341,7 +339,7 @@ class Identities:
             check_ignored(node, function, found, subject.home)
         if found.files:
             key: object = self._keys.get(node, node.called)
-            self._files[key] = {"a file in the code": found.files}
+            self._files[key] = {("a file in the code", 0): found.files}
         return found
 
     def _subject(self, node: Node) -> Subject:
@@ -374,10 +372,13 @@ class Identities:
         """Return the plugins of a node that count, with their streams from the first look."""
         found = []
         for plugin in self._plugins.get(node, ()):
-            key = id(plugin), self._keys.get(node, node.called)
+            key, origin = (id(plugin), self._keys.get(node, node.called)), described(plugin)
+            noted, place = self._files.setdefault(node, {}), (origin, id(plugin))
             if key not in self._prepared:
-                self._prepared[key] = self._stream(node, described(plugin), plugin, places_of(node))
-            found.append((plugin, self._prepared[key]))
+                stream = self._stream(node, origin, plugin, places_of(node))
+                self._prepared[key] = stream, noted.get(place, [])
+            found.append((plugin, self._prepared[key][0]))
+            noted.setdefault(place, self._prepared[key][1])
         return found
 
     def _stream(
@@ -389,11 +390,11 @@ class Identities:
             writer.write(value)
             digest = writer.digest()
         except FingerprintError as error:
-            if is_of_file(error):
+            if isinstance(error.__cause__, FileError):  # not that of a variable in code
                 self.missing[node] = FileError(f"{description} of {node.label!r}: {error}")
             raise FingerprintError(f"{description}: {error}") from None
         if writer.files:
-            self._files.setdefault(node, {})[description] = writer.files
+            self._files.setdefault(node, {})[description, id(value)] = writer.files
         if writer.direct:
             self._direct.setdefault(node, {}).update((id(code), code) for code in writer.direct)
         return b"#" + digest

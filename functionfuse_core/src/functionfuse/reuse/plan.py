@@ -85,7 +85,7 @@ class Decisions:
         self._unsaved = unsaved
         self._always = ALWAYS in self._policies
         self._useless: set[int] = set()  # indexes of damaged stored results
-        self._calls = Calls(graph, identities)
+        self._calls = Calls(graph, identities, unsaved)
         self._before = self._calls.before
         self.files, self.held_files = self._calls.files, self._calls.held_files
         self.calls: list[bytes | None] = self._calls.made

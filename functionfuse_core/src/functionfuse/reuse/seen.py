@@ -16,7 +16,7 @@ from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..errors import FileError, FingerprintError
+from ..errors import FingerprintError
 from ..serializers.content import Source
 from ..serializers.script import module_name
 from .bytecode import IMPORTED
@@ -24,7 +24,7 @@ from .literals import literal_stream
 from .project import top_level, version_of
 from .values import Writer, digest_of
 
-__all__ = ["UNKNOWN", "Seen", "Subject", "forget", "is_of_file", "look_at", "named_code", "untold"]
+__all__ = ["UNKNOWN", "Seen", "Subject", "forget", "look_at", "named_code", "untold"]
 
 UNKNOWN = "what its code refers to"
 
@@ -123,13 +123,6 @@ def forget(error: BaseException) -> None:
     while found is not None:
         found.__traceback__ = None
         found = found.__cause__ or found.__context__
-
-
-def is_of_file(error: BaseException | None) -> bool:
-    """Return whether the cause of an error is a missing file."""
-    while error is not None and not isinstance(error, FileError):
-        error = error.__cause__
-    return error is not None
 
 
 def _same(now: Any, before: Any) -> bool:

@@ -13,6 +13,7 @@ from ..errors import GraphError
 from ..graph.nodes import Node
 from ..graph.workflow import Graph
 from ..reuse.results import Done
+from ..serializers.content import are_same
 from .contract import Backend
 from .report import NodeRecord
 
@@ -50,12 +51,21 @@ class Past:
     total: int = 0
 
     def within(self, graph: Graph) -> dict[int, Done]:
-        """Return the nodes of a graph that have the same names as before, by index."""
+        """Return the nodes of a graph that have the same names as before, by index.
+
+        A node that isn't stored is left out if a file in its result has changed, and a node that
+        is to be computed takes the result.
+        """
         found = {}
         for node, done in self.nodes.items():
             index = graph.positions.get(node, -1)
             if index >= 0 and graph.names[index] == self.records[node].name:
                 found[index] = done
+        held = [index for index, done in found.items() if done.files]
+        for index in sorted(held, reverse=True):  # children before parents
+            taken = any(child not in found for child in graph.children[index])
+            if taken and not are_same(found[index].files):
+                del found[index]
         return found
 
     def at_hand(self, graph: Graph) -> set[int]:

@@ -18,6 +18,7 @@ from ..errors import FileError
 __all__ = [
     "Source",
     "State",
+    "are_same",
     "blocks_of",
     "content_of",
     "is_same",
@@ -103,6 +104,14 @@ def is_same(source: Source) -> bool:
     if not digest:
         return now[:2] == state[:2]
     return now[:4] == state[:4] or content_of(path)[1] == digest
+
+
+def are_same(sources: Iterable[Source]) -> bool:
+    """Return whether all files are there and have the same content; see `is_same`."""
+    try:
+        return all(map(is_same, sources))
+    except FileError:
+        return False
 
 
 def refuse_changed(files: Iterable[tuple[str, Source]]) -> None:

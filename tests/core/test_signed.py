@@ -411,8 +411,10 @@ def test_pieces_are_read_by_their_own_digests(storage: FileStorage) -> None:
     table = beside.read_text()
     other = b"12345X"
     side_file(storage).write_bytes(other)
-    lines = [f"0 6 {storage.protocols[FILE_PROTOCOL].digest(other).hex()}\n"]
+    digest = storage.protocols[FILE_PROTOCOL].digest
+    lines = [f"{at} 3 {digest(other[at : at + 3]).hex()}\n" for at in (0, 3)]
     beside.write_text("".join(lines))
+    assert len(table) == len(beside.read_text())  # so that the size doesn't tell
     with pytest.raises(DamagedResultError, match="not what was written"):
         storage.read_task("w", "t")
     beside.write_text(table)

@@ -17,6 +17,7 @@ import numpy as np
 
 from functionfuse.storage import storage_factory
 from functionfuse_dask import DaskArraySerializer
+from memory import STATUS, held
 from pairs import time_pair
 from table import Row, amount, at_least
 
@@ -26,7 +27,6 @@ WORKFLOW = "bench"
 CHUNKS = 8
 WORKERS = 2
 ROUNDS = 7
-_STATUS = Path("/proc/self/status")
 
 
 def measure_in(folder: Path) -> Iterator[Row]:
@@ -102,7 +102,7 @@ def array(folder: Path, mebibytes: int) -> Iterator[Row]:
 
 def memory(folder: Path) -> Iterator[Row]:
     """How far the peak of a process of its own rises while it writes 8 chunks for each worker."""
-    if not _STATUS.exists():
+    if not STATUS.exists():
         return
     child = [sys.executable, __file__, str(folder)]
     printed = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -124,14 +124,6 @@ def flush(path: Path) -> None:
         os.close(file)
 
 
-def peak() -> int:
-    """Return the most memory that this process has held, in bytes."""
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{_STATUS} has no line VmHWM")
-
-
 def main(folder: Path) -> None:
     chunk = (32 << 20) // 8
     dask.config.set(scheduler="threads", num_workers=WORKERS)
@@ -141,9 +133,9 @@ def main(folder: Path) -> None:
         return da.random.default_rng(0).random(count * chunk, chunks=chunk)
 
     storage.save(WORKFLOW, "small", da.ones(4, chunks=2))
-    before = peak()
+    before = held()
     storage.save(WORKFLOW, "array", made(8 * WORKERS))
-    print((peak() - before) / (chunk * 8) / WORKERS)
+    print((held() - before) / (chunk * 8) / WORKERS)
     storage.remove_workflow(WORKFLOW)
 
 

@@ -16,11 +16,11 @@ from functionfuse import File, LocalWorkflow, Storage, workflow
 from functionfuse.reuse.values import digest_of
 from functionfuse.serializers import content
 from functionfuse.storage import storage_factory
+from memory import held
 from pairs import time_pair
 from table import Row, amount, at_most
 
 BIG, SMALL, COUNT, ROUNDS = 512 << 20, 64 << 10, 76, 9
-_STATUS = Path("/proc/self/status")
 
 
 @workflow
@@ -135,20 +135,12 @@ def storage_in(folder: Path) -> Storage:
     return storage_factory({"kind": "file", "options": {"path": str(folder / "storage")}})
 
 
-def peak() -> int:
-    """Return the most memory that this process has held, in bytes."""
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{_STATUS} has no line VmHWM")
-
-
 def main(folder: Path) -> None:
     storage = storage_in(folder)
     storage.save("w", "small", pickle.dumps(1))
-    before = peak()
+    before = held()
     run(storage, folder / "source", folder / "target")
-    print((peak() - before) / (1 << 20))
+    print((held() - before) / (1 << 20))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import Storage, storage_factory
 from functionfuse_s3.heads import HEADERS
+from memory import allocated
 from pairs import Pair, time_pair
 from table import Row, amount, at_least, at_most
 
@@ -127,12 +127,7 @@ def memory(server: Server) -> Row:
     concurrency = 8
     storage = storage_of(server, concurrency=concurrency)
     storage.save("bench", "memory", value[:10])
-    tracemalloc.start()
-    try:
-        storage.save("bench", "memory", value)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peak = allocated(lambda: storage.save("bench", "memory", value))
     bound = (concurrency * PART + 0.05 * value.nbytes) / MIB
     return amount("memory beyond 256 MiB that are saved", peak / MIB, bound, unit="MiB")
 

@@ -10,7 +10,6 @@ import importlib
 import json
 import pickle
 import tempfile
-import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ import numpy as np
 
 from functionfuse.storage import Storage, storage_factory
 from machine import default_places
+from memory import allocated
 from pairs import Pair, time_pair
 from table import Row, amount, at_most, beside
 
@@ -98,7 +98,9 @@ def rows_of(kind: Kind, value: Any, folder: Path) -> Iterator[Row]:
         yield beside(f"{kind.what}: save, own format", saving(partial(kind.own, other, value)))
     if kind.peak:
         remove()
-        yield amount(f"{kind.what}: memory beyond the value", peak_of(save), kind.peak, unit="MB")
+        yield amount(
+            f"{kind.what}: memory beyond the value", allocated(save) / MB, kind.peak, unit="MB"
+        )
     save()
     sizes = write(value)
     read = time_pair(
@@ -150,15 +152,6 @@ def read_plain(path: Path, sizes: list[int]) -> Any:
         for part in parts:
             file.readinto(part)
     return pickle.loads(parts[0], buffers=parts[1:])
-
-
-def peak_of(save: Callable[[], object]) -> float:
-    tracemalloc.start()
-    try:
-        save()
-        return tracemalloc.get_traced_memory()[1] / MB
-    finally:
-        tracemalloc.stop()
 
 
 # The values.

@@ -16,6 +16,7 @@ from typing import Any
 
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage.filestorage import FileStorage
+from memory import held
 from table import Row, amount
 
 RESULTS = 200_000
@@ -24,7 +25,7 @@ BESIDE = 10  # each tenth result has side data
 BOUND = 100  # MB
 RESULT = {"model": "random forest", "depth": 3, "scores": [0.91, 0.93, 0.89], "seconds": 0.5}
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 class Beside:
@@ -93,19 +94,11 @@ def main(name: str, small: str, path: str) -> None:
     call = CALLS[name]
     call(FileStorage(small))  # what is imported and kept on the first call is not the second's
     _CLEAR.write_text("5", encoding="ascii")  # the peak is from here on
-    before, start = _memory("VmRSS"), time.process_time()
+    before, start = held("VmRSS"), time.process_time()
     kept = call(FileStorage(path))
     seconds = time.process_time() - start
-    print(json.dumps((_memory("VmHWM") - before, seconds)))
+    print(json.dumps((held("VmHWM") - before, seconds)))
     del kept
-
-
-def _memory(field: str) -> int:
-    """Return what this process holds, VmRSS, or has held at most, VmHWM, in bytes."""
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{_STATUS} has no line {field}")
 
 
 if __name__ == "__main__":
